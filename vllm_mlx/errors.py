@@ -1,0 +1,47 @@
+"""Every error the library raises on purpose.
+
+MLXBatchError
+├── ModelLoadError              the model is missing, unreadable or of an unknown kind
+├── InvalidRequestError         one request is wrong; others are not touched (a ValueError)
+│   ├── ContextLengthError      the prompt is longer than the model's context
+│   └── ChatTemplateError       the model has no chat template, or it rejects the messages
+├── EngineError                 the model failed while it stepped this request
+├── EngineStoppedError          the engine was stopped, or its thread ended
+└── RequestAbortedError         `abort()` ended this request
+
+An error row of a dataset carries the class name in `error_type`, so the names are stable.
+"""
+
+from __future__ import annotations
+
+
+class MLXBatchError(Exception):
+    """Base of all errors raised by mlx-batch."""
+
+
+class ModelLoadError(MLXBatchError):
+    """The model could not be found, read or understood."""
+
+
+class InvalidRequestError(MLXBatchError, ValueError):
+    """A request is outside what is allowed; the message names field, value and range."""
+
+
+class ContextLengthError(InvalidRequestError):
+    """The prompt leaves no room for even one token in the model's context."""
+
+
+class ChatTemplateError(InvalidRequestError):
+    """The model has no chat template, or its template rejects these messages."""
+
+
+class EngineError(MLXBatchError):
+    """The model raised while stepping this request."""
+
+
+class EngineStoppedError(MLXBatchError):
+    """The engine was stopped before this request finished."""
+
+
+class RequestAbortedError(MLXBatchError):
+    """The request was aborted by its caller."""
