@@ -1,0 +1,253 @@
+"""Both engines on the real model."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+
+import pytest
+
+from vllm_mlx.engine import BatchedEngine, SimpleEngine
+from vllm_mlx.errors import (
+    EngineError,
+    EngineStoppedError,
+    InvalidRequestError,
+    ModelLoadError,
+    RequestAbortedError,
+)
+
+MODEL = "smollm2-135m"
+PROMPTS = [
+    "The capital of France is",
+    "Water boils at",
+    "Once upon a time",
+    "Two plus two is",
+    "The opposite of hot is",
+    "My favourite colour is",
+]
+CHAT = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.fixture(scope="module", params=[SimpleEngine, BatchedEngine])
+def engine(request):
+    return request.param(MODEL)
+
+
+@pytest.fixture(scope="module")
+def batched():
+    return BatchedEngine(MODEL, max_num_seqs=4)
+
+
+async def test_generate_and_chat(engine):
+    output = await engine.generate(prompt="The capital of France is", max_tokens=5, temperature=0)
+    assert "Paris" in output.text
+    answer = await engine.chat(CHAT, max_tokens=30, temperature=0)
+    assert answer.text == "The capital of France is Paris."
+
+
+async def test_batched_equals_sequential(batched):
+    limits = [5, 24, 11, 17, 3, 30]
+    alone = [
+        await batched.generate(prompt, max_tokens=limit, temperature=0)
+        for prompt, limit in zip(PROMPTS, limits, strict=True)
+    ]
+    together = await asyncio.gather(
+        *(
+            batched.generate(prompt, max_tokens=limit, temperature=0)
+            for prompt, limit in zip(PROMPTS, limits, strict=True)
+        )
+    )
+    assert [output.text for output in together] == [output.text for output in alone]
+    counts = [output.completion_tokens for output in together]
+    assert counts == [output.completion_tokens for output in alone]
+    assert counts[:5] == limits[:5]  # the last one ends by itself
+
+
+async def test_concurrent_calls_share_the_steps(batched):
+    before = batched.stats
+    outputs = await asyncio.gather(
+        *(batched.generate(p, max_tokens=20, temperature=0) for p in PROMPTS[:4])
+    )
+    tokens = sum(output.completion_tokens for output in outputs)
+    assert batched.stats.completion_tokens - before.completion_tokens == tokens
+    assert tokens > 60
+    assert batched.stats.steps - before.steps < 40  # one after the other, it is one a token
+
+
+async def test_each_row_has_its_own_sampling(batched):
+    greedy = (await batched.generate(PROMPTS[0], max_tokens=12, temperature=0)).text
+    hot = {"max_tokens": 12, "temperature": 2.0, "top_p": 1.0}
+    seeded = (await batched.generate(PROMPTS[1], **hot, seed=7)).text
+    outputs = await asyncio.gather(
+        batched.generate(PROMPTS[1], **hot, seed=7),
+        batched.generate(PROMPTS[0], max_tokens=12, temperature=0),
+        batched.generate(PROMPTS[0], **hot, seed=8),
+    )
+    assert outputs[1].text == greedy
+    assert outputs[2].text != greedy
+    assert outputs[0].text == seeded
+
+
+async def test_stop_strings_are_per_row(batched):
+    free = (await batched.generate("1 2 3 4", max_tokens=16, temperature=0)).text
+    stop = free[5:8]
+    stopped, other = await asyncio.gather(
+        batched.generate("1 2 3 4", max_tokens=16, temperature=0, stop=stop),
+        batched.generate("1 2 3 4", max_tokens=16, temperature=0),
+    )
+    assert stopped.text == free[: free.index(stop)]
+    assert other.text == free
+
+
+async def test_a_stream_joined_is_the_text(engine):
+    options = {"max_tokens": 16, "seed": 3}
+    chunks = [chunk async for chunk in engine.stream_generate("Once upon a time", **options)]
+    whole = await engine.generate("Once upon a time", **options)
+    assert "".join(chunk.text for chunk in chunks) == whole.text
+    assert chunks[-1].finish_reason == "length"
+    assert chunks[-1].completion_tokens == 16
+
+
+@pytest.mark.parametrize("options", [{"max_tokens": 0}, {"temperature": 9.0}, {"stopp": "x"}])
+async def test_wrong_values_raise(engine, options):
+    with pytest.raises(InvalidRequestError):
+        await engine.generate("x", **options)
+    with pytest.raises(InvalidRequestError):
+        await anext(engine.stream_generate("x", **options))
+
+
+async def test_one_bad_prompt_leaves_the_others_alone(batched):
+    results = await asyncio.gather(
+        batched.generate(PROMPTS[0], max_tokens=4, temperature=0),
+        batched.generate("", max_tokens=4),
+        batched.generate("word " * 9000, max_tokens=4),
+        batched.generate(PROMPTS[1], max_tokens=4, temperature=0),
+        return_exceptions=True,
+    )
+    assert isinstance(results[1], InvalidRequestError)
+    assert isinstance(results[2], InvalidRequestError)
+    assert results[0].text
+    assert results[3].text
+
+
+async def test_a_cancelled_call_frees_its_place(batched):
+    tasks = [
+        asyncio.create_task(batched.generate("Once upon a time", max_tokens=8000))
+        for _ in range(4)  # all the places there are
+    ]
+    await asyncio.sleep(0.5)
+    for task in tasks:
+        task.cancel()
+    output = await asyncio.wait_for(batched.generate(PROMPTS[0], max_tokens=2), timeout=20)
+    assert output.completion_tokens == 2
+    for task in tasks:
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert batched.stats.running <= 1
+
+
+async def test_leaving_a_stream_frees_its_place():
+    async with SimpleEngine(MODEL) as engine:
+        stream = engine.stream_generate("Once upon a time", max_tokens=8000)
+        await anext(stream)
+        await stream.aclose()
+        await asyncio.wait_for(engine.generate(PROMPTS[0], max_tokens=2), timeout=20)
+
+
+async def test_abort_ends_the_call(engine):
+    task = asyncio.create_task(engine.generate("Hello", max_tokens=8000, request_id="mine"))
+    await asyncio.sleep(0.3)
+    await engine.abort("mine")
+    await engine.abort("unknown")
+    with pytest.raises(RequestAbortedError, match="mine"):
+        await asyncio.wait_for(task, timeout=20)
+
+
+async def test_two_requests_of_one_name_are_refused(batched):
+    task = asyncio.create_task(batched.generate("Hello", max_tokens=8000, request_id="twin"))
+    await asyncio.sleep(0.2)
+    with pytest.raises(InvalidRequestError, match="twin"):
+        await batched.generate("Hello", max_tokens=2, request_id="twin")
+    await batched.abort("twin")
+    with pytest.raises(RequestAbortedError):
+        await task
+
+
+async def test_stop_wakes_waiting_calls():
+    engine = SimpleEngine(MODEL)
+    await engine.start()
+    calls = [asyncio.create_task(engine.generate("Hello", max_tokens=8000)) for _ in range(3)]
+    await asyncio.sleep(0.3)
+    await engine.stop()
+    for call in calls:
+        with pytest.raises(EngineStoppedError):
+            await asyncio.wait_for(call, timeout=10)
+    with pytest.raises(EngineStoppedError):
+        await engine.generate("Hello")
+    await engine.start()
+    assert (await engine.generate("Hello", max_tokens=1)).completion_tokens == 1
+    await engine.stop()
+
+
+async def test_load_and_step_happen_on_one_thread(monkeypatch):
+    import vllm_mlx.engine.base as base
+    from vllm_mlx.batching.runner import UpstreamRunner
+    from vllm_mlx.models.loading import load_model
+
+    threads = set()
+
+    def load(name, **options):
+        threads.add(threading.get_ident())
+        return load_model(name, **options)
+
+    step = UpstreamRunner.step
+
+    def spy(self):
+        threads.add(threading.get_ident())
+        return step(self)
+
+    monkeypatch.setattr(base, "load_model", load)
+    monkeypatch.setattr(UpstreamRunner, "step", spy)
+    async with BatchedEngine(MODEL) as engine:
+        await asyncio.gather(*(engine.generate(p, max_tokens=3) for p in PROMPTS))
+    assert len(threads) == 1
+    assert threads != {threading.get_ident()}
+
+
+async def test_a_row_that_breaks_the_model_fails_alone(batched, monkeypatch):
+    from vllm_mlx.batching.runner import UpstreamRunner
+
+    poison = "The poisoned prompt"
+    step = UpstreamRunner.step
+
+    def break_on_poison(self):
+        tokens = batched._core._loaded.encode(poison)
+        if any(sequence.prompt_tokens == tokens for sequence in self._rows.values()):
+            raise RuntimeError("the kernel failed")
+        return step(self)
+
+    expected = [(await batched.generate(p, max_tokens=6, temperature=0)).text for p in PROMPTS]
+    monkeypatch.setattr(UpstreamRunner, "step", break_on_poison)
+    results = await asyncio.gather(
+        batched.generate(poison, max_tokens=6, temperature=0),
+        *(batched.generate(p, max_tokens=6, temperature=0) for p in PROMPTS),
+        return_exceptions=True,
+    )
+    assert isinstance(results[0], EngineError)
+    assert "the kernel failed" in str(results[0])
+    assert [output.text for output in results[1:]] == expected
+
+
+async def test_a_model_that_is_not_there_raises(engine):
+    with pytest.raises(ModelLoadError):
+        async with type(engine)("invalid-model"):
+            pass
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _stop_engines(request):
+    yield
+    for engine in ("batched",):
+        with contextlib.suppress(Exception):
+            request.getfixturevalue(engine)._core.stop()

@@ -1,0 +1,190 @@
+"""The documented language-model API on the real model."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from mlx_lm.sample_utils import greedy_sampler
+
+from vllm_mlx.errors import (
+    ChatTemplateError,
+    ContextLengthError,
+    InvalidRequestError,
+    ModelLoadError,
+)
+from vllm_mlx.models import MLXLanguageModel
+from vllm_mlx.outputs import GenerationOutput
+
+CHAT = [
+    {"role": "system", "content": "You are a helpful assistant."},
+    {"role": "user", "content": "What is the capital of France?"},
+]
+
+
+def test_generate_returns_the_one_output(language_model):
+    output = language_model.generate("The capital of France is", max_tokens=5, temperature=0)
+    assert isinstance(output, GenerationOutput)
+    assert "Paris" in output.text
+    assert (output.prompt_tokens, output.completion_tokens) == (5, 5)
+    assert output.finish_reason == "length"
+
+
+def test_chat_uses_the_template_and_counts_the_end_token(language_model):
+    output = language_model.chat(CHAT, max_tokens=40, temperature=0)
+    tokenizer = language_model._core._loaded.tokenizer
+    assert output.text == "The capital of France is Paris."
+    assert output.finish_reason == "stop"
+    assert output.completion_tokens == len(tokenizer.encode(output.text)) + 1
+    rendered = tokenizer.apply_chat_template(CHAT, add_generation_prompt=True)
+    assert output.prompt_tokens == len(rendered)
+
+
+def test_greedy_is_what_mlx_lm_generates(language_model):
+    from mlx_lm import stream_generate
+
+    from vllm_mlx.models.loading import load_model
+
+    loaded = load_model("smollm2-135m")
+    prompt = "Water boils at"
+    expected = stream_generate(
+        loaded.model, loaded.tokenizer, prompt, max_tokens=24, sampler=greedy_sampler
+    )
+    text = "".join(chunk.text for chunk in expected)
+    assert language_model.generate(prompt, max_tokens=24, temperature=0).text == text
+
+
+@pytest.mark.parametrize("stop", [None, "the", ["\n", ". "]])
+def test_a_stream_joined_is_the_text(language_model, stop):
+    options = {"max_tokens": 24, "seed": 11, "stop": stop}
+    chunks = list(language_model.stream_generate("Once upon a time", **options))
+    whole = language_model.generate("Once upon a time", **options)
+    assert "".join(chunk.text for chunk in chunks) == whole.text
+    assert all(chunk.text for chunk in chunks[:-1])
+    assert [chunk.finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    last = chunks[-1]
+    assert last.finish_reason == whole.finish_reason
+    assert last.completion_tokens == whole.completion_tokens
+    assert last.prompt_tokens == whole.prompt_tokens
+
+
+def test_stop_is_trimmed_also_across_tokens(language_model):
+    free = language_model.generate("Count: 1 2 3 4", max_tokens=24, temperature=0)
+    stop = free.text[6:9]  # wherever token borders are
+    stopped = language_model.generate("Count: 1 2 3 4", max_tokens=24, temperature=0, stop=stop)
+    assert stopped.text == free.text[: free.text.index(stop)]
+    assert stopped.finish_reason == "stop"
+    assert stopped.completion_tokens < free.completion_tokens
+
+
+def test_no_half_characters(language_model):
+    prompt = "Emoji: 😀 😃 😄 😁 😆 😅 😂 🤣 😊"
+    for limit in range(1, 9):
+        options = {"max_tokens": limit, "temperature": 0}
+        chunks = [chunk.text for chunk in language_model.stream_generate(prompt, **options)]
+        assert "\ufffd" not in "".join(chunks)
+        assert "".join(chunks) == language_model.generate(prompt, **options).text
+
+
+def test_a_seed_repeats_and_another_differs(language_model):
+    def texts(**options):
+        return language_model.generate("Once upon a time", max_tokens=16, **options).text
+
+    assert texts(seed=1, temperature=1.0) == texts(seed=1, temperature=1.0)
+    assert texts(seed=1, temperature=1.0) != texts(seed=2, temperature=1.0)
+
+
+def test_a_sampled_output_names_the_seed_that_repeats_it(language_model):
+    first = language_model.generate("Once upon a time", max_tokens=12, temperature=1.0)
+    again = language_model.generate(
+        "Once upon a time", max_tokens=12, temperature=1.0, seed=first.seed
+    )
+    assert again.text == first.text
+    assert language_model.generate("x", max_tokens=1, temperature=0).seed is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}],
+    ids=["top_k", "top_p", "min_p"],
+)
+def test_each_filter_acts(language_model, options):
+    greedy = language_model.generate("The sky is", max_tokens=8, temperature=0).text
+    hot = {"max_tokens": 8, "temperature": 2.0, "seed": 5}
+    assert language_model.generate("The sky is", **hot, top_p=1.0).text != greedy
+    assert language_model.generate("The sky is", **{**hot, "top_p": 1.0, **options}).text == greedy
+
+
+def test_repetition_penalty_acts(language_model):
+    prompt = "la la la la la la la la"
+    plain = language_model.generate(prompt, max_tokens=16, temperature=0).text
+    assert (
+        language_model.generate(prompt, max_tokens=16, temperature=0, repetition_penalty=1.8).text
+        != plain
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_tokens": 0}, {"temperature": 3.0}, {"top_p": 0.0}, {"beam": 4}]
+)
+def test_wrong_values_and_unknown_keywords_raise(language_model, options):
+    for call in (language_model.generate, language_model.stream_generate, language_model.chat):
+        with pytest.raises(InvalidRequestError):
+            call("x", **options)
+
+
+def test_an_empty_prompt_raises(language_model):
+    for call in (language_model.generate, language_model.chat):
+        with pytest.raises(InvalidRequestError, match="empty"):
+            call("" if call == language_model.generate else [])
+
+
+def test_a_prompt_beyond_the_context_raises_with_the_numbers(language_model):
+    with pytest.raises(ContextLengthError, match=r"9001 tokens.*8192"):
+        language_model.generate("word " * 9000, max_tokens=1)
+
+
+def test_a_template_that_rejects_the_messages_says_so(language_model):
+    with pytest.raises(ChatTemplateError, match="smollm2-135m"):
+        language_model.chat([{"role": "user"}])
+
+
+def test_leaving_a_stream_ends_the_generation(language_model):
+    for _ in language_model.stream_generate("Once upon a time", max_tokens=4000):
+        break
+    output = language_model.generate("The capital of France is", max_tokens=2, temperature=0)
+    assert output.latency_s < 20  # 4,000 tokens take minutes
+
+
+def test_calls_from_threads_wait_their_turn(language_model):
+    outputs: list[str] = []
+    threads = [
+        threading.Thread(
+            target=lambda: outputs.append(
+                language_model.generate(
+                    "The capital of France is", max_tokens=5, temperature=0
+                ).text
+            )
+        )
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(outputs)) == 1
+    assert len(outputs) == 3
+
+
+def test_a_model_loads_itself_and_again_after_unload():
+    model = MLXLanguageModel("smollm2-135m")
+    assert model.generate("The capital of France is", max_tokens=2, temperature=0).text
+    model.unload()
+    assert model.generate("The capital of France is", max_tokens=2, temperature=0).text
+    model.unload()
+
+
+@pytest.mark.parametrize("name", ["invalid-model", "no/such-model", "./missing.gguf", "/tmp"])
+def test_a_model_that_is_not_there_says_which(name):
+    with pytest.raises(ModelLoadError, match=name.replace(".", r"\.")):
+        MLXLanguageModel(name).load()

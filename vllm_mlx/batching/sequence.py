@@ -1,0 +1,104 @@
+"""`Sequence`: one prompt on its way through the engine."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+
+from vllm_mlx.batching.text import TextStream
+from vllm_mlx.outputs import FinishReason, GenerationOutput
+from vllm_mlx.sampling_params import SamplingParams
+
+ChunkCallback = Callable[[GenerationOutput], None]
+
+
+class Sequence:
+    """A prompt, how to sample from it, and what came out so far.
+
+    Attributes:
+        request_id: the caller's name for it, unique among the unfinished ones.
+        prompt_tokens: token ids of the prompt (at least one).
+        max_tokens: most tokens to generate: the request's limit, cut to the model's context.
+        seed: the seed it is sampled with; None when greedy.
+        future: resolves to the whole `GenerationOutput`, or to the error that ended it.
+        alone: the batch it ran in failed, so it is tried again with nobody beside it.
+    """
+
+    def __init__(
+        self,
+        request_id: str,
+        prompt_tokens: list[int],
+        params: SamplingParams,
+        *,
+        max_tokens: int,
+        model: str,
+        new_text: Callable[[], TextStream],
+        on_chunk: ChunkCallback | None = None,
+    ) -> None:
+        self.request_id = request_id
+        self.prompt_tokens = prompt_tokens
+        self.params = params
+        self.max_tokens = max_tokens
+        self.model = model
+        self.seed = None if params.greedy else params.seed
+        if self.seed is None and not params.greedy:
+            self.seed = secrets.randbits(63)
+        self.future: Future[GenerationOutput] = Future()
+        self.on_chunk = on_chunk
+        self.alone = False
+        self.finish_reason: FinishReason | None = None
+        self._new_text = new_text
+        self._submitted = time.perf_counter()
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was generated: the sequence will run again from its prompt."""
+        self.text = self._new_text()
+        self.output_tokens: list[int] = []
+
+    @property
+    def started_streaming(self) -> bool:
+        """Whether a caller may have seen text already, so that it can't be started over."""
+        return self.on_chunk is not None and bool(self.output_tokens)
+
+    def append(self, token: int, eos_token_ids: set[int]) -> None:
+        """Take the next token; sets `finish_reason` when it is the last."""
+        self.output_tokens.append(token)
+        if token in eos_token_ids or self.text.push(token):
+            self.finish_reason = "stop"
+        elif len(self.output_tokens) >= self.max_tokens:
+            self.finish_reason = "length"
+
+    def deliver(self) -> None:
+        """Hand the caller what is new: a chunk if it streams, the whole output at the end."""
+        if self.finish_reason and self.text.finish():
+            self.finish_reason = "stop"
+        if self.on_chunk and ((piece := self.text.take()) or self.finish_reason):
+            self.on_chunk(self.output(piece))
+        if self.finish_reason:
+            self._resolve(lambda: self.future.set_result(self.output(self.text.text)))
+
+    def fail(self, error: Exception) -> None:
+        """End with an error instead of an output."""
+        self._resolve(lambda: self.future.set_exception(error))
+
+    def output(self, text: str) -> GenerationOutput:
+        """`text` with the counts as they stand."""
+        return GenerationOutput(
+            text=text,
+            prompt_tokens=len(self.prompt_tokens),
+            completion_tokens=len(self.output_tokens),
+            finish_reason=self.finish_reason,
+            model=self.model,
+            seed=self.seed,
+            latency_s=time.perf_counter() - self._submitted,
+        )
+
+    def _resolve(self, settle: Callable[[], None]) -> None:
+        try:
+            settle()
+        except InvalidStateError:
+            # Cancelled by the caller a moment ago: nobody waits for it.
+            return

@@ -1,0 +1,67 @@
+"""`TextStream`: tokens in, text out, stop strings found and trimmed on the way."""
+
+from __future__ import annotations
+
+from mlx_lm.tokenizer_utils import StreamingDetokenizer
+
+_REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that are no character (yet)
+
+
+class TextStream:
+    """Incremental text of one sequence.
+
+    Stop strings are looked for in the text, so they match across token boundaries. `take()` hands
+    out only what can't become part of a stop string any more.
+    """
+
+    def __init__(self, detokenizer: StreamingDetokenizer, stop: tuple[str, ...] | None) -> None:
+        self._detokenizer = detokenizer
+        self._stop = stop or ()
+        self._longest = max(map(len, self._stop), default=0)
+        self._taken = 0
+        self._finished = False
+        self.text = ""
+
+    def push(self, token: int) -> bool:
+        """Add one token; True when a stop string is complete, which ends the text before it."""
+        self._detokenizer.add_token(token)
+        return self._extend(self._detokenizer.last_segment)
+
+    def finish(self) -> bool:
+        """Flush what was held back; a character cut in half by the end is dropped.
+
+        True when the flushed text completes a stop string.
+        """
+        self._finished = True
+        try:
+            self._detokenizer.finalize()
+        except KeyError:
+            # mlx-lm's BPE detokenizer fails on half a character followed by a special token.
+            return False
+        return self._extend(self._detokenizer.last_segment.rstrip(_REPLACEMENT))
+
+    def take(self) -> str:
+        """The text that is certain and was not taken before."""
+        end = len(self.text) if self._finished else len(self.text) - self._held_back()
+        piece, self._taken = self.text[self._taken : end], max(self._taken, end)
+        return piece
+
+    def _extend(self, segment: str) -> bool:
+        if not segment:
+            return False
+        # A match must touch the new text: look back one character less than the longest stop.
+        start = max(0, len(self.text) - self._longest + 1)
+        self.text += segment
+        found = [at for stop in self._stop if (at := self.text.find(stop, start)) >= 0]
+        if found:
+            self.text = self.text[: min(found)]
+            self._finished = True
+        return bool(found)
+
+    def _held_back(self) -> int:
+        """Length of the longest tail that a stop string starts with."""
+        for size in range(min(self._longest - 1, len(self.text)), 0, -1):
+            tail = self.text[-size:]
+            if any(stop.startswith(tail) for stop in self._stop):
+                return size
+        return 0

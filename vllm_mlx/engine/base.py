@@ -1,0 +1,131 @@
+"""`Engine`: what `SimpleEngine` and `BatchedEngine` share, which is all but the width."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from vllm_mlx.batching.core import EngineCore, EngineStats, Prompt
+from vllm_mlx.errors import EngineStoppedError
+from vllm_mlx.models.loading import load_model
+from vllm_mlx.outputs import GenerationOutput
+from vllm_mlx.sampling_params import SamplingOptions, SamplingParams
+
+
+class Engine:
+    """A model behind `async` calls. Using it before `start()` starts it."""
+
+    def __init__(
+        self, model_name: str, *, max_num_seqs: int, trust_remote_code: bool = False
+    ) -> None:
+        self.model_name = model_name
+        load = partial(load_model, trust_remote_code=trust_remote_code)
+        self._core = EngineCore(model_name, load, max_num_seqs=max_num_seqs)
+        self._stopped = False
+
+    async def start(self) -> None:
+        """Load the model and wait until it is ready.
+
+        Raises:
+            ModelLoadError: it is missing, unreadable or of an unknown kind.
+        """
+        self._stopped = False
+        await asyncio.to_thread(self._core.start)
+
+    async def stop(self) -> None:
+        """Free the model; calls that still wait raise `EngineStoppedError`."""
+        self._stopped = True
+        await asyncio.to_thread(self._core.stop)
+
+    async def generate(
+        self, prompt: str, *, request_id: str | None = None, **options: Unpack[SamplingOptions]
+    ) -> GenerationOutput:
+        """Continue a plain prompt. Options and defaults: `SamplingParams`.
+
+        Cancelling the call frees its place in the batch at once.
+
+        Args:
+            request_id: a name for `abort()`.
+
+        Raises:
+            InvalidRequestError: a value out of range, an unknown keyword, an empty prompt, or one
+                beyond the model's context.
+            EngineStoppedError: `stop()` was called.
+            RequestAbortedError: `abort(request_id)` was called.
+        """
+        return await asyncio.wrap_future(
+            await self._submit(prompt, SamplingParams.of(**options), request_id=request_id)
+        )
+
+    async def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        request_id: str | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> GenerationOutput:
+        """Answer a conversation with the model's own chat template; raises as `generate` does.
+
+        Raises:
+            ChatTemplateError: the model has no template, or it rejects the messages.
+        """
+        return await asyncio.wrap_future(
+            await self._submit(messages, SamplingParams.of(**options), request_id=request_id)
+        )
+
+    async def stream_generate(
+        self, prompt: str, *, request_id: str | None = None, **options: Unpack[SamplingOptions]
+    ) -> AsyncIterator[GenerationOutput]:
+        """`generate`, piece by piece; the last chunk carries `finish_reason`.
+
+        Leaving the loop early ends the generation.
+        """
+        params = SamplingParams.of(**options)
+        loop = asyncio.get_running_loop()
+        chunks: asyncio.Queue[GenerationOutput | Future[GenerationOutput]] = asyncio.Queue()
+
+        def put(item: GenerationOutput | Future[GenerationOutput]) -> None:
+            loop.call_soon_threadsafe(chunks.put_nowait, item)
+
+        future = await self._submit(prompt, params, request_id=request_id, on_chunk=put)
+        future.add_done_callback(put)  # after the last chunk, or instead of it
+        try:
+            while isinstance(item := await chunks.get(), GenerationOutput):
+                yield item
+            item.result()
+        finally:
+            future.cancel()
+
+    async def abort(self, request_id: str) -> None:
+        """End a request; its call raises `RequestAbortedError`. Unknown ids are ignored."""
+        self._core.abort(request_id)
+
+    @property
+    def stats(self) -> EngineStats:
+        """Counts since the start: tokens, steps, what runs and what waits."""
+        return self._core.stats
+
+    async def _submit(
+        self, prompt: Prompt, params: SamplingParams, **how: Any
+    ) -> Future[GenerationOutput]:
+        if self._stopped:
+            raise EngineStoppedError(f"the engine of {self.model_name} was stopped")
+        if not self._core.is_running:
+            await self.start()
+        return self._core.submit(prompt, params, **how)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()

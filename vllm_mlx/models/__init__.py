@@ -1,0 +1,5 @@
+"""Models by name: `MLXLanguageModel` for text."""
+
+from vllm_mlx.models.language import MLXLanguageModel
+
+__all__ = ["MLXLanguageModel"]

