@@ -1,0 +1,33 @@
+"""Errors of jobs and datasets; they hang in the tree that `vllm_mlx.errors` draws.
+
+MLXBatchError
+├── InputFileError              the prompt file can't be read, or holds bad rows
+├── RunExistsError              this very run was enqueued before
+├── RunNotFoundError            the server knows no such run
+├── JobPayloadError             a job's payload is not one this version writes
+└── DatasetError                the output folder holds another run, or fails verification
+"""
+
+from __future__ import annotations
+
+from vllm_mlx.errors import MLXBatchError
+
+
+class InputFileError(MLXBatchError):
+    """The prompt file can't be read, is empty, or holds rows that can't become requests."""
+
+
+class RunExistsError(MLXBatchError):
+    """This very run (same input, model, settings and output) was enqueued before."""
+
+
+class RunNotFoundError(MLXBatchError):
+    """The server knows no run of this name."""
+
+
+class JobPayloadError(MLXBatchError):
+    """A job in the queue was not written by this version's producer."""
+
+
+class DatasetError(MLXBatchError):
+    """The output folder holds another run, can't be written, or does not verify."""

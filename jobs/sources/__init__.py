@@ -1,0 +1,25 @@
+"""Prompt files, read in constant memory: JSONL, OpenAI-batch JSONL, text, CSV and Parquet.
+
+`read_requests` validates every row and never stops at a bad one. `read_raw` walks the same rows
+again without validation; what it yields can be sent elsewhere as JSON, where `parse_row` and
+`carried_columns` make of it what `read_requests` did.
+"""
+
+from __future__ import annotations
+
+from jobs.sources.files import fingerprint
+from jobs.sources.formats import Format, detect_format
+from jobs.sources.reader import carried_columns, parse_row, read_raw, read_requests
+from jobs.sources.rows import RawRow, SourceRow
+
+__all__ = [
+    "Format",
+    "RawRow",
+    "SourceRow",
+    "carried_columns",
+    "detect_format",
+    "fingerprint",
+    "parse_row",
+    "read_raw",
+    "read_requests",
+]

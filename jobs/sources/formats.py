@@ -1,0 +1,96 @@
+"""Which format an input file has, by its extension and its content."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import BinaryIO
+
+from pydantic_core import from_json
+
+from jobs.errors import InputFileError
+from jobs.sources.files import FilePath, open_input
+from jobs.sources.lines import numbered_lines
+
+
+class Format(StrEnum):
+    """The formats of an input file."""
+
+    JSONL = "jsonl"
+    OPENAI = "openai"
+    TEXT = "text"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+_SUFFIXES = {
+    ".jsonl": Format.JSONL,
+    ".ndjson": Format.JSONL,
+    ".json": Format.JSONL,
+    ".txt": Format.TEXT,
+    ".csv": Format.CSV,
+    ".tsv": Format.CSV,
+    ".parquet": Format.PARQUET,
+}
+
+_PARQUET_MAGIC = b"PAR1"
+
+_UNREADABLE = {
+    b"\x1f\x8b": "is compressed with gzip; decompress it first",
+    b"\x28\xb5\x2f\xfd": "is compressed with zstd; decompress it first",
+    b"PK\x03\x04": "is a zip archive; extract it first",
+    b"\xff\xfe": "is UTF-16; save it as UTF-8",
+    b"\xfe\xff": "is UTF-16; save it as UTF-8",
+}
+
+
+def detect_format(path: FilePath) -> Format:
+    """Tell a file's format.
+
+    The extension decides, except between JSONL and OpenAI-batch JSONL, which the first line that
+    is not blank tells apart. A file with another extension is Parquet or JSONL when it begins
+    like one, and plain text otherwise.
+
+    Raises:
+        InputFileError: the file is missing, empty or unreadable, or its content is of a kind
+            that can't hold prompts.
+    """
+    suffix = Path(path).suffix.lower()
+    format = _SUFFIXES.get(suffix)
+    with open_input(path) as file:
+        head = file.read(4)
+        _refuse_unreadable(path, head)
+        if head == _PARQUET_MAGIC:
+            return Format.PARQUET
+        if format is Format.PARQUET:
+            raise InputFileError(f"{path} is not a Parquet file, for all its extension")
+        if format in (Format.TEXT, Format.CSV):
+            return format
+        file.seek(0)
+        line = _first_line(file)
+    if suffix == ".json" and line.lstrip().startswith(b"["):
+        raise InputFileError(f"{path} is one JSON array; write its objects one to a line instead")
+    return _of_line(line) or format or Format.TEXT
+
+
+def _refuse_unreadable(path: FilePath, head: bytes) -> None:
+    for magic, complaint in _UNREADABLE.items():
+        if head.startswith(magic):
+            raise InputFileError(f"{path} {complaint}")
+
+
+def _first_line(file: BinaryIO) -> bytes:
+    return next((line for _, line in numbered_lines(file)), b"")
+
+
+def _of_line(line: bytes) -> Format | None:
+    """JSONL or OpenAI-batch if the line is a JSON object."""
+    try:
+        data = from_json(line)
+    except ValueError:
+        return None
+    if not isinstance(data, dict):
+        return None
+    # A column called "body" beside a prompt is the user's own.
+    enveloped = isinstance(data.get("body"), dict) and not data.keys() & {"prompt", "messages"}
+    return Format.OPENAI if enveloped else Format.JSONL

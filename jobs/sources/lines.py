@@ -1,0 +1,86 @@
+"""Line formats: JSONL (plain and OpenAI-batch) and plain text."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pydantic_core import from_json
+
+from jobs.sources.files import FilePath, open_input
+from jobs.sources.rows import Content
+from vllm_mlx.errors import InvalidRequestError
+
+
+def numbered_lines(file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, without BOM and line end, with their numbers from 1."""
+    for number, line in enumerate(file, start=1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        line = line.rstrip(b"\r\n")
+        if line and not line.isspace():
+            yield number, line
+
+
+def read_jsonl(path: FilePath) -> Iterator[tuple[int, Content]]:
+    """A JSON object a line."""
+    with open_input(path) as file:
+        for number, line in numbered_lines(file):
+            yield number, _decode(line)
+
+
+def read_text(path: FilePath) -> Iterator[tuple[int, Content]]:
+    """A prompt a line."""
+    with open_input(path) as file:
+        for number, line in numbered_lines(file):
+            try:
+                prompt = line.decode()
+            except UnicodeDecodeError as error:
+                yield number, not_utf8(error)
+            else:
+                if not prompt.isspace():
+                    yield number, {"prompt": prompt}
+
+
+def not_utf8(error: UnicodeDecodeError) -> InvalidRequestError:
+    """The error of a row with bytes that are not UTF-8."""
+    byte = error.object[error.start]
+    return InvalidRequestError(f"not UTF-8: byte 0x{byte:02x} at position {error.start + 1}")
+
+
+def _decode(line: bytes) -> Content:
+    try:
+        # Strings that become rows are seldom seen twice: only keys are worth caching.
+        data: Any = from_json(line, allow_inf_nan=False, cache_strings="keys")
+    except ValueError as error:
+        return _explain(line, str(error))
+    if isinstance(data, dict):
+        return data
+    shown = repr(data)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return InvalidRequestError(f"a row should be a JSON object, not {shown}")
+
+
+_PLACE = re.compile(r" at line \d+ column (\d+)$")
+_NOT_FINITE = re.compile(rb"-?(NaN|Infinity)")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+
+
+def _explain(line: bytes, complaint: str) -> InvalidRequestError:
+    """Why this line is not JSON, in words for the person who wrote it."""
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        return not_utf8(error)
+    if "hex escape" in complaint and (escape := _SURROGATE.search(line)):
+        return InvalidRequestError(
+            f"{escape[0].decode()} is a lone surrogate: half a character, which UTF-8 can't hold"
+        )
+    place = _PLACE.search(complaint)
+    column = int(place[1]) if place else 0
+    reason = _PLACE.sub("", complaint)
+    if column and (literal := _NOT_FINITE.match(line, column - 1)):
+        reason = f"{literal[0].decode()} is no JSON value"
+    return InvalidRequestError(f"not JSON: {reason} at column {column}")

@@ -1,0 +1,102 @@
+"""Rows of OpenAI's batch format: an envelope with the request in its `body`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jobs.requests import SAMPLING_FIELDS
+from vllm_mlx.errors import InvalidRequestError
+
+_ENVELOPE = ("custom_id", "method", "url", "body")
+_ENDPOINTS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
+
+# What reaches the request, and what only goes to the dataset. The model is the worker's to choose.
+_REQUEST_FIELDS = SAMPLING_FIELDS | {"prompt", "messages", "metadata"}
+_CARRIED_FIELDS = _REQUEST_FIELDS | {"max_completion_tokens", "model", "user"}
+
+# Fields we do not support, with the value that asks for nothing.
+_NO_OPS: dict[str, Any] = {
+    "n": 1,
+    "best_of": 1,
+    "stream": False,
+    "echo": False,
+    "logprobs": False,
+    "store": False,
+    "frequency_penalty": 0,
+    "presence_penalty": 0,
+    "logit_bias": {},
+    "response_format": {"type": "text"},
+}
+
+
+def request_fields(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a row that makes its request, under our names.
+
+    Raises:
+        InvalidRequestError: the envelope is wrong, or the body asks for something unsupported.
+    """
+    source = _source_of(data)
+    body = data.get("body")
+    if not isinstance(body, dict):
+        raise InvalidRequestError(f"body={_shown(body)}: should be an object")
+    given = _meaningful(body)
+    _refuse_unsupported(given)
+    if source not in given:
+        raise InvalidRequestError(f"body.{source}: missing; {data['url']} needs it")
+    fields = {key: value for key, value in given.items() if key in _REQUEST_FIELDS}
+    if "max_completion_tokens" in given:
+        if "max_tokens" in given:
+            raise InvalidRequestError("give one of body.max_tokens and body.max_completion_tokens")
+        fields["max_tokens"] = given["max_completion_tokens"]
+    return fields | {"id": data.get("custom_id")}
+
+
+def carried_columns(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that go to the dataset: the supported fields of the body."""
+    body = data.get("body")
+    if not isinstance(body, dict):
+        return {}
+    return {key: value for key, value in _meaningful(body).items() if key in _CARRIED_FIELDS}
+
+
+def _source_of(data: Mapping[str, Any]) -> str:
+    """Check the envelope; return the body field its endpoint reads."""
+    if unknown := data.keys() - set(_ENVELOPE):
+        names = ", ".join(sorted(unknown))
+        raise InvalidRequestError(f"{names}: unknown field; allowed are {', '.join(_ENVELOPE)}")
+    if (method := data.get("method", "POST")) != "POST":
+        raise InvalidRequestError(f"method={_shown(method)}: should be 'POST'")
+    url = data.get("url")
+    if not isinstance(url, str) or url not in _ENDPOINTS:
+        raise InvalidRequestError(f"url={_shown(url)}: should be {' or '.join(_ENDPOINTS)}")
+    return _ENDPOINTS[url]
+
+
+def _meaningful(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body without nulls and without fields whose value asks for nothing."""
+    return {k: v for k, v in body.items() if v is not None and not _is_no_op(k, v)}
+
+
+def _is_no_op(name: str, value: Any) -> bool:
+    if name not in _NO_OPS:
+        return False
+    nothing = _NO_OPS[name]
+    # To Python 0 is False, but to OpenAI `logprobs: 0` is a request and `logprobs: false` is none.
+    return bool(value == nothing) and isinstance(value, bool) == isinstance(nothing, bool)
+
+
+def _refuse_unsupported(given: Mapping[str, Any]) -> None:
+    unsupported = [name for name in given if name not in _CARRIED_FIELDS]
+    if unsupported:
+        raise InvalidRequestError("; ".join(_complaint(name, given[name]) for name in unsupported))
+
+
+def _complaint(name: str, value: Any) -> str:
+    hint = f", only {_NO_OPS[name]!r} is" if name in _NO_OPS else ""
+    return f"body.{name}={_shown(value)}: not supported{hint}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

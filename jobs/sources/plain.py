@@ -1,0 +1,67 @@
+"""Plain rows: request fields and the user's own columns side by side in one object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any
+
+from jobs.requests import SAMPLING_FIELDS, GenerationRequest
+from vllm_mlx.errors import InvalidRequestError
+
+_FIELDS = frozenset(GenerationRequest.model_fields)
+
+
+def request_fields(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a row that makes its request.
+
+    Raises:
+        InvalidRequestError: there is neither prompt nor messages, or another key looks like a
+            misspelt sampling field, which must not be ignored in silence.
+    """
+    check_spelling(data)
+    fields = {key: value for key, value in data.items() if key in _FIELDS}
+    if fields.get("prompt") is None and fields.get("messages") is None:
+        keys = ", ".join(list(data)[:10]) or "no columns"
+        raise InvalidRequestError(f"neither prompt nor messages is given; the row has {keys}")
+    return fields
+
+
+def carried_columns(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that go to the dataset: all but the id."""
+    return {key: value for key, value in data.items() if key != "id"}
+
+
+def check_spelling(keys: Iterable[str]) -> None:
+    """Raise InvalidRequestError if a key is a close misspelling of a sampling field."""
+    for key in keys:
+        if key not in _FIELDS and len(key) <= _LONGEST and (meant := _meant_field(key)):
+            raise InvalidRequestError(
+                f"{key}: unknown field, did you mean {meant}? Rename it if it is a column of yours"
+            )
+
+
+def _fold(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).lower()
+
+
+_FOLDED = {_fold(name): name for name in sorted(SAMPLING_FIELDS)}
+# Near "stop", "seed" or "top_p" lie ordinary words ("step", "speed", "top"): a short name is
+# meant only when it is equal but for case, separators and a plural s.
+_LONG_NAMES = [folded for folded in _FOLDED if len(folded) > 5]
+_KNOWN = _FOLDED | {
+    "maxcompletiontokens": "max_tokens",
+    "repeatpenalty": "repetition_penalty",
+    "stopsequences": "stop",
+}
+_LONGEST = 40
+
+
+@lru_cache(maxsize=4096)
+def _meant_field(key: str) -> str | None:
+    folded = _fold(key)
+    if name := _KNOWN.get(folded) or _KNOWN.get(folded.removesuffix("s")):
+        return name
+    close = get_close_matches(folded, _LONG_NAMES, n=1, cutoff=0.82)
+    return _FOLDED[close[0]] if close else None

@@ -1,0 +1,124 @@
+"""From a file to rows, and from a row to its request and its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from jobs.errors import InputFileError
+from jobs.requests import GenerationRequest, RequestId
+from jobs.sources import openai, plain
+from jobs.sources.files import FilePath, open_input
+from jobs.sources.formats import Format, detect_format
+from jobs.sources.ids import RowIds
+from jobs.sources.lines import read_jsonl, read_text
+from jobs.sources.rows import Content, RawRow, SourceRow
+from jobs.sources.tables import read_csv, read_parquet
+from vllm_mlx.errors import InvalidRequestError
+
+_READERS: dict[Format, Callable[[FilePath], Iterator[tuple[int, Content]]]] = {
+    Format.JSONL: read_jsonl,
+    Format.OPENAI: read_jsonl,
+    Format.TEXT: read_text,
+    Format.CSV: read_csv,
+    Format.PARQUET: read_parquet,
+}
+
+
+def read_requests(path: FilePath, format: Format | None = None) -> Iterator[SourceRow]:
+    """Read a file's rows and validate each; a bad row is yielded too, with its error.
+
+    Memory does not grow with the file, but for about 100 bytes for each row's own id.
+
+    Raises:
+        InputFileError: at once if the file is missing, empty or unreadable; while iterating if
+            it turns out to hold no rows, or not to be the table it should be.
+    """
+    format = _format_of(path, format)
+    return _validated(format, read_raw(path, format))
+
+
+def read_raw(path: FilePath, format: Format | None = None) -> Iterator[RawRow]:
+    """Read a file's rows without validation: the same rows in the same order, and cheaply.
+
+    Raises:
+        InputFileError: as `read_requests` does.
+    """
+    return _numbered(path, _READERS[_format_of(path, format)](path))
+
+
+def parse_row(format: Format, data: Mapping[str, Any]) -> GenerationRequest:
+    """The request that a row's object stands for.
+
+    Raises:
+        InvalidRequestError: naming field, what was given and what is allowed.
+    """
+    if format == Format.OPENAI:
+        return GenerationRequest.parse(openai.request_fields(data))
+    return GenerationRequest.parse(plain.request_fields(data))
+
+
+def carried_columns(format: Format, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The input's own columns, which go to the dataset beside the output; never raises."""
+    if format == Format.OPENAI:
+        return openai.carried_columns(data)
+    return plain.carried_columns(data)
+
+
+def _format_of(path: FilePath, format: Format | None) -> Format:
+    if format is None:
+        return detect_format(path)
+    with open_input(path):
+        return Format(format)
+
+
+def _numbered(path: FilePath, contents: Iterator[tuple[int, Content]]) -> Iterator[RawRow]:
+    row = -1
+    for row, (line, content) in enumerate(contents):
+        if isinstance(content, dict):
+            yield RawRow(row, line, content, None)
+        else:
+            yield RawRow(row, line, {}, content)
+    if row < 0:
+        raise InputFileError(f"{path} is empty: it holds no rows")
+
+
+def _validated(format: Format, rows: Iterator[RawRow]) -> Iterator[SourceRow]:
+    ids = RowIds()
+    for row, line, data, error in rows:
+        request = None
+        if error is None:
+            request, error = _parsed(format, data)
+        own = request.id if request else _own_id(format, data)
+        try:
+            id = ids.claim(row, own)
+        except InvalidRequestError as taken:
+            request, error, id = None, error or _bare(taken), ids.substitute(row)
+        yield SourceRow(row, line, id, data, request, error)
+
+
+def _parsed(
+    format: Format, data: dict[str, Any]
+) -> tuple[GenerationRequest | None, InvalidRequestError | None]:
+    try:
+        return parse_row(format, data), None
+    except InvalidRequestError as error:
+        return None, _bare(error)
+
+
+def _bare(error: InvalidRequestError) -> InvalidRequestError:
+    # A caller may keep many of these, and a raised one keeps its frames and its cause alive.
+    return InvalidRequestError(str(error))
+
+
+_ID: TypeAdapter[str] = TypeAdapter(RequestId, config=ConfigDict(strict=True))
+
+
+def _own_id(format: Format, data: Mapping[str, Any]) -> str | None:
+    """The id of a bad row, if it has a usable one."""
+    try:
+        return _ID.validate_python(data.get("custom_id" if format == Format.OPENAI else "id"))
+    except ValidationError:
+        return None

@@ -1,0 +1,132 @@
+"""Tables: CSV (and TSV) and Parquet, made into the objects a JSONL row would hold."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.errors import InputFileError
+from jobs.sources.cells import converter_of, jsonable
+from jobs.sources.files import FilePath, open_input
+from jobs.sources.plain import check_spelling
+from jobs.sources.rows import Content
+from vllm_mlx.errors import InvalidRequestError
+
+# Characters in one cell, and so in what an unclosed quote can swallow.
+_LARGEST_CELL = 1 << 25
+_BATCH_ROWS = 512
+
+
+def read_csv(path: FilePath) -> Iterator[tuple[int, Content]]:
+    """Records under a header row; an empty cell is null."""
+    csv.field_size_limit(_LARGEST_CELL)
+    with open_input(path) as raw:
+        # Bytes that are not UTF-8 become lone surrogates, so that they spoil only their own row.
+        file = io.TextIOWrapper(raw, "utf-8-sig", errors="surrogateescape", newline="")
+        delimiter = "\t" if Path(path).suffix.lower() == ".tsv" else ","
+        records = _records(csv.reader(file, delimiter=delimiter, strict=True))
+        _, header = next(records, (1, []))
+        if isinstance(header, InvalidRequestError):
+            raise InputFileError(f"{path}, header: {header}")
+        names = [name or f"column_{index}" for index, name in enumerate(header)]
+        _check_columns(path, names)
+        for line, cells in records:
+            if isinstance(cells, InvalidRequestError):
+                yield line, cells
+            else:
+                yield line, _csv_row(names, cells)
+
+
+def _records(reader: Any) -> Iterator[tuple[int, list[str] | InvalidRequestError]]:
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield line, InvalidRequestError(f"not CSV: {error}")
+            continue
+        if cells:
+            yield line, cells if _is_utf8(cells) else InvalidRequestError("not UTF-8")
+
+
+def _is_utf8(cells: list[str]) -> bool:
+    try:
+        "".join(cells).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _csv_row(names: list[str], cells: list[str]) -> Content:
+    if len(cells) != len(names):
+        return InvalidRequestError(f"{len(cells)} cells where the header has {len(names)}")
+    row: dict[str, Any] = {}
+    for name, cell in zip(names, cells, strict=True):
+        convert = converter_of(name)
+        row[name] = (convert(cell) if convert else cell) if cell else None
+    return row
+
+
+def read_parquet(path: FilePath) -> Iterator[tuple[int, Content]]:
+    """The table's rows; NaN is null, and what JSON has no type for becomes a string."""
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_columns(path, file.schema_arrow.names)
+            batches = file.iter_batches(batch_size=_BATCH_ROWS)
+            yield from enumerate(chain.from_iterable(map(_parquet_rows, batches)), start=1)
+    except (pa.ArrowException, OSError) as error:
+        raise InputFileError(f"{path} can't be read as Parquet: {error}") from error
+
+
+def _parquet_rows(batch: Any) -> Iterator[Content]:
+    try:
+        rows = batch.to_pylist(maps_as_pydicts="lossy")
+    except (ValueError, OverflowError) as error:
+        if len(batch) > 1:
+            for index in range(len(batch)):
+                yield from _parquet_rows(batch.slice(index, 1))
+        else:
+            yield InvalidRequestError(f"unreadable: {error}")
+        return
+    for row in rows:
+        yield _parquet_row(row)
+
+
+def _parquet_row(row: dict[str, Any]) -> Content:
+    try:
+        return {name: _parquet_cell(name, value) for name, value in row.items()}
+    except ValueError as error:
+        return InvalidRequestError(str(error))
+
+
+def _parquet_cell(name: str, value: Any) -> Any:
+    convert = converter_of(name)
+    try:
+        return jsonable(convert(value) if convert else value)
+    except UnicodeDecodeError:
+        raise ValueError(f"{name} holds bytes that are not UTF-8 text; drop the column") from None
+
+
+def _check_columns(path: FilePath, names: Sequence[str]) -> None:
+    """Refuse at once what would make every row a bad row."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputFileError(f"{path} has more than one column {twice[0]!r}")
+    if not {"prompt", "messages"} & set(names):
+        raise InputFileError(
+            f"{path} has no column prompt or messages; its columns are {', '.join(names[:20])}"
+        )
+    try:
+        check_spelling(names)
+    except InvalidRequestError as error:
+        raise InputFileError(f"{path}, column {error}") from None

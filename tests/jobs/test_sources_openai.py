@@ -1,0 +1,154 @@
+"""OpenAI-batch rows: the envelope, the body's fields, and what is not supported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.sources import Format, carried_columns, parse_row, read_requests
+from vllm_mlx.errors import InvalidRequestError
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+NO_OPS: dict[str, Any] = {
+    "n": 1,
+    "best_of": 1,
+    "stream": False,
+    "echo": False,
+    "logprobs": False,
+    "store": False,
+    "frequency_penalty": 0,
+    "presence_penalty": 0.0,
+    "logit_bias": {},
+    "response_format": {"type": "text"},
+    "tools": None,
+}
+
+
+def envelope(url: str = "/v1/chat/completions", **body: Any) -> dict[str, Any]:
+    return {"custom_id": "a", "method": "POST", "url": url, "body": body}
+
+
+def chat(**body: Any) -> dict[str, Any]:
+    return envelope(messages=MESSAGES, **body)
+
+
+def complaint(data: dict[str, Any]) -> str:
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_row(Format.OPENAI, data)
+    return str(caught.value)
+
+
+def test_a_file_of_both_endpoints(tmp_path: Path) -> None:
+    data = [chat(max_tokens=3), {**envelope("/v1/completions", prompt="p"), "custom_id": "b"}]
+    path = tmp_path / "batch.jsonl"
+    path.write_text("\n".join([*map(json.dumps, data), "broken", "[]"]))
+    first, second, *bad = read_requests(path)
+    assert first.request
+    assert second.request
+    assert (first.id, first.data, first.request.messages) == ("a", data[0], MESSAGES)
+    assert first.request.max_tokens == 3
+    assert (second.id, second.request.prompt) == ("b", "p")
+    assert [row.error is not None for row in bad] == [True, True]
+
+
+def test_all_sampling_fields_are_mapped() -> None:
+    sampling = {
+        "max_tokens": 5,
+        "temperature": 0.1,
+        "top_p": 0.2,
+        "top_k": 3,
+        "min_p": 0.4,
+        "repetition_penalty": 1.1,
+        "stop": ["x"],
+        "seed": 9,
+    }
+    request = parse_row(Format.OPENAI, chat(**sampling))
+    assert request.model_fields_set == {"id", "messages", *sampling}
+    assert request.model_dump(include=set(sampling)) == {**sampling, "stop": ("x",)}
+
+
+def test_max_completion_tokens_is_max_tokens() -> None:
+    assert parse_row(Format.OPENAI, chat(max_completion_tokens=5)).max_tokens == 5
+    assert parse_row(Format.OPENAI, chat(max_completion_tokens=5, max_tokens=None)).max_tokens == 5
+    assert "give one of" in complaint(chat(max_completion_tokens=5, max_tokens=5))
+
+
+def test_the_model_is_carried_not_obeyed() -> None:
+    data = chat(model="gpt-4o", user="u", metadata={"k": "v"}, max_completion_tokens=5, **NO_OPS)
+    request = parse_row(Format.OPENAI, data)
+    assert request.metadata == {"k": "v"}
+    assert carried_columns(Format.OPENAI, data) == {
+        "messages": MESSAGES,
+        "model": "gpt-4o",
+        "user": "u",
+        "metadata": {"k": "v"},
+        "max_completion_tokens": 5,
+    }
+
+
+@pytest.mark.parametrize("name", NO_OPS)
+def test_values_that_ask_for_nothing(name: str) -> None:
+    assert parse_row(Format.OPENAI, chat(**{name: NO_OPS[name]})).messages == MESSAGES
+    assert parse_row(Format.OPENAI, chat(**{name: None})).messages == MESSAGES
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("n", 2, "body.n=2: not supported, only 1 is"),
+        ("n", True, "body.n=True: not supported, only 1 is"),
+        ("stream", True, "body.stream=True: not supported, only False is"),
+        ("logprobs", True, "body.logprobs=True: not supported, only False is"),
+        ("logprobs", 0, "body.logprobs=0: not supported"),  # of a completion: the chosen token's
+        ("presence_penalty", 0.5, "body.presence_penalty=0.5: not supported, only 0 is"),
+        ("response_format", {"type": "json_object"}, "body.response_format="),
+        ("tools", [{}], "body.tools=[{}]: not supported"),
+        ("max_token", 5, "body.max_token=5: not supported"),
+        ("id", "b", "body.id='b': not supported"),
+    ],
+)
+def test_unsupported_fields_are_named(name: str, value: Any, words: str) -> None:
+    data = chat(**{name: value, "audio": {}})
+    assert words in complaint(data)
+    assert "body.audio={}" in complaint(data)
+    assert carried_columns(Format.OPENAI, data) == {"messages": MESSAGES}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({**chat(), "method": "GET"}, "method='GET': should be 'POST'"),
+        ({**chat(), "url": "/v1/embeddings"}, "url='/v1/embeddings': should be /v1/chat"),
+        ({**chat(), "url": ["x"]}, "url=['x']"),
+        ({"custom_id": "a", "body": {}}, "url=None"),
+        ({**chat(), "body": [1]}, "body=[1]: should be an object"),
+        ({**chat(), "extra": 1}, "extra: unknown field; allowed are custom_id, method, url, body"),
+        (envelope(prompt="p"), "body.messages: missing; /v1/chat/completions needs it"),
+        (envelope("/v1/completions", messages=MESSAGES), "body.prompt: missing"),
+        (chat(prompt="p"), "exactly one of prompt and messages"),
+        (envelope("/v1/completions", prompt=["p"]), "prompt=['p']"),
+        (chat(temperature=3), "temperature=3"),
+        ({**chat(), "custom_id": ""}, "id=''"),
+        ({}, "url=None"),
+    ],
+)
+def test_malformed_rows(data: dict[str, Any], words: str) -> None:
+    assert words in complaint(data)
+    carried_columns(Format.OPENAI, data)  # must not raise
+
+
+def test_a_row_may_lack_method_and_id() -> None:
+    data = {"url": "/v1/completions", "body": {"prompt": "p"}}
+    assert parse_row(Format.OPENAI, data).id is None
+
+
+def test_duplicates_and_bad_rows_keep_what_id_they_can(tmp_path: Path) -> None:
+    data = [chat(), chat(), {**chat(n=2), "custom_id": 7}, {**chat(), "custom_id": None}]
+    path = tmp_path / "batch.jsonl"
+    path.write_text("\n".join(map(json.dumps, data)))
+    read = list(read_requests(path))
+    assert [row.id for row in read] == ["a", "1", "7", "3"]
+    assert [row.error is None for row in read] == [True, False, False, True]

@@ -1,0 +1,269 @@
+"""CSV and Parquet: cells become what a JSONL row would hold."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import json
+import tempfile
+import tracemalloc
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.errors import InputFileError
+from jobs.sources import Format, SourceRow, carried_columns, parse_row, read_raw, read_requests
+
+CHAT = [{"role": "user", "content": "hi"}]
+
+
+def from_csv(folder: Path, content: str | bytes, name: str = "in.csv") -> list[SourceRow]:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return list(read_requests(path))
+
+
+def from_parquet(folder: Path, table: pa.Table | dict[str, Any]) -> list[SourceRow]:
+    path = folder / "in.parquet"
+    pq.write_table(table if isinstance(table, pa.Table) else pa.table(table), path)
+    return list(read_requests(path))
+
+
+# --- CSV -------------------------------------------------------------------------------------
+
+
+def test_csv_cells_are_converted(tmp_path: Path) -> None:
+    header = "id,prompt,max_tokens,temperature,top_k,seed,stop,repetition_penalty,score,metadata"
+    [first, second] = from_csv(
+        tmp_path,
+        f'{header}\n7,"a, b",5,0,3,9223372036854775807,"[""x"", ""y""]",1.5,0.5,"{{""k"": 1}}"\n'
+        "b,c,256.0,1e-1,,,END,,,\n",
+    )
+    assert first.request
+    assert first.data == {
+        "id": "7",
+        "prompt": "a, b",
+        "max_tokens": 5,
+        "temperature": 0.0,
+        "top_k": 3,
+        "seed": 2**63 - 1,
+        "stop": ["x", "y"],
+        "repetition_penalty": 1.5,
+        "score": "0.5",
+        "metadata": {"k": 1},
+    }
+    assert (first.id, first.request.stop) == ("7", ("x", "y"))
+    assert second.request
+    assert (second.request.max_tokens, second.request.stop) == (256, ("END",))
+    assert second.request.model_fields_set == {"id", "prompt", "max_tokens", "temperature", "stop"}
+    assert carried_columns(Format.CSV, second.data)["score"] is None
+
+
+def test_csv_messages_are_json(tmp_path: Path) -> None:
+    cell = json.dumps(CHAT).replace('"', '""')
+    good, bad, prompt = from_csv(tmp_path, f'messages,prompt\n"{cell}",\n[broken,\n,hi\n')
+    assert good.request
+    assert good.request.messages == CHAT
+    assert "messages='[broken'" in str(bad.error)
+    assert prompt.request
+    assert prompt.request.prompt == "hi"
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("max_tokens", "many"),
+        ("max_tokens", "1.5"),
+        ("temperature", "warm"),
+        ("temperature", "nan"),
+        ("top_p", "inf"),
+        ("temperature", "9" * 500),
+        ("seed", "-1"),
+        ("metadata", "x"),
+    ],
+)
+def test_csv_cells_that_do_not_convert_are_named(tmp_path: Path, column: str, cell: str) -> None:
+    bad, good = from_csv(tmp_path, f"prompt,{column}\na,{cell}\nb,\n")
+    assert str(bad.error).startswith(f"{column}=")
+    assert good.error is None
+    json.dumps(bad.data, allow_nan=False)
+
+
+def test_csv_lines_and_quoted_newlines(tmp_path: Path) -> None:
+    read = from_csv(tmp_path, b'\xef\xbb\xbfprompt\r\n\r\n"a\nb"\r\nc\r\n\r\nd')
+    assert [row.data["prompt"] for row in read] == ["a\nb", "c", "d"]
+    assert [(row.row, row.line) for row in read] == [(0, 3), (1, 5), (2, 7)]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"a", "1 cells where the header has 2"),
+        (b"a,b,c", "3 cells where the header has 2"),
+        (b"a\xff,b", "not UTF-8"),
+        (b"a,\xed\xa0\x80", "not UTF-8"),
+        (b'"a"x,b', "not CSV"),
+        (b",b", "neither prompt nor messages"),
+    ],
+)
+def test_bad_csv_rows(tmp_path: Path, line: bytes, words: str) -> None:
+    first, bad, last = from_csv(tmp_path, b"prompt,x\ngood,1\n" + line + b"\ngood,2\n")
+    assert words in str(bad.error)
+    assert (bad.row, bad.line, bad.id) == (1, 3, "1")
+    assert first.error is last.error is None
+
+
+def test_an_unclosed_quote_is_a_bad_row(tmp_path: Path) -> None:
+    good, bad = from_csv(tmp_path, 'prompt,x\na,1\n"b,2\nc,3\n')
+    assert good.error is None
+    assert "not CSV: unexpected end of data" in str(bad.error)
+
+
+def test_tsv(tmp_path: Path) -> None:
+    [row] = from_csv(tmp_path, "prompt\tseed\na, b\t5\n", "in.tsv")
+    assert row.data == {"prompt": "a, b", "seed": 5}
+
+
+def test_a_large_csv_cell(tmp_path: Path) -> None:
+    [row] = from_csv(tmp_path, "prompt\n" + "x" * 10_000_000)
+    assert row.request
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("question,answer", "no column prompt or messages; its columns are question, answer"),
+        ("prompt,prompt", "more than one column 'prompt'"),
+        ("prompt,max_token", "column max_token: unknown field, did you mean max_tokens"),
+        ('"prompt"x', "header: not CSV"),
+    ],
+)
+def test_a_wrong_header_is_the_files_error(tmp_path: Path, header: str, words: str) -> None:
+    with pytest.raises(InputFileError, match=words):
+        from_csv(tmp_path, f"{header}\na,b\n")
+
+
+def test_a_nameless_csv_column_gets_a_name(tmp_path: Path) -> None:
+    [row] = from_csv(tmp_path, ",prompt\n0,a\n")  # as pandas writes its index
+    assert row.data == {"column_0": "0", "prompt": "a"}
+
+
+CELL = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(CELL.filter(bool), CELL), min_size=1, max_size=5))
+def test_any_csv_text_comes_back(cells: list[tuple[str, str]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "in.csv"
+        with path.open("w", encoding="utf-8", newline="") as out:
+            csv.writer(out).writerows([("prompt", "note"), *cells])
+        read = list(read_raw(path))
+    assert [row.error for row in read] == [None] * len(cells)
+    assert [(row.data["prompt"], row.data["note"] or "") for row in read] == cells
+
+
+# --- Parquet ---------------------------------------------------------------------------------
+
+
+def test_parquet_rows(tmp_path: Path) -> None:
+    prompt, chat = from_parquet(
+        tmp_path,
+        {
+            "id": pa.array([5, None], pa.int64()),
+            "prompt": pa.array(["a", None]).dictionary_encode(),
+            "messages": [None, [{"role": "user", "content": "hi", "name": None}]],
+            "max_tokens": pa.array([256.0, None]),
+            "temperature": pa.array([Decimal("0.5"), None]),
+            "stop": [["x"], None],
+            "tags": [["t"], []],
+        },
+    )
+    assert prompt.request
+    assert chat.request
+    assert (prompt.id, prompt.row, prompt.line) == ("5", 0, 1)
+    assert (chat.id, chat.row, chat.line) == ("1", 1, 2)
+    assert prompt.request.model_fields_set == {"id", "prompt", "max_tokens", "temperature", "stop"}
+    assert (prompt.request.max_tokens, prompt.request.temperature) == (256, 0.5)
+    assert chat.request.messages == CHAT
+    assert carried_columns(Format.PARQUET, prompt.data)["tags"] == ["t"]
+
+
+def test_messages_may_be_json_text_in_parquet_as_our_own_datasets_have_them(tmp_path: Path) -> None:
+    [row] = from_parquet(tmp_path, {"messages": [json.dumps(CHAT)]})
+    assert row.request
+    assert row.request.messages == CHAT
+
+
+@pytest.mark.parametrize(
+    ("array", "value"),
+    [
+        (pa.array([float("nan")]), None),
+        (pa.array([[float("nan"), 1.5]]), [None, 1.5]),
+        (pa.array([Decimal("0.10")]), "0.10"),
+        (pa.array([dt.date(2026, 1, 2)]), "2026-01-02"),
+        (pa.array([dt.datetime(2026, 1, 2, 3)]), "2026-01-02T03:00:00"),
+        (pa.array([dt.time(3, 4)]), "03:04:00"),
+        (pa.array([b"text"]), "text"),
+        (pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64())), {"k": 1}),
+        (pa.array([{"a": {"b": [b"x"]}}]), {"a": {"b": ["x"]}}),
+        (pa.array([True]), True),
+        (pa.nulls(1), None),
+    ],
+)
+def test_parquet_values_become_json(tmp_path: Path, array: pa.Array, value: Any) -> None:
+    [row] = from_parquet(tmp_path, {"prompt": ["p"], "x": array})
+    assert row.data["x"] == value
+    assert json.loads(json.dumps(row.data)) == row.data
+    assert parse_row(Format.PARQUET, row.data) == row.request
+
+
+def test_bad_parquet_rows_spoil_no_others(tmp_path: Path) -> None:
+    invalid = pa.array([b"a", b"\xff", b"c"]).view(pa.string())
+    image = pa.array([b"\xff\xd8", b"", b"ok"])
+    read = from_parquet(tmp_path, pa.table({"prompt": invalid, "image": image}))
+    assert "image holds bytes that are not UTF-8 text" in str(read[0].error)
+    assert "unreadable" in str(read[1].error)
+    assert read[2].error is None
+    assert [row.row for row in read] == [0, 1, 2]
+
+
+def test_parquet_values_out_of_range(tmp_path: Path) -> None:
+    bad, good = from_parquet(tmp_path, {"prompt": [5, None], "messages": [None, json.dumps(CHAT)]})
+    assert "prompt=5" in str(bad.error)
+    assert good.error is None
+
+
+@pytest.mark.parametrize("columns", [{"question": ["a"]}, {"prompt": ["a"], "topP": [1.0]}])
+def test_wrong_parquet_columns_are_the_files_error(tmp_path: Path, columns: Any) -> None:
+    with pytest.raises(InputFileError, match=r"question|topP"):
+        from_parquet(tmp_path, columns)
+
+
+def test_a_parquet_file_without_rows_is_empty(tmp_path: Path) -> None:
+    with pytest.raises(InputFileError, match="is empty: it holds no rows"):
+        from_parquet(tmp_path, {"prompt": pa.array([], pa.string())})
+
+
+def test_a_damaged_parquet_file(tmp_path: Path) -> None:
+    path = tmp_path / "in.parquet"
+    path.write_bytes(b"PAR1" + b"x" * 50)
+    with pytest.raises(InputFileError, match="can't be read as Parquet"):
+        list(read_requests(path))
+
+
+def test_large_parquet_files_are_read_in_batches(tmp_path: Path) -> None:
+    table = {"prompt": [f"{index:01000d}" for index in range(20_000)]}
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.table(table), path)
+    tracemalloc.start()
+    assert [row.row for row in read_raw(path)] == list(range(20_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000  # Python objects of the whole file would take 20 MB
