@@ -1,0 +1,77 @@
+"""Files that appear whole or not at all, whatever crashes and whoever else writes them.
+
+Each is written to a temporary file in a folder of its own, forced to disk and moved to its place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+import pyarrow as pa
+
+from jobs.errors import DatasetError
+
+
+def replace_file(target: Path, data: bytes | pa.Buffer, temporary: Path) -> None:
+    """Write `target` by way of the folder `temporary`, which lies on the same file system.
+
+    Raises:
+        DatasetError: the file can't be written; it is then as it was before.
+    """
+    with _staged(target, data, temporary) as staged:
+        staged.replace(target)
+
+
+def create_file(target: Path, data: bytes, temporary: Path) -> None:
+    """Like `replace_file`, but leave `target` alone if it exists: of several writers one wins.
+
+    Raises:
+        DatasetError: the file can't be written.
+    """
+    with _staged(target, data, temporary) as staged:
+        try:
+            os.link(staged, target)
+        except FileExistsError:
+            return
+        except OSError:  # a file system without hard links, exFAT for one
+            staged.replace(target)
+
+
+@contextmanager
+def explain_write(path: Path) -> Iterator[None]:
+    """Turn the OSError of a write into a DatasetError that names `path` and the reason."""
+    try:
+        yield
+    except OSError as error:
+        raise DatasetError(f"{path} can't be written: {error}") from error
+
+
+@contextmanager
+def _staged(target: Path, data: bytes | pa.Buffer, folder: Path) -> Iterator[Path]:
+    # Not from `tempfile`: its files can be read by their owner only.
+    staged = folder / f"{uuid4().hex}-{target.name}"
+    with explain_write(target):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with staged.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield staged
+            _sync_folder(target.parent)
+        finally:
+            with suppress(OSError):
+                staged.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

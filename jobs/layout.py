@@ -1,0 +1,149 @@
+"""What a dataset looks like on disk: the files of its folder and the columns of its rows.
+
+DIR/data/train-00000-of-00012.parquet   only finished parts, each with the one full schema
+DIR/_job/manifest.json                  what the run was asked for and, at its end, what came of it
+DIR/_job/tmp/                           files being written, on the same file system as data/
+DIR/README.md                           the dataset card
+DIR/_SUCCESS                            empty, written last
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.errors import DatasetError
+
+RESULT_COLUMNS: tuple[pa.Field, ...] = (
+    pa.field("id", pa.string()),
+    pa.field("row", pa.int64()),
+    pa.field("sample_index", pa.int32()),
+    pa.field("text", pa.string()),
+    pa.field("prompt_tokens", pa.int32()),
+    pa.field("completion_tokens", pa.int32()),
+    pa.field("finish_reason", pa.string()),
+    pa.field("error_type", pa.string()),
+    pa.field("error", pa.string()),
+    pa.field("model", pa.string()),
+    pa.field("seed", pa.int64()),
+    pa.field("cached_tokens", pa.int32()),
+    pa.field("attempts", pa.int32()),
+    pa.field("latency_s", pa.float64()),
+    pa.field("worker", pa.string()),
+)
+
+_INPUT_TYPES: Mapping[str, pa.DataType] = {
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "double": pa.float64(),
+    "bool": pa.bool_(),
+    "json": pa.string(),
+}
+
+_MANIFEST_KEYS: Mapping[str, type] = {
+    "run_id": str,
+    "model": str,
+    "rows": int,
+    "shards": int,
+    "columns": dict,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The paths of one dataset folder."""
+
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "_job" / "manifest.json"
+
+    @property
+    def temporary(self) -> Path:
+        return self.root / "_job" / "tmp"
+
+    @property
+    def card(self) -> Path:
+        return self.root / "README.md"
+
+    @property
+    def success(self) -> Path:
+        return self.root / "_SUCCESS"
+
+    def part(self, shard: int, shards: int) -> Path:
+        return self.data / f"train-{shard:05d}-of-{shards:05d}.parquet"
+
+
+def dataset_names(columns: Mapping[str, str]) -> dict[str, str]:
+    """What each of the input's columns is called in the dataset.
+
+    A column keeps its name unless a result column, or an input column before it, has the same
+    one; then it is prefixed with `input_` until it stands alone. Upper and lower case count as
+    the same, because SQL readers fetch `text` where `"Text"` was asked for.
+    """
+    inputs = {column.casefold() for column in columns}
+    taken = {field.name.casefold() for field in RESULT_COLUMNS}
+    names: dict[str, str] = {}
+    for column in columns:
+        name = own = whole_text(column)
+        while name.casefold() in (taken if name == own else taken | inputs):
+            name = f"input_{name}"
+        names[column] = name
+        taken.add(name.casefold())
+    return names
+
+
+def schema(columns: Mapping[str, str]) -> pa.Schema:
+    """The schema of every part of a run whose input has these columns (name to type).
+
+    Raises:
+        DatasetError: a type is not one of string, int64, double, bool and json.
+    """
+    names = dataset_names(columns)
+    own = [pa.field(names[column], _arrow_type(column, kind)) for column, kind in columns.items()]
+    return pa.schema([*RESULT_COLUMNS, *own])
+
+
+def whole_text(value: Any) -> Any:
+    """`value`, but half a surrogate pair in a str, which JSON allows, becomes U+FFFD."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return value
+
+
+def _arrow_type(column: str, kind: str) -> pa.DataType:
+    if kind not in _INPUT_TYPES:
+        raise DatasetError(
+            f"column {column!r} is of type {kind!r}, which is none of {', '.join(_INPUT_TYPES)}"
+        )
+    return _INPUT_TYPES[kind]
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The run's manifest.
+
+    Raises:
+        DatasetError: there is none at `path`, or it is not one this version writes.
+    """
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DatasetError(f"{path} is missing, so this folder is no mlx-batch dataset") from None
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} can't be read: {error}") from error
+    if not isinstance(manifest, dict):
+        raise DatasetError(f"{path} holds no JSON object")
+    wrong = [key for key, kind in _MANIFEST_KEYS.items() if not isinstance(manifest.get(key), kind)]
+    if wrong:
+        raise DatasetError(f"{path} lacks, or has with the wrong type: {', '.join(wrong)}")
+    return manifest
