@@ -1,0 +1,288 @@
+"""From a prompt file to RQ jobs: survey the whole file, then enqueue it shard by shard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from redis import Redis
+from rq import Queue
+from rq.job import JobStatus, Retry
+from rq.queue import EnqueueData
+from rq.serializers import JSONSerializer
+
+from jobs.columns import ColumnTypes
+from jobs.errors import InputFileError, RunExistsError
+from jobs.job import BatchJob
+from jobs.ledger import Ledger, RunState
+from jobs.run import InputSpec, RunSpec
+from jobs.sources import (
+    Format,
+    RawRow,
+    SourceRow,
+    carried_columns,
+    detect_format,
+    fingerprint,
+    read_raw,
+    read_requests,
+)
+from jobs.tasks import FINALIZE_RUN, GENERATE_SHARD
+from vllm_mlx.sampling_params import SamplingParams
+
+DEFAULT_SHARD_SIZE = 128
+LISTED_BAD_ROWS = 20
+ENQUEUE_BATCH = 100  # jobs a round trip; more gains nothing (measured)
+JOB_TIMEOUT = 24 * 3600  # seconds; RQ's default of 180 would end a long shard
+RESULT_TTL = 24 * 3600
+FAILURE_TTL = 30 * 24 * 3600
+RETRY = Retry(max=3, interval=[1, 10, 60])
+
+# What a shard's job may be for `--resume` to leave it alone.
+_ON_ITS_WAY = {
+    JobStatus.QUEUED,
+    JobStatus.STARTED,
+    JobStatus.SCHEDULED,
+    JobStatus.DEFERRED,
+    JobStatus.READY_TO_ENQUEUE,
+}
+
+FINALIZE = -1  # stands for the finalize job among shard numbers
+
+T = TypeVar("T")
+Report = Callable[[str, int], None]
+"""Told now and then how many rows are done of a phase: `("read" | "enqueued", rows)`."""
+
+
+@dataclass(slots=True)
+class Survey:
+    """One pass over the input: how many rows, which are bad, what columns they have."""
+
+    rows: int = 0
+    bad_rows: int = 0
+    first_bad: list[SourceRow] = field(default_factory=list)
+    columns: ColumnTypes = field(default_factory=ColumnTypes)
+
+    def add(self, source: SourceRow, format: Format) -> None:
+        self.rows += 1
+        self.columns.observe(carried_columns(format, source.data))
+        if source.error:
+            self.bad_rows += 1
+            if len(self.first_bad) < LISTED_BAD_ROWS:
+                self.first_bad.append(source)
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """What `enqueue_run` did."""
+
+    spec: RunSpec
+    shards: int
+    bad_rows: list[SourceRow]
+
+
+def enqueue_run(
+    connection: Redis,
+    path: str | Path,
+    *,
+    model: str,
+    out: str | Path,
+    sampling: SamplingParams | None = None,
+    shard_size: int = DEFAULT_SHARD_SIZE,
+    chat: bool = False,
+    skip_bad_rows: bool = False,
+    resume: bool = False,
+    report: Report = lambda _phase, _rows: None,
+) -> Enqueued:
+    """Validate a whole prompt file, then enqueue it for the workers of `model`.
+
+    Args:
+        path: JSONL, OpenAI-batch JSONL, CSV, Parquet or text, told apart by `detect_format`.
+        out: the dataset's folder, as the workers see it.
+        sampling: defaults for what a row does not say itself.
+        shard_size: rows a job.
+        chat: send each plain prompt as the user's message through the chat template.
+        skip_bad_rows: bad rows become error rows of the dataset instead of refusing the file.
+        resume: the run exists; enqueue what is neither done nor on its way.
+
+    Raises:
+        InputFileError: the file can't be read, or holds bad rows; nothing is enqueued.
+        RunExistsError: this run was enqueued before, and `resume` is not set.
+    """
+    path = Path(path)
+    format = detect_format(path)
+    digest = fingerprint(path)
+    survey = _survey(path, format, report)
+    if survey.bad_rows and not skip_bad_rows:
+        raise InputFileError(_bad_rows_message(path, survey))
+    spec = RunSpec.create(
+        model=model,
+        out=str(Path(out).expanduser().absolute()),
+        input=InputSpec(path=str(path.absolute()), fingerprint=digest, format=format),
+        rows=survey.rows,
+        bad_rows=survey.bad_rows,
+        shard_size=shard_size,
+        sampling=sampling or SamplingParams.of(),
+        chat=chat,
+        columns=survey.columns.types,
+    )
+    rows: Iterable[SourceRow | RawRow] = (  # ids are settled, so good rows need no second look
+        read_requests(path, format) if survey.bad_rows else read_raw(path, format)
+    )
+    payloads = _shards(rows, spec)
+    return Enqueued(
+        spec=spec,
+        shards=_enqueue(connection, spec, payloads, resume=resume, report=report),
+        bad_rows=survey.first_bad,
+    )
+
+
+def open_queue(connection: Redis, name: str) -> Queue:
+    """A queue as every part of mlx-batch opens it: JSON only, our job class."""
+    return Queue(name, connection=connection, serializer=JSONSerializer, job_class=BatchJob)
+
+
+def _survey(path: Path, format: Format, report: Report) -> Survey:
+    survey = Survey()
+    for source in read_requests(path, format):
+        survey.add(source, format)
+        if survey.rows % 10_000 == 0:
+            report("read", survey.rows)
+    report("read", survey.rows)
+    return survey
+
+
+def _bad_rows_message(path: Path, survey: Survey) -> str:
+    listed = [f"  line {bad.line}, row {bad.row}: {bad.error}" for bad in survey.first_bad]
+    more = survey.bad_rows - len(listed)
+    return "\n".join(
+        [
+            f"{path}: {survey.bad_rows} of {survey.rows} rows are bad; nothing was enqueued.",
+            *listed,
+            *([f"  ... and {more} more"] if more else []),
+            "Mend them, or pass --skip-bad-rows to make them error rows of the dataset.",
+        ]
+    )
+
+
+def _shards(
+    rows: Iterable[SourceRow | RawRow], spec: RunSpec
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    for shard, group in enumerate(_chunks(rows, spec.shard_size)):
+        yield shard, {"run_id": spec.run_id, "shard": shard, "rows": [_row(row) for row in group]}
+
+
+def _row(source: SourceRow | RawRow) -> dict[str, Any]:
+    row: dict[str, Any] = {"row": source.row, "data": source.data}
+    if isinstance(source, SourceRow) and source.error:
+        row |= {"id": source.id, "error": str(source.error)}
+    elif source.error:
+        raise InputFileError(f"line {source.line} was good a moment ago: the file was changed")
+    return row
+
+
+def _enqueue(
+    connection: Redis,
+    spec: RunSpec,
+    payloads: Iterable[tuple[int, dict[str, Any]]],
+    *,
+    resume: bool,
+    report: Report,
+) -> int:
+    ledger = Ledger(connection)
+    queue = open_queue(connection, spec.queue)
+    if not ledger.create(spec, time.time()):
+        if not resume:
+            raise RunExistsError(
+                f"{spec.run_id} was enqueued before: `mlx-batch status {spec.run_id}` shows it; "
+                "--resume enqueues what is missing of it"
+            )
+        if ledger.progress(spec.run_id).state is RunState.FINISHED:
+            return 0
+    done = ledger.done_shards(spec.run_id)
+    _defer_finalize(queue, spec, release=len(done) == spec.shards)
+    enqueued = 0
+    todo = ((shard, payload) for shard, payload in payloads if shard not in done)
+    for batch in _chunks(todo, ENQUEUE_BATCH):
+        missing = _not_on_their_way(queue, spec, [shard for shard, _ in batch])
+        enqueued += len(missing)
+        with connection.pipeline() as pipeline:
+            for shard in missing:
+                pipeline.sadd(BatchJob.dependents_key_for(spec.shard_id(shard)), spec.finalize_id)
+            queue.enqueue_many(
+                [_shard_job(spec, shard, payload) for shard, payload in batch if shard in missing],
+                pipeline=pipeline,
+            )
+            pipeline.execute()
+        report("enqueued", spec.shard_rows(batch[-1][0]).stop)
+    return enqueued
+
+
+def _defer_finalize(queue: Queue, spec: RunSpec, *, release: bool) -> None:
+    """Make the run's last job wait for all shards, before any of them exists.
+
+    `Queue.enqueue(depends_on=…)` would take shards that are not enqueued yet as finished. Each
+    shard names this job as its dependent when it is enqueued.
+    """
+    if not _not_on_their_way(queue, spec, [FINALIZE]):
+        return
+    job = queue.create_job(
+        FINALIZE_RUN,
+        kwargs={"run_id": spec.run_id},
+        job_id=spec.finalize_id,
+        depends_on=[spec.shard_id(shard) for shard in range(spec.shards)],
+        status=JobStatus.DEFERRED,
+        timeout=JOB_TIMEOUT,
+        result_ttl=RESULT_TTL,
+        failure_ttl=FAILURE_TTL,
+        retry=RETRY,
+        description=f"finalize {spec.run_id}",
+    )
+    with queue.connection.pipeline() as pipeline:
+        pipeline.sadd(Queue.redis_queues_keys, queue.key)
+        job.save(pipeline=pipeline)
+        if release:
+            queue._enqueue_job(job, pipeline=pipeline)
+        else:
+            queue.deferred_job_registry.add(job, pipeline=pipeline)
+        pipeline.execute()
+
+
+def _not_on_their_way(queue: Queue, spec: RunSpec, shards: list[int]) -> set[int]:
+    """Which of these shards (or `FINALIZE`) have no job that will still run."""
+    ids = [spec.finalize_id if shard == FINALIZE else spec.shard_id(shard) for shard in shards]
+    with queue.connection.pipeline() as pipeline:
+        for job_id in ids:
+            pipeline.hget(BatchJob.key_for(job_id), "status")
+        statuses = cast(list[bytes | None], pipeline.execute())
+    missing = set()
+    for shard, job_id, status in zip(shards, ids, statuses, strict=True):
+        if status and status.decode() in _ON_ITS_WAY:
+            continue
+        missing.add(shard)
+        if status and (ended := queue.fetch_job(job_id)):
+            ended.delete()  # also takes it out of the registry of its end
+    return missing
+
+
+def _shard_job(spec: RunSpec, shard: int, payload: dict[str, Any]) -> EnqueueData:
+    rows = spec.shard_rows(shard)
+    return Queue.prepare_data(
+        GENERATE_SHARD,
+        kwargs=payload,
+        job_id=spec.shard_id(shard),
+        timeout=JOB_TIMEOUT,
+        result_ttl=RESULT_TTL,
+        failure_ttl=FAILURE_TTL,
+        retry=RETRY,
+        description=f"{spec.run_id} rows {rows.start}-{rows.stop - 1} of {spec.rows}",
+    )
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

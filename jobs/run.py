@@ -1,0 +1,102 @@
+"""`RunSpec`: what one bulk job is. The ledger keeps it, the dataset's manifest is it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from jobs.sources import Format
+from vllm_mlx.sampling_params import SamplingParams
+
+QUEUE_PREFIX = "mlx-"
+
+
+class InputSpec(BaseModel):
+    """Where the rows came from, and the content hash that identifies them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    fingerprint: str
+    format: Format
+
+
+class RunSpec(BaseModel):
+    """One input, one model, one set of defaults, one output folder.
+
+    `run_id` is a hash of all that decides the dataset's content, so the same command gives the
+    same run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    model: str
+    out: str
+    input: InputSpec
+    rows: int = Field(ge=1)
+    bad_rows: int = 0
+    shard_size: int = Field(ge=1)
+    shards: int = Field(ge=1)
+    sampling: SamplingParams
+    chat: bool = False
+    columns: dict[str, str]
+    created_at: str
+    versions: dict[str, str]
+
+    @classmethod
+    def create(cls, **fields: Any) -> RunSpec:
+        """Fill in what follows from the rest: id, shard count, time and versions."""
+        identity = {key: fields[key] for key in ("model", "out", "shard_size", "chat", "bad_rows")}
+        identity["input"] = [fields["input"].fingerprint, fields["input"].format]
+        identity["sampling"] = fields["sampling"].model_dump(mode="json")
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return cls(
+            run_id=f"run-{digest[:12]}",
+            shards=-(-fields["rows"] // fields["shard_size"]),
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=_versions(),
+            **fields,
+        )
+
+    @property
+    def queue(self) -> str:
+        return queue_name(self.model)
+
+    @property
+    def finalize_id(self) -> str:
+        return f"{self.run_id}-finalize"
+
+    def shard_id(self, shard: int) -> str:
+        """The RQ job id of a shard."""
+        return f"{self.run_id}-{shard:05d}"
+
+    def shard_rows(self, shard: int) -> range:
+        """The input rows of a shard."""
+        first = shard * self.shard_size
+        return range(first, min(first + self.shard_size, self.rows))
+
+    def manifest(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+
+def queue_name(model: str) -> str:
+    """The queue of a model: its hub id or alias; of a local path only the last part.
+
+    A worker and a producer may have the same model under different folders.
+    """
+    local = model.startswith(("/", ".", "~")) or model.endswith(".gguf") or Path(model).exists()
+    name = Path(model).name if local else model
+    return QUEUE_PREFIX + re.sub(r"[^A-Za-z0-9_.-]+", "--", name)
+
+
+def _versions() -> dict[str, str]:
+    return {"mlx-batch": metadata.version("mlx-batch"), "python": platform.python_version()}
