@@ -1,4 +1,5 @@
-"""`GenerationOutput`: the one output type, from the model to the Parquet row."""
+"""What an engine says: `GenerationOutput`, the one output type from the model to the Parquet row,
+and `EngineStats`, its counts."""
 
 from __future__ import annotations
 
@@ -49,3 +50,22 @@ class GenerationOutput:
             error_type=type(error).__name__,
             error=str(error),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Counts since an engine started, and what it holds now.
+
+    Attributes:
+        running: sequences in the batch.
+        waiting: sequences that wait for a place in it.
+        steps: calls of the model's decode step.
+        step_seconds: time spent in them, prefill and delivery included.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    steps: int = 0
+    step_seconds: float = 0.0

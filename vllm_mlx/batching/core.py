@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -32,7 +32,7 @@ from vllm_mlx.errors import (
     InvalidRequestError,
     RequestAbortedError,
 )
-from vllm_mlx.outputs import GenerationOutput
+from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
 
 if TYPE_CHECKING:  # models build on the core, so the core knows their shape only
@@ -42,18 +42,6 @@ logger = logging.getLogger(__name__)
 
 Prompt = str | SequenceOf[Mapping[str, Any]]
 """A plain prompt, or the messages of a chat."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """Counts since the engine started, and what it holds now."""
-
-    running: int = 0
-    waiting: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    steps: int = 0
-    step_seconds: float = 0.0
 
 
 class EngineCore:

@@ -9,10 +9,10 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from vllm_mlx.batching.core import EngineCore, EngineStats, Prompt
+from vllm_mlx.batching.core import EngineCore, Prompt
 from vllm_mlx.errors import EngineStoppedError
 from vllm_mlx.models.loading import load_model
-from vllm_mlx.outputs import GenerationOutput
+from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.sampling_params import SamplingOptions, SamplingParams
 
 

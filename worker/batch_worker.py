@@ -1,0 +1,283 @@
+"""`BatchWorker`: keeps one engine full with the rows of many jobs.
+
+This thread does RQ's bookkeeping and the dataset, the engine's thread does MLX. The loop is
+`admit → settle → tend`.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from rq.executions import Execution
+from rq.job import Job
+
+from jobs.dataset import Dataset
+from jobs.errors import JobPayloadError
+from jobs.ledger import Ledger
+from jobs.producer import open_queue
+from jobs.run import QUEUE_PREFIX, RunSpec, queue_name
+from jobs.tasks import GenerateShard, read_task
+from vllm_mlx.errors import MLXBatchError
+from worker.bookkeeping import HEARTBEAT, MAINTENANCE, Bookkeeper
+from worker.flight import FinalizeFlight, Flight, ShardFlight, TextEngine
+from worker.live import LiveCounts
+from worker.status import waiting_queues
+
+logger = logging.getLogger("mlx_batch.worker")
+
+TICK = 0.2  # seconds the loop waits at most for the engine before it looks around
+LOOKAHEAD = 2  # rows held, in batches: one runs, one waits so that no place stays empty
+
+
+class BatchWorker(Bookkeeper):
+    """Pulls the jobs of one model and answers their rows in one batch.
+
+    Args:
+        model: the model's name; the queue is named after it.
+        engine: what answers rows.
+        grace: seconds that jobs may go on after a stop was asked for, before they are given back.
+        redis_timeout: seconds to wait for a Redis that went away.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        engine: TextEngine,
+        *,
+        connection: Redis,
+        name: str | None = None,
+        grace: float = 10.0,
+        redis_timeout: float = 300.0,
+    ) -> None:
+        from_queue = open_queue(connection, queue_name(model))
+        super().__init__(from_queue, connection=connection, name=name, grace=grace)
+        self.model = model
+        self.flights: dict[str, Flight] = {}
+        self._engine = engine
+        self._redis_timeout = redis_timeout
+        self._ledger = Ledger(connection)
+        self._live = LiveCounts(self._ledger, self.name, model)
+        self._specs: dict[str, RunSpec] = {}
+        self._ended: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._complete: deque[ShardFlight] = deque()
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="finalize")
+        self._due: dict[str, float] = {}
+        self._told = ""
+
+    def work(self, burst: bool = False) -> bool:  # type: ignore[override]
+        """Work until stopped; with `burst`, until nothing is left to do.
+
+        Returns:
+            Whether any job was executed.
+
+        Raises:
+            ModelLoadError: the model can't be loaded; Redis was not touched.
+            ValueError: a worker of this name is at work.
+            redis.exceptions.ConnectionError: Redis was away for longer than `redis_timeout`.
+        """
+        self._engine.start()
+        self.register()
+        lost_at: float | None = None
+        try:
+            while not self._is_over(burst):
+                try:
+                    self.admit(wait=not burst)
+                    self.settle()
+                    self.tend()
+                    lost_at = None
+                except (RedisConnectionError, RedisTimeoutError) as error:
+                    lost_at = lost_at or time.monotonic()
+                    self._wait_for_redis(error, time.monotonic() - lost_at)
+        finally:
+            self._shut_down()
+        return bool(self.successful_job_count + self.failed_job_count)
+
+    def admit(self, *, wait: bool) -> None:
+        """Start as many jobs as it takes to keep every place of the engine filled.
+
+        Args:
+            wait: when there is nothing else to do, wait in Redis for a job.
+        """
+        if (
+            self.stop_requested
+            or not self._has_room()
+            or self._due.get("admit", 0) > time.monotonic()
+        ):
+            return
+        if self.is_suspended():
+            self._pause("admit")
+            return
+        while not self.stop_requested and self._has_room():
+            job = self.dequeue(1 if wait and not self.flights else None)
+            if job is None:
+                self._pause("admit")
+                self._tell_if_others_wait()
+                return
+            self._start(job)
+
+    def settle(self) -> None:
+        """Take what the engine has answered; commit the shards that are whole."""
+        try:
+            self._ended.get(timeout=0 if self._complete or not self.flights else TICK)()
+            while True:
+                self._ended.get_nowait()()
+        except queue.Empty:
+            pass
+        while self._complete:
+            self._commit(self._complete[0])
+            self._complete.popleft()
+
+    def tend(self) -> None:
+        """What is due by the clock."""
+        for job_id in self.jobs_to_stop() & self.flights.keys():
+            self.stop(self._land(self.flights[job_id]))
+        self._every(1, self._end_overdue_jobs)
+        self._every(1, self._publish)
+        self._every(1, self.enqueue_delayed_retries)
+        self._every(HEARTBEAT, self.send_heartbeats)
+        self._every(MAINTENANCE, self.run_maintenance_tasks)
+
+    # A job, from its start to its end.
+
+    def _start(self, job: Job) -> None:
+        if job.id in self.flights:  # enqueued twice
+            self.drop(job)
+            return
+        execution = self.begin(job)
+        try:
+            task = read_task(job)
+            spec = self._spec(task.run_id)
+        except MLXBatchError as error:
+            self.fail(execution, error, retry=False)
+            return
+        if isinstance(task, GenerateShard):
+            self._start_shard(ShardFlight(execution=execution, spec=spec, task=task))
+        else:
+            self._start_finalize(FinalizeFlight(execution=execution, spec=spec))
+
+    def _start_shard(self, flight: ShardFlight) -> None:
+        if self._ledger.is_done(flight.spec.run_id, flight.task.shard):
+            self.succeed(flight.execution, {"rows": len(flight.task.rows), "committed": "before"})
+            return
+        self.flights[flight.job.id] = flight
+        flight.launch(self._engine, self._row_ended)
+        if flight.is_complete:
+            self._complete.append(flight)
+
+    def _row_ended(self, flight: ShardFlight, index: int) -> None:
+        self._ended.put(partial(self._answer, flight, index))  # called on the engine's thread
+
+    def _answer(self, flight: ShardFlight, index: int) -> None:
+        if flight.settle(index) and flight.is_complete:
+            self._complete.append(flight)
+
+    def _commit(self, flight: ShardFlight) -> None:
+        spec, counts = flight.spec, flight.counts()
+        try:
+            dataset = Dataset(Path(spec.out))
+            dataset.prepare(spec.manifest())
+            dataset.write_part(flight.task.shard, flight.results(self.name))
+        except MLXBatchError as error:
+            self.fail(self._land(flight), error)
+            return
+        self._ledger.commit_shard(spec.run_id, flight.task.shard, counts)
+        self.succeed(self._land(flight), {"rows": counts.rows, "errors": counts.error})
+
+    def _start_finalize(self, flight: FinalizeFlight) -> None:
+        self.flights[flight.job.id] = flight
+        flight.done = self._background.submit(Dataset(Path(flight.spec.out)).finalize)
+        flight.done.add_done_callback(lambda _: self._ended.put(partial(self._finish_run, flight)))
+
+    def _finish_run(self, flight: FinalizeFlight) -> None:
+        if flight.job.id not in self.flights or flight.done is None:  # stopped meanwhile
+            return
+        if error := flight.done.exception():
+            self.fail(self._land(flight), error)
+            return
+        self._ledger.finish(flight.spec.run_id)
+        logger.info("%s is complete: %s", flight.spec.run_id, flight.spec.out)
+        self.succeed(self._land(flight), {"rows": flight.done.result().rows_in})
+
+    def _land(self, flight: Flight) -> Execution:
+        """Take a job out of flight, with whatever of it still runs."""
+        flight.cancel()
+        del self.flights[flight.job.id]
+        return flight.execution
+
+    def _spec(self, run_id: str) -> RunSpec:
+        if run_id not in self._specs:
+            spec = self._ledger.spec(run_id)
+            if spec.queue != self.queue.name:
+                raise JobPayloadError(f"{run_id} wants {spec.model}, this worker has {self.model}")
+            self._specs[run_id] = spec
+        return self._specs[run_id]
+
+    # Around the loop.
+
+    def _has_room(self) -> bool:
+        held = sum(flight.rows_in_engine for flight in self.flights.values())
+        return held < LOOKAHEAD * self._engine.max_num_seqs
+
+    def _every(self, seconds: float, act: Callable[[], None]) -> None:
+        if time.monotonic() >= self._due.get(act.__name__, 0):
+            self._due[act.__name__] = time.monotonic() + seconds
+            act()
+
+    def _pause(self, what: str) -> None:
+        """Ask Redis again only after a tick; when idle, by sleeping for it."""
+        self._due[what] = time.monotonic() + TICK
+        if not self.flights:
+            time.sleep(TICK)
+
+    def _end_overdue_jobs(self) -> None:
+        for flight in [f for f in self.flights.values() if f.deadline < time.monotonic()]:
+            seconds = flight.job.timeout
+            self.fail(self._land(flight), TimeoutError(f"the job took longer than {seconds} s"))
+
+    def _publish(self) -> None:
+        self._live.publish(self.flights.values(), self._engine.stats)
+
+    def _tell_if_others_wait(self) -> None:
+        if self.flights:
+            return
+        others = waiting_queues(self.connection)
+        others.pop(self.queue.name, None)
+        told = ", ".join(
+            f"{name.removeprefix(QUEUE_PREFIX)} ({count})"
+            for name, count in sorted(others.items())
+            if count
+        )
+        if told and told != self._told:
+            logger.warning("no jobs for %s; jobs wait for: %s", self.model, told)
+        self._told = told
+
+    def _is_over(self, burst: bool) -> bool:
+        if self.stop_requested:
+            return not self.flights or self.grace_is_over
+        return burst and not self.flights and (self.is_suspended() or self.nothing_is_left())
+
+    def _wait_for_redis(self, error: Exception, away: float) -> None:
+        if away > self._redis_timeout:
+            raise error
+        logger.warning("Redis is away for %.0f s, the engine goes on: %s", away, error)
+        time.sleep(min(5.0, 0.5 + away / 4))
+
+    def _shut_down(self) -> None:
+        try:
+            for flight in list(self.flights.values()):
+                self.give_back(self._land(flight))
+            self._ledger.forget_live(self.name)
+            self.teardown()
+        finally:
+            self._background.shutdown()
+            self._engine.stop()

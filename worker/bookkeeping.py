@@ -1,0 +1,214 @@
+"""`Bookkeeper`: an RQ worker without a loop, that can have many jobs in flight.
+
+It knows how RQ is told that a job starts, ends, lives, is stopped or is given back, so that
+`rq info` and the registries show the truth. What a job does is none of its concern.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+from redis import Redis
+from rq import Queue
+from rq.command import parse_payload
+from rq.exceptions import DequeueTimeout
+from rq.executions import Execution
+from rq.job import Job
+from rq.scheduler import RQScheduler
+from rq.serializers import JSONSerializer
+from rq.suspension import is_suspended
+from rq.worker.base import BaseWorker, WorkerStatus
+
+from jobs.job import BatchJob
+
+logger = logging.getLogger("mlx_batch.worker")
+
+LEASE = 60  # seconds a job stays ours after its last heartbeat
+HEARTBEAT = 10  # seconds between heartbeats
+MAINTENANCE = 15  # seconds between looks for jobs whose worker died
+
+
+class Bookkeeper(BaseWorker):
+    """One queue, no fork, one thread for all of RQ.
+
+    With one queue RQ moves a job through an intermediate list, so a crash between taking and
+    starting it loses nothing; with several it would.
+
+    Args:
+        grace: seconds that jobs may go on after a stop was asked for.
+    """
+
+    job_class = BatchJob
+
+    def __init__(
+        self, from_queue: Queue, *, connection: Redis, name: str | None, grace: float
+    ) -> None:
+        super().__init__(
+            [from_queue],
+            name=name,
+            connection=connection,
+            serializer=JSONSerializer,
+            job_class=BatchJob,
+            worker_ttl=LEASE,
+            job_monitoring_interval=HEARTBEAT,
+            maintenance_interval=MAINTENANCE,
+            log_job_description=False,
+        )
+        self.queue = from_queue
+        self.stop_requested = False
+        self._grace = grace
+        self._stop_at = float("inf")
+        self._stop_jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def register(self) -> None:
+        """Make the worker known, listen for commands and signals.
+
+        Raises:
+            ValueError: a worker of this name is at work.
+        """
+        self.bootstrap(None)
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, self.request_stop)
+        self.scheduler = RQScheduler(
+            self.queues, self.connection, logging_level="WARNING", serializer=self.serializer
+        )
+        self.scheduler.register_birth()
+
+    # One job.
+
+    def dequeue(self, wait: int | None) -> Job | None:
+        """The next job, waiting up to `wait` seconds in Redis; None does not wait."""
+        try:
+            dequeued = self.queue_class.dequeue_any(
+                self.queues,
+                wait,
+                connection=self.connection,
+                job_class=self.job_class,
+                serializer=self.serializer,
+                death_penalty_class=self.death_penalty_class,
+            )
+        except DequeueTimeout:
+            return None
+        return dequeued[0] if dequeued else None
+
+    def drop(self, job: Job) -> None:
+        """Forget a job that was dequeued a second time while it runs."""
+        self.queue.intermediate_queue.remove(job.id)
+
+    def begin(self, job: Job) -> Execution:
+        """The job is ours from here on."""
+        job.webhooks = []  # a job's own URLs are not called
+        execution = self.prepare_execution(job)
+        self.prepare_job_execution(job, remove_from_intermediate_queue=True)
+        return execution
+
+    def succeed(self, execution: Execution, result: dict[str, Any]) -> None:
+        """The job is finished; its dependents are released."""
+        job = execution.job
+        self.handle_execution_ended(job, self.queue, LEASE)
+        job._result = result
+        registry = self.queue.started_job_registry
+        self.handle_job_success(job, self.queue, registry, execution)
+        self.successful_job_count += 1
+        self._idle_if_empty()
+
+    def fail(self, execution: Execution, error: BaseException, *, retry: bool = True) -> None:
+        """The job failed; it is retried as long as it has retries left."""
+        job = execution.job
+        reason = f"{type(error).__name__}: {error}"
+        logger.error("job %s failed: %s", job.id, reason)
+        if not retry:
+            job.retries_left = 0
+        self.handle_execution_ended(job, self.queue, LEASE)
+        self.handle_job_failure(job, self.queue, exc_string=reason, execution=execution)
+        self.failed_job_count += 1
+        self._idle_if_empty()
+
+    def stop(self, execution: Execution) -> None:
+        """The job was stopped on request: neither failed nor retried."""
+        self._stopped_job_id = execution.job_id
+        self.fail(execution, InterruptedError("stopped on request"))
+
+    def give_back(self, execution: Execution) -> None:
+        """Put the job back to the front of its queue, with no retry spent."""
+        with self.connection.pipeline() as pipeline:
+            self.cleanup_execution(execution.job, pipeline=pipeline, execution=execution)
+            self.queue._enqueue_job(execution.job, pipeline=pipeline, at_front=True)
+            pipeline.execute()
+
+    # All of them, by the clock.
+
+    def send_heartbeats(self) -> None:
+        """Renew the worker's and every job's lease."""
+        self.heartbeat()
+        for execution in list(self.executions.values()):
+            self.maintain_heartbeats(execution.job, execution)
+
+    def enqueue_delayed_retries(self) -> None:
+        """Enqueue what is due. RQ runs its scheduler in a forked process; this is its step."""
+        assert self.scheduler is not None
+        if self.scheduler.acquire_locks():
+            self.scheduler.enqueue_scheduled_jobs()
+        self.scheduler.heartbeat()
+
+    def run_maintenance_tasks(self) -> None:
+        """Look for jobs whose worker died, and tidy the registries."""
+        self.clean_registries()
+        self.clean_group_registries()
+
+    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002
+        """Seconds until a job without a heartbeat is taken from this worker."""
+        return LEASE
+
+    # Commands and signals.
+
+    def handle_payload(self, message: Any) -> None:
+        """A command from `rq`, on its own thread; stopping works for each of many jobs."""
+        payload = parse_payload(message)
+        if payload.get("command") in ("stop-job", "stop-execution"):
+            self._stop_jobs.put(str(payload.get("job_id")))
+        else:
+            super().handle_payload(message)
+
+    def jobs_to_stop(self) -> set[str]:
+        """The jobs that were asked to stop since the last call."""
+        return {self._stop_jobs.get() for _ in range(self._stop_jobs.qsize())}
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """First signal: admit nothing more and end within `grace`. Second: end now."""
+        self._stop_at = time.monotonic() + (0 if self.stop_requested else self._grace)
+        self.stop_requested = True
+
+    @property
+    def grace_is_over(self) -> bool:
+        return time.monotonic() >= self._stop_at
+
+    def is_suspended(self) -> bool:
+        """Whether `rq suspend` is in force; jobs in flight go on."""
+        suspended = bool(is_suspended(self.connection, self))
+        if suspended and self.get_state() != WorkerStatus.SUSPENDED:
+            logger.info("suspended; `rq resume` goes on")
+            self.set_state(WorkerStatus.SUSPENDED)
+        elif not suspended and self.get_state() == WorkerStatus.SUSPENDED:
+            self.set_state(WorkerStatus.BUSY if self.executions else WorkerStatus.IDLE)
+        return suspended
+
+    def nothing_is_left(self) -> bool:
+        """Whether no job runs here, waits, or will be retried later."""
+        delayed = self.queue.scheduled_job_registry
+        return not (self.executions or self.queue.count or delayed.get_job_count(cleanup=False))
+
+    def stop_scheduler(self) -> None:
+        """Called by `teardown`; ours is no process."""
+        assert self.scheduler is not None
+        self.scheduler.release_locks()
+        self.scheduler.register_death()
+
+    def _idle_if_empty(self) -> None:
+        if not self.executions:
+            self.set_state(WorkerStatus.IDLE)

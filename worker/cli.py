@@ -1,0 +1,229 @@
+"""The command line: `mlx-batch run | enqueue | worker | status | verify`.
+
+Exit codes: 0 ok; 1 rows in error with `--strict`, or a dataset that does not verify; 2 bad usage
+or bad input; 3 the infrastructure failed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from redis.exceptions import RedisError
+from rich.console import Console
+
+from jobs.connection import connect, redacted
+from jobs.errors import DatasetError, InputFileError, RunExistsError, RunNotFoundError
+from jobs.ledger import Ledger
+from jobs.producer import Enqueued, enqueue_run
+from jobs.verify import verify as verify_dataset
+from vllm_mlx import __version__
+from vllm_mlx.errors import InvalidRequestError, MLXBatchError, ModelLoadError
+from worker import display
+from worker.options import (
+    enqueue_options,
+    max_num_seqs_option,
+    model_option,
+    sampling_from,
+    url_option,
+)
+from worker.run import run as run_everything
+from worker.status import run_status
+
+ROWS_IN_ERROR, BAD_INPUT, INFRASTRUCTURE = 1, 2, 3
+_BAD_INPUT = (InputFileError, RunExistsError, RunNotFoundError, InvalidRequestError, ModelLoadError)
+
+logger = logging.getLogger("mlx_batch")
+
+
+class _Cli(click.Group):
+    """Turns the errors we name into one line and an exit code."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except MLXBatchError as error:
+            click.echo(f"mlx-batch: {error}", err=True)
+            context.exit(BAD_INPUT if isinstance(error, _BAD_INPUT) else INFRASTRUCTURE)
+        except RedisError as error:
+            url = redacted(str(context.meta.get("url", "Redis")))
+            click.echo(f"mlx-batch: {url}: {type(error).__name__}: {error}", err=True)
+            context.exit(INFRASTRUCTURE)
+
+
+@click.group(cls=_Cli)
+@click.version_option(__version__, prog_name="mlx-batch")
+def main() -> None:
+    """Bulk inference for MLX: a prompt file in, a Parquet dataset out."""
+
+
+@main.command()
+@enqueue_options
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True)
+@max_num_seqs_option
+@click.option("-u", "--url", envvar="RQ_REDIS_URL", help="A Redis to use instead of our own.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if a row ended in error.")
+def run(url: str | None, workers: int, max_num_seqs: int, strict: bool, **options: Any) -> None:
+    """Everything in one: enqueue PROMPTS, work, verify, with a progress display."""
+    console = Console()
+    view = display.RunDisplay(console)
+    started = time.perf_counter()
+    out = options["out"].expanduser().absolute()
+    sampling = sampling_from(options)
+    with view.shown():
+        verification = run_everything(
+            url,
+            out,
+            enqueue=lambda redis: enqueue_run(
+                redis, options.pop("prompts"), sampling=sampling, **options
+            ),
+            workers=workers,
+            max_num_seqs=max_num_seqs,
+            show=view.update,
+        )
+    display.print_summary(console, out, verification, time.perf_counter() - started)
+    if not verification.complete:
+        raise DatasetError("; ".join(verification.problems))
+    if strict and verification.error:
+        sys.exit(ROWS_IN_ERROR)
+
+
+@main.command()
+@enqueue_options
+@url_option
+def enqueue(url: str, prompts: Path, **options: Any) -> None:
+    """Validate PROMPTS and enqueue it; prints the run id on the last line."""
+    _remember(url)
+    sampling = sampling_from(options)
+    with connect(url) as connection:
+        enqueued = enqueue_run(connection, prompts, sampling=sampling, **options)
+    _tell_enqueued(enqueued)
+    click.echo(enqueued.spec.run_id)
+
+
+@main.command()
+@model_option
+@url_option
+@max_num_seqs_option
+@click.option("--burst", is_flag=True, help="End when nothing is left to do.")
+@click.option("--name", help="The worker's name; default: a random one.")
+@click.option("--grace", type=float, default=10.0, show_default=True, help="Seconds to end in.")
+@click.option(
+    "--redis-timeout", type=float, default=300.0, show_default=True, help="Seconds to wait for it."
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log what RQ does, too.")
+def worker(
+    model: str,
+    url: str,
+    max_num_seqs: int,
+    burst: bool,
+    name: str | None,
+    grace: float,
+    redis_timeout: float,
+    verbose: bool,
+) -> None:
+    """Answer the rows of MODEL's jobs; stop with Ctrl-C."""
+    # The only command that needs MLX: a producer's machine may not have it.
+    try:
+        from vllm_mlx.batching.core import EngineCore
+        from vllm_mlx.models.loading import load_model
+    except ImportError as error:
+        raise click.ClickException(
+            f"a worker needs MLX ({error}): pip install 'mlx-batch[metal]', [cpu] or [cuda13]"
+        ) from error
+    from worker.batch_worker import BatchWorker
+
+    _remember(url)
+    _log_to_stderr(verbose)
+    engine = EngineCore(model, load_model, max_num_seqs=max_num_seqs)
+    with connect(url) as connection:
+        try:
+            batch_worker = BatchWorker(
+                model,
+                engine,
+                connection=connection,
+                name=name,
+                grace=grace,
+                redis_timeout=redis_timeout,
+            )
+            batch_worker.work(burst=burst)
+        except ValueError as error:  # RQ: a worker of this name is at work
+            raise click.UsageError(str(error)) from error
+
+
+@main.command()
+@click.argument("run_id", metavar="[RUN]", required=False)
+@url_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a run.")
+@click.option("--watch", is_flag=True, help="Again every two seconds, until it is finished.")
+def status(run_id: str | None, url: str, as_json: bool, watch: bool) -> None:
+    """Where RUN stands, or every run."""
+    _remember(url)
+    console = Console()
+    with connect(url) as connection:
+        while True:
+            names = [run_id] if run_id else Ledger(connection).runs()
+            statuses = [run_status(connection, name) for name in names]
+            if watch and console.is_terminal:
+                console.clear()
+            for each in statuses:
+                if as_json:
+                    click.echo(json.dumps(each.as_dict()))
+                else:
+                    display.print_status(console, each)
+            if not statuses:
+                click.echo("no runs on this server", err=True)
+            if not watch or all(each.is_finished for each in statuses):
+                return
+            time.sleep(2)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--strict", is_flag=True, help="Exit with 1 if a row ended in error.")
+def verify(folder: Path, strict: bool) -> None:
+    """Prove that FOLDER holds every input row exactly once."""
+    try:
+        verification = verify_dataset(folder)
+    except DatasetError as error:
+        raise click.UsageError(str(error)) from error
+    for problem in verification.problems:
+        click.echo(problem, err=True)
+    click.echo(
+        f"{verification.rows_in} rows in = {verification.ok} ok + {verification.error} error"
+        if verification.complete
+        else f"{folder} is not complete"
+    )
+    if not verification.complete or (strict and verification.error):
+        sys.exit(ROWS_IN_ERROR)
+
+
+def _tell_enqueued(enqueued: Enqueued) -> None:
+    spec = enqueued.spec
+    if spec.bad_rows:
+        click.echo(f"{spec.bad_rows} bad rows will be error rows of the dataset:", err=True)
+        for bad in enqueued.bad_rows:
+            click.echo(f"  line {bad.line}, row {bad.row}: {bad.error}", err=True)
+    click.echo(f"{spec.rows} rows; {enqueued.shards} of {spec.shards} shards enqueued", err=True)
+
+
+def _remember(url: str) -> None:
+    """For the message when Redis fails."""
+    click.get_current_context().find_root().meta["url"] = url
+
+
+def _log_to_stderr(verbose: bool) -> None:
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    for name in ("rq.worker", "rq.job", "rq.scheduler", "httpx"):
+        logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.WARNING)
+
+
+if __name__ == "__main__":
+    main()

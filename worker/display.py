@@ -1,0 +1,122 @@
+"""What a person sees: the progress of a run, its table, its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as pads
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from jobs.verify import Verification
+from worker.status import RunStatus
+
+PLAIN_EVERY = 5.0  # seconds between progress lines where there is no terminal
+
+
+class RunDisplay:
+    """Shows a run as it goes: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("rows", total=None, note="")
+        self._last_line = 0.0
+        self._last_rows = -1
+
+    @contextmanager
+    def shown(self) -> Iterator[RunDisplay]:
+        with self._bar:
+            yield self
+
+    def update(self, status: RunStatus) -> None:
+        """Show this moment."""
+        errors = status.done.error + status.live.error
+        note = f"{status.tokens_per_second:.0f} tok/s"
+        if errors:
+            note += f", {errors} in error"
+        if not status.workers:
+            note = "loading the model"
+        self._bar.update(self._task, total=status.spec.rows, completed=status.rows_done, note=note)
+        if not self._console.is_terminal:
+            self._print_line(status, note)
+
+    def _print_line(self, status: RunStatus, note: str) -> None:
+        now = time.monotonic()
+        if status.rows_done == self._last_rows or now - self._last_line < PLAIN_EVERY:
+            return
+        self._last_line, self._last_rows = now, status.rows_done
+        self._console.print(f"{status.rows_done}/{status.spec.rows} rows, {note}", highlight=False)
+
+
+def print_summary(
+    console: Console, out: Path, verification: Verification, seconds: float, samples: int = 3
+) -> None:
+    """How a run ended: where the dataset is, sample rows, tokens per second."""
+    table = Table(show_lines=True, title=f"{samples} of {verification.rows_in} rows")
+    for column in ("id", "input", "text", "finish_reason"):
+        table.add_column(column, overflow="fold")
+    for row in _sample(out, samples):
+        table.add_row(row["id"], _clip(row["input"]), _clip(row["text"]), row["finish_reason"])
+    console.print(table)
+    tokens = verification.completion_tokens
+    console.print(
+        f"{verification.ok} rows answered, {verification.error} in error; "
+        f"{tokens} tokens in {seconds:.1f} s: {tokens / max(seconds, 1e-9):.1f} tokens/s",
+        highlight=False,
+    )
+    console.print(f"dataset: {out}", highlight=False, soft_wrap=True)
+
+
+def print_status(console: Console, status: RunStatus) -> None:
+    """A run as a table."""
+    spec = status.spec
+    table = Table(show_header=False)
+    shards = {
+        "done": status.done_shards,
+        "started": status.started,
+        "queued": status.queued,
+        "delayed": status.delayed,
+        "failed": status.failed,
+        "missing": status.missing,
+    }
+    counted = ", ".join(f"{count} {name}" for name, count in shards.items() if count)
+    rows = f"{status.rows_done} of {spec.rows}, {status.done.error + status.live.error} in error"
+    for name, value in {
+        "run": spec.run_id,
+        "state": status.state.value,
+        "model": spec.model,
+        "dataset": spec.out,
+        "rows": rows,
+        "shards": f"{counted} of {spec.shards}",
+        "speed": f"{status.tokens_per_second:.1f} tokens/s on {len(status.workers)} workers",
+    }.items():
+        table.add_row(name, value)
+    for job_id, reason in status.errors.items():
+        table.add_row(f"failed {job_id}", reason)
+    console.print(table)
+
+
+def _sample(out: Path, count: int) -> list[dict[str, Any]]:
+    dataset = pads.dataset(out / "data", format="parquet")
+    inputs = [name for name in ("prompt", "messages") if name in dataset.schema.names]
+    columns = ["id", "text", "finish_reason", *inputs]
+    rows = dataset.head(count, columns=columns).to_pylist()
+    return [{**row, "input": next((row[n] for n in inputs if row[n]), "")} for row in rows]
+
+
+def _clip(text: str, length: int = 160) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

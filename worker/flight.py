@@ -1,0 +1,195 @@
+"""`Flight`: one RQ job between its start and its end on this worker."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+from rq.executions import Execution
+from rq.job import Job
+
+from jobs.columns import encode
+from jobs.dataset import ResultRow
+from jobs.ledger import Counts
+from jobs.producer import RETRY
+from jobs.requests import GenerationRequest
+from jobs.run import RunSpec
+from jobs.sources import carried_columns, parse_row
+from jobs.tasks import GenerateShard, Row
+from jobs.verify import Verification
+from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.outputs import EngineStats, GenerationOutput
+from vllm_mlx.sampling_params import SamplingParams
+
+
+class TextEngine(Protocol):
+    """What a worker needs of an engine; `vllm_mlx.batching.core.EngineCore` is one."""
+
+    max_num_seqs: int
+
+    @property
+    def stats(self) -> EngineStats:
+        """Counts since the start."""
+
+    def start(self) -> None:
+        """Load the model; does nothing when it is loaded."""
+
+    def stop(self) -> None:
+        """Free the model."""
+
+    def submit(self, prompt: Any, params: SamplingParams) -> Future[GenerationOutput]:
+        """Queue one prompt, plain or as messages."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Flight:
+    """What every job has while it runs.
+
+    Attributes:
+        deadline: when the job's timeout ends, by `time.monotonic()`; infinite without one.
+    """
+
+    execution: Execution
+    spec: RunSpec
+    deadline: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        timeout = self.job.timeout or 0
+        self.deadline = time.monotonic() + timeout if timeout > 0 else float("inf")
+
+    @property
+    def job(self) -> Job:
+        return self.execution.job
+
+    @property
+    def rows_in_engine(self) -> int:
+        return 0
+
+    def cancel(self) -> None:
+        """Free what the job holds; what still ends of it is ignored."""
+
+
+@dataclass(slots=True, kw_only=True)
+class FinalizeFlight(Flight):
+    """The last job of a run.
+
+    Attributes:
+        done: the verification that goes on in the background.
+    """
+
+    done: Future[Verification] | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class ShardFlight(Flight):
+    """A shard whose rows are in the engine.
+
+    Attributes:
+        ids: the rows' ids, by their place in the shard.
+        pending: the rows that the engine has not answered, by the same place.
+        outputs: the answers, by the same place.
+    """
+
+    task: GenerateShard
+    ids: dict[int, str] = field(default_factory=dict)
+    pending: dict[int, Future[GenerationOutput]] = field(default_factory=dict)
+    outputs: dict[int, GenerationOutput] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.outputs) == len(self.task.rows)
+
+    @property
+    def rows_in_engine(self) -> int:
+        return len(self.pending)
+
+    def launch(self, engine: TextEngine, on_done: Callable[[ShardFlight, int], None]) -> None:
+        """Submit every row; one that can't be is an error row at once.
+
+        Args:
+            on_done: called from any thread as each submitted row ends.
+        """
+        for index, row in enumerate(self.task.rows):
+            self.ids[index] = row.id or str(row.row)
+            try:
+                request = self._request(row)
+                self.ids[index] = request.id or str(row.row)
+                prompt, params = self._prompt(request), self._params(request, row)
+                self.pending[index] = engine.submit(prompt, params)
+            except Exception as error:  # one row must never cost its neighbours
+                self.outputs[index] = GenerationOutput.from_error(error, self.spec.model)
+        for index, future in list(self.pending.items()):
+            future.add_done_callback(partial(self._on_done, on_done, index))
+
+    def _on_done(
+        self, tell: Callable[[ShardFlight, int], None], index: int, _: Future[GenerationOutput]
+    ) -> None:
+        tell(self, index)
+
+    def settle(self, index: int) -> bool:
+        """Take the answer of a row that ended; False if the row was cancelled."""
+        future = self.pending.pop(index, None)
+        if future is None:
+            return False
+        error = future.exception()
+        self.outputs[index] = (
+            GenerationOutput.from_error(error, self.spec.model) if error else future.result()
+        )
+        return True
+
+    def cancel(self) -> None:
+        pending, self.pending = self.pending, {}
+        for future in pending.values():
+            future.cancel()
+
+    def counts(self) -> Counts:
+        return Counts.of(self.outputs.values())
+
+    def results(self, worker: str) -> list[ResultRow]:
+        """The shard as it goes to the dataset."""
+        attempts = 1 + RETRY.max - (self.job.retries_left or 0)
+        return [
+            ResultRow(
+                id=self.ids[index],
+                row=row.row,
+                output=self.outputs[index],
+                attempts=attempts,
+                worker=worker,
+                columns=self._columns(row),
+            )
+            for index, row in enumerate(self.task.rows)
+        ]
+
+    def _request(self, row: Row) -> GenerationRequest:
+        if row.error:
+            raise InvalidRequestError(row.error)
+        return parse_row(self.spec.input.format, row.data)
+
+    def _params(self, request: GenerationRequest, row: Row) -> SamplingParams:
+        params = request.sampling_params(self.spec.sampling)
+        if params.greedy or request.seed is not None:
+            return params
+        given = self.spec.sampling.seed
+        base = self.spec.run_id if given is None else str(given)
+        return params.model_copy(update={"seed": _row_seed(base, row.row)})
+
+    def _prompt(self, request: GenerationRequest) -> Any:
+        if request.prompt is not None and self.spec.chat:
+            return [{"role": "user", "content": request.prompt}]
+        return request.prompt if request.messages is None else request.messages
+
+    def _columns(self, row: Row) -> dict[str, Any]:
+        kinds = self.spec.columns
+        columns = carried_columns(self.spec.input.format, row.data)
+        return {name: encode(value, kinds[name]) for name, value in columns.items()}
+
+
+def _row_seed(base: str, row: int) -> int:
+    """A seed of its own for every row, and the same one when the row is run again."""
+    digest = hashlib.blake2b(f"{base}:{row}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1

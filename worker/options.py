@@ -1,0 +1,89 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from jobs.producer import DEFAULT_SHARD_SIZE
+from vllm_mlx.sampling_params import SamplingParams
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_MAX_NUM_SEQS = 32
+
+url_option = click.option(
+    "-u",
+    "--url",
+    envvar="RQ_REDIS_URL",
+    required=True,
+    help="URL of the Redis server, as for `rq` (environment: RQ_REDIS_URL).",
+)
+
+model_option = click.option(
+    "--model", required=True, help="Hub id, local folder, .gguf file, or the alias smollm2-135m."
+)
+
+max_num_seqs_option = click.option(
+    "--max-num-seqs",
+    type=click.IntRange(min=1),
+    default=DEFAULT_MAX_NUM_SEQS,
+    show_default=True,
+    help="Rows side by side in the batch.",
+)
+
+
+def enqueue_options(command: F) -> F:
+    """What `run` and `enqueue` say of a run: its input, model, output and sampling."""
+    defaults = SamplingParams.of()
+    options = [
+        click.argument("prompts", type=click.Path(path_type=Path)),
+        model_option,
+        click.option(
+            "--out",
+            required=True,
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Folder of the dataset, as the workers see it.",
+        ),
+        click.option("--max-tokens", type=int, help=f"Default {defaults.max_tokens}."),
+        click.option("--temperature", type=float, help=f"Default {defaults.temperature}."),
+        click.option("--top-p", type=float, help=f"Default {defaults.top_p}."),
+        click.option("--top-k", type=int, help="0, the default, is off."),
+        click.option("--min-p", type=float, help="0, the default, is off."),
+        click.option("--repetition-penalty", type=float, help="1, the default, is off."),
+        click.option("--stop", multiple=True, help="A string that ends the text; repeatable."),
+        click.option("--seed", type=int, help="Every row gets a seed of its own made from it."),
+        click.option(
+            "--chat",
+            is_flag=True,
+            help="Send plain prompts through the chat template, as the user's message.",
+        ),
+        click.option(
+            "--shard-size",
+            type=click.IntRange(min=1),
+            default=DEFAULT_SHARD_SIZE,
+            show_default=True,
+            help="Rows a job, and a Parquet part.",
+        ),
+        click.option("--skip-bad-rows", is_flag=True, help="Bad rows become error rows."),
+        click.option("--resume", is_flag=True, help="Enqueue what is missing of this run."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def sampling_from(options: dict[str, Any]) -> SamplingParams:
+    """Take the sampling flags out of a command's options.
+
+    Raises:
+        InvalidRequestError: a value is out of range.
+    """
+    given = {
+        name: options.pop(name) for name in list(options) if name in SamplingParams.model_fields
+    }
+    given["stop"] = given["stop"] or None
+    return SamplingParams.of(**{name: value for name, value in given.items() if value is not None})

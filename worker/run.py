@@ -1,0 +1,142 @@
+"""`mlx-batch run`: server, producer, workers, progress and verification in one command."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from redis import Redis
+
+from jobs.connection import connect
+from jobs.producer import Enqueued
+from jobs.verify import Verification, verify
+from vllm_mlx.errors import MLXBatchError
+from worker.embedded import EmbeddedRedis
+from worker.status import RunStatus, run_status
+
+POLL = 0.5  # seconds
+
+
+class RunFailedError(MLXBatchError):
+    """A worker ended, or a job failed for good, before the run was complete."""
+
+
+@dataclass(slots=True)
+class WorkerProcess:
+    """A worker as our child, with its log."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def last_words(self, lines: int = 12) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+@contextmanager
+def redis_server(url: str | None, out: Path) -> Iterator[str]:
+    """The URL given, or that of an embedded server whose data lies in `out/_job/redis`."""
+    if url:
+        yield url
+        return
+    with EmbeddedRedis(out / "_job" / "redis") as server:
+        yield server.url
+
+
+def run(
+    url: str | None,
+    out: Path,
+    *,
+    enqueue: Callable[[Redis], Enqueued],
+    workers: int,
+    max_num_seqs: int,
+    show: Callable[[RunStatus], None],
+) -> Verification:
+    """Enqueue, work, and verify.
+
+    Args:
+        enqueue: puts the run into Redis.
+        show: told the state twice a second.
+
+    Raises:
+        RunFailedError: the run can't be completed; it can be resumed.
+    """
+    with redis_server(url, out) as server_url:
+        connection = connect(server_url)
+        spec = enqueue(connection).spec
+        with _workers(server_url, spec.model, out, workers, max_num_seqs) as processes:
+            _watch(connection, spec.run_id, processes, show)
+    verification = verify(out)
+    if url is None:
+        shutil.rmtree(out / "_job" / "redis", ignore_errors=True)
+    return verification
+
+
+def _watch(
+    connection: Redis,
+    run_id: str,
+    processes: list[WorkerProcess],
+    show: Callable[[RunStatus], None],
+) -> None:
+    while True:
+        alive = any(worker.process.poll() is None for worker in processes)
+        status = run_status(connection, run_id)
+        show(status)
+        if status.is_finished:
+            return
+        if status.errors:
+            reasons = "\n".join(f"{job_id}: {why}" for job_id, why in status.errors.items())
+            raise RunFailedError(f"{run_id} can't be completed:\n{reasons}")
+        if not alive:
+            raise RunFailedError(
+                f"no worker is left and {run_id} is not complete; --resume goes on. "
+                f"{processes[0].log} ends:\n{processes[0].last_words()}"
+            )
+        time.sleep(POLL)
+
+
+@contextmanager
+def _workers(
+    url: str, model: str, out: Path, count: int, max_num_seqs: int
+) -> Iterator[list[WorkerProcess]]:
+    processes: list[WorkerProcess] = []
+    try:
+        for number in range(count):
+            processes.append(_start_worker(url, model, out, number, count, max_num_seqs))
+        yield processes
+    finally:
+        for worker in processes:
+            if worker.process.poll() is None:
+                worker.process.terminate()
+        for worker in processes:
+            worker.process.wait()
+
+
+def _start_worker(
+    url: str, model: str, out: Path, number: int, count: int, max_num_seqs: int
+) -> WorkerProcess:
+    log = out / "_job" / f"worker-{number}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "worker.cli", "worker", "--model", model]
+    command += ["--max-num-seqs", str(max_num_seqs)]
+    # The URL may hold a password: not on a command line that others can list.
+    environment = {**os.environ, "RQ_REDIS_URL": url}
+    if count > 1:
+        # Several BLAS threads on cores that others use are many times slower than one.
+        environment.setdefault("OPENBLAS_NUM_THREADS", "1")
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches us, and we stop the workers in order
+        )
+    return WorkerProcess(process, log)

@@ -1,0 +1,164 @@
+"""`RunStatus`: where a run stands, from the ledger, RQ's registries and the live workers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from redis import Redis
+from rq import Queue
+from rq.job import Job
+from rq.serializers import JSONSerializer
+from rq.worker.base import BaseWorker
+
+from jobs.job import BatchJob
+from jobs.ledger import Counts, Ledger, RunState
+from jobs.producer import open_queue
+from jobs.run import QUEUE_PREFIX, RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """One run at one moment.
+
+    Attributes:
+        done: rows and tokens of committed shards.
+        live: the same of rows that are answered in shards that are not whole yet.
+        queued, started, delayed, failed, done_shards: shards by where they are.
+        missing: shards that are nowhere; `--resume` enqueues them.
+        workers: what each worker of this model said last.
+        errors: why jobs failed, by job id.
+    """
+
+    spec: RunSpec
+    state: RunState
+    done: Counts
+    live: Counts
+    queued: int
+    started: int
+    delayed: int
+    failed: int
+    done_shards: int
+    workers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def rows_done(self) -> int:
+        return min(self.spec.rows, self.done.rows + self.live.rows)
+
+    @property
+    def missing(self) -> int:
+        known = self.queued + self.started + self.delayed + self.failed + self.done_shards
+        return max(0, self.spec.shards - known)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state is RunState.FINISHED
+
+    @property
+    def tokens_per_second(self) -> float:
+        return float(sum(said.get("tokens_per_second", 0) for said in self.workers.values()))
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able, for `status --json`."""
+        return {
+            "run_id": self.spec.run_id,
+            "model": self.spec.model,
+            "out": self.spec.out,
+            "state": self.state.value,
+            "rows": self.spec.rows,
+            "rows_done": self.rows_done,
+            "rows_error": self.done.error + self.live.error,
+            "committed": asdict(self.done),
+            "shards": {
+                "total": self.spec.shards,
+                "done": self.done_shards,
+                "queued": self.queued,
+                "started": self.started,
+                "delayed": self.delayed,
+                "failed": self.failed,
+                "missing": self.missing,
+            },
+            "tokens_per_second": self.tokens_per_second,
+            "workers": self.workers,
+            "errors": self.errors,
+        }
+
+
+def run_status(connection: Redis, run_id: str) -> RunStatus:
+    """Where a run stands; changes nothing.
+
+    Raises:
+        RunNotFoundError: the server knows no such run.
+    """
+    ledger = Ledger(connection)
+    progress = ledger.progress(run_id)
+    spec = progress.spec
+    queue = open_queue(connection, spec.queue)
+    names = BaseWorker.all_keys(connection=connection, queue=queue)
+    workers = ledger.live(name.rpartition(":")[2] for name in names)
+    started = (
+        job_id for job_id, _ in queue.started_job_registry.get_job_and_execution_ids(cleanup=False)
+    )
+    failed = _shards_of(spec, queue.failed_job_registry.get_job_ids(cleanup=False))
+    return RunStatus(
+        spec=spec,
+        state=progress.state,
+        done=progress.done,
+        live=_live_counts(workers.values(), run_id),
+        queued=len(_shards_of(spec, queue.get_job_ids())),
+        started=len(_shards_of(spec, started)),
+        delayed=len(_shards_of(spec, queue.scheduled_job_registry.get_job_ids(cleanup=False))),
+        failed=len(failed - {spec.finalize_id}),
+        done_shards=progress.shards_done,
+        workers=workers,
+        errors=_reasons(connection, failed),
+    )
+
+
+def wait_until_finished(
+    connection: Redis, run_id: str, timeout: float, poll: float = 0.2
+) -> RunStatus:
+    """Poll until the run is finished or one of its jobs failed for good.
+
+    Raises:
+        TimeoutError: neither happened within `timeout` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        status = run_status(connection, run_id)
+        if status.is_finished or status.errors:
+            return status
+        time.sleep(poll)
+    raise TimeoutError(f"{run_id} is not finished after {timeout} s")
+
+
+def waiting_queues(connection: Redis) -> dict[str, int]:
+    """Jobs that wait, by the queues of mlx-batch."""
+    queues = Queue.all(connection, serializer=JSONSerializer)
+    return {q.name: q.count for q in queues if q.name.startswith(QUEUE_PREFIX)}
+
+
+def _shards_of(spec: RunSpec, job_ids: Iterable[str]) -> set[str]:
+    return {job_id for job_id in job_ids if job_id.startswith(f"{spec.run_id}-")}
+
+
+def _live_counts(said: Iterable[dict[str, Any]], run_id: str) -> Counts:
+    counts = Counts()
+    for worker in said:
+        counts += Counts(**worker.get("runs", {}).get(run_id, {}))
+    return counts
+
+
+def _reasons(connection: Redis, job_ids: Iterable[str], most: int = 5) -> dict[str, str]:
+    jobs = BatchJob.fetch_many(sorted(job_ids)[:most], connection, serializer=JSONSerializer)
+    return {job.id: _reason(job) for job in jobs if job}
+
+
+def _reason(job: Job) -> str:
+    result = job.latest_result()
+    return (
+        (result.exc_string or "").strip().splitlines()[-1] if result and result.exc_string else ""
+    )
