@@ -1,0 +1,202 @@
+"""What everything but the model costs: rows through the queue, and a million prompts enqueued.
+
+Three measurements, each against a real Redis of its own:
+
+    instant   a worker whose engine answers at once: rows/s from Redis to committed Parquet
+    model     tokens/s of the real model through the queue ÷ the same engine fed directly, in the
+              same process, alternating; the median of the pairwise ratios
+    enqueue   a file of short prompts: seconds, memory in Redis, peak memory of the process
+
+    python benchmarks/overhead.py [instant] [model] [enqueue] [--rows N] [--rounds N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+import resource
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+
+from jobs.connection import connect
+from jobs.producer import enqueue_run
+from jobs.sources import detect_format, read_requests
+from jobs.verify import verify
+from vllm_mlx.outputs import EngineStats, GenerationOutput
+from vllm_mlx.sampling_params import SamplingParams
+from worker.batch_worker import BatchWorker
+from worker.embedded import EmbeddedRedis
+from worker.flight import TextEngine
+
+MODEL = "smollm2-135m"
+
+
+class InstantEngine:
+    """Answers every prompt at once with the same 20 tokens."""
+
+    max_num_seqs = 128
+    stats = EngineStats()
+
+    def start(self) -> None:
+        """Nothing to load."""
+
+    def stop(self) -> None:
+        """Nothing to free."""
+
+    def submit(self, prompt: Any, params: SamplingParams) -> Future[GenerationOutput]:  # noqa: ARG002
+        future: Future[GenerationOutput] = Future()
+        text = "An answer of about twenty tokens, as a small dataset would have it."
+        future.set_result(GenerationOutput(text, 12, 20, "stop", MODEL))
+        return future
+
+
+@contextmanager
+def workplace() -> Iterator[tuple[Path, Redis]]:
+    folder = Path(tempfile.mkdtemp(prefix="overhead-"))
+    try:
+        with EmbeddedRedis(folder / "redis") as server, connect(server.url) as connection:
+            yield folder, connection
+    finally:
+        shutil.rmtree(folder)
+
+
+def write_prompts(path: Path, rows: int) -> Path:
+    """Prompts of nine words drawn from 4,096, so that they compress no better than real ones."""
+    draw = random.Random(0)
+    words = [
+        "".join(draw.choices("abcdefghijklmnoprstuvwy", k=draw.randint(2, 9))) for _ in range(4096)
+    ]
+    with path.open("w") as file:
+        for _ in range(rows):
+            prompt = "Write about " + " ".join(draw.choices(words, k=9))
+            file.write(json.dumps({"prompt": prompt}) + "\n")
+    return path
+
+
+def work(engine: TextEngine, connection: Redis) -> float:
+    started = time.perf_counter()
+    BatchWorker(MODEL, engine, connection=connection).work(burst=True)
+    return time.perf_counter() - started
+
+
+def instant(rows: int, rounds: int) -> None:
+    speeds = []
+    for _ in range(rounds):
+        with workplace() as (folder, connection):
+            prompts = write_prompts(folder / "prompts.jsonl", rows)
+            enqueue_run(connection, prompts, model=MODEL, out=folder / "out")
+            seconds = work(InstantEngine(), connection)
+            assert verify(folder / "out").complete
+            speeds.append(rows / seconds)
+    print(f"instant: {rows} rows, {statistics.median(speeds):.0f} rows/s (of {_list(speeds)})")
+
+
+class KeptEngine:
+    """An engine that outlives the worker that uses it."""
+
+    def __init__(self, core: Any) -> None:
+        self._core = core
+        self.max_num_seqs = core.max_num_seqs
+        self.submit = core.submit
+
+    @property
+    def stats(self) -> EngineStats:
+        stats: EngineStats = self._core.stats
+        return stats
+
+    def start(self) -> None:
+        self._core.start()
+
+    def stop(self) -> None:
+        """The next round goes on with it."""
+
+
+def model(rounds: int) -> None:
+    from vllm_mlx.batching.core import EngineCore
+    from vllm_mlx.models.loading import load_model
+
+    core = EngineCore(MODEL, load_model, max_num_seqs=16)
+    core.start()
+    prompts = Path(__file__).parents[1] / "examples" / "prompts.jsonl"
+    _direct(core, prompts)  # warm up
+    ratios = []
+    for _ in range(rounds):
+        direct = _direct(core, prompts)
+        queued = _queued(core, prompts)
+        ratios.append(queued / direct)
+        print(f"model: direct {direct:.1f} tok/s, queued {queued:.1f}: {queued / direct:.3f}")
+    print(f"model: queued ÷ direct {statistics.median(ratios):.3f} (of {_list(ratios)})")
+    core.stop()
+
+
+def _direct(core: Any, prompts: Path) -> float:
+    requests = [source.request for source in read_requests(prompts, detect_format(prompts))]
+    started = time.perf_counter()
+    futures = [
+        core.submit(request.messages or request.prompt, request.sampling_params(GREEDY))
+        for request in requests
+        if request
+    ]
+    tokens = sum(future.result().completion_tokens for future in futures)
+    return float(tokens / (time.perf_counter() - started))
+
+
+def _queued(core: Any, prompts: Path) -> float:
+    with workplace() as (folder, connection):
+        out = folder / "out"
+        enqueue_run(connection, prompts, model=MODEL, out=out, sampling=GREEDY, shard_size=16)
+        seconds = work(KeptEngine(core), connection)
+        return verify(out).completion_tokens / seconds
+
+
+def enqueue(rows: int) -> None:
+    with workplace() as (folder, connection):
+        prompts = write_prompts(folder / "prompts.jsonl", rows)
+        before = int(connection.info("memory")["used_memory"])
+        started = time.perf_counter()
+        enqueue_run(connection, prompts, model=MODEL, out=folder / "out")
+        seconds = time.perf_counter() - started
+        used = int(connection.info("memory")["used_memory"]) - before
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(
+            f"enqueue: {rows} prompts in {seconds:.1f} s, {used / 2**20:.0f} MB in Redis, "
+            f"peak {peak:.0f} MB here"
+        )
+
+
+def _list(values: list[float]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)
+
+
+GREEDY = SamplingParams.of(temperature=0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("what", nargs="*", default=["instant", "model", "enqueue"])
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    logging.getLogger("rq.worker").setLevel(logging.WARNING)
+    if "enqueue" in given.what:
+        enqueue(given.rows or 1_000_000)
+    if "instant" in given.what:
+        instant(given.rows or 20_000, given.rounds)
+    if "model" in given.what:
+        model(given.rounds)
+
+
+if __name__ == "__main__":
+    main()
