@@ -108,13 +108,31 @@ class Dataset:
                         "choose another folder, or move these away"
                     )
                 create_file(self._layout.manifest, _json(manifest), self._layout.temporary)
-            holder = self.manifest()["run_id"]
-            if holder != manifest["run_id"]:
-                raise DatasetError(
-                    f"{self.root} holds run {holder}, so run {manifest['run_id']} can't use it: "
-                    "choose another folder, or delete this one"
-                )
+            self.check_holder(manifest["run_id"])
             self._layout.data.mkdir(exist_ok=True)
+
+    def check_holder(self, run_id: str) -> None:
+        """Make sure that the folder is this run's.
+
+        Raises:
+            DatasetError: it belongs to another run, or has no manifest.
+        """
+        holder = self.manifest()["run_id"]
+        if holder != run_id:
+            raise DatasetError(
+                f"{self.root} holds run {holder}, so run {run_id} can't use it: "
+                "choose another folder, or delete this one"
+            )
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether a run has put its manifest here."""
+        return self._layout.manifest.exists()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run was verified and marked."""
+        return self._layout.success.exists()
 
     def manifest(self) -> dict[str, Any]:
         """What the run was asked for and, once finalized, under `result`, what came of it.

@@ -16,6 +16,7 @@ from rq.queue import EnqueueData
 from rq.serializers import JSONSerializer
 
 from jobs.columns import ColumnTypes
+from jobs.dataset import Dataset
 from jobs.errors import InputFileError, RunExistsError
 from jobs.job import BatchJob
 from jobs.ledger import Ledger, RunState
@@ -77,7 +78,12 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """What `enqueue_run` did."""
+    """What `enqueue_run` did.
+
+    Attributes:
+        shards: how many it enqueued; 0 if there was nothing left to do.
+        bad_rows: the first of them.
+    """
 
     spec: RunSpec
     shards: int
@@ -111,6 +117,7 @@ def enqueue_run(
     Raises:
         InputFileError: the file can't be read, or holds bad rows; nothing is enqueued.
         RunExistsError: this run was enqueued before, and `resume` is not set.
+        DatasetError: the output folder, seen from here, belongs to another run.
     """
     path = Path(path)
     format = detect_format(path)
@@ -129,6 +136,8 @@ def enqueue_run(
         chat=chat,
         columns=survey.columns.types,
     )
+    if _is_finished_here(spec, resume=resume):
+        return Enqueued(spec=spec, shards=0, bad_rows=survey.first_bad)
     rows: Iterable[SourceRow | RawRow] = (  # ids are settled, so good rows need no second look
         read_requests(path, format) if survey.bad_rows else read_raw(path, format)
     )
@@ -143,6 +152,19 @@ def enqueue_run(
 def open_queue(connection: Redis, name: str) -> Queue:
     """A queue as every part of mlx-batch opens it: JSON only, our job class."""
     return Queue(name, connection=connection, serializer=JSONSerializer, job_class=BatchJob)
+
+
+def _is_finished_here(spec: RunSpec, *, resume: bool) -> bool:
+    """Whether this machine sees the run's dataset, whole."""
+    dataset = Dataset(Path(spec.out))
+    if not dataset.is_claimed:
+        return False
+    dataset.check_holder(spec.run_id)
+    if dataset.is_finished and not resume:
+        raise RunExistsError(
+            f"{spec.out} holds this very run, finished: delete the folder to run it again"
+        )
+    return dataset.is_finished
 
 
 def _survey(path: Path, format: Format, report: Report) -> Survey:

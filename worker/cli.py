@@ -36,7 +36,15 @@ from worker.run import run as run_everything
 from worker.status import run_status
 
 ROWS_IN_ERROR, BAD_INPUT, INFRASTRUCTURE = 1, 2, 3
-_BAD_INPUT = (InputFileError, RunExistsError, RunNotFoundError, InvalidRequestError, ModelLoadError)
+INTERRUPTED = 130  # as shells have it
+_BAD_INPUT = (
+    DatasetError,  # the folder holds another run
+    InputFileError,
+    InvalidRequestError,
+    ModelLoadError,
+    RunExistsError,
+    RunNotFoundError,
+)
 
 logger = logging.getLogger("mlx_batch")
 
@@ -50,6 +58,11 @@ class _Cli(click.Group):
         except MLXBatchError as error:
             click.echo(f"mlx-batch: {error}", err=True)
             context.exit(BAD_INPUT if isinstance(error, _BAD_INPUT) else INFRASTRUCTURE)
+        except KeyboardInterrupt:
+            click.echo(
+                "mlx-batch: interrupted; what was enqueued stays, --resume goes on", err=True
+            )
+            context.exit(INTERRUPTED)
         except RedisError as error:
             url = redacted(str(context.meta.get("url", "Redis")))
             click.echo(f"mlx-batch: {url}: {type(error).__name__}: {error}", err=True)
@@ -87,8 +100,6 @@ def run(url: str | None, workers: int, max_num_seqs: int, strict: bool, **option
             show=view.update,
         )
     display.print_summary(console, out, verification, time.perf_counter() - started)
-    if not verification.complete:
-        raise DatasetError("; ".join(verification.problems))
     if strict and verification.error:
         sys.exit(ROWS_IN_ERROR)
 

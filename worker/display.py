@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,17 @@ def _sample(out: Path, count: int) -> list[dict[str, Any]]:
     inputs = [name for name in ("prompt", "messages") if name in dataset.schema.names]
     columns = ["id", "text", "finish_reason", *inputs]
     rows = dataset.head(count, columns=columns).to_pylist()
-    return [{**row, "input": next((row[n] for n in inputs if row[n]), "")} for row in rows]
+    return [{**row, "input": _said(row)} for row in rows]
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    """The prompt, or a chat's last message; both stand in the dataset as they came in."""
+    if row.get("prompt"):
+        return str(row["prompt"])
+    try:
+        return str(json.loads(row.get("messages") or "[]")[-1]["content"])
+    except (ValueError, LookupError, TypeError):
+        return ""
 
 
 def _clip(text: str, length: int = 160) -> str:

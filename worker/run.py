@@ -15,6 +15,7 @@ from pathlib import Path
 from redis import Redis
 
 from jobs.connection import connect
+from jobs.dataset import Dataset
 from jobs.producer import Enqueued
 from jobs.verify import Verification, verify
 from vllm_mlx.errors import MLXBatchError
@@ -70,9 +71,12 @@ def run(
     with redis_server(url, out) as server_url:
         connection = connect(server_url)
         spec = enqueue(connection).spec
-        with _workers(server_url, spec.model, out, workers, max_num_seqs) as processes:
-            _watch(connection, spec.run_id, processes, show)
+        if not Dataset(out).is_finished:
+            with _workers(server_url, spec.model, out, workers, max_num_seqs) as processes:
+                _watch(connection, spec.run_id, processes, show)
     verification = verify(out)
+    if not verification.complete:
+        raise RunFailedError(f"{out}: " + "; ".join(verification.problems))
     if url is None:
         shutil.rmtree(out / "_job" / "redis", ignore_errors=True)
     return verification
