@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -15,27 +16,24 @@ from rq.job import JobStatus, Retry
 from rq.queue import EnqueueData
 from rq.serializers import JSONSerializer
 
-from jobs.columns import ColumnTypes
 from jobs.dataset import Dataset
 from jobs.errors import InputFileError, RunExistsError
 from jobs.job import BatchJob
 from jobs.ledger import Ledger, RunState
 from jobs.run import InputSpec, RunSpec
 from jobs.sources import (
-    Format,
     RawRow,
     SourceRow,
-    carried_columns,
     detect_format,
     fingerprint,
     read_raw,
     read_requests,
 )
+from jobs.survey import survey_input
 from jobs.tasks import FINALIZE_RUN, GENERATE_SHARD
 from vllm_mlx.sampling_params import SamplingParams
 
 DEFAULT_SHARD_SIZE = 128
-LISTED_BAD_ROWS = 20
 ENQUEUE_BATCH = 100  # jobs a round trip; more gains nothing (measured)
 JOB_TIMEOUT = 24 * 3600  # seconds; RQ's default of 180 would end a long shard
 RESULT_TTL = 24 * 3600
@@ -56,24 +54,6 @@ FINALIZE = -1  # stands for the finalize job among shard numbers
 T = TypeVar("T")
 Report = Callable[[str, int], None]
 """Told now and then how many rows are done of a phase: `("read" | "enqueued", rows)`."""
-
-
-@dataclass(slots=True)
-class Survey:
-    """One pass over the input: how many rows, which are bad, what columns they have."""
-
-    rows: int = 0
-    bad_rows: int = 0
-    first_bad: list[SourceRow] = field(default_factory=list)
-    columns: ColumnTypes = field(default_factory=ColumnTypes)
-
-    def add(self, source: SourceRow, format: Format) -> None:
-        self.rows += 1
-        self.columns.observe(carried_columns(format, source.data))
-        if source.error:
-            self.bad_rows += 1
-            if len(self.first_bad) < LISTED_BAD_ROWS:
-                self.first_bad.append(source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +102,9 @@ def enqueue_run(
     path = Path(path)
     format = detect_format(path)
     digest = fingerprint(path)
-    survey = _survey(path, format, report)
+    survey = survey_input(path, format, partial(report, "read"))
     if survey.bad_rows and not skip_bad_rows:
-        raise InputFileError(_bad_rows_message(path, survey))
+        raise survey.refuse(path)
     spec = RunSpec.create(
         model=model,
         out=str(Path(out).expanduser().absolute()),
@@ -165,29 +145,6 @@ def _is_finished_here(spec: RunSpec, *, resume: bool) -> bool:
             f"{spec.out} holds this very run, finished: delete the folder to run it again"
         )
     return dataset.is_finished
-
-
-def _survey(path: Path, format: Format, report: Report) -> Survey:
-    survey = Survey()
-    for source in read_requests(path, format):
-        survey.add(source, format)
-        if survey.rows % 10_000 == 0:
-            report("read", survey.rows)
-    report("read", survey.rows)
-    return survey
-
-
-def _bad_rows_message(path: Path, survey: Survey) -> str:
-    listed = [f"  line {bad.line}, row {bad.row}: {bad.error}" for bad in survey.first_bad]
-    more = survey.bad_rows - len(listed)
-    return "\n".join(
-        [
-            f"{path}: {survey.bad_rows} of {survey.rows} rows are bad; nothing was enqueued.",
-            *listed,
-            *([f"  ... and {more} more"] if more else []),
-            "Mend them, or pass --skip-bad-rows to make them error rows of the dataset.",
-        ]
-    )
 
 
 def _shards(

@@ -1,0 +1,61 @@
+"""`Survey`: one pass over a prompt file before anything of it is enqueued."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jobs.columns import ColumnTypes
+from jobs.errors import InputFileError
+from jobs.sources import Format, SourceRow, carried_columns, read_requests
+
+LISTED_BAD_ROWS = 20
+
+
+@dataclass(slots=True)
+class Survey:
+    """One pass over the input: how many rows, which are bad, what columns they have."""
+
+    rows: int = 0
+    bad_rows: int = 0
+    first_bad: list[SourceRow] = field(default_factory=list)
+    columns: ColumnTypes = field(default_factory=ColumnTypes)
+
+    def add(self, source: SourceRow, format: Format) -> None:
+        self.rows += 1
+        self.columns.observe(carried_columns(format, source.data))
+        if source.error:
+            self.bad_rows += 1
+            if len(self.first_bad) < LISTED_BAD_ROWS:
+                self.first_bad.append(source)
+
+    def refuse(self, path: Path) -> InputFileError:
+        """The error that lists the first bad rows."""
+        listed = [f"  line {bad.line}, row {bad.row}: {bad.error}" for bad in self.first_bad]
+        more = self.bad_rows - len(listed)
+        return InputFileError(
+            "\n".join(
+                [
+                    f"{path}: {self.bad_rows} of {self.rows} rows are bad; nothing was enqueued.",
+                    *listed,
+                    *([f"  ... and {more} more"] if more else []),
+                    "Mend them, or pass --skip-bad-rows to make them error rows of the dataset.",
+                ]
+            )
+        )
+
+
+def survey_input(path: Path, format: Format, report: Callable[[int], None]) -> Survey:
+    """Read and validate a whole file; `report` is told now and then how many rows were read.
+
+    Raises:
+        InputFileError: the file is missing, empty or unreadable.
+    """
+    survey = Survey()
+    for source in read_requests(path, format):
+        survey.add(source, format)
+        if survey.rows % 10_000 == 0:
+            report(survey.rows)
+    report(survey.rows)
+    return survey
