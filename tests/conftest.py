@@ -12,6 +12,10 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 from collections.abc import Iterator
 
 import pytest
+from redis import Redis
+
+from jobs.connection import connect
+from worker.embedded import EmbeddedRedis
 
 MODEL = "smollm2-135m"
 
@@ -22,3 +26,25 @@ def language_model() -> Iterator[object]:
 
     with MLXLanguageModel(MODEL) as model:
         yield model
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of the one server; tests take `redis_url` or `redis`, which are empty."""
+    with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    """The URL of a server that holds nothing."""
+    with connect(redis_server) as connection:
+        connection.flushall()
+    return redis_server
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    """A connection to a server that holds nothing."""
+    with connect(redis_url) as connection:
+        yield connection
