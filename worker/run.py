@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redis import Redis
+from rq import Queue
 
 from jobs.connection import connect
 from jobs.dataset import Dataset
-from jobs.producer import Enqueued
+from jobs.producer import Enqueued, open_queue
 from jobs.verify import Verification, verify
 from vllm_mlx.errors import MLXBatchError
+from worker.bookkeeping import LEASE
 from worker.embedded import EmbeddedRedis
 from worker.status import RunStatus, run_status
 
@@ -72,6 +74,8 @@ def run(
         connection = connect(server_url)
         spec = enqueue(connection).spec
         if not Dataset(out).is_finished:
+            if url is None:
+                _reclaim(open_queue(connection, spec.queue))
             with _workers(server_url, spec.model, out, workers, max_num_seqs) as processes:
                 _watch(connection, spec.run_id, processes, show)
     verification = verify(out)
@@ -80,6 +84,13 @@ def run(
     if url is None:
         shutil.rmtree(out / "_job" / "redis", ignore_errors=True)
     return verification
+
+
+def _reclaim(queue: Queue) -> None:
+    """Take back the jobs of workers that died with an earlier `run` on our own server."""
+    queue.started_job_registry.cleanup(timestamp=time.time() + LEASE + 1)
+    while queue.connection.lmove(queue.intermediate_queue_key, queue.key, "RIGHT", "LEFT"):
+        pass
 
 
 def _watch(

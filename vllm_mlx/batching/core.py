@@ -63,7 +63,7 @@ class EngineCore:
             raise InvalidRequestError(f"max_num_seqs={max_num_seqs}: should be at least 1")
         self.model_name = model
         self.max_num_seqs = max_num_seqs
-        self.stats = EngineStats()
+        self._counts = EngineStats()
         self._load = load
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -73,6 +73,14 @@ class EngineCore:
     @property
     def is_running(self) -> bool:
         return self._thread is not None
+
+    @property
+    def stats(self) -> EngineStats:
+        """Counts since the engine was made, and what it holds at this moment."""
+        if self._thread is None:
+            return self._counts
+        running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
+        return replace(self._counts, running=running, waiting=waiting)
 
     def start(self) -> None:
         """Load the model and wait until it is ready; does nothing when it is.
@@ -187,13 +195,12 @@ class EngineCore:
         sequences = self._scheduler.step()
         for sequence in sequences:
             self._deliver(sequence)
-        self.stats = replace(
-            self.stats,
-            running=len(self._scheduler.running),
-            waiting=len(self._scheduler.waiting),
-            completion_tokens=self.stats.completion_tokens + len(sequences),
-            steps=self.stats.steps + 1,
-            step_seconds=self.stats.step_seconds + time.perf_counter() - started,
+        counts = self._counts
+        self._counts = replace(
+            counts,
+            completion_tokens=counts.completion_tokens + len(sequences),
+            steps=counts.steps + 1,
+            step_seconds=counts.step_seconds + time.perf_counter() - started,
         )
 
     def _deliver(self, sequence: Sequence) -> None:
@@ -213,9 +220,8 @@ class EngineCore:
         self._unfinished[sequence.request_id] = sequence
         sequence.future.add_done_callback(lambda _: self._unfinished.pop(sequence.request_id, None))
         self._scheduler.add(sequence)
-        self.stats = replace(
-            self.stats, prompt_tokens=self.stats.prompt_tokens + len(sequence.prompt_tokens)
-        )
+        prompt_tokens = self._counts.prompt_tokens + len(sequence.prompt_tokens)
+        self._counts = replace(self._counts, prompt_tokens=prompt_tokens)
 
     def _abort(self, request_id: str) -> None:
         if sequence := self._scheduler.remove(request_id):
@@ -228,7 +234,7 @@ class EngineCore:
         for sequence in self._scheduler.unfinished():
             self._scheduler.remove(sequence.request_id)
             sequence.fail(EngineStoppedError("the engine was stopped"))
-        del self._scheduler, self._loaded
+        del self._scheduler, self._loaded  # the weights go with them
         mx.clear_cache()
 
     def _send(self, command: Callable[[], None]) -> None:

@@ -102,7 +102,7 @@ def load_model(name: str, *, trust_remote_code: bool = False) -> LoadedModel:
         name=name,
         model=model,
         tokenizer=tokenizer,
-        vocab_size=text_config["vocab_size"],
+        vocab_size=text_config.get("vocab_size", len(tokenizer)),
         context_length=text_config.get("max_position_embeddings"),
     )
 
