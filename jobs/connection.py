@@ -8,19 +8,27 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from vllm_mlx.errors import InvalidRequestError
+
 
 def connect(url: str) -> Redis:
     """A connection for RQ and the ledger.
 
     redis-py would repeat a command whose reply was lost, and so apply a transaction twice; the
     worker repeats what is safe to repeat itself.
+
+    Raises:
+        InvalidRequestError: it is not the URL of a Redis.
     """
-    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), health_check_interval=30)
+    try:
+        return Redis.from_url(url, retry=Retry(NoBackoff(), 0), health_check_interval=30)
+    except ValueError as error:
+        raise InvalidRequestError(f"{redacted(url)} is not the URL of a Redis: {error}") from None
 
 
 def redacted(url: str) -> str:
-    """The URL as it may be shown: without user and password."""
+    """The URL as it may be shown: without user, password and options."""
     parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
+    if "@" in parts.netloc:
+        parts = parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2])
+    return urlunsplit(parts._replace(query="***" if parts.query else "", fragment=""))

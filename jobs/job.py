@@ -7,6 +7,7 @@ from typing import Any
 from redis.client import Pipeline
 from rq.job import Job, JobStatus
 
+from jobs.errors import JobPayloadError
 from jobs.ledger import Ledger
 from jobs.tasks import read_task
 
@@ -19,16 +20,32 @@ class BatchJob(Job):
     failure_callback = None
     stopped_callback = None
 
-    def dependencies_are_met(self, *_: Any, pipeline: Pipeline | None = None, **__: Any) -> bool:
+    def send_webhooks(self, *_: Any, **__: Any) -> None:
+        """A job's own URLs are not called."""
+
+    def dependencies_are_met(
+        self,
+        parent_job: Job | None = None,
+        pipeline: Pipeline | None = None,
+        exclude_job_id: str | None = None,
+        refresh_job_status: bool = True,
+    ) -> bool:
         """Whether all shards of this run are committed, asked of the ledger in one call.
 
         RQ reads the status of every dependency each time one of them ends: for N shards N² reads.
         The watch on this job's own key keeps two last shards from both releasing it.
         """
+        try:
+            task = read_task(self)
+        except JobPayloadError:  # somebody else's job waits for one of ours
+            return bool(
+                super().dependencies_are_met(
+                    parent_job, pipeline, exclude_job_id, refresh_job_status
+                )
+            )
         if pipeline is not None:
             pipeline.watch(self.key)
         if self.get_status() != JobStatus.DEFERRED:
             return False
-        task = read_task(self)
         ledger = Ledger(self.connection)
         return ledger.shards_done(task.run_id) == ledger.spec(task.run_id).shards

@@ -126,9 +126,13 @@ class Ledger:
         )
 
     def runs(self) -> list[str]:
-        """All run ids, newest first."""
+        """All run ids, newest first, but for those whose record has expired."""
         names = cast(list[bytes], self._redis.zrevrange(f"{PREFIX}:runs", 0, -1))
-        return [name.decode() for name in names]
+        with self._redis.pipeline() as pipeline:
+            for name in names:
+                pipeline.exists(_run(name.decode()))
+            known = pipeline.execute() if names else []
+        return [name.decode() for name, exists in zip(names, known, strict=True) if exists]
 
     def commit_shard(self, run_id: str, shard: int, counts: Counts) -> bool:
         """Record a shard whose part is on disk; False if it was recorded before."""

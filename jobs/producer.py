@@ -101,6 +101,7 @@ def enqueue_run(
     """
     path = Path(path)
     format = detect_format(path)
+    version = _version(path)
     digest = fingerprint(path)
     survey = survey_input(path, format, partial(report, "read"))
     if survey.bad_rows and not skip_bad_rows:
@@ -121,7 +122,7 @@ def enqueue_run(
     rows: Iterable[SourceRow | RawRow] = (  # ids are settled, so good rows need no second look
         read_requests(path, format) if survey.bad_rows else read_raw(path, format)
     )
-    payloads = _shards(rows, spec)
+    payloads = _shards(_unchanged(rows, path, version), spec)
     return Enqueued(
         spec=spec,
         shards=_enqueue(connection, spec, payloads, resume=resume, report=report),
@@ -145,6 +146,31 @@ def _is_finished_here(spec: RunSpec, *, resume: bool) -> bool:
             f"{spec.out} holds this very run, finished: delete the folder to run it again"
         )
     return dataset.is_finished
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """Size and time of the last change: enough to notice a change within one call."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise InputFileError(f"{path} can't be read: {error}") from error
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _unchanged(
+    rows: Iterable[SourceRow | RawRow], path: Path, version: tuple[int, int]
+) -> Iterator[SourceRow | RawRow]:
+    """The rows; before the first one and after the last one the file must be what it was."""
+    for at, row in enumerate(rows):
+        if not at:
+            _check_version(path, version)
+        yield row
+    _check_version(path, version)
+
+
+def _check_version(path: Path, version: tuple[int, int]) -> None:
+    if _version(path) != version:
+        raise InputFileError(f"{path} was changed while it was enqueued: enqueue it again")
 
 
 def _shards(

@@ -94,7 +94,7 @@ def queue_name(model: str) -> str:
     A worker and a producer may have the same model under different folders.
     """
     local = model.startswith(("/", ".", "~")) or model.endswith(".gguf") or Path(model).exists()
-    name = Path(model).name if local else model
+    name = Path(model).expanduser().absolute().resolve().name if local else model
     return QUEUE_PREFIX + re.sub(r"[^A-Za-z0-9_.-]+", "--", name)
 
 

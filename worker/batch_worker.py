@@ -69,7 +69,7 @@ class BatchWorker(Bookkeeper):
         self._live = LiveCounts(self._ledger, self.name, model)
         self._specs: dict[str, RunSpec] = {}
         self._ended: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._complete: deque[ShardFlight] = deque()
+        self._complete: deque[Flight] = deque()
         self._background = ThreadPoolExecutor(1, thread_name_prefix="finalize")
         self._due: dict[str, float] = {}
         self._told = ""
@@ -89,8 +89,10 @@ class BatchWorker(Bookkeeper):
         self.register()
         lost_at: float | None = None
         try:
-            while not self._is_over(burst):
+            while True:
                 try:
+                    if self._is_over(burst):
+                        break
                     self.admit(wait=not burst)
                     self.settle()
                     self.tend()
@@ -134,13 +136,14 @@ class BatchWorker(Bookkeeper):
         except queue.Empty:
             pass
         while self._complete:
-            self._commit(self._complete[0])
+            self._conclude(self._complete[0])  # if Redis fails here, it is tried again
             self._complete.popleft()
 
     def tend(self) -> None:
         """What is due by the clock."""
         for job_id in self.jobs_to_stop() & self.flights.keys():
-            self.stop(self._land(self.flights[job_id]))
+            self.stop(self.flights[job_id].execution)
+            self._land(self.flights[job_id])
         self._every(1, self._end_overdue_jobs)
         self._every(1, self._publish)
         self._every(1, self.enqueue_delayed_retries)
@@ -181,37 +184,54 @@ class BatchWorker(Bookkeeper):
         if flight.settle(index) and flight.is_complete:
             self._complete.append(flight)
 
-    def _commit(self, flight: ShardFlight) -> None:
-        spec, counts = flight.spec, flight.counts()
-        try:
-            dataset = Dataset(Path(spec.out))
-            dataset.prepare(spec.manifest())
-            dataset.write_part(flight.task.shard, flight.results(self.name))
-        except MLXBatchError as error:
-            self.fail(self._land(flight), error)
-            return
-        self._ledger.commit_shard(spec.run_id, flight.task.shard, counts)
-        self.succeed(self._land(flight), {"rows": counts.rows, "errors": counts.error})
-
     def _start_finalize(self, flight: FinalizeFlight) -> None:
         self.flights[flight.job.id] = flight
         flight.done = self._background.submit(Dataset(Path(flight.spec.out)).finalize)
-        flight.done.add_done_callback(lambda _: self._ended.put(partial(self._finish_run, flight)))
+        flight.done.add_done_callback(
+            lambda _: self._ended.put(partial(self._complete.append, flight))
+        )
 
-    def _finish_run(self, flight: FinalizeFlight) -> None:
-        if flight.job.id not in self.flights or flight.done is None:  # stopped meanwhile
+    def _conclude(self, flight: Flight) -> None:
+        """End a job that has all its answers. Every step may be repeated, and all may be."""
+        if self.flights.get(flight.job.id) is not flight:  # stopped meanwhile
             return
-        if error := flight.done.exception():
-            self.fail(self._land(flight), error)
-            return
-        self._ledger.finish(flight.spec.run_id)
-        logger.info("%s is complete: %s", flight.spec.run_id, flight.spec.out)
-        self.succeed(self._land(flight), {"rows": flight.done.result().rows_in})
+        execution = flight.execution
+        if not self.holds(execution):
+            self.let_go(execution)
+        else:
+            try:
+                result = self._commit(flight)
+            except MLXBatchError as error:
+                self.fail(execution, error)
+            else:
+                self.succeed(execution, result)
+        self._land(flight)
+        self._publish()
+
+    def _commit(self, flight: Flight) -> dict[str, int]:
+        """Make the job's work last; returns the job's result.
+
+        Raises:
+            DatasetError: the part can't be written, or the dataset does not verify.
+        """
+        spec = flight.spec
+        if isinstance(flight, ShardFlight):
+            dataset, counts = Dataset(Path(spec.out)), flight.counts()
+            dataset.prepare(spec.manifest())
+            dataset.write_part(flight.task.shard, flight.results(self.name))
+            self._ledger.commit_shard(spec.run_id, flight.task.shard, counts)
+            return {"rows": counts.rows, "errors": counts.error}
+        assert isinstance(flight, FinalizeFlight)
+        assert flight.done is not None
+        verification = flight.done.result()
+        self._ledger.finish(spec.run_id)
+        logger.info("%s is complete: %s", spec.run_id, spec.out)
+        return {"rows": verification.rows_in}
 
     def _land(self, flight: Flight) -> Execution:
         """Take a job out of flight, with whatever of it still runs."""
         flight.cancel()
-        del self.flights[flight.job.id]
+        self.flights.pop(flight.job.id, None)
         return flight.execution
 
     def _spec(self, run_id: str) -> RunSpec:
@@ -225,6 +245,8 @@ class BatchWorker(Bookkeeper):
     # Around the loop.
 
     def _has_room(self) -> bool:
+        if self._complete:  # commit first: jobs that need no engine would pile up
+            return False
         held = sum(flight.rows_in_engine for flight in self.flights.values())
         return held < LOOKAHEAD * self._engine.max_num_seqs
 
@@ -242,7 +264,8 @@ class BatchWorker(Bookkeeper):
     def _end_overdue_jobs(self) -> None:
         for flight in [f for f in self.flights.values() if f.deadline < time.monotonic()]:
             seconds = flight.job.timeout
-            self.fail(self._land(flight), TimeoutError(f"the job took longer than {seconds} s"))
+            self.fail(flight.execution, TimeoutError(f"the job took longer than {seconds} s"))
+            self._land(flight)
 
     def _publish(self) -> None:
         self._live.publish(self.flights.values(), self._engine.stats)
@@ -274,8 +297,9 @@ class BatchWorker(Bookkeeper):
 
     def _shut_down(self) -> None:
         try:
-            for flight in list(self.flights.values()):
-                self.give_back(self._land(flight))
+            for flight in reversed(list(self.flights.values())):  # each goes to the front
+                self.give_back(flight.execution)
+                self._land(flight)
             self._ledger.forget_live(self.name)
             self.teardown()
         finally:

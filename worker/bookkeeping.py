@@ -6,6 +6,7 @@ It knows how RQ is told that a job starts, ends, lives, is stopped or is given b
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import signal
@@ -14,17 +15,19 @@ from types import FrameType
 from typing import Any
 
 from redis import Redis
-from rq import Queue
+from rq import Queue, worker_registration
 from rq.command import parse_payload
-from rq.exceptions import DequeueTimeout
+from rq.exceptions import DequeueTimeout, DeserializationError
 from rq.executions import Execution
-from rq.job import Job
+from rq.job import Job, JobStatus
+from rq.registry import clean_registries
 from rq.scheduler import RQScheduler
 from rq.serializers import JSONSerializer
 from rq.suspension import is_suspended
 from rq.worker.base import BaseWorker, WorkerStatus
 
 from jobs.job import BatchJob
+from jobs.producer import FAILURE_TTL
 
 logger = logging.getLogger("mlx_batch.worker")
 
@@ -82,7 +85,10 @@ class Bookkeeper(BaseWorker):
     # One job.
 
     def dequeue(self, wait: int | None) -> Job | None:
-        """The next job, waiting up to `wait` seconds in Redis; None does not wait."""
+        """The next job, waiting up to `wait` seconds in Redis; None does not wait.
+
+        A job whose record can't be read is failed and passed over.
+        """
         try:
             dequeued = self.queue_class.dequeue_any(
                 self.queues,
@@ -94,7 +100,21 @@ class Bookkeeper(BaseWorker):
             )
         except DequeueTimeout:
             return None
+        except Exception as error:
+            job_id = getattr(error, "job_id", None)
+            if job_id is None:  # RQ names the job when its record is at fault
+                raise
+            self._fail_unreadable(job_id, error)
+            return self.dequeue(None)
         return dequeued[0] if dequeued else None
+
+    def _fail_unreadable(self, job_id: str, error: Exception) -> None:
+        logger.error("job %s has a broken record: %s: %s", job_id, type(error).__name__, error)
+        with self.connection.pipeline() as pipeline:
+            pipeline.hset(self.job_class.key_for(job_id), "status", JobStatus.FAILED)
+            pipeline.zadd(self.queue.failed_job_registry.key, {job_id: time.time() + FAILURE_TTL})
+            pipeline.lrem(self.queue.intermediate_queue_key, 1, job_id)
+            pipeline.execute()
 
     def drop(self, job: Job) -> None:
         """Forget a job that was dequeued a second time while it runs."""
@@ -102,10 +122,22 @@ class Bookkeeper(BaseWorker):
 
     def begin(self, job: Job) -> Execution:
         """The job is ours from here on."""
-        job.webhooks = []  # a job's own URLs are not called
         execution = self.prepare_execution(job)
-        self.prepare_job_execution(job, remove_from_intermediate_queue=True)
+        with contextlib.suppress(DeserializationError):  # it wants the name for the process title
+            self.prepare_job_execution(job, remove_from_intermediate_queue=True)
         return execution
+
+    def holds(self, execution: Execution) -> bool:
+        """Whether the job is still ours: after a long sleep somebody else may have taken it."""
+        started = self.queue.started_job_registry.key
+        return self.connection.zscore(started, execution.composite_key) is not None
+
+    def let_go(self, execution: Execution) -> None:
+        """Forget a job that is not ours any more, and leave its record alone."""
+        logger.warning("job %s was taken over while this worker slept", execution.job_id)
+        self.executions.pop(execution.id, None)
+        self.connection.srem(self.executions_key, execution.composite_key)
+        self._idle_if_empty()
 
     def succeed(self, execution: Execution, result: dict[str, Any]) -> None:
         """The job is finished; its dependents are released."""
@@ -158,8 +190,16 @@ class Bookkeeper(BaseWorker):
 
     def run_maintenance_tasks(self) -> None:
         """Look for jobs whose worker died, and tidy the registries."""
-        self.clean_registries()
-        self.clean_group_registries()
+        if not self.queue.acquire_maintenance_lock():
+            return
+        # RQ's lock would keep everybody out for 15 minutes if we died now.
+        self.connection.expire(self.queue.registry_cleaning_key, LEASE)
+        try:
+            clean_registries(self.queue, self._exc_handlers)
+            worker_registration.clean_worker_registry(self.queue)
+            self.queue.intermediate_queue.cleanup(self, self.queue)
+        finally:
+            self.queue.release_maintenance_lock()
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002
         """Seconds until a job without a heartbeat is taken from this worker."""
@@ -197,6 +237,13 @@ class Bookkeeper(BaseWorker):
         elif not suspended and self.get_state() == WorkerStatus.SUSPENDED:
             self.set_state(WorkerStatus.BUSY if self.executions else WorkerStatus.IDLE)
         return suspended
+
+    def unsubscribe(self) -> None:
+        """Stop listening for commands."""
+        if self.pubsub_thread:
+            # RQ unsubscribes first; the thread may then miss the stop and sleep on for a minute.
+            self.pubsub_thread.stop()
+        super().unsubscribe()
 
     def nothing_is_left(self) -> bool:
         """Whether no job waits, will be retried, or runs: on another worker, it may be lost yet."""

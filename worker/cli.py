@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 import time
 from pathlib import Path
@@ -36,7 +37,7 @@ from worker.run import run as run_everything
 from worker.status import run_status
 
 ROWS_IN_ERROR, BAD_INPUT, INFRASTRUCTURE = 1, 2, 3
-INTERRUPTED = 130  # as shells have it
+INTERRUPTED, TERMINATED = 130, 143  # as shells have it
 _BAD_INPUT = (
     DatasetError,  # the folder holds another run
     InputFileError,
@@ -49,6 +50,9 @@ _BAD_INPUT = (
 logger = logging.getLogger("mlx_batch")
 
 
+_STOPPED = "mlx-batch: stopped; what was enqueued stays, --resume goes on"
+
+
 class _Cli(click.Group):
     """Turns the errors we name into one line and an exit code."""
 
@@ -59,9 +63,7 @@ class _Cli(click.Group):
             click.echo(f"mlx-batch: {error}", err=True)
             context.exit(BAD_INPUT if isinstance(error, _BAD_INPUT) else INFRASTRUCTURE)
         except KeyboardInterrupt:
-            click.echo(
-                "mlx-batch: interrupted; what was enqueued stays, --resume goes on", err=True
-            )
+            click.echo(_STOPPED, err=True)
             context.exit(INTERRUPTED)
         except RedisError as error:
             url = redacted(str(context.meta.get("url", "Redis")))
@@ -83,6 +85,9 @@ def main() -> None:
 @click.option("--strict", is_flag=True, help="Exit with 1 if a row ended in error.")
 def run(url: str | None, workers: int, max_num_seqs: int, strict: bool, **options: Any) -> None:
     """Everything in one: enqueue PROMPTS, work, verify, with a progress display."""
+    if url:
+        _remember(url)
+    signal.signal(signal.SIGTERM, _terminate)
     console = Console()
     view = display.RunDisplay(console)
     started = time.perf_counter()
@@ -212,6 +217,12 @@ def verify(folder: Path, strict: bool) -> None:
     )
     if not verification.complete or (strict and verification.error):
         sys.exit(ROWS_IN_ERROR)
+
+
+def _terminate(*_: Any) -> None:
+    """Leave like after Ctrl-C: the workers and the server of `run` end with us."""
+    click.echo(_STOPPED, err=True)
+    sys.exit(TERMINATED)
 
 
 def _tell_enqueued(enqueued: Enqueued) -> None:

@@ -13,6 +13,7 @@ import pyarrow.dataset as pads
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from jobs.verify import Verification
 from worker.status import RunStatus
@@ -67,19 +68,21 @@ def print_summary(
     console: Console, out: Path, verification: Verification, seconds: float, samples: int = 3
 ) -> None:
     """How a run ended: where the dataset is, sample rows, tokens per second."""
-    table = Table(show_lines=True, title=f"{samples} of {verification.rows_in} rows")
-    for column in ("id", "input", "text", "finish_reason"):
-        table.add_column(column, overflow="fold")
-    for row in _sample(out, samples):
-        table.add_row(row["id"], _clip(row["input"]), _clip(row["text"]), row["finish_reason"])
-    console.print(table)
+    rows = _sample(out, samples)
+    console.print(f"{len(rows)} of {verification.rows_in} rows:", highlight=False)
+    for row in rows:
+        said = row["text"] or row["error"] or ""
+        asked = (
+            f"  {row['id']}: {_clip(row['input'])}\n    → {_clip(said)} ({row['finish_reason']})"
+        )
+        console.print(asked, markup=False, emoji=False, highlight=False, soft_wrap=True)
     tokens = verification.completion_tokens
     console.print(
         f"{verification.ok} rows answered, {verification.error} in error; "
         f"{tokens} tokens in {seconds:.1f} s: {tokens / max(seconds, 1e-9):.1f} tokens/s",
         highlight=False,
     )
-    console.print(f"dataset: {out}", highlight=False, soft_wrap=True)
+    console.print(f"dataset: {out}", markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def print_status(console: Console, status: RunStatus) -> None:
@@ -105,16 +108,16 @@ def print_status(console: Console, status: RunStatus) -> None:
         "shards": f"{counted} of {spec.shards}",
         "speed": f"{status.tokens_per_second:.1f} tokens/s on {len(status.workers)} workers",
     }.items():
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     for job_id, reason in status.errors.items():
-        table.add_row(f"failed {job_id}", reason)
+        table.add_row(f"failed {job_id}", Text(reason))
     console.print(table)
 
 
 def _sample(out: Path, count: int) -> list[dict[str, Any]]:
     dataset = pads.dataset(out / "data", format="parquet")
     inputs = [name for name in ("prompt", "messages") if name in dataset.schema.names]
-    columns = ["id", "text", "finish_reason", *inputs]
+    columns = ["id", "text", "finish_reason", "error", *inputs]
     rows = dataset.head(count, columns=columns).to_pylist()
     return [{**row, "input": _said(row)} for row in rows]
 
@@ -130,4 +133,5 @@ def _said(row: Mapping[str, Any]) -> str:
 
 
 def _clip(text: str, length: int = 160) -> str:
+    text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 1] + "…"

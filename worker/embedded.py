@@ -50,7 +50,10 @@ class EmbeddedRedis:
         Raises:
             RedisServerError: there is no server program, or it ends or does not answer.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RedisServerError(f"{self.folder} can't be made: {error}") from error
         log = self._run_dir / "redis.log"
         with self._lock() as lock, log.open("wb") as output:
             self._process = subprocess.Popen(

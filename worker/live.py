@@ -12,6 +12,8 @@ from jobs.ledger import Counts, Ledger
 from vllm_mlx.outputs import EngineStats
 from worker.flight import Flight, ShardFlight
 
+SPEED_OVER = 1.0  # seconds, at least, that tokens per second are counted over
+
 
 class LiveCounts:
     """Publishes the answered rows of unfinished shards and the engine's speed."""
@@ -22,6 +24,7 @@ class LiveCounts:
         self._model = model
         self._tokens = 0
         self._at = time.monotonic()
+        self._per_second = 0.0
 
     def publish(self, flights: Iterable[Flight], stats: EngineStats) -> None:
         """Write the counts of now; they expire when they are not renewed."""
@@ -40,6 +43,7 @@ class LiveCounts:
 
     def _speed(self, tokens: int) -> float:
         now = time.monotonic()
-        speed = (tokens - self._tokens) / max(1e-9, now - self._at)
-        self._tokens, self._at = tokens, now
-        return speed
+        if not self._per_second or now - self._at >= SPEED_OVER:
+            self._per_second = (tokens - self._tokens) / (now - self._at)
+            self._tokens, self._at = tokens, now
+        return self._per_second

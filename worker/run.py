@@ -14,6 +14,7 @@ from pathlib import Path
 
 from redis import Redis
 from rq import Queue
+from rq.scheduler import RQScheduler
 
 from jobs.connection import connect
 from jobs.dataset import Dataset
@@ -88,6 +89,7 @@ def run(
 
 def _reclaim(queue: Queue) -> None:
     """Take back the jobs of workers that died with an earlier `run` on our own server."""
+    queue.connection.delete(RQScheduler.get_locking_key(queue.name))
     queue.started_job_registry.cleanup(timestamp=time.time() + LEASE + 1)
     while queue.connection.lmove(queue.intermediate_queue_key, queue.key, "RIGHT", "LEFT"):
         pass
@@ -138,8 +140,11 @@ def _start_worker(
 ) -> WorkerProcess:
     log = out / "_job" / f"worker-{number}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "worker.cli", "worker", "--model", model]
+    command = [sys.executable, "-m", "worker.cli", "worker", "--burst", "--model", model]
     command += ["--max-num-seqs", str(max_num_seqs)]
+    if url.startswith("unix:"):
+        # Our own server: when it is gone, so are we, and nobody will bring it back.
+        command += ["--redis-timeout", "5"]
     # The URL may hold a password: not on a command line that others can list.
     environment = {**os.environ, "RQ_REDIS_URL": url}
     if count > 1:

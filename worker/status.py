@@ -102,7 +102,8 @@ def run_status(connection: Redis, run_id: str) -> RunStatus:
     started = (
         job_id for job_id, _ in queue.started_job_registry.get_job_and_execution_ids(cleanup=False)
     )
-    failed = _shards_of(spec, queue.failed_job_registry.get_job_ids(cleanup=False))
+    ended_badly = queue.failed_job_registry.get_job_ids(cleanup=False)
+    failed = _shards_of(spec, ended_badly)
     return RunStatus(
         spec=spec,
         state=progress.state,
@@ -111,10 +112,10 @@ def run_status(connection: Redis, run_id: str) -> RunStatus:
         queued=len(_shards_of(spec, queue.get_job_ids())),
         started=len(_shards_of(spec, started)),
         delayed=len(_shards_of(spec, queue.scheduled_job_registry.get_job_ids(cleanup=False))),
-        failed=len(failed - {spec.finalize_id}),
+        failed=len(failed),
         done_shards=progress.shards_done,
         workers=workers,
-        errors=_reasons(connection, failed),
+        errors=_reasons(connection, failed | ({spec.finalize_id} & set(ended_badly))),
     )
 
 
@@ -142,7 +143,8 @@ def waiting_queues(connection: Redis) -> dict[str, int]:
 
 
 def _shards_of(spec: RunSpec, job_ids: Iterable[str]) -> set[str]:
-    return {job_id for job_id in job_ids if job_id.startswith(f"{spec.run_id}-")}
+    shards = {job_id for job_id in job_ids if job_id.startswith(f"{spec.run_id}-")}
+    return shards - {spec.finalize_id}
 
 
 def _live_counts(said: Iterable[dict[str, Any]], run_id: str) -> Counts:
