@@ -149,7 +149,7 @@ def worker(
         from vllm_mlx.batching.core import EngineCore
         from vllm_mlx.models.loading import load_model
     except ImportError as error:
-        raise click.ClickException(
+        raise MLXBatchError(
             f"a worker needs MLX ({error}): pip install 'mlx-batch[metal]', [cpu] or [cuda13]"
         ) from error
     from worker.batch_worker import BatchWorker

@@ -1,0 +1,136 @@
+"""A stand-in for the engine, and the smallest ways to make a run for it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from rq.job import Job
+
+from jobs.producer import Enqueued, enqueue_run, open_queue
+from jobs.run import RunSpec
+from vllm_mlx.outputs import EngineStats, GenerationOutput
+from vllm_mlx.sampling_params import SamplingParams
+
+MODEL = "smollm2-135m"
+
+
+def echo(prompt: Any) -> GenerationOutput:
+    return GenerationOutput(f"echo {prompt}", 3, 2, "stop", MODEL, latency_s=0.1)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One row as it reached the engine."""
+
+    prompt: Any
+    params: SamplingParams
+    future: Future[GenerationOutput]
+
+
+class DoubleEngine:
+    """Answers rows at once, or when told to, in place of `vllm_mlx.batching.core.EngineCore`.
+
+    It stands in where only bookkeeping matters: a model answers when it likes, so no test could
+    hold three jobs in flight with two rows of one of them open.
+
+    Args:
+        held: rows wait for `answer()`.
+        say: makes the answer to a prompt; what it raises is the row's error.
+    """
+
+    def __init__(
+        self,
+        max_num_seqs: int = 4,
+        *,
+        held: bool = False,
+        say: Callable[[Any], GenerationOutput] = echo,
+    ) -> None:
+        self.max_num_seqs = max_num_seqs
+        self.stats = EngineStats()
+        self.asked: list[Asked] = []
+        self.is_running = False
+        self._held = held
+        self._say = say
+
+    def start(self) -> None:
+        self.is_running = True
+
+    def stop(self) -> None:
+        self.is_running = False
+
+    def submit(self, prompt: Any, params: SamplingParams) -> Future[GenerationOutput]:
+        row = Asked(prompt, params, Future())
+        self.asked.append(row)
+        if not self._held:
+            self._answer(row)
+        return row.future
+
+    @property
+    def prompts(self) -> list[Any]:
+        """Everything that was asked, in order."""
+        return [row.prompt for row in self.asked]
+
+    @property
+    def open(self) -> list[Asked]:
+        """What is neither answered nor cancelled."""
+        return [row for row in self.asked if not row.future.done()]
+
+    def answer(self, count: int | None = None, *, of: str = "") -> None:
+        """Answer the first `count` open rows, or all; `of`: only those with this in the prompt."""
+        rows = [row for row in self.open if of in str(row.prompt)]
+        for row in rows[:count]:
+            self._answer(row)
+
+    def _answer(self, row: Asked) -> None:
+        try:
+            output = self._say(row.prompt)
+        except BaseException as error:
+            row.future.set_exception(error)
+        else:
+            row.future.set_result(output)
+        tokens = self.stats.completion_tokens + 2
+        self.stats = replace(self.stats, completion_tokens=tokens)
+
+
+def write_prompts(path: Path, rows: int, *, say: str = "prompt", **fields: Any) -> Path:
+    """JSONL of rows `{"id": "r0", "prompt": "prompt 0"}`, `{"id": "r1", …}`."""
+    lines = [{"id": f"r{n}", "prompt": f"{say} {n}", **fields} for n in range(rows)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def enqueue(
+    redis: Redis, folder: Path, rows: int, shard_size: int, *, say: str = "prompt", **options: Any
+) -> RunSpec:
+    """Enqueue a run of made-up prompts, with its dataset at `folder/say`."""
+    prompts = write_prompts(folder / f"{say}.jsonl", rows, say=say)
+    options = {"model": MODEL, "out": folder / say, "shard_size": shard_size} | options
+    enqueued: Enqueued = enqueue_run(redis, prompts, **options)
+    return enqueued.spec
+
+
+def job_of(redis: Redis, spec: RunSpec, shard: int | None = None) -> Job:
+    """The RQ job of a shard, or the finalize job, as it is in Redis now."""
+    job_id = spec.finalize_id if shard is None else spec.shard_id(shard)
+    job = open_queue(redis, spec.queue).fetch_job(job_id)
+    assert job is not None, f"no job {job_id}"
+    return job
+
+
+def status_of(redis: Redis, spec: RunSpec, shard: int | None = None) -> str:
+    return str(job_of(redis, spec, shard).get_status().value)
+
+
+def wait_for(condition: Callable[[], Any], timeout: float = 20.0) -> None:
+    """Poll until `condition` holds; it may do a step of work itself."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout} s"
+        time.sleep(0.01)

@@ -1,0 +1,440 @@
+"""From a prompt file to jobs in Redis: all of it or nothing, each shard once, resumable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from jobs import producer
+from jobs.errors import InputFileError, RunExistsError
+from jobs.job import BatchJob
+from jobs.ledger import Counts, Ledger
+from jobs.producer import FAILURE_TTL, JOB_TIMEOUT, RESULT_TTL, RETRY, enqueue_run, open_queue
+from jobs.run import RunSpec
+from jobs.tasks import GenerateShard, read_task
+from tests.engines import MODEL, enqueue, job_of, status_of, write_prompts
+from vllm_mlx.sampling_params import SamplingParams
+
+
+def payload_of(redis: Redis, spec: RunSpec, shard: int) -> GenerateShard:
+    task = read_task(job_of(redis, spec, shard))
+    assert isinstance(task, GenerateShard)
+    return task
+
+
+def shard_statuses(redis: Redis, spec: RunSpec) -> list[str]:
+    return [status_of(redis, spec, shard) for shard in range(spec.shards)]
+
+
+def resume(redis: Redis, folder: Path, spec: RunSpec) -> int:
+    """Enqueue the same run again with `resume`; how many shards that were."""
+    resumed = enqueue_run(
+        redis,
+        folder / "prompt.jsonl",
+        model=spec.model,
+        out=spec.out,
+        shard_size=spec.shard_size,
+        resume=True,
+    )
+    assert resumed.spec.run_id == spec.run_id
+    return resumed.shards
+
+
+def end(redis: Redis, spec: RunSpec, shard: int, counts: Counts | None) -> None:
+    """What a worker does at the end of a shard: commit and finish it, or, without counts, fail."""
+    queue = open_queue(redis, spec.queue)
+    job = job_of(redis, spec, shard)
+    queue.remove(job)
+    with redis.pipeline() as pipeline:
+        if counts:
+            Ledger(redis).commit_shard(spec.run_id, shard, counts)
+            job._handle_success(RESULT_TTL, pipeline)
+        else:
+            job.set_status("failed", pipeline)
+            job._handle_failure("Error: on purpose", pipeline)
+        pipeline.execute()
+    if counts:
+        queue.enqueue_dependents(job)
+
+
+# What is enqueued.
+
+
+def test_shards_have_deterministic_ids_and_the_rows_in_order(redis: Redis, tmp_path: Path) -> None:
+    spec = enqueue(redis, tmp_path, rows=5, shard_size=2)
+
+    queue = open_queue(redis, spec.queue)
+    assert queue.get_job_ids() == [f"{spec.run_id}-0000{shard}" for shard in range(3)]
+    rows = [payload_of(redis, spec, shard).rows for shard in range(3)]
+    assert [[row.row for row in shard] for shard in rows] == [[0, 1], [2, 3], [4]]
+    assert rows[2][0].data == {"id": "r4", "prompt": "prompt 4"}
+    assert all(row.error is row.id is None for shard in rows for row in shard)
+
+
+def test_jobs_carry_their_limits(redis: Redis, tmp_path: Path) -> None:
+    spec = enqueue(redis, tmp_path, rows=3, shard_size=2)
+
+    for job in (job_of(redis, spec, 0), job_of(redis, spec)):
+        assert (job.timeout, job.result_ttl, job.failure_ttl) == (
+            JOB_TIMEOUT,
+            RESULT_TTL,
+            FAILURE_TTL,
+        )
+        assert (job.retries_left, job.retry_intervals) == (RETRY.max, RETRY.intervals)
+        assert redis.ttl(job.key) == -1
+    assert job_of(redis, spec, 1).description == f"{spec.run_id} rows 2-2 of 3"
+
+
+def test_the_finalize_job_waits_for_every_shard(redis: Redis, tmp_path: Path) -> None:
+    spec = enqueue(redis, tmp_path, rows=6, shard_size=2)
+    queue = open_queue(redis, spec.queue)
+
+    assert status_of(redis, spec) == "deferred"
+    assert queue.deferred_job_registry.get_job_ids() == [spec.finalize_id]
+    assert job_of(redis, spec)._dependency_ids == [spec.shard_id(shard) for shard in range(3)]
+    for shard in range(3):
+        assert job_of(redis, spec, shard).dependent_ids == [spec.finalize_id]
+
+    for shard in (2, 0):
+        end(redis, spec, shard, Counts(ok=2))
+        assert status_of(redis, spec) == "deferred"
+    end(redis, spec, 1, Counts(ok=2))
+
+    assert status_of(redis, spec) == "queued"
+    assert queue.get_job_ids() == [spec.finalize_id]
+    assert queue.deferred_job_registry.get_job_ids() == []
+
+
+def test_a_failed_shard_does_not_release_the_finalize_job(redis: Redis, tmp_path: Path) -> None:
+    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
+    end(redis, spec, 0, None)
+    end(redis, spec, 1, Counts(ok=2))
+
+    assert status_of(redis, spec) == "deferred"
+
+
+def test_the_run_is_on_record(redis: Redis, tmp_path: Path) -> None:
+    sampling = SamplingParams.of(max_tokens=7)
+    spec = enqueue(redis, tmp_path, rows=3, shard_size=2, sampling=sampling, chat=True)
+
+    assert Ledger(redis).spec(spec.run_id) == spec
+    assert (spec.rows, spec.shards, spec.bad_rows, spec.chat) == (3, 2, 0, True)
+    assert spec.sampling == sampling
+    assert spec.columns == {"prompt": "string"}
+    assert Path(spec.out).is_absolute()
+
+
+def test_the_caller_is_told_how_far_it_is(redis: Redis, tmp_path: Path) -> None:
+    said: list[tuple[str, int]] = []
+    enqueue(redis, tmp_path, rows=250, shard_size=1, report=lambda *word: said.append(word))
+    assert said == [("read", 250), ("enqueued", 100), ("enqueued", 200), ("enqueued", 250)]
+
+
+# Bad rows.
+
+
+def write_bad(path: Path, good: int, bad: int) -> Path:
+    rows = [{"id": f"g{n}", "prompt": "fine"} for n in range(good)]
+    rows += [{"id": f"b{n}", "prompt": "hot", "temperature": 3} for n in range(bad)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_file_with_bad_rows_is_refused_whole(redis: Redis, tmp_path: Path) -> None:
+    prompts = write_bad(tmp_path / "prompts.jsonl", good=5, bad=25)
+
+    with pytest.raises(InputFileError) as refused:
+        enqueue_run(redis, prompts, model=MODEL, out=tmp_path / "out")
+
+    first, *listed, more, advice = str(refused.value).splitlines()
+    assert first == f"{prompts}: 25 of 30 rows are bad; nothing was enqueued."
+    assert len(listed) == 20
+    assert listed[0].startswith("  line 6, row 5: temperature=3: ")
+    assert listed[-1].startswith("  line 25, row 24: ")
+    assert more == "  ... and 5 more"
+    assert "--skip-bad-rows" in advice
+    assert redis.keys("*") == []
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("bad", [1, 20])
+def test_up_to_twenty_bad_rows_are_all_listed(redis: Redis, tmp_path: Path, bad: int) -> None:
+    prompts = write_bad(tmp_path / "prompts.jsonl", good=1, bad=bad)
+
+    with pytest.raises(InputFileError) as refused:
+        enqueue_run(redis, prompts, model=MODEL, out=tmp_path / "out")
+
+    assert "more" not in str(refused.value)
+    assert str(refused.value).count("  line ") == bad
+
+
+def test_bad_rows_are_skipped_on_request_and_keep_their_place(redis: Redis, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    lines = ['{"id": "2", "prompt": "a"}', "oops", '{"id": "2", "prompt": "b"}', '{"id": "x"}']
+    prompts.write_text("\n".join(lines) + "\n")
+
+    enqueued = enqueue_run(redis, prompts, model=MODEL, out=tmp_path / "out", skip_bad_rows=True)
+
+    assert enqueued.spec.bad_rows == len(enqueued.bad_rows) == 3
+    rows = payload_of(redis, enqueued.spec, 0).rows
+    assert [(row.row, row.id, bool(row.error)) for row in rows] == [
+        (0, None, False),
+        (1, "1", True),
+        (2, "row-2", True),
+        (3, "x", True),
+    ]
+    assert rows[2].data == {"id": "2", "prompt": "b"}
+    assert "earlier row" in str(rows[2].error)
+
+
+def test_a_file_that_is_missing_or_empty_enqueues_nothing(redis: Redis, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    for name in ("missing.jsonl", "empty.jsonl"):
+        with pytest.raises(InputFileError, match=name):
+            enqueue_run(redis, tmp_path / name, model=MODEL, out=tmp_path / "out")
+    assert redis.keys("*") == []
+
+
+# The same run again.
+
+
+def test_the_same_run_twice_is_refused(redis: Redis, tmp_path: Path) -> None:
+    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
+    before = {key: redis.dump(key) for key in redis.keys("*")}
+
+    with pytest.raises(RunExistsError, match=rf"{spec.run_id} was enqueued before.*--resume"):
+        enqueue(redis, tmp_path, rows=4, shard_size=2)
+
+    assert {key: redis.dump(key) for key in redis.keys("*")} == before
+
+
+def test_another_output_folder_is_another_run(redis: Redis, tmp_path: Path) -> None:
+    first = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    second = enqueue(redis, tmp_path, rows=2, shard_size=2, out=tmp_path / "second")
+
+    assert first.run_id != second.run_id
+
+
+def test_resuming_a_run_that_lacks_nothing_enqueues_nothing(redis: Redis, tmp_path: Path) -> None:
+    spec = enqueue(redis, tmp_path, rows=6, shard_size=2)
+
+    assert resume(redis, tmp_path, spec) == 0
+    assert open_queue(redis, spec.queue).count == 3
+
+
+def test_resuming_a_run_the_server_does_not_know_starts_it(redis: Redis, tmp_path: Path) -> None:
+    spec = enqueue(redis, tmp_path, rows=6, shard_size=2, resume=True)
+
+    assert shard_statuses(redis, spec) == ["queued"] * 3
+
+
+def test_resuming_enqueues_only_what_is_missing(redis: Redis, tmp_path: Path) -> None:
+    spec = enqueue(redis, tmp_path, rows=14, shard_size=2)
+    queue = open_queue(redis, spec.queue)
+    end(redis, spec, 0, Counts(ok=2))
+    end(redis, spec, 1, None)
+    job_of(redis, spec, 2).delete()
+    job_of(redis, spec, 3).cancel()
+    started, scheduled = job_of(redis, spec, 4), job_of(redis, spec, 5)
+    queue.remove(started)
+    started.set_status("started")
+    queue.remove(scheduled)
+    scheduled.set_status("scheduled")
+
+    assert resume(redis, tmp_path, spec) == 3
+
+    assert shard_statuses(redis, spec) == [
+        "finished",
+        "queued",
+        "queued",
+        "queued",
+        "started",
+        "scheduled",
+        "queued",
+    ]
+    assert queue.get_job_ids() == [spec.shard_id(shard) for shard in (6, 1, 2, 3)]
+    assert queue.failed_job_registry.get_job_ids() == []
+    assert queue.canceled_job_registry.get_job_ids() == []
+    assert job_of(redis, spec, 1).retries_left == RETRY.max
+    assert [row.row for row in payload_of(redis, spec, 2).rows] == [4, 5]
+
+
+def test_a_resumed_run_ends_like_any_other(redis: Redis, tmp_path: Path) -> None:
+    spec = enqueue(redis, tmp_path, rows=6, shard_size=2)
+    end(redis, spec, 0, Counts(ok=2))
+    end(redis, spec, 1, None)
+    end(redis, spec, 2, Counts(ok=2))
+    resume(redis, tmp_path, spec)
+    assert status_of(redis, spec) == "deferred"
+
+    end(redis, spec, 1, Counts(ok=2))
+
+    assert status_of(redis, spec) == "queued"
+
+
+def test_shards_that_are_done_are_left_alone_when_their_jobs_are_gone(
+    redis: Redis, tmp_path: Path
+) -> None:
+    """Finished jobs expire in Redis after a day; the ledger knows better."""
+    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
+    end(redis, spec, 0, Counts(ok=2))
+    job_of(redis, spec, 0).delete()
+
+    assert resume(redis, tmp_path, spec) == 0
+
+
+@pytest.mark.parametrize("fate", ["deleted", "failed"])
+def test_resuming_brings_the_finalize_job_back(redis: Redis, tmp_path: Path, fate: str) -> None:
+    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
+    finalize = job_of(redis, spec)
+    if fate == "deleted":
+        finalize.delete()
+    else:
+        finalize.set_status("failed")
+    end(redis, spec, 0, Counts(ok=2))
+
+    resume(redis, tmp_path, spec)
+    assert status_of(redis, spec) == "deferred"
+
+    end(redis, spec, 1, Counts(ok=2))
+    assert status_of(redis, spec) == "queued"
+
+
+def test_resuming_releases_the_finalize_job_when_all_shards_are_done(
+    redis: Redis, tmp_path: Path
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
+    job_of(redis, spec).delete()
+    for shard in range(2):
+        end(redis, spec, shard, Counts(ok=2))
+
+    assert resume(redis, tmp_path, spec) == 0
+
+    assert open_queue(redis, spec.queue).get_job_ids() == [spec.finalize_id]
+
+
+def test_a_finished_run_is_not_enqueued_again(redis: Redis, tmp_path: Path) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    end(redis, spec, 0, Counts(ok=2))
+    Ledger(redis).finish(spec.run_id)
+    job_of(redis, spec).delete()
+
+    assert resume(redis, tmp_path, spec) == 0
+
+    assert not BatchJob.exists(spec.finalize_id, redis)
+
+
+# A crash, or workers, in the middle of it.
+
+
+class CrashError(Exception):
+    pass
+
+
+@pytest.fixture
+def crash_after_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two shards a round trip, and the producer dies after the first."""
+    monkeypatch.setattr(producer, "ENQUEUE_BATCH", 2)
+    chunks = producer._chunks
+
+    def breaking(items: Any, size: int) -> Iterator[list[Any]]:
+        for number, chunk in enumerate(chunks(items, size)):
+            if size == 2 and number == 1:
+                raise CrashError
+            yield chunk
+
+    monkeypatch.setattr(producer, "_chunks", breaking)
+
+
+def test_a_producer_that_dies_half_way_is_resumed(
+    redis: Redis,
+    tmp_path: Path,
+    crash_after_first_batch: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(CrashError):
+        enqueue(redis, tmp_path, rows=15, shard_size=3)
+    monkeypatch.undo()
+    (run_id,) = Ledger(redis).runs()
+    spec = Ledger(redis).spec(run_id)
+    assert open_queue(redis, spec.queue).count == 2
+
+    # Workers were faster than the resumption, and did not take the half for the whole.
+    for shard in range(2):
+        end(redis, spec, shard, Counts(ok=3))
+    assert status_of(redis, spec) == "deferred"
+
+    assert resume(redis, tmp_path, spec) == 3
+    assert shard_statuses(redis, spec) == ["finished", "finished", "queued", "queued", "queued"]
+    for shard in range(2, 5):
+        end(redis, spec, shard, Counts(ok=3))
+    assert status_of(redis, spec) == "queued"
+
+
+def test_workers_that_keep_up_with_the_producer_do_not_release_the_finalize_job(
+    redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(producer, "ENQUEUE_BATCH", 1)
+    ended: list[int] = []
+
+    def work(phase: str, rows: int) -> None:
+        if phase == "enqueued":
+            (run_id,) = Ledger(redis).runs()
+            spec = Ledger(redis).spec(run_id)
+            assert status_of(redis, spec) == "deferred"
+            end(redis, spec, len(ended), Counts(ok=2))
+            ended.append(rows)
+
+    spec = enqueue(redis, tmp_path, rows=8, shard_size=2, report=work)
+
+    assert ended == [2, 4, 6, 8]
+    assert status_of(redis, spec) == "queued"
+    assert open_queue(redis, spec.queue).get_job_ids() == [spec.finalize_id]
+
+
+@pytest.mark.parametrize("rows", [299, 301])
+def test_a_file_that_changes_while_it_is_enqueued_is_noticed(
+    redis: Redis, tmp_path: Path, rows: int
+) -> None:
+    prompts = write_prompts(tmp_path / "prompt.jsonl", 300)
+
+    def change(phase: str, _: int) -> None:
+        if phase == "read":
+            write_prompts(prompts, rows)
+
+    with pytest.raises(InputFileError, match="changed"):
+        enqueue_run(redis, prompts, model=MODEL, out=tmp_path / "out", report=change)
+
+
+# Around it.
+
+
+def test_the_end_of_a_shard_costs_the_same_in_a_run_of_any_size(
+    redis: Redis, tmp_path: Path
+) -> None:
+    """RQ's own check reads the status of all shards at the end of each: N² in all."""
+    commands = {}
+    for rows in (10, 400):
+        spec = enqueue(redis, tmp_path, rows=rows, shard_size=1, say=f"of {rows}")
+        before = redis.info("stats")["total_commands_processed"]
+        end(redis, spec, 0, Counts(ok=1))
+        commands[rows] = redis.info("stats")["total_commands_processed"] - before
+    assert commands[400] < commands[10] + 20
+
+
+def test_other_peoples_jobs_in_the_queue_are_left_alone(redis: Redis, tmp_path: Path) -> None:
+    queue = open_queue(redis, "mlx-smollm2-135m")
+    queue.enqueue("some.function", job_id="theirs")
+
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    resume(redis, tmp_path, spec)
+
+    assert queue.get_job_ids() == ["theirs", spec.shard_id(0)]
+    assert Job.fetch("theirs", redis, JSONSerializer).get_status() == "queued"

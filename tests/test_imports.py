@@ -1,0 +1,124 @@
+"""Who may look at whom: `worker` at `jobs` and `vllm_mlx`, `jobs` at three light modules of
+`vllm_mlx`, `vllm_mlx` at nothing of ours. And what a machine without MLX can still do."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OURS = {"vllm_mlx", "jobs", "worker"}
+HEAVY = ["mlx", "mlx_lm", "mlx_vlm", "transformers"]
+LIGHT = {"vllm_mlx.sampling_params", "vllm_mlx.outputs", "vllm_mlx.errors"}
+
+
+def modules_of(package: str) -> dict[str, Path]:
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    return {module_name(file): file for file in files}
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(file: Path) -> Iterator[str]:
+    """Every module that is imported anywhere in the file, `if TYPE_CHECKING` included."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} imports relatively"
+            assert node.module
+            for alias in node.names:
+                module = f"{node.module}.{alias.name}"
+                is_module = (ROOT / Path(*module.split("."))).with_suffix(".py").exists()
+                yield module if is_module else node.module
+
+
+def our_imports(package: str) -> set[tuple[str, str]]:
+    return {
+        (name, imported)
+        for name, file in modules_of(package).items()
+        for imported in imports_of(file)
+        if imported.partition(".")[0] in OURS - {package}
+    }
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+
+
+def test_the_inference_library_stands_alone() -> None:
+    assert our_imports("vllm_mlx") == set()
+
+
+def test_jobs_look_at_the_light_modules_of_the_library_only() -> None:
+    assert {imported for _, imported in our_imports("jobs")} == LIGHT
+
+
+def test_nothing_imports_the_worker() -> None:
+    both = our_imports("jobs") | our_imports("vllm_mlx")
+    assert not [pair for pair in both if pair[1].startswith("worker")]
+
+
+def test_a_producer_needs_no_mlx() -> None:
+    modules = ", ".join([*modules_of("jobs"), *sorted(LIGHT)])
+    result = python(f"import json, sys, {modules}; print(json.dumps(sorted(sys.modules)))")
+    assert result.returncode == 0, result.stderr
+
+    loaded = {name.partition(".")[0] for name in json.loads(result.stdout)}
+
+    assert not loaded & {*HEAVY, "worker"}
+
+
+def without_mlx(*words: str) -> subprocess.CompletedProcess[str]:
+    """`mlx-batch` on a machine that has none of the packages a model needs."""
+    return python(f"""
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HEAVY!r}:
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+
+sys.meta_path.insert(0, Absent())
+from worker.cli import main
+sys.argv = ["mlx-batch", *{words!r}]
+main()
+""")
+
+
+@pytest.mark.parametrize("command", ["run", "enqueue", "worker", "status", "verify"])
+def test_the_command_line_explains_itself_without_mlx(command: str) -> None:
+    result = without_mlx(command, "--help")
+
+    assert result.returncode == 0, result.stderr
+    assert f"mlx-batch {command}" in result.stdout
+
+
+def test_a_worker_without_mlx_says_what_to_install(redis_url: str) -> None:
+    result = without_mlx("worker", "--model", "m", "-u", redis_url)
+
+    assert result.returncode == 3, "1 would say that rows are in error"
+    assert "pip install 'mlx-batch[metal]', [cpu] or [cuda13]" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_producer_without_mlx_enqueues_and_looks(redis_url: str, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "hello"}\n')
+    words = ["enqueue", str(prompts), "--model", "m", "--out", str(tmp_path / "out")]
+
+    enqueued = without_mlx(*words, "-u", redis_url)
+    assert enqueued.returncode == 0, enqueued.stderr
+
+    status = without_mlx("status", "-u", redis_url, "--json")
+    assert json.loads(status.stdout)["run_id"] == enqueued.stdout.strip()

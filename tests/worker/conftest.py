@@ -1,0 +1,68 @@
+"""Workers for the tests: in this process, driven step by step, or as a process of their own."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.connection import connect
+from tests.engines import MODEL, DoubleEngine, wait_for
+from worker.batch_worker import BatchWorker
+
+StartWorker = Callable[..., BatchWorker]
+StartProcess = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """A worker replaces the handlers of its process, which is this one."""
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+
+
+@pytest.fixture
+def start_worker(redis_url: str) -> Iterator[StartWorker]:
+    """Registers a worker whose steps the test takes: `admit`, `settle`, `tend`.
+
+    Its own loop would run on: no state could be held and looked at.
+    """
+    started: list[BatchWorker] = []
+
+    def start(engine: DoubleEngine, model: str = MODEL, **options: object) -> BatchWorker:
+        worker = BatchWorker(model, engine, connection=connect(redis_url), **options)
+        engine.start()
+        worker.register()
+        started.append(worker)
+        return worker
+
+    yield start
+    for worker in started:
+        worker._shut_down()
+        worker.connection.close()
+
+
+@pytest.fixture
+def start_process(redis_url: str, tmp_path: Path) -> Iterator[StartProcess]:
+    """Starts `tests.worker.double_worker` and waits until it is at work."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*options: str, name: str = "other", until: Callable[[], object]) -> object:
+        command = [sys.executable, "-m", "tests.worker.double_worker", redis_url, name, *options]
+        log = (tmp_path / f"{name}.log").open("w")
+        with log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, text=True)
+        started.append(process)
+        wait_for(until)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()

@@ -1,0 +1,442 @@
+"""The command line: what it prints, and the exit codes that scripts depend on.
+
+Rows are answered by the double, where any are: the commands here only enqueue and look.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from redis import Redis
+from rich.console import Console
+
+from jobs.connection import connect
+from jobs.dataset import Dataset, ResultRow, verify
+from jobs.ledger import Counts, Ledger
+from tests.engines import MODEL, DoubleEngine, enqueue, write_prompts
+from tests.worker.conftest import StartWorker
+from vllm_mlx.outputs import GenerationOutput
+from worker import display
+from worker.batch_worker import BatchWorker
+from worker.cli import main
+from worker.status import run_status
+
+NOWHERE = "redis://user:hunter2@127.0.0.1:1/0"
+
+
+@pytest.fixture(autouse=True)
+def no_redis_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RQ_REDIS_URL", raising=False)
+
+
+def cli(*words: object, **options: Any) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words], **options)
+
+
+def enqueue_words(prompts: Path, url: str, *more: object) -> list[object]:
+    out = prompts.parent / "out"
+    return ["enqueue", prompts, "--model", MODEL, "--out", out, "-u", url, *more]
+
+
+def complete(redis_url: str, engine: DoubleEngine | None = None) -> None:
+    """Run all that is enqueued for the model, in this process."""
+    with connect(redis_url) as connection:
+        BatchWorker(MODEL, engine or DoubleEngine(), connection=connection).work(burst=True)
+
+
+# enqueue
+
+
+def test_enqueue_prints_the_run_id_on_the_last_line(
+    redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl", 5)
+
+    result = cli(*enqueue_words(prompts, redis_url, "--shard-size", 2))
+
+    assert result.exit_code == 0
+    (run_id,) = Ledger(redis).runs()
+    assert result.stdout.splitlines()[-1] == run_id
+    assert "5 rows; 3 of 3 shards enqueued" in result.stderr
+
+
+def test_the_url_comes_from_the_environment_as_in_rq(
+    redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl", 1)
+    words = enqueue_words(prompts, redis_url)[:-2]
+
+    assert cli(*words).exit_code == 2
+    assert cli(*words, env={"RQ_REDIS_URL": redis_url}).exit_code == 0
+    assert len(Ledger(redis).runs()) == 1
+
+
+def test_sampling_flags_reach_the_run(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl", 1)
+    flags = ["--max-tokens", 9, "--temperature", 0, "--top-p", 0.5, "--top-k", 3, "--min-p", 0.1]
+    flags += ["--repetition-penalty", 1.1, "--stop", "END", "--stop", "\n", "--seed", 4, "--chat"]
+
+    run_id = cli(*enqueue_words(prompts, redis_url, *flags)).stdout.strip()
+
+    spec = Ledger(redis).spec(run_id)
+    assert spec.chat
+    assert spec.sampling.model_dump() == {
+        "max_tokens": 9,
+        "temperature": 0.0,
+        "top_p": 0.5,
+        "top_k": 3,
+        "min_p": 0.1,
+        "repetition_penalty": 1.1,
+        "stop": ("END", "\n"),
+        "seed": 4,
+    }
+
+
+def test_a_bad_file_is_listed_and_nothing_is_enqueued(
+    redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text('{"prompt": "a"}\n{"prompt": ""}\nnot json\n')
+
+    result = cli(*enqueue_words(prompts, redis_url))
+
+    assert result.exit_code == 2
+    assert "line 2, row 1: prompt=''" in result.stderr
+    assert "line 3, row 2: " in result.stderr
+    assert result.stdout == ""
+    assert redis.keys("*") == []
+
+    result = cli(*enqueue_words(prompts, redis_url, "--skip-bad-rows"))
+    assert result.exit_code == 0
+    assert "2 bad rows will be error rows" in result.stderr
+    assert "line 2, row 1: " in result.stderr
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--temperature", "3"],
+        ["--max-tokens", "0"],
+        ["--stop", ""],
+        ["--shard-size", "0"],
+        ["--temperature", "warm"],
+        ["--no-such-flag"],
+    ],
+    ids=" ".join,
+)
+def test_bad_usage(redis: Redis, redis_url: str, tmp_path: Path, flags: list[str]) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl", 1)
+
+    result = cli(*enqueue_words(prompts, redis_url, *flags))
+
+    assert result.exit_code == 2
+    assert flags[0].lstrip("-").replace("-", "_") in result.stderr.replace("-", "_")
+    assert redis.keys("*") == []
+
+
+def test_a_missing_file_is_bad_input(redis_url: str, tmp_path: Path) -> None:
+    result = cli(*enqueue_words(tmp_path / "missing.jsonl", redis_url))
+
+    assert result.exit_code == 2
+    assert "missing.jsonl" in result.stderr
+
+
+def test_the_same_run_twice_is_refused_and_resumed(redis_url: str, tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl", 2)
+    words = enqueue_words(prompts, redis_url)
+    run_id = cli(*words).stdout.strip()
+
+    again = cli(*words)
+    assert again.exit_code == 2
+    assert "--resume" in again.stderr
+    assert again.stdout == ""
+
+    resumed = cli(*words, "--resume")
+    assert resumed.exit_code == 0
+    assert resumed.stdout.strip() == run_id
+    assert "0 of 1 shards enqueued" in resumed.stderr
+
+
+# Redis
+
+
+@pytest.mark.parametrize("command", ["enqueue", "status", "worker", "run"])
+def test_an_unreachable_redis_is_told_without_its_password(tmp_path: Path, command: str) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl", 1)
+    words: list[object] = {
+        "enqueue": enqueue_words(prompts, NOWHERE),
+        "status": ["status", "-u", NOWHERE],
+        "worker": ["worker", "--model", MODEL, "-u", NOWHERE],
+        "run": ["run", prompts, "--model", MODEL, "--out", tmp_path / "out", "-u", NOWHERE],
+    }[command]
+
+    result = cli(*words)
+
+    assert result.exit_code == 3
+    assert "mlx-batch: redis://***@127.0.0.1:1/0: ConnectionError" in result.stderr
+    assert "hunter2" not in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_password_among_the_options_of_a_url_is_not_shown_either(tmp_path: Path) -> None:
+    result = cli("status", "-u", "unix:///nowhere/redis.sock?password=hunter2&db=1")
+
+    assert result.exit_code == 3
+    assert "/nowhere/redis.sock" in result.stderr
+    assert "hunter2" not in result.output
+
+
+@pytest.mark.parametrize("url", ["localhost:6379", "http://localhost", "redis://localhost:port"])
+def test_what_is_no_url_is_bad_usage(url: str) -> None:
+    result = cli("status", "-u", url)
+
+    assert result.exit_code == 2
+    assert "redis://" in result.stderr
+    assert "Traceback" not in result.output
+
+
+# status
+
+
+def test_status_of_an_unknown_run(redis_url: str) -> None:
+    result = cli("status", "run-nowhere", "-u", redis_url)
+
+    assert result.exit_code == 2
+    assert "run-nowhere" in result.stderr
+
+
+def test_status_without_runs(redis_url: str) -> None:
+    result = cli("status", "-u", redis_url)
+
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "no runs" in result.stderr
+
+
+def test_status_as_json(
+    redis: Redis, redis_url: str, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=6, shard_size=2)
+    engine = DoubleEngine(max_num_seqs=1, held=True)
+    worker = start_worker(engine, name="w")
+    worker.admit(wait=False)
+    engine.answer(1)
+    worker.settle()
+    worker.tend()
+
+    result = cli("status", spec.run_id, "-u", redis_url, "--json")
+
+    assert result.exit_code == 0
+    said = json.loads(result.stdout)
+    assert said == run_status(redis, spec.run_id).as_dict()
+    assert said["state"] == "running"
+    assert (said["rows"], said["rows_done"], said["rows_error"]) == (6, 1, 0)
+    shards = said["shards"]
+    assert (shards["total"], shards["queued"], shards["started"], shards["done"]) == (3, 2, 1, 0)
+    assert list(said["workers"]) == ["w"]
+
+
+def test_status_lists_every_run_newest_first(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    first = enqueue(redis, tmp_path, rows=2, shard_size=2, say="first")
+    second = enqueue(redis, tmp_path, rows=2, shard_size=2, say="second", model="other/model")
+
+    lines = cli("status", "-u", redis_url, "--json").stdout.splitlines()
+
+    assert [json.loads(line)["run_id"] for line in lines] == [second.run_id, first.run_id]
+
+
+def test_status_for_people(
+    redis: Redis, redis_url: str, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
+    worker = start_worker(DoubleEngine(held=True))
+    worker.admit(wait=False)
+    error = RuntimeError("[/INST] is no markup, [bold] neither")
+    worker.fail(worker._land(worker.flights[spec.shard_id(0)]), error, retry=False)
+
+    result = cli("status", "-u", redis_url, env={"COLUMNS": "200"})
+
+    assert result.exit_code == 0
+    assert spec.run_id in result.stdout
+    assert "1 started, 1 failed of 2" in result.stdout
+    assert "RuntimeError: [/INST] is no markup, [bold] neither" in result.stdout
+
+
+def test_status_goes_on_when_a_finished_run_is_forgotten(
+    redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    old = enqueue(redis, tmp_path, rows=2, shard_size=2, say="old")
+    redis.delete(f"mlx-batch:run:{old.run_id}")  # as after 30 days
+    new = enqueue(redis, tmp_path, rows=2, shard_size=2, say="new")
+
+    result = cli("status", "-u", redis_url, "--json")
+
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["run_id"] == new.run_id
+
+
+def test_status_watches_until_the_run_is_finished(
+    redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    words = [sys.executable, "-m", "worker.cli", "status", spec.run_id, "-u", redis_url]
+    with subprocess.Popen([*words, "--json", "--watch"], stdout=subprocess.PIPE, text=True) as told:
+        assert told.stdout is not None
+        assert json.loads(told.stdout.readline())["state"] == "running"
+        complete(redis_url)
+        *_, last = told.stdout
+    assert told.returncode == 0
+    assert json.loads(last)["state"] == "finished"
+
+
+# verify
+
+
+def test_verify_counts_rows(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    def say(prompt: str) -> GenerationOutput:
+        if prompt == "prompt 1":
+            raise RuntimeError("no")
+        return GenerationOutput(prompt, 1, 1, "stop")
+
+    spec = enqueue(redis, tmp_path, rows=3, shard_size=2)
+    complete(redis_url, DoubleEngine(say=say))
+
+    result = cli("verify", spec.out)
+    assert (result.exit_code, result.stdout) == (0, "3 rows in = 2 ok + 1 error\n")
+    assert cli("verify", spec.out, "--strict").exit_code == 1
+
+
+def test_verify_of_a_dataset_that_lacks_rows(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
+    complete(redis_url)
+    Dataset(Path(spec.out)).part_path(1, 2).unlink()
+
+    result = cli("verify", spec.out)
+
+    assert result.exit_code == 1
+    assert "rows missing: 2 (2, 3)" in result.stderr
+    assert "is not complete" in result.stdout
+
+
+def test_verify_of_what_is_no_dataset(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "missing"):
+        result = cli("verify", folder)
+        assert result.exit_code == 2
+        assert "no mlx-batch dataset" in result.stderr
+
+
+# worker
+
+
+def test_a_model_that_can_not_be_loaded_is_bad_input(redis: Redis, redis_url: str) -> None:
+    result = cli("worker", "--model", "/no/such/model", "-u", redis_url)
+
+    assert result.exit_code == 2
+    assert "/no/such/model" in result.stderr
+    assert redis.keys("*") == []
+
+
+# run
+
+
+def test_an_output_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    prompts = write_prompts(tmp_path / "p.jsonl", 1)
+
+    result = cli("run", prompts, "--model", MODEL, "--out", tmp_path / "file" / "out")
+
+    assert result.exit_code in (2, 3)
+    assert "file/out" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_the_url_is_not_on_the_command_line_of_a_worker(
+    redis: Redis, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others can list command lines. The worker here ends at once, for want of a model."""
+    commands: list[list[str]] = []
+
+    class Recorded(subprocess.Popen[bytes]):
+        def __init__(self, command: list[str], **options: Any) -> None:
+            commands.append(command)
+            super().__init__(command, **options)
+
+    monkeypatch.setattr("worker.run.subprocess.Popen", Recorded)
+    prompts = write_prompts(tmp_path / "p.jsonl", 1)
+    redis.execute_command("ACL", "SETUSER", "app", "on", ">hunter2", "~*", "&*", "+@all")
+    url = redis_url.replace("unix://", "unix://app:hunter2@")
+    try:
+        words = ["run", prompts, "--model", "/no/such/model", "--out", tmp_path / "out"]
+        result = cli(*words, "--workers", 2, env={"RQ_REDIS_URL": url})
+    finally:
+        redis.execute_command("ACL", "DELUSER", "app")
+
+    assert result.exit_code == 3
+    assert "no worker is left" in result.stderr
+    assert "/no/such/model" in result.stderr, "the end of the worker's log is shown"
+    assert len(commands) == 2
+    assert not any("hunter2" in word for command in commands for word in command)
+    assert "hunter2" not in result.output
+    logs = sorted((tmp_path / "out" / "_job").glob("worker-*.log"))
+    assert len(logs) == 2
+    assert not any("hunter2" in log.read_text() for log in logs)
+
+
+def test_the_summary_shows_any_text_as_it_is(tmp_path: Path) -> None:
+    """Rich would take `[/INST]` for its own markup, and raise."""
+    text = "[bold]not bold[/INST] :smile:"
+    manifest = {"run_id": "run-1", "model": "m", "rows": 1, "shards": 1}
+    dataset = Dataset(tmp_path)
+    dataset.prepare(manifest | {"columns": {"prompt": "string"}})
+    output = GenerationOutput(text, 1, 5, "stop")
+    dataset.write_part(0, [ResultRow("[/id]", 0, output, columns={"prompt": text})])
+    console = Console(record=True, width=200, file=io.StringIO())
+
+    display.print_summary(console, tmp_path, verify(tmp_path), seconds=2.0)
+
+    said = console.export_text()
+    assert said.count(text) == 2
+    assert "[/id]" in said
+    assert "1 rows answered, 0 in error; 5 tokens in 2.0 s: 2.5 tokens/s" in said
+    assert str(tmp_path) in said
+
+
+def test_the_summary_of_rows_whose_prompt_is_no_text(tmp_path: Path) -> None:
+    """Bad rows that were skipped may hold anything, so the column may be of numbers."""
+    manifest = {"run_id": "run-1", "model": "m", "rows": 1, "shards": 1}
+    dataset = Dataset(tmp_path)
+    dataset.prepare(manifest | {"columns": {"prompt": "int64"}})
+    output = GenerationOutput.from_error(ValueError("a prompt is a string"))
+    dataset.write_part(0, [ResultRow("0", 0, output, columns={"prompt": 5})])
+    console = Console(width=200, file=io.StringIO())
+
+    display.print_summary(console, tmp_path, verify(tmp_path), seconds=2.0)
+
+
+def test_the_command_is_installed_under_its_name() -> None:
+    command = [str(Path(sys.executable).with_name("mlx-batch")), "--version"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert said.startswith("mlx-batch, version ")
+
+
+def test_progress_is_told_in_lines_where_there_is_no_terminal(redis: Redis, tmp_path: Path) -> None:
+    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
+    console = Console(record=True, width=100, file=io.StringIO())
+    view = display.RunDisplay(console)
+    with view.shown():
+        view.update(run_status(redis, spec.run_id))
+        Ledger(redis).commit_shard(spec.run_id, 0, Counts(ok=1, error=1))
+        view._last_line = 0.0  # five seconds later
+        view.update(run_status(redis, spec.run_id))
+        view.update(run_status(redis, spec.run_id))
+
+    assert console.export_text().splitlines() == [
+        "0/4 rows, loading the model",
+        "2/4 rows, loading the model",
+    ]

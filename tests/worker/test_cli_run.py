@@ -1,0 +1,303 @@
+"""`mlx-batch run` and `worker`, whole: real processes, real server, real model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset
+import pytest
+from redis import Redis
+
+from jobs.dataset import Dataset, verify
+from jobs.ledger import Ledger
+from tests.engines import MODEL, enqueue, status_of, wait_for, write_prompts
+from vllm_mlx.sampling_params import SamplingParams
+from worker.status import wait_until_finished
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "RQ_REDIS_URL"}
+ENVIRONMENT["COLUMNS"] = "200"  # else tables break lines
+
+
+def mlx_batch(*words: object) -> list[str]:
+    return [sys.executable, "-m", "worker.cli", *map(str, words)]
+
+
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        mlx_batch(*words), env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+    )
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    table = pyarrow.dataset.dataset(f"{out}/data", format="parquet").to_table()
+    return sorted(table.to_pylist(), key=lambda row: row["row"])
+
+
+# One run of six rows: four good ones, a bad one, and one that is too long for the model.
+
+SIX_ROWS: list[Any] = [
+    {
+        "id": "capital",
+        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "temperature": 0,
+    },
+    {"id": "plain", "prompt": "Once upon a time", "max_tokens": 4},
+    {"id": "bad", "prompt": "hot", "temperature": 9},
+    {"id": "long", "prompt": "word " * 9000},
+    {"id": "markup", "prompt": "Say [/INST] and [bold]", "note": "mine"},
+    {"id": "greedy", "prompt": "1, 2, 3,", "temperature": 0},
+]
+
+
+class Finished:
+    """The run, and what came of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.out = folder / "out"
+        prompts = folder / "prompts.jsonl"
+        prompts.write_text("".join(json.dumps(row) + "\n" for row in SIX_ROWS))
+        self.words = ["run", prompts, "--model", MODEL, "--out", self.out, "--max-tokens", 8]
+        self.words += ["--shard-size", 2, "--skip-bad-rows"]
+        self.result = run(*self.words)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return Finished(tmp_path_factory.mktemp("run"))
+
+
+def test_a_run_ends_well_and_says_where_its_dataset_is(finished: Finished) -> None:
+    assert finished.result.returncode == 0, finished.result.stderr
+    said = finished.result.stdout
+    assert f"dataset: {finished.out}" in said
+    assert "4 rows answered, 2 in error" in said
+    assert re.search(r"[1-9]\d* tokens in [\d.]+ s: [\d.]+ tokens/s", said)
+    assert "3 of 6 rows" in said, "three sample rows"
+    assert "What is the capital of France?" in said
+
+
+def test_every_row_of_the_input_is_in_the_dataset(finished: Finished) -> None:
+    rows = {row["id"]: row for row in rows_of(finished.out)}
+
+    assert list(rows) == ["capital", "plain", "bad", "long", "markup", "greedy"]
+    assert verify(finished.out).complete
+    assert "Paris" in rows["capital"]["text"]
+    assert rows["capital"]["prompt_tokens"] > 10, "the chat template was applied"
+    assert rows["plain"]["completion_tokens"] == 4
+    assert rows["plain"]["finish_reason"] == "length"
+    assert rows["markup"]["note"] == "mine"
+    assert rows["greedy"]["seed"] is None
+    assert {row["model"] for row in rows.values()} == {MODEL}
+
+
+def test_rows_in_error_say_why(finished: Finished) -> None:
+    rows = {row["id"]: row for row in rows_of(finished.out)}
+
+    assert rows["bad"]["error_type"] == "InvalidRequestError"
+    assert "temperature=9" in rows["bad"]["error"]
+    assert rows["long"]["error_type"] == "ContextLengthError"
+    assert "8192" in rows["long"]["error"]
+
+
+def test_a_finished_run_leaves_no_server_and_no_clutter(finished: Finished) -> None:
+    assert sorted(path.name for path in finished.out.iterdir()) == [
+        "README.md",
+        "_SUCCESS",
+        "_job",
+        "data",
+    ]
+    assert not (finished.out / "_job" / "redis").exists()
+    manifest = json.loads((finished.out / "_job" / "manifest.json").read_text())
+    assert manifest["result"] | {"ok": 4, "error": 2, "rows_in": 6} == manifest["result"]
+
+
+def test_verify_and_strict_on_a_finished_run(finished: Finished) -> None:
+    assert run("verify", finished.out).returncode == 0
+    assert run("verify", finished.out, "--strict").returncode == 1
+
+
+def test_the_same_run_into_the_same_folder_is_refused(finished: Finished) -> None:
+    parts = {path: path.stat().st_mtime_ns for path in (finished.out / "data").iterdir()}
+
+    again = run(*finished.words)
+
+    assert again.returncode == 2
+    assert str(finished.out) in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in parts} == parts
+
+
+def test_resuming_a_finished_run_does_nothing_and_is_strict_on_request(finished: Finished) -> None:
+    parts = {path: path.stat().st_mtime_ns for path in (finished.out / "data").iterdir()}
+
+    again = run(*finished.words, "--resume", "--strict")
+
+    assert again.returncode == 1, "two rows are in error"
+    assert "4 rows answered, 2 in error" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in parts} == parts
+
+
+def test_another_run_into_the_same_folder_is_refused(finished: Finished) -> None:
+    other = run(*finished.words, "--temperature", 0.1)
+
+    assert other.returncode == 2
+    assert "holds run" in other.stderr
+    assert (finished.out / "_SUCCESS").exists()
+
+
+def test_a_bad_file_is_refused_and_claims_no_folder(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "a"}\n{"prompt": ""}\n')
+
+    result = run("run", prompts, "--model", MODEL, "--out", tmp_path / "out")
+
+    assert result.returncode == 2
+    assert "line 2, row 1" in result.stderr
+    assert not (tmp_path / "out" / "data").exists()
+    assert not Dataset(tmp_path / "out").is_claimed
+
+
+# Runs that are interrupted.
+
+
+class Interrupted:
+    """A run that is going on, with its server and its worker, and has one part of eight."""
+
+    def __init__(self, folder: Path) -> None:
+        self.out = folder / "out"
+        prompts = write_prompts(folder / "prompts.jsonl", 8, say="Tell me the story of")
+        self.words = ["run", prompts, "--model", MODEL, "--out", self.out, "--max-tokens", 24]
+        self.words += ["--shard-size", 1, "--max-num-seqs", 1]  # slowly
+        self.process = subprocess.Popen(
+            mlx_batch(*self.words),
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_for(self._find_worker, timeout=60)
+
+    def _find_worker(self) -> bool:
+        if not list((self.out / "data").glob("*.parquet")):
+            return False
+        socket = (self.out / "_job" / "redis" / "server.lock").read_text()
+        self.server = Redis(unix_socket_path=socket, decode_responses=True)
+        with self.server:
+            (key,) = self.server.smembers("rq:workers")
+            self.worker_pid = int(self.server.hget(key, "pid"))
+            self.server_pid = int(self.server.info("server")["process_id"])
+        return True
+
+    def leftovers(self) -> list[int]:
+        return [pid for pid in (self.worker_pid, self.server_pid) if is_alive(pid)]
+
+    def clean_up(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+        for pid in self.leftovers():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat")  # a zombie whose parent was killed is no leftover
+    return not state.exists() or state.read_text().rpartition(") ")[2][0] != "Z"
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path) -> Iterator[Interrupted]:
+    going = Interrupted(tmp_path)
+    yield going
+    going.clean_up()
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+)
+def test_an_interrupted_run_ends_its_worker_and_server(
+    interrupted: Interrupted, signum: signal.Signals, code: int
+) -> None:
+    interrupted.process.send_signal(signum)
+    _, stderr = interrupted.process.communicate(timeout=30)
+
+    assert interrupted.process.returncode == code
+    assert "--resume" in stderr
+    assert "Traceback" not in stderr
+    assert interrupted.leftovers() == []
+
+
+def test_a_killed_run_is_resumed_at_once(interrupted: Interrupted) -> None:
+    interrupted.process.kill()
+    interrupted.process.wait()
+    done = {path.name: path.stat().st_mtime_ns for path in (interrupted.out / "data").iterdir()}
+    assert len(done) < 8
+
+    started = time.monotonic()
+    result = run(*interrupted.words[:-1], 8, "--resume")
+
+    assert result.returncode == 0, result.stderr
+    assert time.monotonic() - started < 45, "no lease of a minute was waited for"
+    found = verify(interrupted.out)
+    assert (found.complete, found.ok) == (True, 8)
+    kept = {name: (interrupted.out / "data" / name).stat().st_mtime_ns for name in done}
+    assert kept == done, "what was done was not done again"
+    wait_for(lambda: not interrupted.leftovers(), timeout=20)
+
+
+# `enqueue` here, `worker` there.
+
+
+def test_two_workers_share_a_run(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    words = ["worker", "--model", MODEL, "-u", redis_url, "--max-num-seqs", 1]
+    workers = [
+        subprocess.Popen(
+            mlx_batch(*words, "--name", name), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+        )
+        for name in ("one", "two")
+    ]
+    try:
+        wait_for(lambda: redis.scard("rq:workers") == 2, timeout=60)
+        sampling = SamplingParams.of(max_tokens=8)
+        spec = enqueue(redis, tmp_path, rows=8, shard_size=1, sampling=sampling)
+        assert wait_until_finished(redis, spec.run_id, timeout=60).is_finished
+    finally:
+        for worker in workers:
+            worker.terminate()
+        said = [worker.communicate(timeout=30)[1] for worker in workers]
+
+    assert [worker.returncode for worker in workers] == [0, 0], said
+    assert {row["worker"] for row in rows_of(Path(spec.out))} == {"one", "two"}
+    assert verify(Path(spec.out)).complete
+    assert Ledger(redis).progress(spec.run_id).done.rows == 8
+
+
+def test_a_worker_that_is_told_to_end_gives_its_job_back(
+    redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2, say="Tell me a long story of")
+    words = ["worker", "--model", MODEL, "-u", redis_url, "--grace", 0]
+    worker = subprocess.Popen(mlx_batch(*words), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: status_of(redis, spec, 0) == "started", timeout=60)
+        worker.terminate()
+        _, stderr = worker.communicate(timeout=30)
+    finally:
+        worker.kill()
+        worker.communicate()
+
+    assert worker.returncode == 0, stderr
+    assert status_of(redis, spec, 0) == "queued"
+    assert redis.smembers("rq:workers") == set()

@@ -1,0 +1,356 @@
+"""Rows of many jobs side by side in one engine, each job with an execution and an end of its own.
+
+The engine is the double of `tests.engines`, since the states looked at must be held.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset
+import pytest
+from redis import Redis
+
+from jobs.dataset import Dataset, verify
+from jobs.ledger import Counts, Ledger, RunState
+from jobs.producer import enqueue_run, open_queue
+from jobs.run import RunSpec
+from tests.engines import (
+    MODEL,
+    DoubleEngine,
+    echo,
+    enqueue,
+    job_of,
+    status_of,
+    wait_for,
+    write_prompts,
+)
+from tests.worker.conftest import StartWorker
+from vllm_mlx.errors import ContextLengthError
+from vllm_mlx.outputs import GenerationOutput
+from vllm_mlx.sampling_params import SamplingParams
+
+
+def rows_of(spec: RunSpec) -> list[dict[str, Any]]:
+    table = pyarrow.dataset.dataset(f"{spec.out}/data", format="parquet").to_table()
+    return sorted(table.to_pylist(), key=lambda row: row["row"])
+
+
+def statuses(redis: Redis, spec: RunSpec) -> list[str]:
+    return [status_of(redis, spec, shard) for shard in range(spec.shards)]
+
+
+def test_jobs_are_taken_until_two_batches_of_rows_are_held(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=15, shard_size=3)
+    engine = DoubleEngine(max_num_seqs=4, held=True)
+    worker = start_worker(engine)
+
+    worker.admit(wait=False)
+
+    assert len(engine.open) == 9, "the third job fills the 8 places"
+    assert statuses(redis, spec) == ["started"] * 3 + ["queued"] * 2
+
+    worker.admit(wait=False)
+    assert len(engine.open) == 9, "no room, no job"
+
+    engine.answer(2)
+    worker.settle()
+    worker.admit(wait=False)
+
+    assert len(engine.open) == 10
+    assert statuses(redis, spec) == ["started"] * 4 + ["queued"]
+
+
+def test_the_tail_of_one_job_runs_beside_the_head_of_the_next(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=16, shard_size=8)
+    engine = DoubleEngine(max_num_seqs=4, held=True)
+    worker = start_worker(engine)
+    worker.admit(wait=False)
+    assert statuses(redis, spec) == ["started", "queued"]
+
+    engine.answer(7)
+    worker.settle()
+    worker.admit(wait=False)
+
+    assert [row.prompt for row in engine.open] == [f"prompt {n}" for n in range(7, 16)]
+    assert statuses(redis, spec) == ["started", "started"]
+
+
+def test_rows_of_several_runs_share_the_batch(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    ours = enqueue(redis, tmp_path, rows=2, shard_size=2, say="ours")
+    theirs = enqueue(redis, tmp_path, rows=2, shard_size=2, say="theirs")
+    engine = DoubleEngine(max_num_seqs=4, held=True)
+    worker = start_worker(engine)
+
+    worker.admit(wait=False)
+    assert engine.prompts == ["ours 0", "ours 1", "theirs 0", "theirs 1"]
+
+    engine.answer()
+    worker.settle()
+    assert [row["text"] for row in rows_of(ours)] == ["echo ours 0", "echo ours 1"]
+    assert [row["text"] for row in rows_of(theirs)] == ["echo theirs 0", "echo theirs 1"]
+
+
+def test_every_job_in_flight_has_one_execution(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=6, shard_size=2)
+    engine = DoubleEngine(held=True)
+    worker = start_worker(engine)
+    worker.admit(wait=False)
+
+    registry = open_queue(redis, spec.queue).started_job_registry
+    ids = [spec.shard_id(shard) for shard in range(3)]
+    assert sorted(job_id for job_id, _ in registry.get_job_and_execution_ids()) == ids
+    assert sorted(execution.job_id for execution in worker.executions.values()) == ids
+    assert worker.current_execution_count == 3
+    assert worker.get_state() == "busy"
+
+    engine.answer(of="prompt 2")
+    engine.answer(of="prompt 3")
+    worker.settle()
+
+    assert sorted(job_id for job_id, _ in registry.get_job_and_execution_ids()) == [ids[0], ids[2]]
+    assert worker.current_execution_count == 2
+    assert worker.get_state() == "busy"
+
+
+def test_a_shard_is_committed_when_its_last_row_is_in(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
+    engine = DoubleEngine(held=True)
+    worker = start_worker(engine)
+    worker.admit(wait=False)
+
+    engine.answer(3)
+    worker.settle()
+
+    ledger = Ledger(redis)
+    assert ledger.done_shards(spec.run_id) == {0}
+    assert ledger.progress(spec.run_id).done == Counts(2, 0, 6, 4)
+    assert Dataset(Path(spec.out)).part_path(0, 2).exists()
+    assert not Dataset(Path(spec.out)).part_path(1, 2).exists()
+    assert statuses(redis, spec) == ["finished", "started"]
+    assert job_of(redis, spec, 0).return_value() == {"rows": 2, "errors": 0}
+    assert worker.successful_job_count == 1
+
+
+def test_a_run_ends_with_a_verified_dataset(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=5, shard_size=2)
+    worker = start_worker(DoubleEngine())
+
+    def finished() -> bool:
+        worker.admit(wait=False)
+        worker.settle()
+        return status_of(redis, spec) == "finished"
+
+    wait_for(finished)
+
+    assert (Path(spec.out) / "_SUCCESS").read_bytes() == b""
+    assert verify(Path(spec.out)).complete
+    assert Ledger(redis).progress(spec.run_id).state is RunState.FINISHED
+    assert job_of(redis, spec).return_value() == {"rows": 5}
+    assert worker.get_state() == "idle"
+    assert worker.name in {row["worker"] for row in rows_of(spec)}
+    assert [row["id"] for row in rows_of(spec)] == ["r0", "r1", "r2", "r3", "r4"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ContextLengthError("the prompt has 9000 tokens"),
+        RuntimeError("the model broke"),
+        ZeroDivisionError(),
+        CancelledError("by the engine"),
+        KeyboardInterrupt(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_row_that_fails_is_an_error_row_and_its_neighbours_do_not_notice(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker, error: BaseException
+) -> None:
+    def say(prompt: str) -> GenerationOutput:
+        if prompt == "prompt 1":
+            raise error
+        return echo(prompt)
+
+    spec = enqueue(redis, tmp_path, rows=3, shard_size=3)
+    worker = start_worker(DoubleEngine(say=say))
+    worker.admit(wait=False)
+    worker.settle()
+
+    good, bad, other = rows_of(spec)
+    assert (bad["id"], bad["finish_reason"], bad["text"]) == ("r1", "error", "")
+    assert (bad["error_type"], bad["error"]) == (type(error).__name__, str(error))
+    assert [good["text"], other["text"]] == ["echo prompt 0", "echo prompt 2"]
+    assert good["error_type"] is other["error"] is None
+    assert job_of(redis, spec, 0).return_value() == {"rows": 3, "errors": 1}
+
+
+class RefusingEngine(DoubleEngine):
+    """Raises as a row is submitted, as the real engine does when a prompt is too long."""
+
+    def submit(self, prompt: Any, params: SamplingParams) -> Any:
+        if "too long" in str(prompt):
+            raise ContextLengthError("too long for the context")
+        return super().submit(prompt, params)
+
+
+def test_a_row_that_the_engine_refuses_is_an_error_row(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2, say="too long")
+    worker = start_worker(RefusingEngine())
+    worker.admit(wait=False)
+    worker.settle()
+
+    assert [row["error_type"] for row in rows_of(spec)] == ["ContextLengthError"] * 2
+
+
+def test_jobs_that_need_no_engine_do_not_pile_up(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    """Rows that fail as they are submitted never fill the engine, yet the loop must turn."""
+    enqueue(redis, tmp_path, rows=40, shard_size=1, say="too long")
+    worker = start_worker(RefusingEngine(max_num_seqs=4))
+
+    worker.admit(wait=False)
+
+    assert len(worker.flights) <= 8
+
+
+def test_bad_rows_of_the_input_become_error_rows(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    lines = [
+        '{"id": "a", "prompt": "fine"}',
+        "{not json",
+        '{"id": "a", "prompt": "again"}',
+        '{"id": "d", "prompt": "hot", "temperature": 9}',
+    ]
+    prompts.write_text("\n".join(lines) + "\n")
+    out = tmp_path / "out"
+    enqueued = enqueue_run(redis, prompts, model=MODEL, out=out, skip_bad_rows=True)
+    engine = DoubleEngine()
+    worker = start_worker(engine)
+    worker.admit(wait=False)
+    worker.settle()
+
+    assert engine.prompts == ["fine"]
+    rows = rows_of(enqueued.spec)
+    assert [row["id"] for row in rows] == ["a", "1", "2", "d"]
+    assert [row["finish_reason"] for row in rows] == ["stop", "error", "error", "error"]
+    assert {row["error_type"] for row in rows[1:]} == {"InvalidRequestError"}
+    assert "temperature=9" in rows[3]["error"]
+
+
+def test_a_job_that_is_queued_twice_runs_once(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    queue = open_queue(redis, spec.queue)
+    queue.push_job_id(spec.shard_id(0))
+    engine = DoubleEngine(held=True)
+    worker = start_worker(engine)
+
+    worker.admit(wait=False)
+
+    assert engine.prompts == ["prompt 0", "prompt 1"]
+    assert (queue.count, queue.intermediate_queue.get_job_ids()) == (0, [])
+    assert worker.current_execution_count == 1
+
+    engine.answer()
+    worker.settle()
+    assert statuses(redis, spec) == ["finished"]
+
+
+def test_a_committed_shard_is_not_run_again(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
+    Ledger(redis).commit_shard(spec.run_id, 0, Counts(ok=2))
+    engine = DoubleEngine(held=True)
+    worker = start_worker(engine)
+
+    worker.admit(wait=False)
+
+    assert engine.prompts == ["prompt 2", "prompt 3"]
+    assert statuses(redis, spec) == ["finished", "started"]
+    assert Ledger(redis).progress(spec.run_id).done == Counts(ok=2)
+
+
+def test_a_run_whose_shards_were_all_committed_before_is_still_finalized(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    """A worker died between its last commit and telling RQ."""
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    Ledger(redis).commit_shard(spec.run_id, 0, Counts(ok=2))
+    worker = start_worker(DoubleEngine())
+
+    worker.admit(wait=False)
+
+    assert status_of(redis, spec) in ("queued", "started")
+
+
+def test_rows_reach_the_engine_with_their_own_sampling(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    rows: list[dict[str, Any]] = [
+        {"prompt": "default"},
+        {"prompt": "greedy", "temperature": 0},
+        {"prompt": "short", "max_tokens": 3, "stop": "."},
+        {"messages": [{"role": "user", "content": "chat"}], "seed": 7},
+    ]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sampling = SamplingParams.of(max_tokens=99, top_p=0.5)
+    enqueue_run(redis, prompts, model=MODEL, out=tmp_path / "out", sampling=sampling)
+    engine = DoubleEngine()
+    start_worker(engine).admit(wait=False)
+
+    default, greedy, short, chat = [row.params for row in engine.asked]
+    assert (default.max_tokens, default.top_p, default.temperature) == (99, 0.5, 0.7)
+    assert (greedy.temperature, greedy.seed) == (0, None)
+    assert (short.max_tokens, short.stop) == (3, (".",))
+    assert chat.seed == 7
+    assert default.seed is not None
+    assert short.seed is not None
+    assert default.seed != short.seed
+    assert engine.prompts[3] == [{"role": "user", "content": "chat"}]
+
+
+def test_plain_prompts_go_through_the_chat_template_on_request(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    enqueue(redis, tmp_path, rows=1, shard_size=1, chat=True)
+    engine = DoubleEngine()
+    start_worker(engine).admit(wait=False)
+
+    assert engine.prompts == [[{"role": "user", "content": "prompt 0"}]]
+
+
+def test_input_columns_are_carried_to_the_dataset(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl", 2, topic="owls", weights=[1, 2])
+    spec = enqueue_run(redis, prompts, model=MODEL, out=tmp_path / "out").spec
+    worker = start_worker(DoubleEngine())
+    worker.admit(wait=False)
+    worker.settle()
+
+    assert [row["prompt"] for row in rows_of(spec)] == ["prompt 0", "prompt 1"]
+    assert {row["topic"] for row in rows_of(spec)} == {"owls"}
+    assert {row["weights"] for row in rows_of(spec)} == {"[1, 2]"}

@@ -1,0 +1,243 @@
+"""Jobs that fail: retried later, failed for good, requeued by hand. Rows come from the double."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from jobs.dataset import verify
+from jobs.ledger import Ledger
+from jobs.producer import RETRY, open_queue
+from jobs.run import RunSpec
+from tests.engines import DoubleEngine, enqueue, job_of, status_of, wait_for
+from tests.worker.conftest import StartWorker
+from worker.batch_worker import BatchWorker
+from worker.status import run_status
+
+
+def step(worker: BatchWorker) -> None:
+    worker.admit(wait=False)
+    worker.settle()
+
+
+def break_output(spec: RunSpec) -> Path:
+    out = Path(spec.out)
+    out.write_text("a file stands where the folder should")
+    return out
+
+
+def make_retries_due(redis: Redis, spec: RunSpec) -> None:
+    """In place of waiting: every delayed retry's time has come."""
+    registry = open_queue(redis, spec.queue).scheduled_job_registry
+    for job_id in registry.get_job_ids():
+        redis.zadd(registry.key, {job_id: time.time() - 1})
+
+
+def delay_of(redis: Redis, spec: RunSpec) -> float:
+    registry = open_queue(redis, spec.queue).scheduled_job_registry
+    return registry.get_scheduled_time(spec.shard_id(0)).timestamp() - time.time()
+
+
+def test_a_job_that_fails_is_retried_after_growing_delays_and_then_fails(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    break_output(spec)
+    worker = start_worker(DoubleEngine())
+
+    for number, seconds in enumerate(RETRY.intervals):
+        step(worker)
+        assert status_of(redis, spec, 0) == "scheduled"
+        assert delay_of(redis, spec) == pytest.approx(seconds, abs=1.5)
+        assert job_of(redis, spec, 0).retries_left == RETRY.max - 1 - number
+
+        make_retries_due(redis, spec)
+        worker.enqueue_delayed_retries()
+        assert status_of(redis, spec, 0) == "queued"
+        worker._due.clear()  # an empty queue was seen a moment ago: do not wait for the tick
+    step(worker)
+
+    assert status_of(redis, spec, 0) == "failed"
+    assert worker.failed_job_count == 1 + RETRY.max
+    reason = run_status(redis, spec.run_id).errors[spec.shard_id(0)]
+    assert reason.startswith("DatasetError: ")
+    assert spec.out in reason
+    assert Ledger(redis).done_shards(spec.run_id) == set()
+    assert status_of(redis, spec) == "deferred"
+
+
+def test_a_retry_is_not_enqueued_before_its_time(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    break_output(spec)
+    worker = start_worker(DoubleEngine())
+    step(worker)
+    job = job_of(redis, spec, 0)
+    redis.zadd(open_queue(redis, spec.queue).scheduled_job_registry.key, {job.id: time.time() + 9})
+
+    worker.enqueue_delayed_retries()
+
+    assert status_of(redis, spec, 0) == "scheduled"
+
+
+def test_a_retried_job_succeeds_and_counts_its_attempts(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    import pyarrow.parquet as pq
+
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    out = break_output(spec)
+    worker = start_worker(DoubleEngine())
+    step(worker)
+    out.unlink()
+    make_retries_due(redis, spec)
+    worker.enqueue_delayed_retries()
+    worker._due.clear()
+
+    step(worker)
+
+    assert status_of(redis, spec, 0) == "finished"
+    part = pq.read_table(out / "data" / "train-00000-of-00001.parquet")
+    assert part["attempts"].to_pylist() == [2, 2]
+
+
+def test_requeue_by_hand_makes_a_failed_job_succeed_after_the_cure(
+    redis: Redis, redis_url: str, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    out = break_output(spec)
+    job = job_of(redis, spec, 0)
+    job.retries_left = 0
+    job.save()
+    worker = start_worker(DoubleEngine())
+    step(worker)
+    assert status_of(redis, spec, 0) == "failed"
+
+    out.unlink()
+    rq = [str(Path(sys.executable).with_name("rq")), "requeue", "--queue", spec.queue]
+    rq += ["-u", redis_url, "-S", "rq.serializers.JSONSerializer", "--all"]
+    said = subprocess.run(rq, check=True, capture_output=True, text=True)
+    assert "Requeueing 1 jobs" in said.stdout
+    assert status_of(redis, spec, 0) == "queued"
+
+    def is_complete() -> bool:
+        step(worker)
+        return status_of(redis, spec) == "finished"
+
+    wait_for(is_complete)
+    assert verify(out).complete
+    assert run_status(redis, spec.run_id).failed == 0
+
+
+def test_a_finalize_job_that_fails_is_retried(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    worker = start_worker(DoubleEngine())
+    step(worker)
+    part = Path(spec.out) / "data" / "train-00000-of-00001.parquet"
+    aside = part.rename(tmp_path / "aside")
+
+    def has_failed() -> bool:
+        step(worker)
+        return status_of(redis, spec) == "scheduled"
+
+    wait_for(has_failed)
+    assert not (Path(spec.out) / "_SUCCESS").exists()
+
+    aside.rename(part)
+    make_retries_due(redis, spec)
+    worker.enqueue_delayed_retries()
+
+    def has_succeeded() -> bool:
+        step(worker)
+        return status_of(redis, spec) == "finished"
+
+    wait_for(has_succeeded)
+    assert (Path(spec.out) / "_SUCCESS").exists()
+
+
+@pytest.mark.parametrize("reply_is_lost", [False, True])
+def test_redis_may_go_away_between_a_commit_and_the_end_of_its_job(
+    redis: Redis,
+    tmp_path: Path,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    reply_is_lost: bool,
+) -> None:
+    """The part is written and in the ledger, then the connection breaks."""
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    worker = start_worker(DoubleEngine())
+    succeed = worker.handle_job_success
+
+    def break_once(*args: object, **kwargs: object) -> None:
+        monkeypatch.setattr(worker, "handle_job_success", succeed)
+        if reply_is_lost:
+            succeed(*args, **kwargs)
+        raise RedisConnectionError("gone")
+
+    monkeypatch.setattr(worker, "handle_job_success", break_once)
+    worker.admit(wait=False)
+    with pytest.raises(RedisConnectionError):
+        worker.settle()
+
+    worker.settle()  # what `work` does once Redis is back
+
+    assert status_of(redis, spec, 0) == "finished"
+    assert Ledger(redis).progress(spec.run_id).done.rows == 2
+
+
+def test_redis_may_go_away_before_a_finalize_job_ends(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    worker = start_worker(DoubleEngine())
+    step(worker)
+    succeed = worker.handle_job_success
+    failures = 0
+
+    def break_once(*args: object, **kwargs: object) -> None:
+        nonlocal failures
+        failures += 1
+        monkeypatch.setattr(worker, "handle_job_success", succeed)
+        raise RedisConnectionError("gone")
+
+    monkeypatch.setattr(worker, "handle_job_success", break_once)
+
+    def is_finished() -> bool:
+        try:
+            step(worker)
+        except RedisConnectionError:
+            return False
+        return status_of(redis, spec) == "finished"
+
+    wait_for(is_finished, timeout=5)
+    assert failures == 1
+
+
+def test_a_burst_outlives_a_redis_that_is_away_for_a_moment(
+    redis: Redis, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobs.connection import connect
+
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    with connect(redis_url) as connection:
+        worker = BatchWorker(spec.model, DoubleEngine(), connection=connection)
+        look = worker.nothing_is_left
+
+        def break_once() -> bool:
+            monkeypatch.setattr(worker, "nothing_is_left", look)
+            raise RedisConnectionError("gone")
+
+        monkeypatch.setattr(worker, "nothing_is_left", break_once)
+
+        assert worker.work(burst=True)
+
+    assert status_of(redis, spec) == "finished"

@@ -1,0 +1,274 @@
+"""Leases: renewed for every job in flight, and what happens to a job whose worker died.
+
+A lease is a minute. The tests do not wait for it: they move the scores of RQ's registry instead.
+Rows come from the double, in this process or, to be killed, in one of their own.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from rq.scheduler import RQScheduler
+
+from jobs.dataset import verify
+from jobs.ledger import Counts, Ledger, RunState
+from jobs.producer import RETRY, open_queue
+from jobs.run import RunSpec
+from tests.engines import DoubleEngine, enqueue, job_of, status_of, wait_for
+from tests.worker.conftest import StartProcess, StartWorker
+from worker.batch_worker import BatchWorker
+from worker.bookkeeping import LEASE
+
+
+def expire_leases(redis: Redis, spec: RunSpec) -> None:
+    """In place of waiting for a minute without heartbeats."""
+    registry = open_queue(redis, spec.queue).started_job_registry
+    for entry in redis.zrange(registry.key, 0, -1):
+        redis.zadd(registry.key, {entry: time.time() - 1})
+    redis.delete(RQScheduler.get_locking_key(spec.queue))  # a lease as well
+
+
+def make_retries_due(redis: Redis, spec: RunSpec) -> None:
+    registry = open_queue(redis, spec.queue).scheduled_job_registry
+    for job_id in registry.get_job_ids():
+        redis.zadd(registry.key, {job_id: time.time() - 1})
+
+
+def take_over(redis: Redis, spec: RunSpec, worker: BatchWorker) -> None:
+    """What `tend` does in the course of a minute."""
+    expire_leases(redis, spec)
+    worker.run_maintenance_tasks()
+    make_retries_due(redis, spec)
+    worker.enqueue_delayed_retries()
+    worker._due.clear()
+
+
+def finish(redis: Redis, spec: RunSpec, worker: BatchWorker) -> None:
+    def is_finished() -> bool:
+        worker.admit(wait=False)
+        worker.settle()
+        return Ledger(redis).progress(spec.run_id).state is RunState.FINISHED
+
+    wait_for(is_finished)
+
+
+def test_a_heartbeat_renews_the_lease_of_every_job_in_flight(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=6, shard_size=2)
+    worker = start_worker(DoubleEngine(held=True))
+    worker.admit(wait=False)
+    key = open_queue(redis, spec.queue).started_job_registry.key
+    entries = redis.zrange(key, 0, -1)
+    assert len(entries) == 3
+    redis.zadd(key, dict.fromkeys(entries, time.time() + 5))
+    for execution in worker.executions.values():
+        redis.expire(execution.key, 5)
+    redis.expire(worker.key, 5)
+    redis.expire(worker.executions_key, 5)
+    soon = time.time() + LEASE - 5
+
+    worker.send_heartbeats()
+
+    assert all(redis.zscore(key, entry) > soon for entry in entries)
+    assert all(redis.ttl(execution.key) > LEASE - 5 for execution in worker.executions.values())
+    assert redis.ttl(worker.key) > LEASE - 5
+    assert redis.ttl(worker.executions_key) > LEASE - 5
+
+
+def test_the_loop_sends_heartbeats(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    worker = start_worker(DoubleEngine(held=True))
+    worker.admit(wait=False)
+    key = open_queue(redis, spec.queue).started_job_registry.key
+    (entry,) = redis.zrange(key, 0, -1)
+    redis.zadd(key, {entry: time.time() + 5})
+
+    worker.tend()
+
+    assert redis.zscore(key, entry) > time.time() + LEASE - 5
+
+
+def test_a_lease_is_a_minute_from_the_start(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    start_worker(DoubleEngine(held=True)).admit(wait=False)
+    key = open_queue(redis, spec.queue).started_job_registry.key
+    ((_, score),) = redis.zrange(key, 0, -1, withscores=True)
+
+    assert score == pytest.approx(time.time() + LEASE, abs=3)
+
+
+def test_the_jobs_of_a_killed_worker_are_taken_over(
+    redis: Redis, tmp_path: Path, start_process: StartProcess, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=6, shard_size=2)
+    process = start_process("held", until=lambda: status_of(redis, spec, 2) == "started")
+    process.kill()
+    process.wait()
+    worker = start_worker(DoubleEngine())
+    worker.admit(wait=False)
+    worker.run_maintenance_tasks()
+    assert status_of(redis, spec, 0) == "started", "the lease still runs"
+
+    take_over(redis, spec, worker)
+    assert job_of(redis, spec, 0).retries_left == RETRY.max - 1
+    finish(redis, spec, worker)
+
+    found = verify(Path(spec.out))
+    assert (found.complete, found.ok, found.rows_in) == (True, 6, 6)
+
+
+def test_a_worker_that_is_killed_while_it_commits_leaves_a_whole_dataset(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part is on disk but not in the ledger: it is written again, not twice."""
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    dying = start_worker(DoubleEngine(), name="dying")
+    monkeypatch.setattr(dying._ledger, "commit_shard", lambda *_: sys.exit("killed"))
+    dying.admit(wait=False)
+    with pytest.raises(SystemExit):
+        dying.settle()
+    dying.flights.clear()
+    dying.executions.clear()
+    worker = start_worker(DoubleEngine(), name="heir")
+
+    take_over(redis, spec, worker)
+    finish(redis, spec, worker)
+
+    assert verify(Path(spec.out)).complete
+    assert Ledger(redis).progress(spec.run_id).done == Counts(2, 0, 6, 4)
+
+
+def test_the_late_result_of_a_worker_that_slept_is_refused(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    """A laptop was closed; by the time it opens, the run is over."""
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    engine = DoubleEngine(held=True)
+    sleeper = start_worker(engine, name="sleeper")
+    sleeper.admit(wait=False)
+    worker = start_worker(DoubleEngine(), name="awake")
+    take_over(redis, spec, worker)
+    finish(redis, spec, worker)
+
+    engine.answer()
+    sleeper.settle()
+    sleeper.tend()
+
+    part = pq.read_table(Path(spec.out) / "data" / "train-00000-of-00001.parquet")
+    assert set(part["worker"].to_pylist()) == {"awake"}
+    assert status_of(redis, spec, 0) == "finished"
+    assert status_of(redis, spec) == "finished"
+    queue = open_queue(redis, spec.queue)
+    assert (queue.count, queue.failed_job_registry.get_job_count()) == (0, 0)
+    assert Ledger(redis).progress(spec.run_id).done.rows == 2
+    assert sleeper.current_execution_count == 0
+
+
+def test_finished_work_is_kept_though_the_lease_was_lost(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    """Redis was away for two minutes: another worker was back first and handed the job on."""
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    engine = DoubleEngine(held=True)
+    late = start_worker(engine)
+    late.admit(wait=False)
+    heir_engine = DoubleEngine()
+    heir = start_worker(heir_engine)
+    take_over(redis, spec, heir)
+    assert status_of(redis, spec, 0) == "queued"
+
+    engine.answer()
+    late.settle()
+
+    assert Ledger(redis).done_shards(spec.run_id) == {0}
+    finish(redis, spec, heir)
+    assert heir_engine.asked == [], "nothing was generated twice"
+    assert verify(Path(spec.out)).complete
+    assert status_of(redis, spec, 0) == "finished"
+
+
+def test_rq_info_may_hand_on_the_job_of_a_dead_worker(
+    redis: Redis, redis_url: str, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    """Stock `rq info` cleans registries, and does not know our serializer or job class."""
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    dead = start_worker(DoubleEngine(held=True))
+    dead.admit(wait=False)
+    dead.flights.clear()
+    dead.executions.clear()
+    expire_leases(redis, spec)
+    rq = str(Path(sys.executable).with_name("rq"))
+
+    subprocess.run([rq, "info", "-u", redis_url, "--raw"], check=True, capture_output=True)
+
+    assert status_of(redis, spec, 0) == "scheduled"
+    worker = start_worker(DoubleEngine())
+    make_retries_due(redis, spec)
+    worker.enqueue_delayed_retries()
+    finish(redis, spec, worker)
+    assert verify(Path(spec.out)).complete
+
+
+def test_a_job_lost_between_taking_and_starting_is_found(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    queue = open_queue(redis, spec.queue)
+    redis.lmove(queue.key, queue.intermediate_queue.key)
+    worker = start_worker(DoubleEngine())
+    worker.run_maintenance_tasks()
+    redis.set(queue.intermediate_queue.get_first_seen_key(spec.shard_id(0)), time.time() - 90)
+
+    take_over(redis, spec, worker)
+
+    assert status_of(redis, spec, 0) == "queued"
+    finish(redis, spec, worker)
+    assert verify(Path(spec.out)).complete
+
+
+def test_redis_may_go_away_between_taking_and_reading_a_job(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    worker = start_worker(DoubleEngine())
+
+    def gone(*_: object, **__: object) -> None:
+        raise RedisConnectionError("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("jobs.job.BatchJob.fetch", gone)
+        with pytest.raises(RedisConnectionError):
+            worker.admit(wait=False)
+
+    assert status_of(redis, spec, 0) == "queued", "there is nothing wrong with it"
+    queue = open_queue(redis, spec.queue)
+    assert queue.intermediate_queue.get_job_ids() == [spec.shard_id(0)]
+
+
+def test_maintenance_that_breaks_off_does_not_keep_others_from_it_for_long(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RQ holds its lock for 15 minutes; a dead worker's jobs would wait as long."""
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    worker = start_worker(DoubleEngine())
+
+    def broken(*_: object, **__: object) -> None:
+        raise RedisConnectionError("gone")
+
+    monkeypatch.setattr("rq.registry.StartedJobRegistry.cleanup", broken)
+    with pytest.raises(RedisConnectionError):
+        worker.run_maintenance_tasks()
+
+    assert redis.ttl(open_queue(redis, spec.queue).registry_cleaning_key) <= LEASE
