@@ -7,7 +7,7 @@ or a crash at any moment sees only finished parts, and a shard done twice leaves
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,10 @@ class Dataset:
                 f"{self.root} holds run {holder}, so run {run_id} can't use it: "
                 "choose another folder, or delete this one"
             )
+
+    def lost_shards(self, done: Iterable[int], shards: int) -> set[int]:
+        """Which of these shards have no part here."""
+        return {shard for shard in done if not self.part_path(shard, shards).exists()}
 
     @property
     def is_claimed(self) -> bool:

@@ -2,8 +2,9 @@
 
 Keys, all under `mlx-batch:`
     runs                    sorted set, run id by creation time
-    run:ID                  hash: `spec` (JSON), `state`, and the counts of `Counts`
-    run:ID:done             bitmap of committed shards
+    run:ID                  hash: `spec` (JSON) and `state`
+    run:ID:done             hash: committed shard → its `Counts` as a JSON list
+    out:FOLDER              the run that an output folder belongs to
     live:WORKER             JSON of what a worker holds that is not committed yet; expires
 """
 
@@ -11,13 +12,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, cast
 
 from redis import Redis
 
-from jobs.errors import RunNotFoundError
+from jobs.errors import RunExistsError, RunNotFoundError
 from jobs.run import RunSpec
 from vllm_mlx.outputs import GenerationOutput
 
@@ -71,29 +72,35 @@ class Progress:
     shards_done: int
 
 
-# One script: a shard counts once, however often its commit is repeated.
-_COMMIT = """
-if redis.call('SETBIT', KEYS[2], ARGV[1], 1) == 1 then return 0 end
-for i = 2, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 1]) end
-return 1
-"""
-
-
 class Ledger:
     """Reads and writes the records of runs."""
 
     def __init__(self, connection: Redis) -> None:
         self._redis = connection
-        self._commit = connection.register_script(_COMMIT)
 
     def create(self, spec: RunSpec, created: float) -> bool:
-        """Record a new run; False if it is there already (it is then left as it was)."""
+        """Record a new run; False if it is there already (it is then left as it was).
+
+        Raises:
+            RunExistsError: the output folder belongs to another run.
+        """
+        self._claim_folder(spec)
         key = _run(spec.run_id)
-        if not self._redis.hsetnx(key, "spec", spec.model_dump_json()):
-            return False
-        self._redis.hset(key, "state", RunState.RUNNING)
-        self._redis.zadd(f"{PREFIX}:runs", {spec.run_id: created})
-        return True
+        with self._redis.pipeline() as pipeline:  # one transaction: a run is there whole
+            pipeline.hsetnx(key, "spec", spec.model_dump_json())
+            pipeline.hsetnx(key, "state", RunState.RUNNING)
+            pipeline.zadd(f"{PREFIX}:runs", {spec.run_id: created}, nx=True)
+            is_new, *_ = pipeline.execute()
+        return bool(is_new)
+
+    def _claim_folder(self, spec: RunSpec) -> None:
+        holder = self._redis.set(_out(spec.out), spec.run_id, nx=True, get=True)
+        if holder is not None and cast(bytes, holder).decode() != spec.run_id:
+            other = cast(bytes, holder).decode()
+            raise RunExistsError(
+                f"{spec.out} is the folder of {other}: choose another one, or make the server "
+                f"forget that run (mlx-batch forget {other})"
+            )
 
     def spec(self, run_id: str) -> RunSpec:
         """What a run is.
@@ -114,15 +121,16 @@ class Ledger:
         """
         with self._redis.pipeline() as pipeline:
             pipeline.hgetall(_run(run_id))
-            pipeline.bitcount(_done(run_id))
-            record, shards_done = pipeline.execute()
+            pipeline.hvals(_done(run_id))
+            record, shards = pipeline.execute()
         if b"spec" not in record:
             raise RunNotFoundError(f"no run {run_id!r} on this server")
+        done = [json.loads(counts) for counts in shards]
         return Progress(
             spec=RunSpec.model_validate_json(record[b"spec"]),
             state=RunState(record.get(b"state", b"running").decode()),
-            done=Counts(**{f.name: int(record.get(f.name.encode(), 0)) for f in fields(Counts)}),
-            shards_done=shards_done,
+            done=Counts(*map(sum, zip(*done, strict=True))) if done else Counts(),
+            shards_done=len(done),
         )
 
     def runs(self) -> list[str]:
@@ -135,24 +143,30 @@ class Ledger:
         return [name.decode() for name, exists in zip(names, known, strict=True) if exists]
 
     def commit_shard(self, run_id: str, shard: int, counts: Counts) -> bool:
-        """Record a shard whose part is on disk; False if it was recorded before."""
-        flat = [item for pair in asdict(counts).items() for item in pair]
-        return bool(self._commit(keys=[_run(run_id), _done(run_id)], args=[shard, *flat]))
+        """Record a shard whose part is on disk; it counts once. False if it was recorded before."""
+        return bool(self._redis.hset(_done(run_id), str(shard), json.dumps(_values(counts))))
+
+    def reopen(self, run_id: str, lost_shards: Iterable[int]) -> None:
+        """The run goes on: these shards' parts are lost, they are to be made again."""
+        with self._redis.pipeline() as pipeline:
+            for shard in lost_shards:
+                pipeline.hdel(_done(run_id), str(shard))
+            pipeline.hset(_run(run_id), "state", RunState.RUNNING)
+            for key in (_run(run_id), _done(run_id)):
+                pipeline.persist(key)
+            pipeline.execute()
 
     def is_done(self, run_id: str, shard: int) -> bool:
         """Whether a shard's part is committed."""
-        return bool(self._redis.getbit(_done(run_id), shard))
+        return bool(self._redis.hexists(_done(run_id), str(shard)))
 
     def done_shards(self, run_id: str) -> set[int]:
         """The committed shards."""
-        bits = cast(bytes | None, self._redis.get(_done(run_id))) or b""
-        return {
-            8 * at + bit for at, byte in enumerate(bits) for bit in range(8) if byte << bit & 128
-        }
+        return {int(shard) for shard in cast(list[bytes], self._redis.hkeys(_done(run_id)))}
 
     def shards_done(self, run_id: str) -> int:
         """How many shards are committed."""
-        return self._redis.bitcount(_done(run_id))
+        return self._redis.hlen(_done(run_id))
 
     def finish(self, run_id: str) -> None:
         """The run's dataset is verified; its record is forgotten after `KEEP_FINISHED`."""
@@ -163,8 +177,15 @@ class Ledger:
             pipeline.execute()
 
     def forget(self, run_id: str) -> None:
-        """Remove a run's record."""
+        """Remove a run's record and its claim on its folder; nothing on disk is touched.
+
+        Raises:
+            RunNotFoundError: the server knows no such run.
+        """
+        spec = self.spec(run_id)
         self._redis.delete(_run(run_id), _done(run_id))
+        if self._redis.get(_out(spec.out)) == run_id.encode():
+            self._redis.delete(_out(spec.out))
         self._redis.zrem(f"{PREFIX}:runs", run_id)
 
     def publish_live(self, worker: str, live: Mapping[str, Any]) -> None:
@@ -190,6 +211,10 @@ def _run(run_id: str) -> str:
 
 def _done(run_id: str) -> str:
     return f"{PREFIX}:run:{run_id}:done"
+
+
+def _out(folder: str) -> str:
+    return f"{PREFIX}:out:{folder}"
 
 
 def _live(worker: str) -> str:

@@ -96,7 +96,8 @@ def enqueue_run(
 
     Raises:
         InputFileError: the file can't be read, or holds bad rows; nothing is enqueued.
-        RunExistsError: this run was enqueued before, and `resume` is not set.
+        RunExistsError: this run was enqueued before, and `resume` is not set; or its folder is
+            another run's.
         DatasetError: the output folder, seen from here, belongs to another run.
     """
     path = Path(path)
@@ -130,6 +131,23 @@ def enqueue_run(
     )
 
 
+def forget_run(connection: Redis, run_id: str) -> int:
+    """Remove a run's jobs and record from the server; its dataset stays. Returns how many jobs.
+
+    Raises:
+        RunNotFoundError: the server knows no such run.
+    """
+    ledger = Ledger(connection)
+    spec = ledger.spec(run_id)
+    queue = open_queue(connection, spec.queue)
+    ids = [spec.finalize_id, *map(spec.shard_id, range(spec.shards))]
+    jobs = [job for job_id in ids if (job := queue.fetch_job(job_id))]
+    for job in jobs:
+        job.delete()
+    ledger.forget(run_id)
+    return len(jobs)
+
+
 def open_queue(connection: Redis, name: str) -> Queue:
     """A queue as every part of mlx-batch opens it: JSON only, our job class."""
     return Queue(name, connection=connection, serializer=JSONSerializer, job_class=BatchJob)
@@ -143,7 +161,8 @@ def _is_finished_here(spec: RunSpec, *, resume: bool) -> bool:
     dataset.check_holder(spec.run_id)
     if dataset.is_finished and not resume:
         raise RunExistsError(
-            f"{spec.out} holds this very run, finished: delete the folder to run it again"
+            f"{spec.out} holds this very run, finished; to run it again, delete the folder, and "
+            f"if the server still knows the run: mlx-batch forget {spec.run_id}"
         )
     return dataset.is_finished
 
@@ -203,9 +222,10 @@ def _enqueue(
         if not resume:
             raise RunExistsError(
                 f"{spec.run_id} was enqueued before: `mlx-batch status {spec.run_id}` shows it; "
-                "--resume enqueues what is missing of it"
+                f"--resume enqueues what is missing of it, "
+                f"`mlx-batch forget {spec.run_id}` makes it new"
             )
-        if ledger.progress(spec.run_id).state is RunState.FINISHED:
+        if not _reopen(ledger, spec):
             return 0
     done = ledger.done_shards(spec.run_id)
     _defer_finalize(queue, spec, release=len(done) == spec.shards)
@@ -224,6 +244,22 @@ def _enqueue(
             pipeline.execute()
         report("enqueued", spec.shard_rows(batch[-1][0]).stop)
     return enqueued
+
+
+def _reopen(ledger: Ledger, spec: RunSpec) -> bool:
+    """Let a run go on, without the shards whose parts are lost; False if nothing is missing.
+
+    Parts can be missed only where the folder is to be seen from here.
+    """
+    dataset = Dataset(Path(spec.out))
+    is_finished = ledger.progress(spec.run_id).state is RunState.FINISHED
+    if not dataset.is_claimed:
+        return not is_finished
+    lost = dataset.lost_shards(ledger.done_shards(spec.run_id), spec.shards)
+    if is_finished and dataset.is_finished and not lost:
+        return False
+    ledger.reopen(spec.run_id, lost)
+    return True
 
 
 def _defer_finalize(queue: Queue, spec: RunSpec, *, release: bool) -> None:

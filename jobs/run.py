@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.sources import Format
+from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams
 
 QUEUE_PREFIX = "mlx-"
@@ -92,9 +93,14 @@ def queue_name(model: str) -> str:
     """The queue of a model: its hub id or alias; of a local path only the last part.
 
     A worker and a producer may have the same model under different folders.
+
+    Raises:
+        InvalidRequestError: the name is empty.
     """
+    if not model:
+        raise InvalidRequestError("model='': should be a hub id, a path or an alias")
     local = model.startswith(("/", ".", "~")) or model.endswith(".gguf") or Path(model).exists()
-    name = Path(model).expanduser().absolute().resolve().name if local else model
+    name = Path(model).expanduser().absolute().name if local else model
     return QUEUE_PREFIX + re.sub(r"[^A-Za-z0-9_.-]+", "--", name)
 
 

@@ -60,7 +60,7 @@ class EngineStats:
         running: sequences in the batch.
         waiting: sequences that wait for a place in it.
         steps: calls of the model's decode step.
-        step_seconds: time spent in them, prefill and delivery included.
+        step_seconds: time spent in them, prefill included.
     """
 
     running: int = 0

@@ -64,8 +64,8 @@ class SamplingParams(BaseModel):
 
     @property
     def greedy(self) -> bool:
-        """Whether the most likely token is always taken."""
-        return self.temperature == 0.0
+        """Whether the most likely token is always taken: at 0, or so near that 1/T overflows."""
+        return self.temperature < 1e-6
 
 
 class SamplingOptions(TypedDict, total=False):

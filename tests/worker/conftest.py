@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,20 @@ from worker.batch_worker import BatchWorker
 
 StartWorker = Callable[..., BatchWorker]
 StartProcess = Callable[..., subprocess.Popen[str]]
+
+
+def work_in_burst(redis_url: str, engine: DoubleEngine, model: str = MODEL) -> BatchWorker:
+    """Run all that is enqueued, in this process; stopped if there is no end to it."""
+    with connect(redis_url) as connection:
+        worker = BatchWorker(model, engine, connection=connection, grace=0)
+        watchdog = threading.Timer(20, worker.request_stop, (signal.SIGTERM, None))
+        watchdog.start()
+        try:
+            worker.work(burst=True)
+        finally:
+            watchdog.cancel()
+            watchdog.join()
+    return worker
 
 
 @pytest.fixture(autouse=True)

@@ -17,14 +17,12 @@ from click.testing import CliRunner, Result
 from redis import Redis
 from rich.console import Console
 
-from jobs.connection import connect
 from jobs.dataset import Dataset, ResultRow, verify
 from jobs.ledger import Counts, Ledger
 from tests.engines import MODEL, DoubleEngine, enqueue, write_prompts
-from tests.worker.conftest import StartWorker
+from tests.worker.conftest import StartWorker, work_in_burst
 from vllm_mlx.outputs import GenerationOutput
 from worker import display
-from worker.batch_worker import BatchWorker
 from worker.cli import main
 from worker.status import run_status
 
@@ -43,12 +41,6 @@ def cli(*words: object, **options: Any) -> Result:
 def enqueue_words(prompts: Path, url: str, *more: object) -> list[object]:
     out = prompts.parent / "out"
     return ["enqueue", prompts, "--model", MODEL, "--out", out, "-u", url, *more]
-
-
-def complete(redis_url: str, engine: DoubleEngine | None = None) -> None:
-    """Run all that is enqueued for the model, in this process."""
-    with connect(redis_url) as connection:
-        BatchWorker(MODEL, engine or DoubleEngine(), connection=connection).work(burst=True)
 
 
 # enqueue
@@ -287,10 +279,15 @@ def test_status_watches_until_the_run_is_finished(
     spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
     words = [sys.executable, "-m", "worker.cli", "status", spec.run_id, "-u", redis_url]
     with subprocess.Popen([*words, "--json", "--watch"], stdout=subprocess.PIPE, text=True) as told:
-        assert told.stdout is not None
-        assert json.loads(told.stdout.readline())["state"] == "running"
-        complete(redis_url)
-        *_, last = told.stdout
+        try:
+            assert told.stdout is not None
+            assert json.loads(told.stdout.readline())["state"] == "running"
+            work_in_burst(redis_url, DoubleEngine())
+            assert run_status(redis, spec.run_id).is_finished
+            *_, last = told.stdout
+            told.wait(timeout=10)
+        finally:
+            told.kill()
     assert told.returncode == 0
     assert json.loads(last)["state"] == "finished"
 
@@ -305,7 +302,7 @@ def test_verify_counts_rows(redis: Redis, redis_url: str, tmp_path: Path) -> Non
         return GenerationOutput(prompt, 1, 1, "stop")
 
     spec = enqueue(redis, tmp_path, rows=3, shard_size=2)
-    complete(redis_url, DoubleEngine(say=say))
+    work_in_burst(redis_url, DoubleEngine(say=say))
 
     result = cli("verify", spec.out)
     assert (result.exit_code, result.stdout) == (0, "3 rows in = 2 ok + 1 error\n")
@@ -314,7 +311,7 @@ def test_verify_counts_rows(redis: Redis, redis_url: str, tmp_path: Path) -> Non
 
 def test_verify_of_a_dataset_that_lacks_rows(redis: Redis, redis_url: str, tmp_path: Path) -> None:
     spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
-    complete(redis_url)
+    work_in_burst(redis_url, DoubleEngine())
     Dataset(Path(spec.out)).part_path(1, 2).unlink()
 
     result = cli("verify", spec.out)

@@ -6,6 +6,7 @@ The engine is the double of `tests.engines`, since the states looked at must be 
 from __future__ import annotations
 
 import json
+import sys
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
@@ -277,32 +278,55 @@ def test_a_job_that_is_queued_twice_runs_once(
     assert statuses(redis, spec) == ["finished"]
 
 
+def enqueue_again(redis: Redis, spec: RunSpec, shard: int) -> None:
+    """As when the worker that had the job was taken for dead."""
+    queue = open_queue(redis, spec.queue)
+    queue._enqueue_job(job_of(redis, spec, shard))
+
+
 def test_a_committed_shard_is_not_run_again(
     redis: Redis, tmp_path: Path, start_worker: StartWorker
 ) -> None:
     spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
-    Ledger(redis).commit_shard(spec.run_id, 0, Counts(ok=2))
     engine = DoubleEngine(held=True)
     worker = start_worker(engine)
+    worker.admit(wait=False)
+    engine.answer(2)
+    worker.settle()
+    part = Dataset(Path(spec.out)).part_path(0, 2)
+    written = part.stat().st_mtime_ns
 
+    enqueue_again(redis, spec, 0)
+    worker._due.clear()
     worker.admit(wait=False)
 
-    assert engine.prompts == ["prompt 2", "prompt 3"]
+    assert len(engine.asked) == 4, "no row was asked again"
+    assert part.stat().st_mtime_ns == written
     assert statuses(redis, spec) == ["finished", "started"]
-    assert Ledger(redis).progress(spec.run_id).done == Counts(ok=2)
+    assert Ledger(redis).progress(spec.run_id).done == Counts(2, 0, 6, 4)
 
 
-def test_a_run_whose_shards_were_all_committed_before_is_still_finalized(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
+def test_a_run_whose_worker_died_after_its_last_commit_is_finalized(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker died between its last commit and telling RQ."""
+    """The shard is in the ledger, but RQ was not told, so nothing was released."""
     spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    Ledger(redis).commit_shard(spec.run_id, 0, Counts(ok=2))
-    worker = start_worker(DoubleEngine())
+    dying = start_worker(DoubleEngine())
+    monkeypatch.setattr(dying, "handle_job_success", lambda *_, **__: sys.exit("killed"))
+    dying.admit(wait=False)
+    with pytest.raises(SystemExit):
+        dying.settle()
+    dying.flights.clear()
+    dying.executions.clear()
+    assert status_of(redis, spec) == "deferred"
 
-    worker.admit(wait=False)
+    enqueue_again(redis, spec, 0)
+    engine = DoubleEngine()
+    start_worker(engine).admit(wait=False)
 
+    assert status_of(redis, spec, 0) == "finished"
     assert status_of(redis, spec) in ("queued", "started")
+    assert engine.asked == []
 
 
 def test_rows_reach_the_engine_with_their_own_sampling(

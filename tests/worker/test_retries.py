@@ -11,7 +11,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from jobs.dataset import verify
+from jobs.dataset import Dataset, verify
 from jobs.ledger import Ledger
 from jobs.producer import RETRY, open_queue
 from jobs.run import RunSpec
@@ -162,6 +162,40 @@ def test_a_finalize_job_that_fails_is_retried(
 
     wait_for(has_succeeded)
     assert (Path(spec.out) / "_SUCCESS").exists()
+
+
+@pytest.mark.parametrize("step_of", ["write_part", "finalize"])
+def test_an_error_nobody_thought_of_fails_its_job_and_not_the_worker(
+    redis: Redis,
+    tmp_path: Path,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    step_of: str,
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("surprise")
+
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    monkeypatch.setattr(Dataset, step_of, broken)
+    worker = start_worker(DoubleEngine())
+    job = 0 if step_of == "write_part" else None
+
+    def is_delayed() -> bool:
+        step(worker)
+        return status_of(redis, spec, job) == "scheduled"
+
+    wait_for(is_delayed)
+    assert worker.flights == {}
+
+    monkeypatch.undo()
+    make_retries_due(redis, spec)
+    worker.enqueue_delayed_retries()
+
+    def is_finished() -> bool:
+        step(worker)
+        return status_of(redis, spec) == "finished"
+
+    wait_for(is_finished)
 
 
 @pytest.mark.parametrize("reply_is_lost", [False, True])

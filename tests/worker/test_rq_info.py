@@ -199,6 +199,7 @@ def test_the_word_of_a_worker_expires(
     worker._shut_down()
 
     assert run_status(redis, spec.run_id).workers == {}
+    assert redis.keys("mlx-batch:live:*") == []
 
 
 def test_a_run_does_not_see_the_jobs_of_another(

@@ -17,7 +17,8 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from rq.scheduler import RQScheduler
 
-from jobs.dataset import verify
+from jobs.dataset import Dataset, verify
+from jobs.errors import DatasetError
 from jobs.ledger import Counts, Ledger, RunState
 from jobs.producer import RETRY, open_queue
 from jobs.run import RunSpec
@@ -25,6 +26,7 @@ from tests.engines import DoubleEngine, enqueue, job_of, status_of, wait_for
 from tests.worker.conftest import StartProcess, StartWorker
 from worker.batch_worker import BatchWorker
 from worker.bookkeeping import LEASE
+from worker.run import _reclaim
 
 
 def expire_leases(redis: Redis, spec: RunSpec) -> None:
@@ -197,6 +199,52 @@ def test_finished_work_is_kept_though_the_lease_was_lost(
     assert heir_engine.asked == [], "nothing was generated twice"
     assert verify(Path(spec.out)).complete
     assert status_of(redis, spec, 0) == "finished"
+
+
+def test_a_late_failure_does_not_touch_the_job_of_the_heir(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise DatasetError("the sleeper's disk is gone")
+
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    engine = DoubleEngine(held=True)
+    sleeper = start_worker(engine)
+    sleeper.admit(wait=False)
+    heir = start_worker(DoubleEngine(held=True))
+    take_over(redis, spec, heir)
+    heir.admit(wait=False)
+    before = redis.hgetall(job_of(redis, spec, 0).key)
+
+    monkeypatch.setattr(Dataset, "write_part", broken)
+    engine.answer()
+    sleeper.settle()
+
+    assert redis.hgetall(job_of(redis, spec, 0).key) == before
+    assert open_queue(redis, spec.queue).scheduled_job_registry.get_job_count() == 0
+
+
+def test_a_resumed_run_takes_its_jobs_back_with_no_retry_spent(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    """`run` was killed, for the fourth time: its jobs have done nothing wrong."""
+    spec = enqueue(redis, tmp_path, rows=6, shard_size=2)
+    dead = start_worker(DoubleEngine(max_num_seqs=2, held=True))
+    dead.admit(wait=False)
+    dead.flights.clear()
+    dead.executions.clear()
+    for shard, retries_left in enumerate((0, 2)):
+        redis.hset(job_of(redis, spec, shard).key, "retries_left", retries_left)
+    queue = open_queue(redis, spec.queue)
+
+    _reclaim(queue)
+
+    assert sorted(queue.get_job_ids()) == [spec.shard_id(shard) for shard in range(3)]
+    assert [job_of(redis, spec, shard).retries_left for shard in range(2)] == [0, 2]
+    assert queue.started_job_registry.get_job_count(cleanup=False) == 0
+    worker = start_worker(DoubleEngine())
+    finish(redis, spec, worker)
+    assert verify(Path(spec.out)).complete
 
 
 def test_rq_info_may_hand_on_the_job_of_a_dead_worker(

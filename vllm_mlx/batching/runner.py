@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from mlx_lm.generate import BatchGenerator
 
+from vllm_mlx import platform
 from vllm_mlx.batching.sampler import make_processors, make_sampler
 from vllm_mlx.batching.sequence import Sequence
 
@@ -82,4 +83,5 @@ class UpstreamRunner:
             stop_tokens=self._stop_tokens,
             completion_batch_size=self._max_num_seqs,
             prefill_batch_size=min(PREFILL_BATCH_SIZE, self._max_num_seqs),
+            prefill_step_size=platform.prefill_step_size(),
         )

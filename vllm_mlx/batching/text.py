@@ -33,11 +33,7 @@ class TextStream:
         True when the flushed text completes a stop string.
         """
         self._finished = True
-        try:
-            self._detokenizer.finalize()
-        except KeyError:
-            # mlx-lm's BPE detokenizer fails on half a character followed by a special token.
-            return False
+        self._detokenizer.finalize()
         return self._extend(self._detokenizer.last_segment.rstrip(_REPLACEMENT))
 
     def take(self) -> str:

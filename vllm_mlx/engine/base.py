@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from vllm_mlx.batching.core import EngineCore, Prompt
+from vllm_mlx.batching.core import EngineCore
+from vllm_mlx.batching.prompts import Messages, Prompt, chat_messages, plain_prompt
 from vllm_mlx.errors import EngineStoppedError
 from vllm_mlx.models.loading import load_model
 from vllm_mlx.outputs import EngineStats, GenerationOutput
@@ -58,12 +59,14 @@ class Engine:
             RequestAbortedError: `abort(request_id)` was called.
         """
         return await asyncio.wrap_future(
-            await self._submit(prompt, SamplingParams.of(**options), request_id=request_id)
+            await self._submit(
+                plain_prompt(prompt), SamplingParams.of(**options), request_id=request_id
+            )
         )
 
     async def chat(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Messages,
         *,
         request_id: str | None = None,
         **options: Unpack[SamplingOptions],
@@ -74,7 +77,9 @@ class Engine:
             ChatTemplateError: the model has no template, or it rejects the messages.
         """
         return await asyncio.wrap_future(
-            await self._submit(messages, SamplingParams.of(**options), request_id=request_id)
+            await self._submit(
+                chat_messages(messages), SamplingParams.of(**options), request_id=request_id
+            )
         )
 
     async def stream_generate(
@@ -84,7 +89,7 @@ class Engine:
 
         Leaving the loop early ends the generation.
         """
-        params = SamplingParams.of(**options)
+        prompt, params = plain_prompt(prompt), SamplingParams.of(**options)
         loop = asyncio.get_running_loop()
         chunks: asyncio.Queue[GenerationOutput | Future[GenerationOutput]] = asyncio.Queue()
 
@@ -112,10 +117,10 @@ class Engine:
     async def _submit(
         self, prompt: Prompt, params: SamplingParams, **how: Any
     ) -> Future[GenerationOutput]:
-        if self._stopped:
+        if not self._stopped and not self._core.is_running:
+            await asyncio.to_thread(self._core.start)
+        if self._stopped:  # before, or while the model was loading
             raise EngineStoppedError(f"the engine of {self.model_name} was stopped")
-        if not self._core.is_running:
-            await self.start()
         return self._core.submit(prompt, params, **how)
 
     async def __aenter__(self) -> Self:

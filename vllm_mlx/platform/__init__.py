@@ -32,6 +32,15 @@ def weight_dtype() -> mx.Dtype | None:
     return mx.float32 if backend() == "cpu" else None
 
 
+def prefill_step_size() -> int:
+    """Prompt tokens computed at once; decoding rows and cancelled calls wait that long.
+
+    2,048 is mlx-lm's default. On a CPU core 1,536 tokens of SmolLM2-135M took 16 s at once and 10
+    to 14 s in pieces of 256 (128 and 512 were no better), so the smaller piece costs nothing.
+    """
+    return 256 if backend() == "cpu" else 2048
+
+
 @functools.cache
 def prepare() -> None:
     """Make the backend ready: on a Linux CPU, give MLX a fast BLAS (`blas.accelerate`)."""

@@ -62,6 +62,24 @@ def test_what_may_become_a_stop_string_is_held_back():
     assert text.take() == ""
 
 
+def test_a_stop_string_in_what_the_end_flushes_is_found():
+    pieces = Pieces(["one "])
+    pieces.finalize = lambda: setattr(pieces, "last_segment", "END two")
+    text = TextStream(pieces, ("END",))
+    text.push(0)
+    assert text.finish()
+    assert text.text == "one "
+
+
+def test_half_a_character_at_the_end_is_dropped():
+    pieces = Pieces(["one "])
+    pieces.finalize = lambda: setattr(pieces, "last_segment", "\ufffd")
+    text = TextStream(pieces, ())
+    text.push(0)
+    assert not text.finish()
+    assert text.text == "one "
+
+
 @given(
     st.lists(st.text("ab<", max_size=4), max_size=12),
     st.lists(st.text("ab<", min_size=1, max_size=4), max_size=3),

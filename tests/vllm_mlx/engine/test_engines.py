@@ -190,6 +190,27 @@ async def test_stop_wakes_waiting_calls():
     await engine.stop()
 
 
+@pytest.mark.parametrize("kind", [SimpleEngine, BatchedEngine])
+async def test_stop_while_the_first_call_loads_stops(kind):
+    engine = kind(MODEL)
+    calls = [asyncio.create_task(engine.generate("Hello", max_tokens=300)) for _ in range(3)]
+    await asyncio.sleep(0.1)
+    await engine.stop()
+    for call in calls:
+        with pytest.raises(EngineStoppedError):
+            await asyncio.wait_for(call, timeout=20)
+    assert not engine._core.is_running
+
+
+async def test_a_long_prompt_that_is_cancelled_frees_its_place_soon(batched):
+    call = asyncio.create_task(batched.generate("x " * 3000, max_tokens=5))
+    await asyncio.sleep(0.3)
+    steps = batched.stats.steps
+    call.cancel()
+    await batched.generate("Hi", max_tokens=2)
+    assert batched.stats.steps - steps < 8  # 3,000 tokens are a dozen pieces
+
+
 async def test_load_and_step_happen_on_one_thread(monkeypatch):
     import vllm_mlx.engine.base as base
     from vllm_mlx.batching.runner import UpstreamRunner
@@ -222,7 +243,7 @@ async def test_a_row_that_breaks_the_model_fails_alone(batched, monkeypatch):
     step = UpstreamRunner.step
 
     def break_on_poison(self):
-        tokens = batched._core._loaded.encode(poison)
+        tokens = batched._core.loaded.encode(poison)
         if any(sequence.prompt_tokens == tokens for sequence in self._rows.values()):
             raise RuntimeError("the kernel failed")
         return step(self)

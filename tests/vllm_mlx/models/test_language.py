@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from mlx_lm.sample_utils import greedy_sampler
@@ -10,6 +11,7 @@ from mlx_lm.sample_utils import greedy_sampler
 from vllm_mlx.errors import (
     ChatTemplateError,
     ContextLengthError,
+    EngineStoppedError,
     InvalidRequestError,
     ModelLoadError,
 )
@@ -32,7 +34,7 @@ def test_generate_returns_the_one_output(language_model):
 
 def test_chat_uses_the_template_and_counts_the_end_token(language_model):
     output = language_model.chat(CHAT, max_tokens=40, temperature=0)
-    tokenizer = language_model._core._loaded.tokenizer
+    tokenizer = language_model._core.loaded.tokenizer
     assert output.text == "The capital of France is Paris."
     assert output.finish_reason == "stop"
     assert output.completion_tokens == len(tokenizer.encode(output.text)) + 1
@@ -50,7 +52,8 @@ def test_greedy_is_what_mlx_lm_generates(language_model):
     expected = stream_generate(
         loaded.model, loaded.tokenizer, prompt, max_tokens=24, sampler=greedy_sampler
     )
-    text = "".join(chunk.text for chunk in expected)
+    text = loaded.tokenizer.decode([chunk.token for chunk in expected])
+    assert text.startswith(" ")  # mlx-lm's stream drops it
     assert language_model.generate(prompt, max_tokens=24, temperature=0).text == text
 
 
@@ -147,6 +150,58 @@ def test_a_prompt_beyond_the_context_raises_with_the_numbers(language_model):
 def test_a_template_that_rejects_the_messages_says_so(language_model):
     with pytest.raises(ChatTemplateError, match="smollm2-135m"):
         language_model.chat([{"role": "user"}])
+
+
+@pytest.mark.parametrize("prompt", [5, None, ["a"], b"hi", [{"role": "user", "content": "x"}]])
+def test_a_plain_prompt_is_a_string(language_model, prompt):
+    for call in (language_model.generate, language_model.stream_generate):
+        with pytest.raises(InvalidRequestError, match=r"prompt is a .*should be a string"):
+            call(prompt)
+
+
+@pytest.mark.parametrize("messages", ["hello", {"role": "user"}, ["a"], [None], 5])
+def test_a_chat_is_a_list_of_messages(language_model, messages):
+    with pytest.raises(InvalidRequestError, match="should be a"):
+        language_model.chat(messages)
+
+
+def test_half_a_surrogate_pair_is_no_prompt(language_model):
+    with pytest.raises(InvalidRequestError, match="surrogate"):
+        language_model.generate("\ud800")
+
+
+def test_prompt_and_text_join_without_losing_a_space(language_model):
+    output = language_model.generate("The capital of France is", max_tokens=2, temperature=0)
+    assert output.text.startswith(" Paris")
+
+
+def test_a_temperature_whose_inverse_overflows_is_greedy(language_model):
+    greedy = language_model.generate("The sky is", max_tokens=6, temperature=0).text
+    assert language_model.generate("The sky is", max_tokens=6, temperature=1e-40).text == greedy
+
+
+def test_unloading_beside_calls_ends_them_or_lets_them_answer(language_model):
+    """Load and step stay on one thread, and nobody waits for ever."""
+    model = MLXLanguageModel("smollm2-135m")
+    results: list[object] = []
+
+    def call() -> None:
+        for _ in range(2):
+            try:
+                results.append(model.generate("Hello", max_tokens=20).completion_tokens)
+            except EngineStoppedError as error:
+                results.append(error)
+
+    threads = [threading.Thread(target=call) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        time.sleep(0.7)
+        model.unload()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(results) == 4
+    model.unload()
 
 
 def test_leaving_a_stream_ends_the_generation(language_model):

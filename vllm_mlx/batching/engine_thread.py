@@ -1,0 +1,180 @@
+"""`EngineThread`: one life of an engine, from loading its model to freeing it.
+
+MLX streams belong to the thread that made them, so nothing else ever touches the model. What
+callers want done arrives as commands.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+
+from vllm_mlx.batching.runner import UpstreamRunner
+from vllm_mlx.batching.scheduler import Scheduler
+from vllm_mlx.batching.sequence import Sequence
+from vllm_mlx.errors import EngineStoppedError, InvalidRequestError, RequestAbortedError
+from vllm_mlx.outputs import EngineStats
+
+if TYPE_CHECKING:  # models build on this, so it knows their shape only
+    from vllm_mlx.models.loading import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+
+class EngineThread(threading.Thread):
+    """Loads a model and steps it until `stop()`. Used once, like any thread."""
+
+    loaded: LoadedModel
+
+    def __init__(self, model: str, load: Callable[[str], LoadedModel], max_num_seqs: int) -> None:
+        super().__init__(name=f"mlx-{model}", daemon=True)
+        self._model = model
+        self._load = load
+        self._max_num_seqs = max_num_seqs
+        self._ready: Future[None] = Future()
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._inbox_lock = threading.Lock()
+        self._is_open = True
+        self._counts = EngineStats()
+        self._unfinished: dict[str, Sequence] = {}
+
+    # For callers, on any thread.
+
+    def start_and_wait(self) -> None:
+        """Start, and wait until the model is loaded.
+
+        Raises:
+            ModelLoadError: it can't be; the thread has ended.
+        """
+        self.start()
+        try:
+            self._ready.result()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End after the step at hand; sequences that are not finished get `EngineStoppedError`."""
+        self._inbox.put(None)
+        if threading.current_thread() is not self:
+            self.join()
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence.
+
+        Raises:
+            EngineStoppedError: the thread is ending.
+        """
+        self._send(lambda: self._add(sequence))
+
+    def abort(self, request_id: str) -> None:
+        """End a sequence; nothing happens if there is none of this name.
+
+        Raises:
+            EngineStoppedError: the thread is ending.
+        """
+        self._send(lambda: self._abort(request_id))
+
+    @property
+    def stats(self) -> EngineStats:
+        running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
+        return replace(self._counts, running=running, waiting=waiting)
+
+    def _send(self, command: Callable[[], None]) -> None:
+        with self._inbox_lock:
+            if not self._is_open:
+                raise EngineStoppedError(f"the engine of {self._model} is stopped")
+            self._inbox.put(command)
+
+    # On this thread.
+
+    def run(self) -> None:
+        try:
+            self.loaded = self._load(self._model)
+        except BaseException as error:
+            self._ready.set_exception(error)
+        else:
+            self._serve()
+        finally:
+            # Streams left to the thread's own end are torn down after `join()` returns, and a
+            # process that exits meanwhile aborts.
+            mx.clear_streams()
+
+    def _serve(self) -> None:
+        eos_token_ids = self.loaded.tokenizer.eos_token_ids
+        runner = UpstreamRunner(
+            self.loaded.model,
+            eos_token_ids,
+            vocab_size=self.loaded.vocab_size,
+            max_num_seqs=self._max_num_seqs,
+        )
+        self._scheduler = Scheduler(runner, eos_token_ids, self._max_num_seqs)
+        self._ready.set_result(None)
+        while self._take_commands():
+            self._step()
+        self._shut_down()
+        runner.close()
+
+    def _take_commands(self) -> bool:
+        """Run what callers sent; waits when there is nothing to step. False: stop."""
+        while not self._scheduler.has_unfinished or not self._inbox.empty():
+            command = self._inbox.get()
+            if command is None:
+                return False
+            command()
+        return True
+
+    def _step(self) -> None:
+        started = time.perf_counter()
+        sequences = self._scheduler.step()
+        counts = self._counts
+        self._counts = replace(
+            counts,
+            completion_tokens=counts.completion_tokens + len(sequences),
+            steps=counts.steps + 1,
+            step_seconds=counts.step_seconds + time.perf_counter() - started,
+        )
+        for sequence in sequences:
+            self._deliver(sequence)
+
+    def _deliver(self, sequence: Sequence) -> None:
+        try:
+            sequence.deliver()
+        except Exception as error:
+            # A caller's callback failed; only its own request ends.
+            logger.warning("delivering %s failed", sequence.request_id, exc_info=error)
+            self._scheduler.remove(sequence.request_id)
+            sequence.fail(error)
+
+    def _add(self, sequence: Sequence) -> None:
+        name = sequence.request_id
+        if name in self._unfinished:
+            sequence.fail(InvalidRequestError(f"request_id={name!r}: still running under it"))
+            return
+        self._unfinished[name] = sequence
+        sequence.future.add_done_callback(lambda _: self._unfinished.pop(name, None))
+        self._scheduler.add(sequence)
+        prompt_tokens = self._counts.prompt_tokens + len(sequence.prompt_tokens)
+        self._counts = replace(self._counts, prompt_tokens=prompt_tokens)
+
+    def _abort(self, request_id: str) -> None:
+        if sequence := self._scheduler.remove(request_id):
+            sequence.fail(RequestAbortedError(f"request {request_id!r} was aborted"))
+
+    def _shut_down(self) -> None:
+        with self._inbox_lock:
+            self._is_open = False
+        while not self._inbox.empty():
+            if command := self._inbox.get():
+                command()
+        for sequence in self._scheduler.unfinished():
+            self._scheduler.remove(sequence.request_id)
+            sequence.fail(EngineStoppedError(f"the engine of {self._model} was stopped"))
