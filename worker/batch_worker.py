@@ -143,8 +143,8 @@ class BatchWorker(Bookkeeper):
     def tend(self) -> None:
         """What is due by the clock."""
         for job_id in self.jobs_to_stop() & self.flights.keys():
-            self.stop(self.flights[job_id].execution)
-            self._land(self.flights[job_id])
+            flight = self.flights[job_id]
+            self._end(flight, partial(self.stop, flight.execution))
         self._every(1, self._end_overdue_jobs)
         self._every(1, self._publish)
         self._every(1, self.enqueue_delayed_retries)
@@ -204,14 +204,21 @@ class BatchWorker(Bookkeeper):
         except RedisError:
             raise
         except Exception as error:  # whatever a file system or a row can raise
-            self.fail(execution, error)
+            end = partial(self.fail, execution, error)
         else:
-            if is_ours:
-                self.succeed(execution, result)
-            else:
-                self.let_go(execution)
-        self._land(flight)
+            end = partial(self.succeed, execution, result)
+        self._end(flight, end, is_ours=is_ours)
         self._publish()
+
+    def _end(self, flight: Flight, end: Callable[[], None], *, is_ours: bool | None = None) -> None:
+        """Tell RQ how a job ended, unless it is somebody else's by now, and take it out of flight."""
+        if is_ours is None:
+            is_ours = self.holds(flight.execution)
+        if is_ours:
+            end()
+        else:
+            self.let_go(flight.execution)
+        self._land(flight)
 
     def _commit(self, flight: Flight, *, is_ours: bool) -> dict[str, int]:
         """Make the job's work last; returns the job's result.
@@ -274,9 +281,8 @@ class BatchWorker(Bookkeeper):
 
     def _end_overdue_jobs(self) -> None:
         for flight in [f for f in self.flights.values() if f.deadline < time.monotonic()]:
-            seconds = flight.job.timeout
-            self.fail(flight.execution, TimeoutError(f"the job took longer than {seconds} s"))
-            self._land(flight)
+            error = TimeoutError(f"the job took longer than {flight.job.timeout} s")
+            self._end(flight, partial(self.fail, flight.execution, error))
 
     def _publish(self) -> None:
         self._live.publish(self.flights.values(), self._engine.stats)
@@ -309,8 +315,7 @@ class BatchWorker(Bookkeeper):
     def _shut_down(self) -> None:
         try:
             for flight in reversed(list(self.flights.values())):  # each goes to the front
-                self.give_back(flight.execution)
-                self._land(flight)
+                self._end(flight, partial(self.give_back, flight.execution))
             self._ledger.forget_live(self.name)
             self.teardown()
         finally:
