@@ -211,7 +211,7 @@ class BatchWorker(Bookkeeper):
         self._publish()
 
     def _end(self, flight: Flight, end: Callable[[], None], *, is_ours: bool | None = None) -> None:
-        """Tell RQ how a job ended, unless it is somebody else's by now, and take it out of flight."""
+        """Tell RQ how a job ended, unless it is somebody else's by now; take it out of flight."""
         if is_ours is None:
             is_ours = self.holds(flight.execution)
         if is_ours:
