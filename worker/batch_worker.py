@@ -84,6 +84,7 @@ class BatchWorker(Bookkeeper):
         Raises:
             ModelLoadError: the model can't be loaded; Redis was not touched.
             ValueError: a worker of this name is at work.
+            EngineStoppedError: the engine has ended; its jobs were given back.
             redis.exceptions.ConnectionError: Redis was away for longer than `redis_timeout`.
         """
         self._engine.start()

@@ -22,7 +22,7 @@ from jobs.run import RunSpec
 from jobs.sources import carried_columns, parse_row
 from jobs.tasks import GenerateShard, Row
 from jobs.verify import Verification
-from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.errors import EngineStoppedError, InvalidRequestError
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
 
@@ -113,6 +113,9 @@ class ShardFlight(Flight):
 
         Args:
             on_done: called from any thread as each submitted row ends.
+
+        Raises:
+            EngineStoppedError: no row's fault, so no row's error.
         """
         for index, row in enumerate(self.task.rows):
             self.ids[index] = row.id or str(row.row)
@@ -121,6 +124,8 @@ class ShardFlight(Flight):
                 self.ids[index] = request.id or str(row.row)
                 prompt, params = self._prompt(request), self._params(request, row)
                 self.pending[index] = engine.submit(prompt, params)
+            except EngineStoppedError:
+                raise
             except Exception as error:  # one row must never cost its neighbours
                 self.outputs[index] = GenerationOutput.from_error(error, self.spec.model)
         for index, future in list(self.pending.items()):
@@ -132,11 +137,17 @@ class ShardFlight(Flight):
         tell(self, index)
 
     def settle(self, index: int) -> bool:
-        """Take the answer of a row that ended; False if the row was cancelled."""
+        """Take the answer of a row that ended; False if the row was cancelled.
+
+        Raises:
+            EngineStoppedError: the engine has ended before the row did.
+        """
         future = self.pending.pop(index, None)
         if future is None:
             return False
         error = future.exception()
+        if isinstance(error, EngineStoppedError):
+            raise error
         self.outputs[index] = (
             GenerationOutput.from_error(error, self.spec.model) if error else future.result()
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,19 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from redis import Redis
+from rq.job import JobStatus
 
 from jobs.connection import connect
 from jobs.errors import RunExistsError, RunNotFoundError
 from jobs.ledger import Ledger, RunState
-from jobs.producer import enqueue_run, forget_run, open_queue
+from jobs.producer import RETRY, enqueue_run, forget_run, open_queue
 from jobs.run import RunSpec
 from jobs.verify import verify
-from tests.engines import MODEL, DoubleEngine, enqueue
+from tests.engines import MODEL, DoubleEngine, enqueue, job_of
 from tests.worker.conftest import work_in_burst
+from vllm_mlx.errors import EngineStoppedError
+from vllm_mlx.outputs import GenerationOutput
+from vllm_mlx.sampling_params import SamplingParams
 from worker.cli import main
 
 
@@ -91,6 +96,31 @@ def test_a_folder_belongs_to_one_run_before_any_worker_has_seen_it(
         enqueue(redis, tmp_path, rows=3, shard_size=2)
     assert open_queue(redis, first.queue).count == 1
     assert Ledger(redis).runs() == [first.run_id]
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["while submitting", "while answering"])
+def test_an_engine_that_ends_is_no_row_s_error(
+    redis: Redis, redis_url: str, tmp_path: Path, held: bool
+) -> None:
+    """Its jobs go back, first in the queue and with no retry spent."""
+
+    class EndingEngine(DoubleEngine):
+        def submit(self, prompt: Any, params: SamplingParams) -> Future[GenerationOutput]:
+            if not held:
+                raise EngineStoppedError("the thread has ended")
+            future = super().submit(prompt, params)
+            future.set_exception(EngineStoppedError("the thread has ended"))
+            return future
+
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+
+    with pytest.raises(EngineStoppedError):
+        work_in_burst(redis_url, EndingEngine(held=held))
+
+    job = job_of(redis, spec, 0)
+    assert (job.get_status(), job.retries_left) == (JobStatus.QUEUED, RETRY.max)
+    work_in_burst(redis_url, DoubleEngine())
+    assert verify(Path(spec.out)).ok == 2
 
 
 def cli_verify(spec: RunSpec) -> Any:

@@ -118,9 +118,11 @@ class EngineThread(threading.Thread):
         )
         self._scheduler = Scheduler(runner, eos_token_ids, self._max_num_seqs)
         self._ready.set_result(None)
-        while self._take_commands():
-            self._step()
-        self._shut_down()
+        try:
+            while self._take_commands():
+                self._step()
+        finally:
+            self._shut_down()
         runner.close()
 
     def _take_commands(self) -> bool:
