@@ -8,19 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from redis import Redis
-from rq import Queue
-from rq.job import JobStatus, Retry
-from rq.queue import EnqueueData
-from rq.serializers import JSONSerializer
 
 from jobs.dataset import Dataset
 from jobs.errors import InputFileError, RunExistsError
-from jobs.job import BatchJob
 from jobs.ledger import Ledger, RunState
 from jobs.run import InputSpec, RunSpec
+from jobs.run_jobs import RunJobs
 from jobs.sources import (
     RawRow,
     SourceRow,
@@ -30,26 +26,10 @@ from jobs.sources import (
     read_requests,
 )
 from jobs.survey import survey_input
-from jobs.tasks import FINALIZE_RUN, GENERATE_SHARD
 from vllm_mlx.sampling_params import SamplingParams
 
 DEFAULT_SHARD_SIZE = 128
 ENQUEUE_BATCH = 100  # jobs a round trip; more gains nothing (measured)
-JOB_TIMEOUT = 24 * 3600  # seconds; RQ's default of 180 would end a long shard
-RESULT_TTL = 24 * 3600
-FAILURE_TTL = 30 * 24 * 3600
-RETRY = Retry(max=3, interval=[1, 10, 60])
-
-# What a shard's job may be for `--resume` to leave it alone.
-_ON_ITS_WAY = {
-    JobStatus.QUEUED,
-    JobStatus.STARTED,
-    JobStatus.SCHEDULED,
-    JobStatus.DEFERRED,
-    JobStatus.READY_TO_ENQUEUE,
-}
-
-FINALIZE = -1  # stands for the finalize job among shard numbers
 
 T = TypeVar("T")
 Report = Callable[[str, int], None]
@@ -139,18 +119,9 @@ def forget_run(connection: Redis, run_id: str) -> int:
     """
     ledger = Ledger(connection)
     spec = ledger.spec(run_id)
-    queue = open_queue(connection, spec.queue)
-    ids = [spec.finalize_id, *map(spec.shard_id, range(spec.shards))]
-    jobs = [job for job_id in ids if (job := queue.fetch_job(job_id))]
-    for job in jobs:
-        job.delete()
+    jobs = RunJobs(connection, spec).delete()
     ledger.forget(run_id)
-    return len(jobs)
-
-
-def open_queue(connection: Redis, name: str) -> Queue:
-    """A queue as every part of mlx-batch opens it: JSON only, our job class."""
-    return Queue(name, connection=connection, serializer=JSONSerializer, job_class=BatchJob)
+    return jobs
 
 
 def _is_finished_here(spec: RunSpec, *, resume: bool) -> bool:
@@ -217,7 +188,6 @@ def _enqueue(
     report: Report,
 ) -> int:
     ledger = Ledger(connection)
-    queue = open_queue(connection, spec.queue)
     if not ledger.create(spec, time.time()):
         if not resume:
             raise RunExistsError(
@@ -228,20 +198,12 @@ def _enqueue(
         if not _reopen(ledger, spec):
             return 0
     done = ledger.done_shards(spec.run_id)
-    _defer_finalize(queue, spec, release=len(done) == spec.shards)
+    jobs = RunJobs(connection, spec)
+    jobs.defer_finalize(release=len(done) == spec.shards)
     enqueued = 0
     todo = ((shard, payload) for shard, payload in payloads if shard not in done)
     for batch in _chunks(todo, ENQUEUE_BATCH):
-        missing = _not_on_their_way(queue, spec, [shard for shard, _ in batch])
-        enqueued += len(missing)
-        with connection.pipeline() as pipeline:
-            for shard in missing:
-                pipeline.sadd(BatchJob.dependents_key_for(spec.shard_id(shard)), spec.finalize_id)
-            queue.enqueue_many(
-                [_shard_job(spec, shard, payload) for shard, payload in batch if shard in missing],
-                pipeline=pipeline,
-            )
-            pipeline.execute()
+        enqueued += jobs.enqueue_missing(batch)
         report("enqueued", spec.shard_rows(batch[-1][0]).stop)
     return enqueued
 
@@ -260,67 +222,6 @@ def _reopen(ledger: Ledger, spec: RunSpec) -> bool:
         return False
     ledger.reopen(spec.run_id, lost)
     return True
-
-
-def _defer_finalize(queue: Queue, spec: RunSpec, *, release: bool) -> None:
-    """Make the run's last job wait for all shards, before any of them exists.
-
-    `Queue.enqueue(depends_on=…)` would take shards that are not enqueued yet as finished. Each
-    shard names this job as its dependent when it is enqueued.
-    """
-    if not _not_on_their_way(queue, spec, [FINALIZE]):
-        return
-    job = queue.create_job(
-        FINALIZE_RUN,
-        kwargs={"run_id": spec.run_id},
-        job_id=spec.finalize_id,
-        depends_on=[spec.shard_id(shard) for shard in range(spec.shards)],
-        status=JobStatus.DEFERRED,
-        timeout=JOB_TIMEOUT,
-        result_ttl=RESULT_TTL,
-        failure_ttl=FAILURE_TTL,
-        retry=RETRY,
-        description=f"finalize {spec.run_id}",
-    )
-    with queue.connection.pipeline() as pipeline:
-        pipeline.sadd(Queue.redis_queues_keys, queue.key)
-        job.save(pipeline=pipeline)
-        if release:
-            queue._enqueue_job(job, pipeline=pipeline)
-        else:
-            queue.deferred_job_registry.add(job, pipeline=pipeline)
-        pipeline.execute()
-
-
-def _not_on_their_way(queue: Queue, spec: RunSpec, shards: list[int]) -> set[int]:
-    """Which of these shards (or `FINALIZE`) have no job that will still run."""
-    ids = [spec.finalize_id if shard == FINALIZE else spec.shard_id(shard) for shard in shards]
-    with queue.connection.pipeline() as pipeline:
-        for job_id in ids:
-            pipeline.hget(BatchJob.key_for(job_id), "status")
-        statuses = cast(list[bytes | None], pipeline.execute())
-    missing = set()
-    for shard, job_id, status in zip(shards, ids, statuses, strict=True):
-        if status and status.decode() in _ON_ITS_WAY:
-            continue
-        missing.add(shard)
-        if status and (ended := queue.fetch_job(job_id)):
-            ended.delete()  # also takes it out of the registry of its end
-    return missing
-
-
-def _shard_job(spec: RunSpec, shard: int, payload: dict[str, Any]) -> EnqueueData:
-    rows = spec.shard_rows(shard)
-    return Queue.prepare_data(
-        GENERATE_SHARD,
-        kwargs=payload,
-        job_id=spec.shard_id(shard),
-        timeout=JOB_TIMEOUT,
-        result_ttl=RESULT_TTL,
-        failure_ttl=FAILURE_TTL,
-        retry=RETRY,
-        description=f"{spec.run_id} rows {rows.start}-{rows.stop - 1} of {spec.rows}",
-    )
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -13,8 +13,9 @@ from typing import Any
 from redis import Redis
 from rq.job import Job
 
-from jobs.producer import Enqueued, enqueue_run, open_queue
+from jobs.producer import Enqueued, enqueue_run
 from jobs.run import RunSpec
+from jobs.run_jobs import open_queue
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
 

@@ -25,8 +25,8 @@ from rq.job import Job
 from jobs.dataset import Dataset
 from jobs.errors import JobPayloadError
 from jobs.ledger import Ledger
-from jobs.producer import open_queue
 from jobs.run import QUEUE_PREFIX, RunSpec, queue_name
+from jobs.run_jobs import open_queue
 from jobs.tasks import GenerateShard, read_task
 from vllm_mlx.errors import MLXBatchError
 from worker.bookkeeping import HEARTBEAT, MAINTENANCE, Bookkeeper

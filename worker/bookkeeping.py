@@ -28,7 +28,7 @@ from rq.suspension import is_suspended
 from rq.worker.base import BaseWorker, WorkerStatus
 
 from jobs.job import BatchJob
-from jobs.producer import FAILURE_TTL
+from jobs.run_jobs import FAILURE_TTL
 
 logger = logging.getLogger("mlx_batch.worker")
 

@@ -16,9 +16,9 @@ from rq.job import Job
 from jobs.columns import encode
 from jobs.dataset import ResultRow
 from jobs.ledger import Counts
-from jobs.producer import RETRY
 from jobs.requests import GenerationRequest
 from jobs.run import RunSpec
+from jobs.run_jobs import RETRY
 from jobs.sources import carried_columns, parse_row
 from jobs.tasks import GenerateShard, Row
 from jobs.verify import Verification

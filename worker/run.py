@@ -18,7 +18,8 @@ from rq.scheduler import RQScheduler
 
 from jobs.connection import connect
 from jobs.dataset import Dataset
-from jobs.producer import Enqueued, open_queue
+from jobs.producer import Enqueued
+from jobs.run_jobs import open_queue
 from jobs.verify import Verification, verify
 from vllm_mlx.errors import MLXBatchError
 from worker.embedded import EmbeddedRedis

@@ -15,8 +15,8 @@ from rq.worker.base import BaseWorker
 
 from jobs.job import BatchJob
 from jobs.ledger import Counts, Ledger, RunState
-from jobs.producer import open_queue
 from jobs.run import QUEUE_PREFIX, RunSpec
+from jobs.run_jobs import open_queue
 
 
 @dataclass(frozen=True, slots=True)

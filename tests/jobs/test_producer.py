@@ -16,8 +16,9 @@ from jobs import producer
 from jobs.errors import InputFileError, RunExistsError
 from jobs.job import BatchJob
 from jobs.ledger import Counts, Ledger
-from jobs.producer import FAILURE_TTL, JOB_TIMEOUT, RESULT_TTL, RETRY, enqueue_run, open_queue
+from jobs.producer import enqueue_run
 from jobs.run import RunSpec
+from jobs.run_jobs import FAILURE_TTL, JOB_TIMEOUT, RESULT_TTL, RETRY, open_queue
 from jobs.tasks import GenerateShard, read_task
 from tests.engines import MODEL, enqueue, job_of, status_of, write_prompts
 from vllm_mlx.sampling_params import SamplingParams

@@ -14,7 +14,7 @@ from rq.serializers import JSONSerializer
 
 from jobs.errors import JobPayloadError
 from jobs.job import BatchJob
-from jobs.producer import open_queue
+from jobs.run_jobs import open_queue
 from jobs.tasks import (
     FINALIZE_RUN,
     GENERATE_SHARD,

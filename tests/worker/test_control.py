@@ -17,7 +17,7 @@ from rq.suspension import resume, suspend
 from jobs.connection import connect
 from jobs.dataset import verify
 from jobs.ledger import Ledger
-from jobs.producer import RETRY, open_queue
+from jobs.run_jobs import RETRY, open_queue
 from tests.engines import DoubleEngine, enqueue, job_of, status_of, wait_for
 from tests.worker.conftest import StartProcess, StartWorker, work_in_burst
 from worker.batch_worker import BatchWorker

@@ -19,8 +19,8 @@ from rq.serializers import JSONSerializer
 
 from jobs.job import BatchJob
 from jobs.ledger import Ledger
-from jobs.producer import open_queue
 from jobs.run import queue_name
+from jobs.run_jobs import open_queue
 from tests.engines import MODEL, DoubleEngine, enqueue, status_of, wait_for
 from tests.worker.conftest import StartWorker
 from worker.batch_worker import BatchWorker

@@ -17,8 +17,9 @@ from redis import Redis
 
 from jobs.dataset import Dataset, verify
 from jobs.ledger import Counts, Ledger, RunState
-from jobs.producer import enqueue_run, open_queue
+from jobs.producer import enqueue_run
 from jobs.run import RunSpec
+from jobs.run_jobs import open_queue
 from tests.engines import (
     MODEL,
     DoubleEngine,

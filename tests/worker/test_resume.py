@@ -18,8 +18,9 @@ from rq.job import JobStatus
 from jobs.connection import connect
 from jobs.errors import RunExistsError, RunNotFoundError
 from jobs.ledger import Ledger, RunState
-from jobs.producer import RETRY, enqueue_run, forget_run, open_queue
+from jobs.producer import enqueue_run, forget_run
 from jobs.run import RunSpec
+from jobs.run_jobs import RETRY, open_queue
 from jobs.verify import verify
 from tests.engines import MODEL, DoubleEngine, enqueue, job_of
 from tests.worker.conftest import work_in_burst

@@ -15,8 +15,8 @@ from pathlib import Path
 from redis import Redis
 
 from jobs.ledger import LIVE_TTL, Counts, Ledger
-from jobs.producer import open_queue
 from jobs.run import RunSpec
+from jobs.run_jobs import open_queue
 from tests.engines import DoubleEngine, enqueue, job_of, status_of, wait_for
 from tests.worker.conftest import StartWorker
 from worker.status import RunStatus, run_status

@@ -20,8 +20,8 @@ from rq.scheduler import RQScheduler
 from jobs.dataset import Dataset, verify
 from jobs.errors import DatasetError
 from jobs.ledger import Counts, Ledger, RunState
-from jobs.producer import RETRY, open_queue
 from jobs.run import RunSpec
+from jobs.run_jobs import RETRY, open_queue
 from tests.engines import DoubleEngine, enqueue, job_of, status_of, wait_for
 from tests.worker.conftest import StartProcess, StartWorker
 from worker.batch_worker import BatchWorker
