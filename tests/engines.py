@@ -18,6 +18,7 @@ from jobs.run import RunSpec
 from jobs.run_jobs import open_queue
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
+from worker.status import RunStatus, run_status
 
 MODEL = "smollm2-135m"
 
@@ -135,3 +136,20 @@ def wait_for(condition: Callable[[], Any], timeout: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout} s"
         time.sleep(0.01)
+
+
+def wait_until_finished(
+    connection: Redis, run_id: str, timeout: float, poll: float = 0.2
+) -> RunStatus:
+    """Poll until the run is finished or one of its jobs failed for good.
+
+    Raises:
+        TimeoutError: neither happened within `timeout` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        status = run_status(connection, run_id)
+        if status.is_finished or status.errors:
+            return status
+        time.sleep(poll)
+    raise TimeoutError(f"{run_id} is not finished after {timeout} s")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -117,23 +116,6 @@ def run_status(connection: Redis, run_id: str) -> RunStatus:
         workers=workers,
         errors=_reasons(connection, failed | ({spec.finalize_id} & set(ended_badly))),
     )
-
-
-def wait_until_finished(
-    connection: Redis, run_id: str, timeout: float, poll: float = 0.2
-) -> RunStatus:
-    """Poll until the run is finished or one of its jobs failed for good.
-
-    Raises:
-        TimeoutError: neither happened within `timeout` seconds.
-    """
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        status = run_status(connection, run_id)
-        if status.is_finished or status.errors:
-            return status
-        time.sleep(poll)
-    raise TimeoutError(f"{run_id} is not finished after {timeout} s")
 
 
 def waiting_queues(connection: Redis) -> dict[str, int]:

@@ -20,9 +20,15 @@ from redis import Redis
 
 from jobs.dataset import Dataset, verify
 from jobs.ledger import Ledger
-from tests.engines import MODEL, enqueue, status_of, wait_for, write_prompts
+from tests.engines import (
+    MODEL,
+    enqueue,
+    status_of,
+    wait_for,
+    wait_until_finished,
+    write_prompts,
+)
 from vllm_mlx.sampling_params import SamplingParams
-from worker.status import wait_until_finished
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "RQ_REDIS_URL"}
 ENVIRONMENT["COLUMNS"] = "200"  # else tables break lines

@@ -32,6 +32,8 @@ class TextStream:
 
         True when the flushed text completes a stop string.
         """
+        if self._finished:  # a stop string has cut the text: what is held back lies behind it
+            return False
         self._finished = True
         self._detokenizer.finalize()
         return self._extend(self._detokenizer.last_segment.rstrip(_REPLACEMENT))

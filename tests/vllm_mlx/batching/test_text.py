@@ -71,6 +71,15 @@ def test_a_stop_string_in_what_the_end_flushes_is_found():
     assert text.text == "one "
 
 
+def test_nothing_follows_a_stop_string_when_the_end_is_flushed():
+    pieces = Pieces(["one END"])
+    pieces.finalize = lambda: setattr(pieces, "last_segment", " two")
+    text = TextStream(pieces, ("END",))
+    assert text.push(0)
+    assert not text.finish()
+    assert text.text == text.take() == "one "
+
+
 def test_half_a_character_at_the_end_is_dropped():
     pieces = Pieces(["one "])
     pieces.finalize = lambda: setattr(pieces, "last_segment", "\ufffd")
