@@ -138,6 +138,10 @@ class Dataset:
         """Whether the run was verified and marked."""
         return self._layout.success.exists()
 
+    def is_whole(self, shards: int) -> bool:
+        """Whether the run is finished, and no part was lost since."""
+        return self.is_finished and not self.lost_shards(range(shards), shards)
+
     def manifest(self) -> dict[str, Any]:
         """What the run was asked for and, once finalized, under `result`, what came of it.
 

@@ -135,7 +135,7 @@ def _is_finished_here(spec: RunSpec, *, resume: bool) -> bool:
             f"{spec.out} holds this very run, finished; to run it again, delete the folder, and "
             f"if the server still knows the run: mlx-batch forget {spec.run_id}"
         )
-    return dataset.is_finished
+    return dataset.is_whole(spec.shards)
 
 
 def _version(path: Path) -> tuple[int, int]:
@@ -217,10 +217,9 @@ def _reopen(ledger: Ledger, spec: RunSpec) -> bool:
     is_finished = ledger.progress(spec.run_id).state is RunState.FINISHED
     if not dataset.is_claimed:
         return not is_finished
-    lost = dataset.lost_shards(ledger.done_shards(spec.run_id), spec.shards)
-    if is_finished and dataset.is_finished and not lost:
+    if is_finished and dataset.is_whole(spec.shards):
         return False
-    ledger.reopen(spec.run_id, lost)
+    ledger.reopen(spec.run_id, dataset.lost_shards(ledger.done_shards(spec.run_id), spec.shards))
     return True
 
 

@@ -74,7 +74,7 @@ def run(
     with redis_server(url, out) as server_url:
         connection = connect(server_url)
         spec = enqueue(connection).spec
-        if not Dataset(out).is_finished:
+        if not Dataset(out).is_whole(spec.shards):
             if url is None:
                 _reclaim(open_queue(connection, spec.queue))
             with _workers(server_url, spec.model, out, workers, max_num_seqs) as processes:

@@ -48,12 +48,14 @@ def test_a_finished_run_has_nothing_to_resume(redis: Redis, finished: RunSpec) -
     assert resume(redis, finished) == 0
 
 
+@pytest.mark.parametrize("marked", [False, True], ids=["unmarked", "still marked as finished"])
 def test_a_lost_part_is_made_again_and_only_it(
-    redis: Redis, redis_url: str, finished: RunSpec
+    redis: Redis, redis_url: str, finished: RunSpec, marked: bool
 ) -> None:
     out = Path(finished.out)
     (out / "data" / "train-00001-of-00003.parquet").unlink()
-    (out / "_SUCCESS").unlink()
+    if not marked:
+        (out / "_SUCCESS").unlink()
 
     assert resume(redis, finished) == 1
     assert Ledger(redis).progress(finished.run_id).state is RunState.RUNNING
