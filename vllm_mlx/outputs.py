@@ -6,7 +6,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-FinishReason = Literal["stop", "length", "error"]
+FinishReason = Literal["stop", "length", "repetition", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token at one place of a text, and how likely the model found it.
+
+    Attributes:
+        token_id: its number in the vocabulary.
+        token: its text; bytes that are no whole character become U+FFFD.
+        logprob: natural logarithm of its probability, before temperature and filters.
+        top: the most likely tokens at this place, most likely first (their own `top` is empty).
+    """
+
+    token_id: int
+    token: str
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +36,15 @@ class GenerationOutput:
         prompt_tokens: tokens of the prompt as the model read it, template included.
         completion_tokens: tokens the model produced so far, the end token included.
         finish_reason: `"stop"` (end token or stop string), `"length"` (`max_tokens` or the end of
-            the model's context), `"error"` (see `error`), or None on all but a stream's last chunk.
+            the model's context), `"repetition"` (see `SamplingParams.stop_on_repetition`),
+            `"error"` (see `error`), or None on all but a stream's last chunk.
         model: the model's name as it was asked for.
         seed: the seed this text was sampled with; None for greedy decoding.
         cached_tokens: prompt tokens that were not computed again because another prompt
             shared them.
         latency_s: seconds from submission to the last token, waiting included.
+        logprobs: one entry a token, the end token included, if they were asked for. In a stream:
+            those of the tokens so far that were not in an earlier chunk.
         error_type: class name of the error, for `finish_reason == "error"`.
         error: its message.
     """
@@ -37,6 +57,7 @@ class GenerationOutput:
     seed: int | None = None
     cached_tokens: int = 0
     latency_s: float = 0.0
+    logprobs: tuple[TokenLogprob, ...] | None = None
     error_type: str | None = None
     error: str | None = None
 
@@ -59,13 +80,39 @@ class EngineStats:
     Attributes:
         running: sequences in the batch.
         waiting: sequences that wait for a place in it.
-        steps: calls of the model's decode step.
-        step_seconds: time spent in them, prefill included.
+        slots: places in the batch at its present width (free ones are computed, too).
+        kv_cache_bytes: memory that the key-value caches of the batch take now.
+        prompt_tokens: tokens of the prompts taken in.
+        cached_tokens: those of them that were not computed, because another prompt shared them.
+        padding_tokens: computed in prefill beside the prompts', to make rows equally long.
+        completion_tokens: tokens generated.
+        steps: decode steps.
+        schedule_seconds: time spent choosing what runs.
+        prefill_seconds: time spent in prefill (on prompts), joining the batch included.
+        decode_seconds: time spent in decode steps, sampling included.
+        deliver_seconds: time spent on text, stop strings and callers.
     """
 
     running: int = 0
     waiting: int = 0
+    slots: int = 0
+    kv_cache_bytes: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0
+    padding_tokens: int = 0
     completion_tokens: int = 0
     steps: int = 0
-    step_seconds: float = 0.0
+    schedule_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    deliver_seconds: float = 0.0
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """Prompt tokens taken in per second of prefill; 0 before the first."""
+        return self.prompt_tokens / self.prefill_seconds if self.prefill_seconds else 0.0
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        """Tokens generated per second of decoding; 0 before the first."""
+        return self.completion_tokens / self.decode_seconds if self.decode_seconds else 0.0

@@ -37,6 +37,10 @@ class SamplingParams(BaseModel):
         repetition_penalty: divide the logits of recent tokens by this ((0, 2]); 1 is off.
         stop: strings that end the text; they are trimmed from it.
         seed: makes sampling repeatable, whatever else is in the batch; None draws one.
+        logprobs: report each token's log-probability and those of this many most likely tokens at
+            its place (0 to 20); None reports none.
+        stop_on_repetition: end a text whose tail repeats itself, with
+            `finish_reason="repetition"`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -49,6 +53,8 @@ class SamplingParams(BaseModel):
     repetition_penalty: float = Field(1.0, gt=0.0, le=2.0, allow_inf_nan=False)
     stop: Annotated[tuple[StopString, ...] | None, BeforeValidator(_as_tuple)] = None
     seed: int | None = Field(None, ge=0, lt=2**63)
+    logprobs: int | None = Field(None, ge=0, le=20)
+    stop_on_repetition: bool = False
 
     @classmethod
     def of(cls, **options: Any) -> SamplingParams:
@@ -79,6 +85,8 @@ class SamplingOptions(TypedDict, total=False):
     repetition_penalty: float
     stop: str | list[str] | tuple[str, ...] | None
     seed: int | None
+    logprobs: int | None
+    stop_on_repetition: bool
 
 
 def describe(error: ValidationError, allowed: tuple[str, ...]) -> str:

@@ -142,7 +142,7 @@ class EngineThread(threading.Thread):
             counts,
             completion_tokens=counts.completion_tokens + len(sequences),
             steps=counts.steps + 1,
-            step_seconds=counts.step_seconds + time.perf_counter() - started,
+            decode_seconds=counts.decode_seconds + time.perf_counter() - started,
         )
         for sequence in sequences:
             self._deliver(sequence)
