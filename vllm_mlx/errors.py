@@ -4,8 +4,10 @@ MLXBatchError
 ├── ModelLoadError              the model is missing, unreadable or of an unknown kind
 ├── InvalidRequestError         one request is wrong; others are not touched (a ValueError)
 │   ├── ContextLengthError      the prompt is longer than the model's context
-│   └── ChatTemplateError       the model has no chat template, or it rejects the messages
+│   ├── ChatTemplateError       the model has no chat template, or it rejects the messages
+│   └── KVCacheBudgetError      prompt and answer don't fit into `kv_cache_bytes`
 ├── EngineError                 the model failed while it stepped this request
+│   └── NonFiniteLogitsError    its logits were NaN or infinite
 ├── EngineStoppedError          the engine was stopped, or its thread ended
 └── RequestAbortedError         `abort()` ended this request
 
@@ -35,8 +37,16 @@ class ChatTemplateError(InvalidRequestError):
     """The model has no chat template, or its template rejects these messages."""
 
 
+class KVCacheBudgetError(InvalidRequestError):
+    """The request could not run even alone within the memory for key-value caches."""
+
+
 class EngineError(MLXBatchError):
     """The model raised while stepping this request."""
+
+
+class NonFiniteLogitsError(EngineError):
+    """The model computed NaN or infinity for this request."""
 
 
 class EngineStoppedError(MLXBatchError):

@@ -11,33 +11,41 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from vllm_mlx import platform
 from vllm_mlx.batching.engine_thread import EngineThread
 from vllm_mlx.batching.prompts import Prompt
 from vllm_mlx.batching.sequence import ChunkCallback, Sequence
 from vllm_mlx.batching.text import TextStream
-from vllm_mlx.errors import ContextLengthError, EngineStoppedError, InvalidRequestError
+from vllm_mlx.errors import ContextLengthError, EngineStoppedError, KVCacheBudgetError
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.scheduler_config import SchedulerConfig
 
 if TYPE_CHECKING:  # models build on the core, so the core knows their shape only
     from vllm_mlx.models.loading import LoadedModel
 
 
 class EngineCore:
-    """One model, with up to `max_num_seqs` sequences in its batch. Every method is thread-safe.
+    """One model and its batch. Every method is thread-safe.
 
     Args:
         model: the model's name, as it stands in every output.
         load: brings the model of that name into memory; called on the engine's own thread.
+        config: bounds of the batch; the backend's defaults without one.
+
+    Attributes:
+        max_num_seqs: most sequences side by side.
     """
 
     def __init__(
-        self, model: str, load: Callable[[str], LoadedModel], *, max_num_seqs: int
+        self,
+        model: str,
+        load: Callable[[str], LoadedModel],
+        config: SchedulerConfig | None = None,
     ) -> None:
-        if type(max_num_seqs) is not int or max_num_seqs < 1:
-            raise InvalidRequestError(f"max_num_seqs={max_num_seqs!r}: should be at least 1")
         self.model_name = model
-        self.max_num_seqs = max_num_seqs
+        self._config = config or SchedulerConfig()
+        self.max_num_seqs = self._config.max_num_seqs or platform.default_max_num_seqs()
         self._load = load
         # Held while a thread starts and while it ends: there are never two.
         self._life_lock = threading.RLock()
@@ -52,7 +60,7 @@ class EngineCore:
         """
         with self._life_lock:
             if self._thread is None:
-                thread = EngineThread(self.model_name, self._load, self.max_num_seqs)
+                thread = EngineThread(self.model_name, self._load, self._config)
                 thread.start_and_wait()
                 self._thread = thread
 
@@ -81,18 +89,23 @@ class EngineCore:
 
         Raises:
             InvalidRequestError: the prompt is empty, too long, or its chat template rejects it.
+            KVCacheBudgetError: it could never fit into `kv_cache_bytes`.
             EngineStoppedError: the engine is not started, or it is being stopped.
         """
         thread = self._running()
         loaded = thread.loaded
         prompt_tokens = loaded.encode(prompt)
+        max_tokens = _room(loaded, len(prompt_tokens), params.max_tokens)
+        if refusal := thread.runner.refusal(len(prompt_tokens), max_tokens):
+            raise KVCacheBudgetError(refusal)
         sequence = Sequence(
             request_id or uuid.uuid4().hex,
             prompt_tokens,
             params,
-            max_tokens=_room(loaded, len(prompt_tokens), params.max_tokens),
+            max_tokens=max_tokens,
             model=self.model_name,
             new_text=lambda: TextStream(loaded.new_detokenizer(), params.stop),
+            token_text=loaded.token_text,
             on_chunk=on_chunk,
         )
         sequence.future.add_done_callback(

@@ -9,19 +9,19 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from vllm_mlx.batching.runner import UpstreamRunner
+from vllm_mlx.batching.make_runner import make_runner
+from vllm_mlx.batching.runner import Runner
 from vllm_mlx.batching.scheduler import Scheduler
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.errors import EngineStoppedError, InvalidRequestError, RequestAbortedError
 from vllm_mlx.outputs import EngineStats
+from vllm_mlx.scheduler_config import SchedulerConfig
 
 if TYPE_CHECKING:  # models build on this, so it knows their shape only
     from vllm_mlx.models.loading import LoadedModel
@@ -33,17 +33,19 @@ class EngineThread(threading.Thread):
     """Loads a model and steps it until `stop()`. Used once, like any thread."""
 
     loaded: LoadedModel
+    runner: Runner
 
-    def __init__(self, model: str, load: Callable[[str], LoadedModel], max_num_seqs: int) -> None:
+    def __init__(
+        self, model: str, load: Callable[[str], LoadedModel], config: SchedulerConfig
+    ) -> None:
         super().__init__(name=f"mlx-{model}", daemon=True)
         self._model = model
         self._load = load
-        self._max_num_seqs = max_num_seqs
+        self._config = config
         self._ready: Future[None] = Future()
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._inbox_lock = threading.Lock()
         self._is_open = True
-        self._counts = EngineStats()
         self._unfinished: dict[str, Sequence] = {}
 
     # For callers, on any thread.
@@ -85,8 +87,7 @@ class EngineThread(threading.Thread):
 
     @property
     def stats(self) -> EngineStats:
-        running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
-        return replace(self._counts, running=running, waiting=waiting)
+        return self._scheduler.stats
 
     def _send(self, command: Callable[[], None]) -> None:
         with self._inbox_lock:
@@ -99,6 +100,12 @@ class EngineThread(threading.Thread):
     def run(self) -> None:
         try:
             self.loaded = self._load(self._model)
+            self.runner = make_runner(
+                self.loaded.model,
+                self.loaded.tokenizer.eos_token_ids,
+                vocab_size=self.loaded.vocab_size,
+                config=self._config,
+            )
         except BaseException as error:
             self._ready.set_exception(error)
         else:
@@ -109,21 +116,16 @@ class EngineThread(threading.Thread):
             mx.clear_streams()
 
     def _serve(self) -> None:
-        eos_token_ids = self.loaded.tokenizer.eos_token_ids
-        runner = UpstreamRunner(
-            self.loaded.model,
-            eos_token_ids,
-            vocab_size=self.loaded.vocab_size,
-            max_num_seqs=self._max_num_seqs,
-        )
-        self._scheduler = Scheduler(runner, eos_token_ids, self._max_num_seqs)
+        most = self.runner.config.max_num_seqs
+        assert most is not None
+        self._scheduler = Scheduler(self.runner, self.loaded.tokenizer.eos_token_ids, most)
         self._ready.set_result(None)
         try:
             while self._take_commands():
                 self._step()
         finally:
             self._shut_down()
-        runner.close()
+        self.runner.close()
 
     def _take_commands(self) -> bool:
         """Run what callers sent; waits when there is nothing to step. False: stop."""
@@ -135,17 +137,10 @@ class EngineThread(threading.Thread):
         return True
 
     def _step(self) -> None:
-        started = time.perf_counter()
         sequences = self._scheduler.step()
-        counts = self._counts
-        self._counts = replace(
-            counts,
-            completion_tokens=counts.completion_tokens + len(sequences),
-            steps=counts.steps + 1,
-            decode_seconds=counts.decode_seconds + time.perf_counter() - started,
-        )
-        for sequence in sequences:
-            self._deliver(sequence)
+        with self.runner.counters.timed("deliver"):
+            for sequence in sequences:
+                self._deliver(sequence)
 
     def _deliver(self, sequence: Sequence) -> None:
         try:
@@ -164,8 +159,6 @@ class EngineThread(threading.Thread):
         self._unfinished[name] = sequence
         sequence.future.add_done_callback(lambda _: self._unfinished.pop(name, None))
         self._scheduler.add(sequence)
-        prompt_tokens = self._counts.prompt_tokens + len(sequence.prompt_tokens)
-        self._counts = replace(self._counts, prompt_tokens=prompt_tokens)
 
     def _abort(self, request_id: str) -> None:
         if sequence := self._scheduler.remove(request_id):

@@ -5,42 +5,71 @@ from __future__ import annotations
 import logging
 from collections import deque
 
-from vllm_mlx.batching.runner import Runner
+from vllm_mlx import platform
+from vllm_mlx.batching.runner import Produced, Runner
 from vllm_mlx.batching.sequence import Sequence
-from vllm_mlx.errors import EngineError
+from vllm_mlx.errors import EngineError, NonFiniteLogitsError
+from vllm_mlx.outputs import EngineStats
 
 logger = logging.getLogger(__name__)
 
+WINDOW = 4
+"""Waiting sequences are put into a better order `WINDOW × max_num_seqs` at a time. The next ones
+are looked at when all of these have been admitted, so none waits longer than that."""
+
 
 class Scheduler:
-    """First come, first served, up to `max_num_seqs` sequences side by side."""
+    """Keeps the runner's batch full.
+
+    Within a window the longest answers start first, so that the batch stays full to the end of a
+    job, and sequences that begin alike stay together.
+    """
 
     def __init__(self, runner: Runner, eos_token_ids: set[int], max_num_seqs: int) -> None:
         self._runner = runner
         self._eos_token_ids = eos_token_ids
         self.max_num_seqs = max_num_seqs
-        self.waiting: deque[Sequence] = deque()
+        self._refill = max(1, int(max_num_seqs * platform.refill_share()))
+        self._waiting: deque[Sequence] = deque()
+        self._window: deque[Sequence] = deque()
         self.running: dict[str, Sequence] = {}
 
     @property
+    def waiting(self) -> int:
+        return len(self._waiting) + len(self._window)
+
+    @property
     def has_unfinished(self) -> bool:
-        return bool(self.waiting or self.running)
+        return bool(self._waiting or self._window or self.running)
+
+    @property
+    def stats(self) -> EngineStats:
+        """Counts so far, and what is held now."""
+        return self._runner.counters.stats(
+            running=len(self.running),
+            waiting=self.waiting,
+            slots=self._runner.slots,
+            kv_cache_bytes=self._runner.kv_cache_bytes,
+        )
 
     def unfinished(self) -> list[Sequence]:
-        return [*self.running.values(), *self.waiting]
+        return [*self.running.values(), *self._window, *self._waiting]
 
     def add(self, sequence: Sequence) -> None:
-        self.waiting.append(sequence)
+        self._runner.announce(sequence)
+        self._waiting.append(sequence)
 
     def remove(self, request_id: str) -> Sequence | None:
         """Take a sequence out, wherever it is; its place is free at once."""
         if sequence := self.running.pop(request_id, None):
             self._runner.remove(sequence)
             return sequence
-        for sequence in self.waiting:
-            if sequence.request_id == request_id:
-                self.waiting.remove(sequence)
-                return sequence
+        for queue in (self._window, self._waiting):
+            for sequence in queue:
+                if sequence.request_id == request_id:
+                    queue.remove(sequence)
+                    self._runner.withdraw(sequence)
+                    return sequence
         return None
 
     def step(self) -> list[Sequence]:
@@ -49,30 +78,62 @@ class Scheduler:
         If the model raises, the sequences that ran are tried again one at a time, so that only
         the one that breaks it fails.
         """
+        counters = self._runner.counters
         try:
-            self._schedule()
+            with counters.timed("schedule"):
+                self._schedule()
             produced = self._runner.step()
         except Exception as error:
             self._isolate(error)
             return []
-        return [self._postprocess(sequence, token) for sequence, token in produced]
+        counters.completion_tokens += len(produced)
+        with counters.timed("deliver"):
+            return [self._postprocess(each) for each in produced]
 
     def _schedule(self) -> None:
-        while self.waiting and self._may_join(self.waiting[0]):
-            sequence = self.waiting.popleft()
+        """Admit what fits; not one by one, since a prefill of a few costs a GPU as much as of one."""
+        free = self.max_num_seqs - len(self.running)
+        if self.running and free < min(self._refill, self.waiting):
+            return
+        admitted: list[Sequence] = []
+        while (sequence := self._next()) and self._may_join(sequence):
+            self._window.popleft()
             self.running[sequence.request_id] = sequence
-            self._runner.insert(sequence)
+            admitted.append(sequence)
+            self._runner.counters.prompt_tokens += len(sequence.prompt_tokens)
+            self._runner.reserve(sequence)
+        if admitted:
+            self._runner.insert(admitted)
+            cached = sum(sequence.cached_tokens for sequence in admitted)
+            self._runner.counters.cached_tokens += cached
+
+    def _next(self) -> Sequence | None:
+        if not self._window:
+            size = min(len(self._waiting), WINDOW * self.max_num_seqs)
+            window = [self._waiting.popleft() for _ in range(size)]
+            self._window.extend(self._ordered(window))
+        return self._window[0] if self._window else None
+
+    def _ordered(self, window: list[Sequence]) -> list[Sequence]:
+        first: dict[int, int] = {}
+        kin = [self._runner.affinity(sequence) for sequence in window]
+        place = [first.setdefault(k, i) if k else i for i, k in enumerate(kin)]
+        order = sorted(range(len(window)), key=lambda i: (-window[i].max_tokens, place[i]))
+        return [window[i] for i in order]
 
     def _may_join(self, sequence: Sequence) -> bool:
         if not self.running:
             return True
         if sequence.alone or any(running.alone for running in self.running.values()):
             return False
-        return len(self.running) < self.max_num_seqs
+        return len(self.running) < self.max_num_seqs and self._runner.admits(sequence)
 
-    def _postprocess(self, sequence: Sequence, token: int) -> Sequence:
+    def _postprocess(self, produced: Produced) -> Sequence:
+        sequence, token, logprobs = produced
         try:
-            sequence.append(token, self._eos_token_ids)
+            if token < 0:
+                raise NonFiniteLogitsError("the model's logits are not finite (NaN or infinity)")
+            sequence.append(token, self._eos_token_ids, logprobs)
         except Exception as error:
             self._fail(sequence, error)
         if sequence.finish_reason or sequence.future.done():
@@ -90,9 +151,12 @@ class Scheduler:
             else:
                 sequence.restart()
                 sequence.alone = True
-                self.waiting.appendleft(sequence)
+                self._runner.announce(sequence)
+                self._window.appendleft(sequence)
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
-        failure = EngineError(f"{type(error).__name__}: {error}")
-        failure.__cause__ = error
-        sequence.fail(failure)
+        if not isinstance(error, EngineError):
+            failure = EngineError(f"{type(error).__name__}: {error}")
+            failure.__cause__ = error
+            error = failure
+        sequence.fail(error)

@@ -6,10 +6,15 @@ import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from typing import TYPE_CHECKING
 
+from vllm_mlx.batching.repetition import repeats
 from vllm_mlx.batching.text import TextStream
-from vllm_mlx.outputs import FinishReason, GenerationOutput
+from vllm_mlx.outputs import FinishReason, GenerationOutput, TokenLogprob
 from vllm_mlx.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from vllm_mlx.batching.runner import Logprobs
 
 ChunkCallback = Callable[[GenerationOutput], None]
 
@@ -23,6 +28,7 @@ class Sequence:
         max_tokens: most tokens to generate: the request's limit, cut to the model's context.
         seed: the seed it is sampled with; None when greedy.
         future: resolves to the whole `GenerationOutput`, or to the error that ended it.
+        cached_tokens: prompt tokens that were taken from another prompt's prefill.
         alone: the batch it ran in failed, so it is tried again with nobody beside it.
     """
 
@@ -35,6 +41,7 @@ class Sequence:
         max_tokens: int,
         model: str,
         new_text: Callable[[], TextStream],
+        token_text: Callable[[int], str] = str,
         on_chunk: ChunkCallback | None = None,
     ) -> None:
         self.request_id = request_id
@@ -50,6 +57,7 @@ class Sequence:
         self.alone = False
         self.finish_reason: FinishReason | None = None
         self._new_text = new_text
+        self._token_text = token_text
         self._submitted = time.perf_counter()
         self.restart()
 
@@ -57,26 +65,36 @@ class Sequence:
         """Forget what was generated: the sequence will run again from its prompt."""
         self.text = self._new_text()
         self.output_tokens: list[int] = []
+        self.cached_tokens = 0
+        self._logprobs: list[tuple[int, Logprobs]] = []
+        self._reported = 0
 
     @property
     def started_streaming(self) -> bool:
         """Whether a caller may have seen text already, so that it can't be started over."""
         return self.on_chunk is not None and bool(self.output_tokens)
 
-    def append(self, token: int, eos_token_ids: set[int]) -> None:
+    def append(
+        self, token: int, eos_token_ids: set[int], logprobs: Logprobs | None = None
+    ) -> None:
         """Take the next token; sets `finish_reason` when it is the last."""
         self.output_tokens.append(token)
+        if logprobs:
+            self._logprobs.append((token, logprobs))
         if token in eos_token_ids or self.text.push(token):
             self.finish_reason = "stop"
         elif len(self.output_tokens) >= self.max_tokens:
             self.finish_reason = "length"
+        elif self.params.stop_on_repetition and repeats(self.output_tokens):
+            self.finish_reason = "repetition"
 
     def deliver(self) -> None:
         """Hand the caller what is new: a chunk if it streams, the whole output at the end."""
         if self.finish_reason and self.text.finish():
             self.finish_reason = "stop"
         if self.on_chunk and ((piece := self.text.take()) or self.finish_reason):
-            self.on_chunk(self.output(piece))
+            self.on_chunk(self.output(piece, self._reported))
+            self._reported = len(self._logprobs)
         if self.finish_reason:
             self._resolve(lambda: self.future.set_result(self.output(self.text.text)))
 
@@ -84,8 +102,8 @@ class Sequence:
         """End with an error instead of an output."""
         self._resolve(lambda: self.future.set_exception(error))
 
-    def output(self, text: str) -> GenerationOutput:
-        """`text` with the counts as they stand."""
+    def output(self, text: str, since: int = 0) -> GenerationOutput:
+        """`text` with the counts as they stand, and the log-probabilities `since` a token."""
         return GenerationOutput(
             text=text,
             prompt_tokens=len(self.prompt_tokens),
@@ -93,7 +111,23 @@ class Sequence:
             finish_reason=self.finish_reason,
             model=self.model,
             seed=self.seed,
+            cached_tokens=self.cached_tokens,
+            logprobs=self._token_logprobs(since),
             latency_s=time.perf_counter() - self._submitted,
+        )
+
+    def _token_logprobs(self, since: int) -> tuple[TokenLogprob, ...] | None:
+        if self.params.logprobs is None:
+            return None
+        name = self._token_text
+        return tuple(
+            TokenLogprob(
+                token,
+                name(token),
+                logprobs.chosen,
+                tuple(TokenLogprob(other, name(other), value) for other, value in logprobs.top),
+            )
+            for token, logprobs in self._logprobs[since:]
         )
 
     def _resolve(self, settle: Callable[[], None]) -> None:

@@ -15,17 +15,18 @@ from vllm_mlx.errors import EngineStoppedError
 from vllm_mlx.models.loading import load_model
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.sampling_params import SamplingOptions, SamplingParams
+from vllm_mlx.scheduler_config import SchedulerConfig
 
 
 class Engine:
     """A model behind `async` calls. Using it before `start()` starts it."""
 
     def __init__(
-        self, model_name: str, *, max_num_seqs: int, trust_remote_code: bool = False
+        self, model_name: str, config: SchedulerConfig, *, trust_remote_code: bool = False
     ) -> None:
         self.model_name = model_name
         load = partial(load_model, trust_remote_code=trust_remote_code)
-        self._core = EngineCore(model_name, load, max_num_seqs=max_num_seqs)
+        self._core = EngineCore(model_name, load, config)
         self._stopped = False
 
     async def start(self) -> None:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from vllm_mlx.engine.base import Engine
-
-DEFAULT_MAX_NUM_SEQS = 32
+from vllm_mlx.scheduler_config import SchedulerConfig
 
 
 class BatchedEngine(Engine):
     """Concurrent calls share every step of the model, each with its own sampling parameters.
 
     Args:
-        max_num_seqs: most requests in the batch; more than that wait, first come, first served.
+        max_num_seqs: most requests in the batch; more than that wait.
+        max_num_batched_tokens: most prompt tokens computed between two decode steps.
+        kv_cache_bytes: most memory for key-value caches.
+
+    What is None takes the backend's default; see `SchedulerConfig`.
     """
 
     def __init__(
         self,
         model_name: str,
         *,
-        max_num_seqs: int = DEFAULT_MAX_NUM_SEQS,
+        max_num_seqs: int | None = None,
+        max_num_batched_tokens: int | None = None,
+        kv_cache_bytes: int | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        super().__init__(model_name, max_num_seqs=max_num_seqs, trust_remote_code=trust_remote_code)
+        config = SchedulerConfig(max_num_seqs, max_num_batched_tokens, kv_cache_bytes)
+        super().__init__(model_name, config, trust_remote_code=trust_remote_code)

@@ -16,6 +16,7 @@ from vllm_mlx.batching.sequence import ChunkCallback
 from vllm_mlx.models.loading import load_model
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingOptions, SamplingParams
+from vllm_mlx.scheduler_config import SchedulerConfig
 
 
 class MLXLanguageModel:
@@ -32,7 +33,7 @@ class MLXLanguageModel:
     def __init__(self, model_name: str, *, trust_remote_code: bool = False) -> None:
         self.model_name = model_name
         load = partial(load_model, trust_remote_code=trust_remote_code)
-        self._core = EngineCore(model_name, load, max_num_seqs=1)
+        self._core = EngineCore(model_name, load, SchedulerConfig(max_num_seqs=1))
         weakref.finalize(self, self._core.stop)
 
     def load(self) -> None:

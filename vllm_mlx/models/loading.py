@@ -65,6 +65,11 @@ class LoadedModel:
         detokenizer.reset()
         return detokenizer
 
+    def token_text(self, token: int) -> str:
+        """What one token stands for by itself."""
+        with self._lock:
+            return str(self.tokenizer.decode([token]))
+
     def _encode(self, prompt: str) -> list[int]:
         if not prompt.isascii() and _has_lone_surrogate(prompt):
             raise InvalidRequestError("the prompt holds half a surrogate pair, which is no text")

@@ -1,0 +1,148 @@
+"""The two key-value caches that a model sees: of the running slots, and of prompts in prefill.
+
+Both speak mlx-lm's cache protocol (`offset`, `make_mask`, `update_and_fetch`).
+Shapes: B rows, H key-value heads, L new tokens, D head dimension, S slots, C columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from typing import Any
+
+import mlx.core as mx
+
+from vllm_mlx.batching.slots.ring import SlotRing
+
+KeysAndValues = tuple[mx.array, mx.array]
+
+
+class SlotKVCache:
+    """One layer's keys and values `[S, H, C, D]` in a ring that all layers share.
+
+    The decode step writes one column in place. A sequence that joins copies its own tokens and
+    nothing else; one that leaves copies nothing.
+    """
+
+    def __init__(self, ring: SlotRing) -> None:
+        self.ring = ring
+        self.keys: mx.array | None = None
+        self.values: mx.array | None = None
+
+    @property
+    def offset(self) -> mx.array:
+        return self.ring.offsets
+
+    def make_mask(self, N: int, *, return_array: bool = False, window_size: Any = None) -> mx.array:
+        return self.ring.mask
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> KeysAndValues:
+        """Write the step's `[S, H, 1, D]` and return all columns."""
+        assert self.keys is not None
+        assert self.values is not None
+        column = self.ring.column
+        self.keys[:, :, column : column + 1] = keys
+        self.values[:, :, column : column + 1] = values
+        return self.keys, self.values
+
+    def join(self, slots: range, keys: mx.array, values: mx.array, lengths: list[int]) -> None:
+        """Give neighbouring slots the tokens of joining rows.
+
+        Args:
+            keys, values: `[B, H, n, D]`; row b has `lengths[b]` tokens, then padding.
+        """
+        self._allocate(keys, values)
+        self._write(slots, right_aligned(keys, lengths), right_aligned(values, lengths))
+
+    def _write(self, slots: range, keys: mx.array, values: mx.array) -> None:
+        assert self.keys is not None
+        assert self.values is not None
+        taken, first, last = 0, slots.start, slots.stop
+        for start, stop in self.ring.spans(keys.shape[2]):
+            part = slice(taken, taken + stop - start)
+            self.keys[first:last, :, start:stop] = keys[:, :, part]
+            self.values[first:last, :, start:stop] = values[:, :, part]
+            taken += stop - start
+
+    def clear(self, slot: int) -> None:
+        """Overwrite a slot with zeros: what is masked must still be finite."""
+        if self.keys is not None and self.values is not None:
+            self.keys[slot] = 0
+            self.values[slot] = 0
+
+    def resize(self, ring: SlotRing, slots: mx.array, columns: mx.array) -> None:
+        """Move to another ring (see `SlotRing.resized`)."""
+        self.ring = ring
+        if self.keys is None or self.values is None:
+            return
+        self.keys = mx.take(mx.take(self.keys, slots, axis=0), columns, axis=2)
+        self.values = mx.take(mx.take(self.values, slots, axis=0), columns, axis=2)
+        mx.eval(self.keys, self.values)  # layer by layer: only one is held twice
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in (self.keys, self.values) if array is not None)
+
+    def _allocate(self, keys: mx.array, values: mx.array) -> None:
+        if self.keys is None:
+            S, C = self.ring.slots, self.ring.columns
+            self.keys = mx.zeros((S, keys.shape[1], C, keys.shape[3]), keys.dtype)
+            self.values = mx.zeros((S, values.shape[1], C, values.shape[3]), values.dtype)
+
+
+class PromptKVCache:
+    """One layer's keys and values of prompts in prefill, right-padded to `[B, H, columns, D]`.
+
+    Args:
+        columns: tokens that the rows will have in the end, shared prefix and padding included.
+        prefix: keys and values `[B, H, p, D]` that are there already.
+    """
+
+    def __init__(self, columns: int, prefix: KeysAndValues | None = None) -> None:
+        self._columns = columns
+        self._prefix = prefix
+        self.offset = prefix[0].shape[2] if prefix else 0
+        self.keys: mx.array | None = None
+        self.values: mx.array | None = None
+
+    def make_mask(self, N: int, *, return_array: bool = False, window_size: Any = None) -> Any:
+        if return_array:
+            return mx.arange(self.offset, self.offset + N)[:, None] >= mx.arange(self.offset + N)
+        return "causal" if N > 1 else None
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> KeysAndValues:
+        self.keys = self._extend(self.keys, keys, 0)
+        self.values = self._extend(self.values, values, 1)
+        self.offset += keys.shape[2]
+        return self.state
+
+    @property
+    def state(self) -> KeysAndValues:
+        """The tokens so far: keys and values `[B, H, offset, D]`."""
+        if self.keys is None or self.values is None:
+            assert self._prefix is not None
+            return self._prefix
+        return self.keys[:, :, : self.offset], self.values[:, :, : self.offset]
+
+    def _extend(self, held: mx.array | None, new: mx.array, which: int) -> mx.array:
+        B, H, L, D = new.shape
+        if held is None:
+            if self._prefix is None and L == self._columns:
+                return new  # the whole prompt at once: nothing to copy
+            held = mx.zeros((B, H, self._columns, D), new.dtype)
+            if self._prefix:
+                held[:, :, : self.offset] = self._prefix[which]
+        held[:, :, self.offset : self.offset + L] = new
+        return held
+
+
+def right_aligned(array: mx.array, lengths: Seq[int]) -> mx.array:
+    """Rows `[B, H, L, D]` moved so that each row's first `lengths[b]` tokens end at the right.
+
+    What is left of them is other tokens of the same row, which nobody will see.
+    """
+    L = array.shape[2]
+    if all(length == L for length in lengths):
+        return array
+    shift = mx.array([L - length for length in lengths], dtype=mx.int32)
+    index = (mx.arange(L, dtype=mx.int32)[None] - shift[:, None]) % L
+    return mx.take_along_axis(array, index[:, None, :, None], axis=2)

@@ -1,0 +1,150 @@
+"""Shared prefixes: found among all waiting prompts, computed once, kept while they may be of use.
+
+A prompt is cut into blocks; each block has a hash of itself and all before it. How many waiting
+prompts carry a hash says how many begin with those tokens (the idea of vLLM's automatic prefix
+caching). A prefix ends where that number drops: there the prompts part.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, field
+
+from vllm_mlx.batching.sequence import Sequence
+from vllm_mlx.batching.slots.cache import KeysAndValues
+
+BLOCK = 16
+MIN_SAVED = 32
+"""A prefix is kept apart if that spares at least so many tokens' computation."""
+
+
+@dataclass(eq=False, slots=True)
+class Prefix:
+    """Tokens that several prompts begin with.
+
+    Attributes:
+        key: the chained hash of its last block.
+        start: where it goes on from its parent; `tokens[start:]` is its own part.
+        layers: keys and values `[1, H, end - start, D]` a layer, once they are computed.
+    """
+
+    key: int
+    tokens: list[int]
+    parent: Prefix | None
+    layers: list[KeysAndValues] = field(default_factory=list)
+
+    @property
+    def start(self) -> int:
+        return self.parent.end if self.parent else 0
+
+    @property
+    def end(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def chain(self) -> list[Prefix]:
+        """From the root to this one."""
+        return [*(self.parent.chain if self.parent else []), self]
+
+
+class PrefixCache:
+    """Counts what waiting prompts share, and keeps the prefixes that were computed.
+
+    Args:
+        max_tokens: most tokens held; the least recently used prefixes go first.
+    """
+
+    def __init__(self, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+        self.tokens = 0
+        self._waiting: Counter[int] = Counter()
+        self._blocks: dict[str, list[tuple[int, int]]] = {}
+        self._prefixes: OrderedDict[int, Prefix] = OrderedDict()
+
+    def announce(self, sequence: Sequence) -> None:
+        """Take note of a sequence that waits."""
+        blocks = _hash_blocks(sequence.prompt_tokens)
+        self._blocks[sequence.request_id] = blocks
+        self._waiting.update(key for key, _ in blocks)
+
+    def withdraw(self, sequence: Sequence) -> None:
+        """The sequence waits no more."""
+        for key, _ in self._blocks.pop(sequence.request_id, ()):
+            if self._waiting[key] > 1:
+                self._waiting[key] -= 1
+            else:
+                del self._waiting[key]
+
+    def longest(self, sequence: Sequence) -> tuple[Prefix | None, list[Prefix]]:
+        """The longest prefix that is worth sharing, and those of its chain that are new.
+
+        The new ones have no `layers` yet; whoever asked computes them, parents first.
+        """
+        blocks = self._blocks[sequence.request_id]
+        prompt = sequence.prompt_tokens
+        prefix = self._deepest_known(blocks, prompt)
+        new: list[Prefix] = []
+        for (key, end), following in zip(blocks, [*blocks[1:], None], strict=True):
+            start = prefix.end if prefix else 0
+            sharing = self._waiting[key]
+            parting = following is None or self._waiting[following[0]] < sharing
+            if end > start and parting and (end - start) * (sharing - 1) >= MIN_SAVED:
+                prefix = Prefix(key, prompt[:end], prefix)
+                new.append(prefix)
+                self._add(prefix)
+        return prefix, new
+
+    def shared_with(self, sequence: Sequence) -> int:
+        """A number that sequences have in common if their longest shared beginning is the same."""
+        shared = [key for key, _ in self._blocks[sequence.request_id] if self._waiting[key] > 1]
+        return shared[-1] if shared else 0
+
+    def evict(self, needed: set[Prefix]) -> None:
+        """Drop the least recently used until the bound holds; never those `needed`."""
+        needed = needed | {p.parent for p in self._prefixes.values() if p.parent}
+        for prefix in list(self._prefixes.values()):
+            if self.tokens <= self.max_tokens:
+                return
+            if prefix not in needed:
+                del self._prefixes[prefix.key]
+                self.tokens -= prefix.end - prefix.start
+
+    def clear(self) -> None:
+        """Forget what is computed; what waits stays counted."""
+        self._prefixes.clear()
+        self.tokens = 0
+
+    @property
+    def nbytes(self) -> int:
+        layers = [layer for prefix in self._prefixes.values() for layer in prefix.layers]
+        return sum(keys.nbytes + values.nbytes for keys, values in layers)
+
+    def _deepest_known(self, blocks: list[tuple[int, int]], prompt: list[int]) -> Prefix | None:
+        for key, end in reversed(blocks):
+            prefix = self._prefixes.get(key)
+            if prefix and prefix.tokens == prompt[:end]:  # a hash is no proof
+                for each in reversed(prefix.chain):  # children go before their parents
+                    self._prefixes.move_to_end(each.key)
+                return prefix
+        return None
+
+    def _add(self, prefix: Prefix) -> None:
+        if replaced := self._prefixes.pop(prefix.key, None):  # another one of the same hash
+            self.tokens -= replaced.end - replaced.start
+        self._prefixes[prefix.key] = prefix
+        self.tokens += prefix.end - prefix.start
+
+
+def _hash_blocks(prompt: list[int]) -> list[tuple[int, int]]:
+    """`(chained hash, end)` of each block of the prompt but its last token, which is decoded.
+
+    The last block may be short, so that equal prompts share all they can.
+    """
+    blocks: list[tuple[int, int]] = []
+    key = 0
+    last = len(prompt) - 1
+    for start in range(0, last, BLOCK):
+        end = min(start + BLOCK, last)
+        key = hash((key, *prompt[start:end]))
+        blocks.append((key, end))
+    return blocks

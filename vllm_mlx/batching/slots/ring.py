@@ -1,0 +1,108 @@
+"""`SlotRing`: which columns of the key-value cache belong to whom.
+
+All slots write their next token in the same column, `step mod columns`, so a step is one slice
+assignment a layer whoever runs. A slot that holds `n` tokens owns the `n` columns behind the
+present one. Keys are stored after RoPE, so their order in memory does not matter to attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import mlx.core as mx
+
+COLUMN_STEP = 256
+"""Columns come in multiples of this: few distinct shapes, and growth is rare."""
+
+
+class SlotRing:
+    """The host's side of a ring of `slots` × `columns`; the layers' caches hold the arrays.
+
+    Attributes:
+        step: decode steps so far; `step mod columns` is the column written next.
+        lengths: tokens that each slot holds, the one about to be written not counted; 0 when free.
+    """
+
+    def __init__(self, slots: int, columns: int) -> None:
+        self.slots = slots
+        self.columns = columns
+        self.step = 0
+        self.lengths = [0] * slots
+        self._offsets: mx.array | None = None
+        self._mask: mx.array | None = None
+
+    @property
+    def column(self) -> int:
+        return self.step % self.columns
+
+    @property
+    def offsets(self) -> mx.array:
+        """Positions of the tokens about to be written, int32 `[S]`."""
+        if self._offsets is None:
+            self._offsets = mx.array(self.lengths, dtype=mx.int32)
+        return self._offsets
+
+    @property
+    def mask(self) -> mx.array:
+        """Which columns each slot may see in this step, bool `[S, 1, 1, C]`.
+
+        A free slot sees the column it writes itself, so that no softmax is empty.
+        """
+        if self._mask is None:
+            age = (self.column - mx.arange(self.columns, dtype=mx.int32)) % self.columns
+            self._mask = (age[None] <= self.offsets[:, None])[:, None, None, :]
+        return self._mask
+
+    def occupy(self, slot: int, length: int) -> None:
+        self.lengths[slot] = length
+        self._offsets = self._mask = None
+
+    def free(self, slot: int) -> None:
+        self.occupy(slot, 0)
+
+    def advance(self, occupied: Iterator[int]) -> None:
+        """One step has been launched: its tokens now belong to the slots that are `occupied`."""
+        self.step += 1
+        for slot in occupied:
+            self.lengths[slot] += 1
+        self._offsets = self._mask = None
+
+    def spans(self, length: int) -> list[tuple[int, int]]:
+        """The `length` columns behind the present one, oldest first, as one or two `[from, to)`."""
+        first = (self.step - length) % self.columns
+        if first + length <= self.columns:
+            return [(first, first + length)]
+        return [(first, self.columns), (0, length - (self.columns - first))]
+
+    def resized(self, slots: list[int], columns: int) -> tuple[SlotRing, mx.array, mx.array]:
+        """A ring of other size at the same step.
+
+        Args:
+            slots: for each slot of the new ring, the old one it takes over, or -1 for a free one.
+            columns: at least the longest length taken over, plus one.
+
+        Returns:
+            The ring, and the indices of old slots `[S']` and old columns `[C']` to gather.
+        """
+        ring = SlotRing(len(slots), columns)
+        ring.step = self.step
+        ring.lengths = [self.lengths[slot] if slot >= 0 else 0 for slot in slots]
+        age = (self.step - 1 - mx.arange(columns, dtype=mx.int32)) % columns
+        source = (self.step - 1 - mx.minimum(age, self.columns - 1)) % self.columns
+        return ring, mx.array([max(slot, 0) for slot in slots], dtype=mx.int32), source
+
+
+def columns_for(tokens: int) -> int:
+    """Columns that a row of so many tokens needs."""
+    return -(-tokens // COLUMN_STEP) * COLUMN_STEP
+
+
+def width_for(sequences: int, most: int) -> int:
+    """Slots for so many sequences: powers of two and their three quarters, at most `most`.
+
+    Few widths mean few shapes; each is at most a half more than the one before it.
+    """
+    width = 1
+    while width < sequences:
+        width = width * 4 // 3 if width & (width - 1) else max(width + 1, width * 3 // 2)
+    return min(width, most)

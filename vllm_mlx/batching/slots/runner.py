@@ -1,0 +1,285 @@
+"""`SlotRunner`: steps a model over slots in a ring.
+
+A step is: prefill what has joined, launch the next decode, and read the tokens of the decode
+before it, which has been computing meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from vllm_mlx import platform
+from vllm_mlx.batching.counters import Counters
+from vllm_mlx.batching.runner import Logprobs, Produced
+from vllm_mlx.batching.sequence import Sequence
+from vllm_mlx.batching.slots.budget import KVBudget, Need
+from vllm_mlx.batching.slots.cache import SlotKVCache
+from vllm_mlx.batching.slots.prefill import PrefillBatch, PrefillRow, group
+from vllm_mlx.batching.slots.prefix import Prefix, PrefixCache
+from vllm_mlx.batching.slots.ring import COLUMN_STEP, SlotRing, columns_for, width_for
+from vllm_mlx.batching.slots.sampling import BatchSampler, Sampled
+from vllm_mlx.scheduler_config import SchedulerConfig
+
+
+@dataclass(slots=True)
+class _Launch:
+    """A decode step on its way: who was in which slot, and what is being computed."""
+
+    rows: list[tuple[int, Sequence]]
+    sampled: Sampled
+
+
+class SlotRunner:
+    """`Runner` for models whose layers all keep plain keys and values.
+
+    Args:
+        num_layers: caches that the model takes.
+        budget: what may be held at once.
+        config: with every bound resolved.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        num_layers: int,
+        vocab_size: int,
+        budget: KVBudget,
+        config: SchedulerConfig,
+    ) -> None:
+        self._model = model
+        self._num_layers = num_layers
+        self._vocab_size = vocab_size
+        self._budget = budget
+        self.config = config
+        self.counters = Counters()
+        self._prefixes = PrefixCache(budget.prefix_tokens)
+        self._overhead = platform.prefill_overhead()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._ring = SlotRing(1, COLUMN_STEP)
+        self._caches = [SlotKVCache(self._ring) for _ in range(self._num_layers)]
+        self._sampler = BatchSampler(self._vocab_size)
+        self._inputs = mx.zeros((1,), dtype=mx.int32)
+        self._running: dict[int, Sequence] = {}  # by slot
+        self._slot_of: dict[str, int] = {}
+        self._needs: dict[str, Need] = {}
+        self._prefills: deque[PrefillBatch] = deque()
+        self._launched: _Launch | None = None
+
+    # What may join.
+
+    def refusal(self, prompt_tokens: int, max_tokens: int) -> str | None:
+        return self._budget.refusal(prompt_tokens, max_tokens)
+
+    def announce(self, sequence: Sequence) -> None:
+        self._prefixes.announce(sequence)
+
+    def withdraw(self, sequence: Sequence) -> None:
+        self._prefixes.withdraw(sequence)
+
+    def affinity(self, sequence: Sequence) -> int:
+        return self._prefixes.shared_with(sequence)
+
+    def admits(self, sequence: Sequence) -> bool:
+        needs = [*self._needs.values(), Need.of(sequence)]
+        return self._budget.admits(needs, self._prefixes.tokens)
+
+    def reserve(self, sequence: Sequence) -> None:
+        self._needs[sequence.request_id] = Need.of(sequence)
+
+    def insert(self, sequences: list[Sequence]) -> None:
+        rows: list[PrefillRow] = []
+        levels: list[list[PrefillRow]] = []
+        for sequence in sequences:
+            prefix, new = self._prefixes.longest(sequence)
+            for part in new:
+                depth = len(part.chain) - 1
+                levels += [[] for _ in range(depth + 1 - len(levels))]
+                levels[depth].append(PrefillRow(part.tokens[part.start :], part.parent, part))
+            start = prefix.end if prefix else 0
+            sequence.cached_tokens = start - sum(part.end - part.start for part in new)
+            rows.append(PrefillRow(sequence.prompt_tokens[start:-1], prefix, sequence))
+        for sequence in sequences:
+            self._prefixes.withdraw(sequence)
+        for batch in [*levels, rows]:
+            self._prefills += group(batch, self._overhead, self._budget.prefill_tokens)
+        self._prefixes.evict(self._needed_prefixes())
+
+    def remove(self, sequence: Sequence) -> None:
+        self._needs.pop(sequence.request_id, None)
+        slot = self._slot_of.pop(sequence.request_id, None)
+        if slot is not None:
+            del self._running[slot]
+            self._ring.free(slot)
+            self._sampler.leave(slot)
+
+    # The step.
+
+    def step(self) -> list[Produced]:
+        with self.counters.timed("prefill"):
+            self._prefill()
+        with self.counters.timed("decode"):
+            before, self._launched = self._launched, None
+            if self._running:
+                self._fit()
+                self._launched = self._launch()
+            return self._collect(before)
+
+    def close(self) -> None:
+        self._prefixes.clear()
+        self._reset()
+
+    @property
+    def slots(self) -> int:
+        return self._ring.slots
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        prefilling = [cache for batch in self._prefills for cache in batch.caches]
+        return self._prefixes.nbytes + sum(c.nbytes for c in [*self._caches, *prefilling])
+
+    def _prefill(self) -> None:
+        assert self.config.max_num_batched_tokens is not None
+        left = self.config.max_num_batched_tokens
+        while self._prefills and left > 0:
+            batch = self._prefills[0]
+            left -= batch.advance(self._model, self._num_layers, left)
+            if not batch.is_done:
+                return
+            self._prefills.popleft()
+            self.counters.padding_tokens += batch.padding
+            self._finish(batch)
+
+    def _finish(self, batch: PrefillBatch) -> None:
+        """Hand the prefilled rows on: prefixes to their cache, sequences to free slots."""
+        joining: list[tuple[int, Sequence]] = []
+        for index, row in enumerate(batch.rows):
+            if isinstance(row.target, Prefix):
+                row.target.layers = batch.extract(index)
+            elif row.target.request_id in self._needs:  # or it was removed meanwhile
+                joining.append((index, row.target))
+        if joining:
+            self._join(joining, batch)
+
+    def _join(self, joining: list[tuple[int, Sequence]], batch: PrefillBatch) -> None:
+        self._fit(len(joining), max(len(sequence.prompt_tokens) for _, sequence in joining))
+        free = [slot for slot in range(self._ring.slots) if slot not in self._running]
+        lengths = [len(sequence.prompt_tokens) - 1 for _, sequence in joining]
+        rows = [row for row, _ in joining]
+        if max(lengths):
+            for cache, (keys, values) in zip(self._caches, batch.select(rows), strict=True):
+                done = 0
+                for slots in _runs(free[: len(joining)]):
+                    part = slice(done, done + len(slots))
+                    cache.join(slots, keys[part], values[part], lengths[part])
+                    done += len(slots)
+        for slot, (_, sequence) in zip(free, joining, strict=False):
+            self._running[slot] = sequence
+            self._slot_of[sequence.request_id] = slot
+            self._ring.occupy(slot, len(sequence.prompt_tokens) - 1)
+            self._inputs[slot] = sequence.prompt_tokens[-1]
+            self._sampler.join(slot, self._ring.slots, sequence)
+
+    def _launch(self) -> _Launch:
+        logits = self._model(self._inputs[:, None], cache=self._caches)[:, -1]
+        sampled = self._sampler(logits)
+        mx.async_eval(sampled.arrays, self._inputs)
+        self._inputs = sampled.tokens
+        self._ring.advance(iter(self._running))
+        self.counters.steps += 1
+        return _Launch(list(self._running.items()), sampled)
+
+    def _collect(self, launch: _Launch | None) -> list[Produced]:
+        """Read a launch. A row that has left since has no use for its token."""
+        if launch is None:
+            return []
+        tokens: Any = launch.sampled.tokens.tolist()
+        logprobs = _read_logprobs(launch)
+        produced = []
+        for slot, sequence in launch.rows:
+            if self._runs(sequence):
+                token = tokens[slot]
+                produced.append(Produced(sequence, token, logprobs.get(slot)))
+                if token < 0:
+                    self._forget_values(sequence)
+        return produced
+
+    def _runs(self, sequence: Sequence) -> bool:
+        slot = self._slot_of.get(sequence.request_id)
+        return slot is not None and self._running[slot] is sequence
+
+    def _forget_values(self, sequence: Sequence) -> None:
+        """Zero a slot that holds infinities: zero weight times infinity would poison its heir."""
+        for cache in self._caches:
+            cache.clear(self._slot_of[sequence.request_id])
+
+    def _needed_prefixes(self) -> set[Prefix]:
+        """Those that prompts in prefill go on from, or are about to become."""
+        rows = [row for batch in self._prefills for row in batch.rows]
+        needed = {prefix for row in rows if row.base for prefix in row.base.chain}
+        return needed | {row.target for row in rows if isinstance(row.target, Prefix)}
+
+    # The ring's size.
+
+    def _fit(self, joining: int = 0, length: int = 0) -> None:
+        """Resize the ring if it is too small for those who run and join, or much too wide."""
+        pending = sum(len(batch.rows) for batch in self._prefills)
+        wanted = len(self._running) + joining + pending
+        width = width_for(max(1, wanted), self._most)
+        longest = max((self._ring.lengths[slot] for slot in self._running), default=0)
+        columns = columns_for(max(longest, length) + 1)
+        reserved = max((need.columns for need in self._needs.values()), default=0)
+        kept = max(columns, min(self._ring.columns, reserved))
+        if width != self._ring.slots or kept != self._ring.columns:
+            self._resize(max(width, wanted), kept)
+
+    @property
+    def _most(self) -> int:
+        assert self.config.max_num_seqs is not None
+        return self.config.max_num_seqs
+
+    def _resize(self, width: int, columns: int) -> None:
+        taken = sorted(self._running)
+        slots = taken + [-1] * (width - len(taken))
+        ring, slot_index, column_index = self._ring.resized(slots, columns)
+        for cache in self._caches:
+            cache.resize(ring, slot_index, column_index)
+        self._sampler.resize(slots, slot_index)
+        self._inputs = mx.take(self._inputs, slot_index)
+        self._running = {new: self._running[old] for new, old in enumerate(taken)}
+        self._slot_of = {row.request_id: slot for slot, row in self._running.items()}
+        self._ring = ring
+
+
+def _runs(slots: list[int]) -> list[range]:
+    """Neighbouring slots as ranges."""
+    runs: list[range] = []
+    for slot in slots:
+        if runs and runs[-1].stop == slot:
+            runs[-1] = range(runs[-1].start, slot + 1)
+        else:
+            runs.append(range(slot, slot + 1))
+    return runs
+
+
+def _read_logprobs(launch: _Launch) -> dict[int, Logprobs]:
+    """By slot, for the rows that asked for them."""
+    sampled = launch.sampled
+    if sampled.logprobs is None:
+        return {}
+    chosen: Any = sampled.logprobs.tolist()
+    ids: Any = sampled.top_tokens.tolist() if sampled.top_tokens is not None else []
+    values: Any = sampled.top_logprobs.tolist() if sampled.top_logprobs is not None else []
+    found = {}
+    for slot, sequence in launch.rows:
+        if (count := sequence.params.logprobs) is not None:
+            top = zip(ids[slot], values[slot], strict=True) if ids else ()
+            likeliest = sorted(top, key=lambda pair: -pair[1])[:count]
+            found[slot] = Logprobs(chosen[slot], likeliest)
+    return found

@@ -1,0 +1,126 @@
+"""`UpstreamRunner`: mlx-lm's own continuous batching, for models that slots can't hold.
+
+Those are models with a cache that is no plain list of keys and values: sliding windows, state
+spaces, quantized caches. Nothing else of ours knows `mlx_lm.generate.BatchGenerator`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.generate import BatchGenerator
+
+from vllm_mlx import platform
+from vllm_mlx.batching.counters import Counters
+from vllm_mlx.batching.runner import Logprobs, Produced
+from vllm_mlx.batching.sampler import make_processors, make_sampler
+from vllm_mlx.batching.sequence import Sequence
+from vllm_mlx.scheduler_config import SchedulerConfig
+
+PREFILL_BATCH_SIZE = 8  # mlx-lm's default: prompts padded together
+
+
+class UpstreamRunner:
+    """`Runner` on mlx-lm's continuous batching. It does not know `kv_cache_bytes`."""
+
+    def __init__(
+        self, model: Any, eos_token_ids: set[int], *, vocab_size: int, config: SchedulerConfig
+    ) -> None:
+        assert config.max_num_seqs is not None
+        assert config.max_num_batched_tokens is not None
+        self.config = config
+        self.counters = Counters()
+        self._model = model
+        self._vocab_size = vocab_size
+        self._stop_tokens = [[token] for token in sorted(eos_token_ids)]
+        self._max_num_seqs = config.max_num_seqs
+        self._prefill_step_size = min(
+            platform.prefill_step_size(), config.max_num_batched_tokens
+        )
+        self._rows: dict[int, Sequence] = {}
+        self._uids: dict[str, int] = {}
+        self._generator = self._new_generator()
+
+    def refusal(self, prompt_tokens: int, max_tokens: int) -> str | None:
+        return None
+
+    def announce(self, sequence: Sequence) -> None:
+        """Upstream shares no prefixes."""
+
+    def withdraw(self, sequence: Sequence) -> None:
+        """See `announce`."""
+
+    def affinity(self, sequence: Sequence) -> int:
+        return 0
+
+    def admits(self, sequence: Sequence) -> bool:
+        return True
+
+    def reserve(self, sequence: Sequence) -> None:
+        """Upstream takes any number of bytes."""
+
+    def insert(self, sequences: list[Sequence]) -> None:
+        for sequence in sequences:
+            params = sequence.params
+            (uid,) = self._generator.insert(
+                [sequence.prompt_tokens],
+                max_tokens=[sequence.max_tokens],
+                samplers=[make_sampler(params, sequence.seed, self._vocab_size)],
+                logits_processors=[make_processors(params)],
+            )
+            self._rows[uid] = sequence
+            self._uids[sequence.request_id] = uid
+
+    def remove(self, sequence: Sequence) -> None:
+        uid = self._uids.pop(sequence.request_id, None)
+        if uid is not None:
+            del self._rows[uid]
+            self._generator.remove([uid])
+
+    def step(self) -> list[Produced]:
+        with self.counters.timed("decode"):
+            _, responses = self._generator.next()
+        self.counters.steps += bool(responses)
+        produced = [_produced(self._rows[response.uid], response) for response in responses]
+        for response in responses:
+            if response.finish_reason:  # upstream has dropped the row itself
+                del self._uids[self._rows.pop(response.uid).request_id]
+        return produced
+
+    def close(self) -> None:
+        self._generator.close()
+        self._rows.clear()
+        self._uids.clear()
+        self._generator = self._new_generator()
+
+    @property
+    def slots(self) -> int:
+        return len(self._rows)
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        return 0
+
+    def _new_generator(self) -> Any:
+        return BatchGenerator(
+            self._model,
+            stop_tokens=self._stop_tokens,
+            completion_batch_size=self._max_num_seqs,
+            prefill_batch_size=min(PREFILL_BATCH_SIZE, self._max_num_seqs),
+            prefill_step_size=self._prefill_step_size,
+        )
+
+
+def _produced(sequence: Sequence, response: Any) -> Produced:
+    count = sequence.params.logprobs
+    if count is None:
+        return Produced(sequence, response.token)
+    logprobs = response.logprobs.astype(mx.float32)
+    top: list[tuple[int, float]] = []
+    if count:
+        likeliest = mx.argsort(-logprobs)[:count]
+        ids: Any = likeliest.tolist()
+        values: Any = logprobs[likeliest].tolist()
+        top = list(zip(ids, values, strict=True))
+    return Produced(sequence, response.token, Logprobs(logprobs[response.token].item(), top))
