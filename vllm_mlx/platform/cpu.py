@@ -17,6 +17,10 @@ _EXPONENT_BIAS = 127
 _POLYNOMIAL = (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 _LOWEST = -87.0  # below, the result is no normal number any more; exp(-87) is 1.6e-38
 
+_MASKED = -1e9
+"""Added to the score of what a query may not see."""
+_BLOCK = 64
+
 
 def exp(x: mx.array) -> mx.array:
     """`e**x` of float32 numbers up to 88, five times as fast as `mx.exp`.
@@ -33,3 +37,48 @@ def exp(x: mx.array) -> mx.array:
     series = series * rest * rest + rest + 1.0
     exponent = (mx.view(rounded, mx.int32) - (_ROUND_BITS - _EXPONENT_BIAS)) << 23
     return series * mx.view(exponent, mx.float32)
+
+
+def silu(x: mx.array) -> mx.array:
+    """`x * sigmoid(x)`."""
+    return x / (exp(-x) + 1.0)
+
+
+def attend_one(
+    queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: mx.array
+) -> mx.array:
+    """Attention of one query a row: `[S, Hq, 1, D]` over `[S, Hk, C, D]`; `mask` is added."""
+    S, Hq, _, D = queries.shape
+    Hk = keys.shape[1]
+    grouped = (queries * scale).reshape(S, Hk, Hq // Hk, D)
+    return _weigh(grouped @ keys.swapaxes(-1, -2) + mask, values).reshape(S, Hq, 1, -1)
+
+
+def attend_causal(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
+    """Attention of the last L tokens: `[B, Hq, L, D]` over `[B, Hk, p + L, D]`.
+
+    In blocks of queries, each over the keys that it may see, so half of a square is not computed.
+    """
+    L, K = queries.shape[2], keys.shape[2]
+    blocks = []
+    for start in range(0, L, _BLOCK):
+        stop = min(start + _BLOCK, L)
+        seen = K - L + stop
+        part = queries[:, :, start:stop] * scale
+        blocks.append(_block(part, keys[:, :, :seen], values[:, :, :seen]))
+    return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
+
+
+def _block(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+    B, Hq, L, D = queries.shape
+    Hk, K = keys.shape[1], keys.shape[2]
+    scores = queries.reshape(B, Hk, (Hq // Hk) * L, D) @ keys.swapaxes(-1, -2)
+    future = mx.arange(K)[None] > mx.arange(K - L, K)[:, None]
+    scores = scores.reshape(B, Hq, L, K) + future * _MASKED
+    return _weigh(scores.reshape(B, Hk, -1, K), values).reshape(B, Hq, L, -1)
+
+
+def _weigh(scores: mx.array, values: mx.array) -> mx.array:
+    """Softmax of the scores times the values; divided last, where there is least."""
+    weights = exp(scores - scores.max(axis=-1, keepdims=True))
+    return (weights @ values) / weights.sum(axis=-1, keepdims=True)

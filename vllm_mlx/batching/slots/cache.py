@@ -37,6 +37,7 @@ class SlotKVCache:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> KeysAndValues:
         """Write the step's `[S, H, 1, D]` and return all columns."""
+        self._allocate(keys, values)
         assert self.keys is not None
         assert self.values is not None
         column = self.ring.column
@@ -122,6 +123,10 @@ class PromptKVCache:
             assert self._prefix is not None
             return self._prefix
         return self.keys[:, :, : self.offset], self.values[:, :, : self.offset]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in (self.keys, self.values) if array is not None)
 
     def _extend(self, held: mx.array | None, new: mx.array, which: int) -> mx.array:
         B, H, L, D = new.shape

@@ -84,7 +84,7 @@ class PrefixCache:
         prompt = sequence.prompt_tokens
         prefix = self._deepest_known(blocks, prompt)
         new: list[Prefix] = []
-        for (key, end), following in zip(blocks, [*blocks[1:], None], strict=True):
+        for (key, end), following in zip(blocks, [*blocks[1:], None], strict=False):
             start = prefix.end if prefix else 0
             sharing = self._waiting[key]
             parting = following is None or self._waiting[following[0]] < sharing

@@ -141,8 +141,8 @@ class SlotRunner:
 
     @property
     def kv_cache_bytes(self) -> int:
-        prefilling = [cache for batch in self._prefills for cache in batch.caches]
-        return self._prefixes.nbytes + sum(c.nbytes for c in [*self._caches, *prefilling])
+        prefilling = sum(cache.nbytes for batch in self._prefills for cache in batch.caches)
+        return sum(cache.nbytes for cache in self._caches) + prefilling + self._prefixes.nbytes
 
     def _prefill(self) -> None:
         assert self.config.max_num_batched_tokens is not None
