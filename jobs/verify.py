@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from jobs.errors import DatasetError
 from jobs.layout import RESULT_COLUMNS, Layout, read_manifest, schema
+from vllm_mlx.outputs import FinishReason
 
 _SHOWN = 20
 _READ = pa.schema(
@@ -149,7 +150,7 @@ def _check_outcomes(rows: pa.Table, found: Verification) -> None:
         for entry in pc.value_counts(rows["finish_reason"]).to_pylist()
     }
     found.error = reasons.pop("error", 0)
-    found.ok = reasons.pop("stop", 0) + reasons.pop("length", 0)
+    found.ok = sum(reasons.pop(reason, 0) for reason in get_args(FinishReason))
     found.problems += [
         f"{count} rows have the finish_reason {reason!r}" for reason, count in reasons.items()
     ]

@@ -58,6 +58,8 @@ CHANGES: list[dict[str, Any]] = [
     {"sampling": SamplingParams.of(stop="END")},
     {"sampling": SamplingParams.of(stop=["END", "STOP"])},
     {"sampling": SamplingParams.of(seed=1)},
+    {"sampling": SamplingParams.of(logprobs=0)},
+    {"sampling": SamplingParams.of(stop_on_repetition=True)},
 ]
 
 

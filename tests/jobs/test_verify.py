@@ -101,6 +101,15 @@ def test_several_samples_of_each_row(root: Path) -> None:
     assert only_problem(verify(root)) == "7 ids stand for 6 rows"
 
 
+def test_a_text_that_repeats_itself_is_an_answer(root: Path) -> None:
+    put(root, 0, table(0, finish_reason=["repetition"] * SIZE))
+
+    found = verify(root)
+
+    assert found.complete
+    assert (found.ok, found.error) == (10, 2)
+
+
 def test_a_missing_part(root: Path) -> None:
     part(root, 1).unlink()
 
