@@ -55,6 +55,10 @@ def enqueue_options(command: F) -> F:
         click.option("--min-p", type=float, help="0, the default, is off."),
         click.option("--repetition-penalty", type=float, help="1, the default, is off."),
         click.option("--stop", multiple=True, help="A string that ends the text; repeatable."),
+        click.option("--logprobs", type=int, metavar="K", help="Report so many tokens a place."),
+        click.option(
+            "--stop-on-repetition", is_flag=True, help="End a text whose tail repeats itself."
+        ),
         click.option("--seed", type=int, help="Every row gets a seed of its own made from it."),
         click.option(
             "--chat",

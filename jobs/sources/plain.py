@@ -60,6 +60,7 @@ _KNOWN = _FOLDED | {
     "maxcompletiontokens": "max_tokens",
     "repeatpenalty": "repetition_penalty",
     "stopsequences": "stop",
+    "toplogprobs": "logprobs",
 }
 _LONGEST = 40
 # What other systems know and users expect to act. (`n` and `user` are ordinary columns.)
@@ -68,10 +69,8 @@ _NOT_SUPPORTED = frozenset(
         "best_of",
         "frequency_penalty",
         "logit_bias",
-        "logprobs",
         "presence_penalty",
         "response_format",
-        "top_logprobs",
     }
 )
 

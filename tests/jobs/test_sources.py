@@ -172,6 +172,9 @@ def test_a_bad_row_keeps_its_own_id(tmp_path: Path) -> None:
         ("Stop", "stop"),
         ("stop_sequences", "stop"),
         ("SEED", "seed"),
+        ("logprob", "logprobs"),
+        ("top_logprobs", "logprobs"),
+        ("stopOnRepetition", "stop_on_repetition"),
     ],
 )
 def test_misspelt_sampling_fields_are_errors(tmp_path: Path, key: str, meant: str) -> None:

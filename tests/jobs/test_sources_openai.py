@@ -10,6 +10,7 @@ import pytest
 
 from jobs.sources import Format, carried_columns, parse_row, read_requests
 from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.sampling_params import SamplingParams
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 NO_OPS: dict[str, Any] = {
@@ -18,6 +19,7 @@ NO_OPS: dict[str, Any] = {
     "stream": False,
     "echo": False,
     "logprobs": False,
+    "top_logprobs": 0,
     "store": False,
     "frequency_penalty": 0,
     "presence_penalty": 0.0,
@@ -64,9 +66,12 @@ def test_all_sampling_fields_are_mapped() -> None:
         "repetition_penalty": 1.1,
         "stop": ["x"],
         "seed": 9,
+        "logprobs": 3,
+        "stop_on_repetition": True,
     }
-    request = parse_row(Format.OPENAI, chat(**sampling))
-    assert request.model_fields_set == {"id", "messages", *sampling}
+    request = parse_row(Format.OPENAI, envelope("/v1/completions", prompt="p", **sampling))
+    assert request.model_fields_set == {"id", "prompt", *sampling}
+    assert sampling.keys() == SamplingParams.model_fields.keys()
     assert request.model_dump(include=set(sampling)) == {**sampling, "stop": ("x",)}
 
 
@@ -101,8 +106,6 @@ def test_values_that_ask_for_nothing(name: str) -> None:
         ("n", 2, "body.n=2: not supported, only 1 is"),
         ("n", True, "body.n=True: not supported, only 1 is"),
         ("stream", True, "body.stream=True: not supported, only False is"),
-        ("logprobs", True, "body.logprobs=True: not supported, only False is"),
-        ("logprobs", 0, "body.logprobs=0: not supported"),  # of a completion: the chosen token's
         ("presence_penalty", 0.5, "body.presence_penalty=0.5: not supported, only 0 is"),
         ("response_format", {"type": "json_object"}, "body.response_format="),
         ("tools", [{}], "body.tools=[{}]: not supported"),
@@ -115,6 +118,29 @@ def test_unsupported_fields_are_named(name: str, value: Any, words: str) -> None
     assert words in complaint(data)
     assert "body.audio={}" in complaint(data)
     assert carried_columns(Format.OPENAI, data) == {"messages": MESSAGES}
+
+
+@pytest.mark.parametrize(
+    ("data", "logprobs"),
+    [
+        (chat(logprobs=True), 0),
+        (chat(logprobs=True, top_logprobs=0), 0),
+        (chat(logprobs=True, top_logprobs=5), 5),
+        (chat(logprobs=False, top_logprobs=0), None),
+        (chat(logprobs=None), None),
+        (envelope("/v1/completions", prompt="p", logprobs=0), 0),
+        (envelope("/v1/completions", prompt="p", logprobs=5), 5),
+        (envelope("/v1/completions", prompt="p", logprobs=False), None),
+    ],
+)
+def test_each_endpoint_has_its_own_logprobs(data: dict[str, Any], logprobs: int | None) -> None:
+    assert parse_row(Format.OPENAI, data).logprobs == logprobs
+
+
+def test_logprobs_are_carried_as_they_were_asked_for() -> None:
+    data = chat(logprobs=True, top_logprobs=2)
+    columns = {"messages": MESSAGES, "logprobs": True, "top_logprobs": 2}
+    assert carried_columns(Format.OPENAI, data) == columns
 
 
 @pytest.mark.parametrize(
@@ -131,6 +157,13 @@ def test_unsupported_fields_are_named(name: str, value: Any, words: str) -> None
         (chat(prompt="p"), "exactly one of prompt and messages"),
         (envelope("/v1/completions", prompt=["p"]), "prompt=['p']"),
         (chat(temperature=3), "temperature=3"),
+        (chat(logprobs=2), "body.logprobs=2: should be True or False in a chat"),
+        (chat(logprobs=0), "body.logprobs=0: should be True or False in a chat"),
+        (chat(top_logprobs=2), "body.top_logprobs=2: goes with body.logprobs=True"),
+        (chat(logprobs=False, top_logprobs=2), "body.top_logprobs=2: goes with body.logprobs=True"),
+        (chat(logprobs=True, top_logprobs=21), "logprobs=21: should be less than or equal to 20"),
+        (envelope("/v1/completions", prompt="p", logprobs=True), "logprobs=True: should be"),
+        (envelope("/v1/completions", prompt="p", logprobs=1, top_logprobs=1), "of a chat"),
         ({**chat(), "custom_id": ""}, "id=''"),
         ({}, "url=None"),
     ],

@@ -74,6 +74,7 @@ def test_sampling_flags_reach_the_run(redis: Redis, redis_url: str, tmp_path: Pa
     prompts = write_prompts(tmp_path / "p.jsonl", 1)
     flags = ["--max-tokens", 9, "--temperature", 0, "--top-p", 0.5, "--top-k", 3, "--min-p", 0.1]
     flags += ["--repetition-penalty", 1.1, "--stop", "END", "--stop", "\n", "--seed", 4, "--chat"]
+    flags += ["--logprobs", 2, "--stop-on-repetition"]
 
     run_id = cli(*enqueue_words(prompts, redis_url, *flags)).stdout.strip()
 
@@ -88,6 +89,8 @@ def test_sampling_flags_reach_the_run(redis: Redis, redis_url: str, tmp_path: Pa
         "repetition_penalty": 1.1,
         "stop": ("END", "\n"),
         "seed": 4,
+        "logprobs": 2,
+        "stop_on_repetition": True,
     }
 
 
