@@ -173,7 +173,8 @@ class BatchWorker(Bookkeeper):
     def _start_shard(self, flight: ShardFlight) -> None:
         spec, shard = flight.spec, flight.task.shard
         if self._ledger.is_done(spec.run_id, shard):
-            self.succeed(flight.execution, {"rows": len(flight.task.rows), "committed": "before"})
+            rows = len(flight.task.samples)
+            self.succeed(flight.execution, {"rows": rows, "committed": "before"})
             return
         self.flights[flight.job.id] = flight
         flight.launch(self._engine, self._row_ended)

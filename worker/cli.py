@@ -257,7 +257,10 @@ def _tell_enqueued(enqueued: Enqueued) -> None:
             click.echo(f"  line {bad.line}, row {bad.row}: {bad.error}", err=True)
         if more := spec.bad_rows - len(enqueued.bad_rows):
             click.echo(f"  ... and {more} more", err=True)
-    click.echo(f"{spec.rows} rows; {enqueued.shards} of {spec.shards} shards enqueued", err=True)
+    rows = f"{spec.input_rows} rows"
+    if spec.rows != spec.input_rows:
+        rows += f" with {spec.rows} samples"
+    click.echo(f"{rows}; {enqueued.shards} of {spec.shards} shards enqueued", err=True)
 
 
 def _remember(url: str) -> None:

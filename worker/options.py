@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from jobs.producer import DEFAULT_SHARD_SIZE
+from jobs.requests import MAX_SAMPLES
 from vllm_mlx.sampling_params import SamplingParams
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -61,6 +62,13 @@ def enqueue_options(command: F) -> F:
         ),
         click.option("--seed", type=int, help="Every row gets a seed of its own made from it."),
         click.option(
+            "--n",
+            type=click.IntRange(1, MAX_SAMPLES),
+            default=1,
+            show_default=True,
+            help="Samples of each row that does not say it itself.",
+        ),
+        click.option(
             "--chat",
             is_flag=True,
             help="Send plain prompts through the chat template, as the user's message.",
@@ -70,7 +78,7 @@ def enqueue_options(command: F) -> F:
             type=click.IntRange(min=1),
             default=DEFAULT_SHARD_SIZE,
             show_default=True,
-            help="Rows a job, and a Parquet part.",
+            help="Rows of the dataset a job, and a Parquet part.",
         ),
         click.option("--skip-bad-rows", is_flag=True, help="Bad rows become error rows."),
         click.option("--resume", is_flag=True, help="Enqueue what is missing of this run."),

@@ -72,6 +72,7 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
         name: _BY_TYPE.get(field.annotation, _json_container)
         for name, field in SamplingParams.model_fields.items()
     },
+    "n": _integer,
     "messages": _json_container,
     "metadata": _json_container,
 }

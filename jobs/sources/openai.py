@@ -12,12 +12,11 @@ _ENVELOPE = ("custom_id", "method", "url", "body")
 _ENDPOINTS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
 
 # What reaches the request, and what only goes to the dataset. The model is the worker's to choose.
-_REQUEST_FIELDS = SAMPLING_FIELDS | {"prompt", "messages", "metadata"}
+_REQUEST_FIELDS = SAMPLING_FIELDS | {"prompt", "messages", "metadata", "n"}
 _CARRIED_FIELDS = _REQUEST_FIELDS | {"max_completion_tokens", "model", "top_logprobs", "user"}
 
 # Values that ask for nothing; most are of fields we do not support otherwise.
 _NO_OPS: dict[str, Any] = {
-    "n": 1,
     "best_of": 1,
     "stream": False,
     "echo": False,

@@ -355,7 +355,7 @@ def test_without_hard_links_the_manifest_is_still_written(
 def test_a_part_holds_its_rows_in_input_order_with_the_one_schema(tmp_path: Path) -> None:
     rows = [row(1, sample_index=1), row(1), row(0, sample_index=1), row(0)]
 
-    part = prepared(tmp_path, rows=2, shards=1, samples=2).write_part(0, rows)
+    part = prepared(tmp_path, rows=4, shards=1, input_rows=2, samples=2).write_part(0, rows)
 
     table = pq.read_table(part)
     assert part == tmp_path / "data" / "train-00000-of-00001.parquet"

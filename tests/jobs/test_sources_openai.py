@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from jobs.sources import Format, carried_columns, parse_row, read_requests
+from jobs.sources import Format, carried_columns, parse_row, read_requests, sample_count
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 NO_OPS: dict[str, Any] = {
-    "n": 1,
     "best_of": 1,
     "stream": False,
     "echo": False,
@@ -103,8 +102,6 @@ def test_values_that_ask_for_nothing(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("n", 2, "body.n=2: not supported, only 1 is"),
-        ("n", True, "body.n=True: not supported, only 1 is"),
         ("stream", True, "body.stream=True: not supported, only False is"),
         ("presence_penalty", 0.5, "body.presence_penalty=0.5: not supported, only 0 is"),
         ("response_format", {"type": "json_object"}, "body.response_format="),
@@ -118,6 +115,15 @@ def test_unsupported_fields_are_named(name: str, value: Any, words: str) -> None
     assert words in complaint(data)
     assert "body.audio={}" in complaint(data)
     assert carried_columns(Format.OPENAI, data) == {"messages": MESSAGES}
+
+
+def test_n_is_taken_and_carried() -> None:
+    assert parse_row(Format.OPENAI, chat(n=3)).n == 3
+    assert sample_count(Format.OPENAI, chat(n=3), 1) == 3
+    assert sample_count(Format.OPENAI, chat(n=1), 2) == 1
+    assert sample_count(Format.OPENAI, chat(), 2) == 2
+    assert carried_columns(Format.OPENAI, chat(n=1)) == {"messages": MESSAGES, "n": 1}
+    assert complaint(chat(n=True)).startswith("n=True: should be a valid integer")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +185,7 @@ def test_a_row_may_lack_method_and_id() -> None:
 
 
 def test_duplicates_and_bad_rows_keep_what_id_they_can(tmp_path: Path) -> None:
-    data = [chat(), chat(), {**chat(n=2), "custom_id": 7}, {**chat(), "custom_id": None}]
+    data = [chat(), chat(), {**chat(n=0), "custom_id": 7}, {**chat(), "custom_id": None}]
     path = tmp_path / "batch.jsonl"
     path.write_text("\n".join(map(json.dumps, data)))
     read = list(read_requests(path))
