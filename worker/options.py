@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,10 +12,12 @@ import click
 from jobs.producer import DEFAULT_SHARD_SIZE
 from jobs.requests import MAX_SAMPLES
 from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.scheduler_config import SchedulerConfig
+from worker.sizes import size_option
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-DEFAULT_MAX_NUM_SEQS = 32
+_BOUNDS = fields(SchedulerConfig)
 
 url_option = click.option(
     "-u",
@@ -28,13 +31,42 @@ model_option = click.option(
     "--model", required=True, help="Hub id, local folder, .gguf file, or the alias smollm2-135m."
 )
 
-max_num_seqs_option = click.option(
-    "--max-num-seqs",
-    type=click.IntRange(min=1),
-    default=DEFAULT_MAX_NUM_SEQS,
-    show_default=True,
-    help="Rows side by side in the batch.",
-)
+
+def scheduler_options(command: F) -> F:
+    """What `run` and `worker` say of an engine; what is not said is the backend's choice."""
+    options = [
+        click.option("--max-num-seqs", type=click.IntRange(min=1), help="Rows side by side."),
+        click.option(
+            "--max-num-batched-tokens",
+            type=click.IntRange(min=1),
+            help="Tokens of prompts that are computed between two steps of the batch.",
+        ),
+        click.option(
+            "--kv-cache-bytes",
+            callback=size_option,
+            metavar="SIZE",
+            help="Memory for key-value caches, such as 8GiB.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def scheduler_config_from(options: dict[str, Any]) -> SchedulerConfig:
+    """Take the scheduler's flags out of a command's options."""
+    return SchedulerConfig(**{field.name: options.pop(field.name) for field in _BOUNDS})
+
+
+def scheduler_flags(config: SchedulerConfig) -> list[str]:
+    """The command line that `scheduler_config_from` makes this config of."""
+    given = {field.name: getattr(config, field.name) for field in _BOUNDS}
+    return [
+        word
+        for name, value in given.items()
+        if value is not None
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
 
 
 def enqueue_options(command: F) -> F:
