@@ -331,12 +331,12 @@ class BatchWorker(Bookkeeper):
         time.sleep(min(5.0, 0.5 + away / 4))
 
     def _shut_down(self) -> None:
-        self._report_all()
         try:
             for flight in reversed(list(self.flights.values())):  # each goes to the front
                 self._end(flight, partial(self.give_back, flight.execution))
             self._ledger.forget_live(self.name)
             self.teardown()
+            self._report_all()
         finally:
             self._background.shutdown()
             self._engine.stop()
