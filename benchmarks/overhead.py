@@ -35,6 +35,7 @@ from jobs.sources import detect_format, read_requests
 from jobs.verify import verify
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.scheduler_config import SchedulerConfig
 from worker.batch_worker import BatchWorker
 from worker.embedded import EmbeddedRedis
 from worker.flight import TextEngine
@@ -126,7 +127,7 @@ def model(rounds: int) -> None:
     from vllm_mlx.batching.core import EngineCore
     from vllm_mlx.models.loading import load_model
 
-    core = EngineCore(MODEL, load_model, max_num_seqs=16)
+    core = EngineCore(MODEL, load_model, SchedulerConfig(max_num_seqs=16))
     core.start()
     prompts = Path(__file__).parents[1] / "examples" / "prompts.jsonl"
     _direct(core, prompts)  # warm up

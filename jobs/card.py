@@ -16,7 +16,7 @@ _MEANINGS: Mapping[str, str] = {
     "text": "the generated text",
     "prompt_tokens": "tokens of the prompt, chat template included",
     "completion_tokens": "tokens of the answer, end token included",
-    "finish_reason": "`stop`, `length` or `error`",
+    "finish_reason": "`stop`, `length`, `repetition` or `error`",
     "error_type": "class of the error, for rows in error",
     "error": "its message",
     "model": "the model that answered",
@@ -25,6 +25,7 @@ _MEANINGS: Mapping[str, str] = {
     "attempts": "how often the request was tried",
     "latency_s": "seconds from submission to the last token, waiting included",
     "worker": "the worker that finished the row",
+    "logprobs": "each token of the answer and the likeliest at its place; null if not asked for",
 }
 
 _TYPES: Mapping[str, str] = {"json": "string (JSON)"}

@@ -19,6 +19,7 @@ from jobs.atomic import create_file, explain_write, replace_file
 from jobs.card import dataset_card
 from jobs.errors import DatasetError
 from jobs.layout import RESULT_COLUMNS, Layout, dataset_names, read_manifest, schema, whole_text
+from jobs.logprobs import logprobs_cell
 from jobs.verify import Verification, verify
 from vllm_mlx.outputs import GenerationOutput
 
@@ -77,6 +78,7 @@ class ResultRow:
                 "sample_index": self.sample_index,
                 "attempts": self.attempts,
                 "worker": self.worker,
+                "logprobs": logprobs_cell(self.output.logprobs),
             }
         )
 

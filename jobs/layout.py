@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.errors import DatasetError
+from jobs.logprobs import LOGPROBS
 
 RESULT_COLUMNS: tuple[pa.Field, ...] = (
     pa.field("id", pa.string()),
@@ -35,6 +36,7 @@ RESULT_COLUMNS: tuple[pa.Field, ...] = (
     pa.field("attempts", pa.int32()),
     pa.field("latency_s", pa.float64()),
     pa.field("worker", pa.string()),
+    pa.field("logprobs", LOGPROBS),
 )
 
 _INPUT_TYPES: Mapping[str, pa.DataType] = {

@@ -15,6 +15,7 @@ from redis import Redis
 from jobs.dataset import Dataset
 from jobs.errors import InputFileError, RunExistsError
 from jobs.ledger import Ledger, RunState
+from jobs.requests import MAX_SAMPLES
 from jobs.run import InputSpec, RunSpec
 from jobs.run_jobs import RunJobs
 from jobs.sources import (
@@ -24,8 +25,10 @@ from jobs.sources import (
     fingerprint,
     read_raw,
     read_requests,
+    sample_count,
 )
 from jobs.survey import survey_input
+from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams
 
 DEFAULT_SHARD_SIZE = 128
@@ -57,6 +60,7 @@ def enqueue_run(
     model: str,
     out: str | Path,
     sampling: SamplingParams | None = None,
+    n: int = 1,
     shard_size: int = DEFAULT_SHARD_SIZE,
     chat: bool = False,
     skip_bad_rows: bool = False,
@@ -69,39 +73,48 @@ def enqueue_run(
         path: JSONL, OpenAI-batch JSONL, CSV, Parquet or text, told apart by `detect_format`.
         out: the dataset's folder, as the workers see it.
         sampling: defaults for what a row does not say itself.
-        shard_size: rows a job.
+        n: samples of a row that does not say itself how many; each is a row of the dataset.
+        shard_size: samples a job.
         chat: send each plain prompt as the user's message through the chat template.
         skip_bad_rows: bad rows become error rows of the dataset instead of refusing the file.
         resume: the run exists; enqueue what is neither done nor on its way.
 
     Raises:
         InputFileError: the file can't be read, or holds bad rows; nothing is enqueued.
+        InvalidRequestError: `n` is out of range.
         RunExistsError: this run was enqueued before, and `resume` is not set; or its folder is
             another run's.
         DatasetError: the output folder, seen from here, belongs to another run.
     """
+    if type(n) is not int or not 1 <= n <= MAX_SAMPLES:
+        raise InvalidRequestError(f"n={n!r}: should be 1 to {MAX_SAMPLES}")
+    sampling = sampling or SamplingParams.of()
     path = Path(path)
     format = detect_format(path)
     version = _version(path)
     digest = fingerprint(path)
-    survey = survey_input(path, format, partial(report, "read"))
+    read = partial(read_requests, path, format, sampling=sampling, n=n)
+    survey = survey_input(read(), format, partial(report, "read"))
     if survey.bad_rows and not skip_bad_rows:
         raise survey.refuse(path)
     spec = RunSpec.create(
         model=model,
         out=str(Path(out).expanduser().absolute()),
         input=InputSpec(path=str(path.absolute()), fingerprint=digest, format=format),
-        rows=survey.rows,
+        rows=survey.samples,
+        input_rows=survey.rows,
+        samples=survey.most_samples,
         bad_rows=survey.bad_rows,
         shard_size=shard_size,
-        sampling=sampling or SamplingParams.of(),
+        sampling=sampling,
+        n=n,
         chat=chat,
         columns=survey.columns.types,
     )
     if _is_finished_here(spec, resume=resume):
         return Enqueued(spec=spec, shards=0, bad_rows=survey.first_bad)
     rows: Iterable[SourceRow | RawRow] = (  # ids are settled, so good rows need no second look
-        read_requests(path, format) if survey.bad_rows else read_raw(path, format)
+        read() if survey.bad_rows else read_raw(path, format)
     )
     payloads = _shards(_unchanged(rows, path, version), spec)
     return Enqueued(
@@ -166,12 +179,41 @@ def _check_version(path: Path, version: tuple[int, int]) -> None:
 def _shards(
     rows: Iterable[SourceRow | RawRow], spec: RunSpec
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    for shard, group in enumerate(_chunks(rows, spec.shard_size)):
-        yield shard, {"run_id": spec.run_id, "shard": shard, "rows": [_row(row) for row in group]}
+    for shard, pieces in enumerate(_pieces(rows, spec)):
+        yield shard, {"run_id": spec.run_id, "shard": shard, "rows": pieces}
 
 
-def _row(source: SourceRow | RawRow) -> dict[str, Any]:
+def _pieces(rows: Iterable[SourceRow | RawRow], spec: RunSpec) -> Iterator[list[dict[str, Any]]]:
+    """Rows by shard, of `shard_size` samples each.
+
+    The samples of a row follow each other, so that an engine computes its prompt once; where a
+    shard ends between them, the rest begins the next. A shard has the row once nevertheless.
+    """
+    pieces: list[dict[str, Any]] = []
+    room = spec.shard_size
+    for source in rows:
+        first, end = 0, _samples(source, spec)
+        while first < end:
+            count = min(room, end - first)
+            pieces.append(_row(source, first, count))
+            first, room = first + count, room - count
+            if not room:
+                yield pieces
+                pieces, room = [], spec.shard_size
+    if pieces:
+        yield pieces
+
+
+def _samples(source: SourceRow | RawRow, spec: RunSpec) -> int:
+    if isinstance(source, SourceRow):
+        return source.samples
+    return sample_count(spec.input.format, source.data, spec.n)
+
+
+def _row(source: SourceRow | RawRow, first: int, samples: int) -> dict[str, Any]:
     row: dict[str, Any] = {"row": source.row, "data": source.data}
+    if (first, samples) != (0, 1):
+        row |= {"sample_index": first, "samples": samples}
     if isinstance(source, SourceRow) and source.error:
         row |= {"id": source.id, "error": str(source.error)}
     elif source.error:

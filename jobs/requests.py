@@ -14,6 +14,7 @@ from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams, describe
 
 SAMPLING_FIELDS = frozenset(SamplingParams.model_fields)
+MAX_SAMPLES = 1024
 
 
 def _int_as_str(value: Any) -> Any:
@@ -73,6 +74,7 @@ class GenerationRequest(SamplingParams):
     `model_fields_set` tells which were given. An explicit null is the same as not given.
 
     Attributes:
+        n: how many texts to sample, each a row of the output (1 to 1024).
         id: names the request in the output (1 to 512 characters); an integer becomes a string.
         prompt: the text to continue, sent to the model as it is.
         messages: a chat, put through the model's chat template. Content given as a list of text
@@ -80,6 +82,7 @@ class GenerationRequest(SamplingParams):
         metadata: free-form; it does not reach the model.
     """
 
+    n: int = Field(1, ge=1, le=MAX_SAMPLES)
     id: RequestId | None = None
     prompt: Annotated[str, StringConstraints(min_length=1)] | None = None
     messages: (
@@ -120,3 +123,7 @@ class GenerationRequest(SamplingParams):
         if not given:
             return defaults
         return defaults.model_copy(update={name: getattr(self, name) for name in given})
+
+    def samples(self, default: int) -> int:
+        """`n`, or `default` where this request does not say it."""
+        return self.n if "n" in self.model_fields_set else default

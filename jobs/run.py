@@ -13,11 +13,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from jobs.requests import MAX_SAMPLES
 from jobs.sources import Format
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams
 
 QUEUE_PREFIX = "mlx-"
+
+_IDENTITY = ("model", "out", "shard_size", "n", "chat", "bad_rows")
 
 
 class InputSpec(BaseModel):
@@ -35,6 +38,12 @@ class RunSpec(BaseModel):
 
     `run_id` is a hash of all that decides the dataset's content, so the same command gives the
     same run.
+
+    Attributes:
+        rows: rows of the dataset: the samples of all rows of the input.
+        input_rows: rows of the input.
+        samples: the most that one row of the input has.
+        n: samples of a row that does not say itself how many.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,10 +53,13 @@ class RunSpec(BaseModel):
     out: str
     input: InputSpec
     rows: int = Field(ge=1)
+    input_rows: int = Field(ge=1)
+    samples: int = Field(1, ge=1)
     bad_rows: int = 0
     shard_size: int = Field(ge=1)
     shards: int = Field(ge=1)
     sampling: SamplingParams
+    n: int = Field(1, ge=1, le=MAX_SAMPLES)
     chat: bool = False
     columns: dict[str, str]
     created_at: str
@@ -56,7 +68,7 @@ class RunSpec(BaseModel):
     @classmethod
     def create(cls, **fields: Any) -> RunSpec:
         """Fill in what follows from the rest: id, shard count, time and versions."""
-        identity = {key: fields[key] for key in ("model", "out", "shard_size", "chat", "bad_rows")}
+        identity = {key: fields[key] for key in _IDENTITY}
         identity["input"] = [fields["input"].fingerprint, fields["input"].format]
         identity["sampling"] = fields["sampling"].model_dump(mode="json")
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -81,7 +93,7 @@ class RunSpec(BaseModel):
         return f"{self.run_id}-{shard:05d}"
 
     def shard_rows(self, shard: int) -> range:
-        """The input rows of a shard."""
+        """The rows of a shard, counted through the whole dataset."""
         first = shard * self.shard_size
         return range(first, min(first + self.shard_size, self.rows))
 

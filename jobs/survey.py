@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.columns import ColumnTypes
 from jobs.errors import InputFileError
-from jobs.sources import Format, SourceRow, carried_columns, read_requests
+from jobs.sources import Format, SourceRow, carried_columns
 
 LISTED_BAD_ROWS = 20
 
 
 @dataclass(slots=True)
 class Survey:
-    """One pass over the input: how many rows, which are bad, what columns they have."""
+    """One pass over the input: how many rows, which are bad, what columns they have.
+
+    Attributes:
+        rows: rows of the input.
+        samples: rows of the dataset that they make.
+        most_samples: of one row of the input.
+    """
 
     rows: int = 0
+    samples: int = 0
+    most_samples: int = 1
     bad_rows: int = 0
     first_bad: list[SourceRow] = field(default_factory=list)
     columns: ColumnTypes = field(default_factory=ColumnTypes)
 
     def add(self, source: SourceRow, format: Format) -> None:
         self.rows += 1
+        self.samples += source.samples
+        self.most_samples = max(self.most_samples, source.samples)
         self.columns.observe(carried_columns(format, source.data))
         if source.error:
             self.bad_rows += 1
@@ -46,14 +56,16 @@ class Survey:
         )
 
 
-def survey_input(path: Path, format: Format, report: Callable[[int], None]) -> Survey:
-    """Read and validate a whole file; `report` is told now and then how many rows were read.
+def survey_input(
+    sources: Iterable[SourceRow], format: Format, report: Callable[[int], None]
+) -> Survey:
+    """Look at every row; `report` is told now and then how many there were.
 
     Raises:
         InputFileError: the file is missing, empty or unreadable.
     """
     survey = Survey()
-    for source in read_requests(path, format):
+    for source in sources:
         survey.add(source, format)
         if survey.rows % 10_000 == 0:
             report(survey.rows)

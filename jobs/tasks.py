@@ -6,6 +6,7 @@ exist only to say so when a stock `rq worker` picks one up.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,6 +14,7 @@ from rq.exceptions import DeserializationError
 from rq.job import Job
 
 from jobs.errors import JobPayloadError
+from jobs.requests import MAX_SAMPLES
 from vllm_mlx.sampling_params import describe
 
 GENERATE_SHARD = "jobs.tasks.generate_shard"
@@ -23,6 +25,10 @@ class Row(BaseModel):
     """One input row on its way to the worker: raw as it stood in the file.
 
     A bad row comes with what is wrong with it, and with an id that is free.
+
+    Attributes:
+        sample_index: the first of its samples that the shard has.
+        samples: how many the shard has, from that one on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,16 +37,23 @@ class Row(BaseModel):
     data: dict[str, Any]
     error: str | None = None
     id: str | None = None
+    sample_index: int = Field(0, ge=0)
+    samples: int = Field(1, ge=1, le=MAX_SAMPLES)
 
 
 class GenerateShard(BaseModel):
-    """Payload of a shard: rows of one run."""
+    """Payload of a shard: rows of one run, some with several samples."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_id: str
     shard: int = Field(ge=0)
     rows: list[Row] = Field(min_length=1)
+
+    @cached_property
+    def samples(self) -> list[tuple[Row, int]]:
+        """Each row of the dataset that the shard makes: a row of the input and its sample index."""
+        return [(row, row.sample_index + nth) for row in self.rows for nth in range(row.samples)]
 
 
 class FinalizeRun(BaseModel):

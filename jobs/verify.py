@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from jobs.errors import DatasetError
 from jobs.layout import RESULT_COLUMNS, Layout, read_manifest, schema
+from vllm_mlx.outputs import FinishReason
 
 _SHOWN = 20
 _READ = pa.schema(
@@ -31,12 +32,13 @@ class Verification:
     """What `verify` found; every finding is a sentence in `problems`.
 
     Attributes:
-        rows_in: rows the dataset owes: those of the input, times samples.
+        rows_in: rows the dataset owes: the samples of all rows of the input.
         ok: rows with generated text.
         error: rows whose request failed.
         prompt_tokens: tokens of all prompts.
         completion_tokens: tokens of all answers.
-        missing: input positions that have no row, the first 20.
+        missing: input positions that lack a row, the first 20. A row whose last samples are
+            missing is not among them where rows have different numbers of samples.
         duplicates: ids of rows that stand more than once, the first 20.
         unexpected: files and input positions that don't belong here, the first 20 of each.
         problems: what is wrong, in words; empty when the dataset is complete.
@@ -58,6 +60,19 @@ class Verification:
         return not self.problems
 
 
+@dataclass(frozen=True, slots=True)
+class _Owed:
+    """What a dataset should hold: `rows` in all, of each input row `samples` at most."""
+
+    rows: int
+    input_rows: int
+    samples: int
+
+    @property
+    def is_uniform(self) -> bool:
+        return self.rows == self.input_rows * self.samples
+
+
 def verify(root: Path) -> Verification:
     """Read the whole dataset and check it against the manifest.
 
@@ -68,13 +83,17 @@ def verify(root: Path) -> Verification:
     """
     layout = Layout(root)
     manifest = read_manifest(layout.manifest)
-    samples = int(manifest.get("samples", 1))
-    found = Verification(rows_in=manifest["rows"] * samples)
+    owed = _Owed(
+        rows=manifest["rows"],
+        input_rows=manifest.get("input_rows", manifest["rows"]),
+        samples=manifest.get("samples", 1),
+    )
+    found = Verification(rows_in=owed.rows)
     parts = _check_folder(layout, manifest["shards"], found)
     rows = _read_parts(parts, schema(manifest["columns"]), found)
     _check_outcomes(rows, found)
-    _check_positions(rows, manifest["rows"], samples, found)
-    _check_ids(rows, manifest["rows"], found)
+    _check_positions(rows, owed, found)
+    _check_ids(rows, owed.input_rows, found)
     return found
 
 
@@ -149,7 +168,7 @@ def _check_outcomes(rows: pa.Table, found: Verification) -> None:
         for entry in pc.value_counts(rows["finish_reason"]).to_pylist()
     }
     found.error = reasons.pop("error", 0)
-    found.ok = reasons.pop("stop", 0) + reasons.pop("length", 0)
+    found.ok = sum(reasons.pop(reason, 0) for reason in get_args(FinishReason))
     found.problems += [
         f"{count} rows have the finish_reason {reason!r}" for reason, count in reasons.items()
     ]
@@ -157,8 +176,9 @@ def _check_outcomes(rows: pa.Table, found: Verification) -> None:
     found.completion_tokens = pc.sum(rows["completion_tokens"]).as_py() or 0
 
 
-def _check_positions(rows: pa.Table, total: int, samples: int, found: Verification) -> None:
-    inside = pc.and_(_below(rows["row"], total), _below(rows["sample_index"], samples))
+def _check_positions(rows: pa.Table, owed: _Owed, found: Verification) -> None:
+    samples = owed.samples
+    inside = pc.and_(_below(rows["row"], owed.input_rows), _below(rows["sample_index"], samples))
     outside = rows.filter(pc.invert(inside))
     if outside.num_rows:
         positions = outside["row"].slice(0, _SHOWN).to_pylist()
@@ -166,18 +186,24 @@ def _check_positions(rows: pa.Table, total: int, samples: int, found: Verificati
         found.unexpected += [f"row {position}" for position in positions]
 
     rows = rows.filter(inside)
-    keys = pc.add(pc.multiply(rows["row"], samples), rows["sample_index"])
-    edges = _sorted_between(keys, -1, total * samples)
+    # One number a sample, counted from a row before the first: all stay positive.
+    keys = pc.add(pc.multiply(pc.add(rows["row"], 1), samples), rows["sample_index"])
+    edges = _sorted_between(keys, samples - 1, (owed.input_rows + 1) * samples)
     steps = pc.pairwise_diff(edges).fill_null(1)
     repeats = edges.filter(pc.equal(steps, 0))
-    absent = total * samples - (len(keys) - len(repeats))
-    if absent:
-        found.missing = list(islice(_positions_between(edges, steps, samples), _SHOWN))
-        found.problems.append(f"rows missing: {_list(found.missing, absent)}")
+    absent = owed.rows - (len(keys) - len(repeats))
+    found.missing = list(islice(_positions_missing(edges, steps, owed), _SHOWN))
+    if found.missing:
+        count = max(absent, len(found.missing))
+        found.problems.append(f"rows missing: {_list(found.missing, count)}")
+    elif absent > 0:
+        found.problems.append(f"rows missing: {absent}, the last samples of some rows")
+    if absent < 0:
+        found.problems.append(f"rows too many: {-absent}")
     if len(repeats):
         again = rows.filter(pc.is_in(keys, repeats.slice(0, _SHOWN)))
         _add_duplicates(found, again["id"].drop_null().unique().to_pylist())
-        positions = [key // samples for key in repeats.unique().slice(0, _SHOWN).to_pylist()]
+        positions = [key // samples - 1 for key in repeats.unique().slice(0, _SHOWN).to_pylist()]
         found.problems.append(f"rows more than once: {_list(positions, len(repeats))}")
 
 
@@ -191,12 +217,29 @@ def _sorted_between(keys: pa.ChunkedArray, low: int, high: int) -> pa.Array:
     return framed.take(pc.sort_indices(framed)).combine_chunks()
 
 
-def _positions_between(edges: pa.Array, steps: pa.Array, samples: int) -> Iterator[int]:
+def _positions_missing(edges: pa.Array, steps: pa.Array, owed: _Owed) -> Iterator[int]:
     """Input positions of the keys that `edges` leaves out, ascending, each once."""
-    ends = pc.indices_nonzero(pc.greater(steps, 1)).slice(0, _SHOWN).to_pylist()
-    gaps = (range(edges[end - 1].as_py() + 1, edges[end].as_py()) for end in ends)
-    positions = (key // samples for key in chain.from_iterable(gaps))
+    ends = pc.indices_nonzero(_is_gap(edges, steps, owed)).slice(0, _SHOWN).to_pylist()
+    gaps = (_gap(edges[end - 1].as_py(), edges[end].as_py(), owed) for end in ends)
+    positions = (key // owed.samples - 1 for key in chain.from_iterable(gaps))
     return (position for position, _ in groupby(positions))
+
+
+def _is_gap(edges: pa.Array, steps: pa.Array, owed: _Owed) -> pa.Array:
+    """Where keys are missing before an edge."""
+    leaps = pc.greater(steps, 1)
+    if owed.is_uniform:
+        return leaps
+    rows = pc.divide(edges, owed.samples)
+    is_first = pc.equal(pc.multiply(rows, owed.samples), edges)
+    follows = pc.equal(pc.pairwise_diff(rows).fill_null(0), 1)
+    return pc.and_not(leaps, pc.and_(is_first, follows))  # the row before has fewer samples
+
+
+def _gap(before: int, after: int, owed: _Owed) -> range:
+    first = before + 1
+    next_row = (before // owed.samples + 1) * owed.samples
+    return range(first if owed.is_uniform or after < next_row else next_row, after)
 
 
 def _check_ids(rows: pa.Table, total: int, found: Verification) -> None:

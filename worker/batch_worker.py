@@ -29,14 +29,17 @@ from jobs.run import QUEUE_PREFIX, RunSpec, queue_name
 from jobs.run_jobs import open_queue
 from jobs.tasks import GenerateShard, read_task
 from vllm_mlx.errors import MLXBatchError
+from vllm_mlx.outputs import EngineStats
 from worker.bookkeeping import HEARTBEAT, MAINTENANCE, Bookkeeper
 from worker.flight import FinalizeFlight, Flight, ShardFlight, TextEngine
 from worker.live import LiveCounts
+from worker.statistics import Meter, Statistics
 from worker.status import waiting_queues
 
 logger = logging.getLogger("mlx_batch.worker")
 
 TICK = 0.2  # seconds the loop waits at most for the engine before it looks around
+REPORT = 60  # seconds between log lines of what the engine does
 LOOKAHEAD = 2  # rows held, in batches: one runs, one waits so that no place stays empty
 
 
@@ -68,11 +71,12 @@ class BatchWorker(Bookkeeper):
         self._redis_timeout = redis_timeout
         self._ledger = Ledger(connection)
         self._live = LiveCounts(self._ledger, self.name, model)
+        self._meter = Meter()
         self._specs: dict[str, RunSpec] = {}
         self._ended: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._complete: deque[Flight] = deque()
         self._background = ThreadPoolExecutor(1, thread_name_prefix="finalize")
-        self._due: dict[str, float] = {}
+        self._due = {self._report.__name__: time.monotonic() + REPORT}
         self._told = ""
 
     def work(self, burst: bool = False) -> bool:  # type: ignore[override]
@@ -148,6 +152,7 @@ class BatchWorker(Bookkeeper):
             self._end(flight, partial(self.stop, flight.execution))
         self._every(1, self._end_overdue_jobs)
         self._every(1, self._publish)
+        self._every(REPORT, self._report)
         self._every(1, self.enqueue_delayed_retries)
         self._every(HEARTBEAT, self.send_heartbeats)
         self._every(MAINTENANCE, self.run_maintenance_tasks)
@@ -173,7 +178,8 @@ class BatchWorker(Bookkeeper):
     def _start_shard(self, flight: ShardFlight) -> None:
         spec, shard = flight.spec, flight.task.shard
         if self._ledger.is_done(spec.run_id, shard):
-            self.succeed(flight.execution, {"rows": len(flight.task.rows), "committed": "before"})
+            rows = len(flight.task.samples)
+            self.succeed(flight.execution, {"rows": rows, "committed": "before"})
             return
         self.flights[flight.job.id] = flight
         flight.launch(self._engine, self._row_ended)
@@ -288,6 +294,17 @@ class BatchWorker(Bookkeeper):
     def _publish(self) -> None:
         self._live.publish(self.flights.values(), self._engine.stats)
 
+    def _report(self) -> None:
+        """Log what the engine did since the last time, unless it was idle."""
+        statistics = self._meter.read(self._engine.stats)
+        if not statistics.is_idle:
+            logger.info("%s", statistics)
+
+    def _report_all(self) -> None:
+        statistics = Statistics.between(EngineStats(), self._engine.stats)
+        if not statistics.is_idle:
+            logger.info("in all: %s", statistics)
+
     def _tell_if_others_wait(self) -> None:
         if self.flights:
             return
@@ -319,6 +336,7 @@ class BatchWorker(Bookkeeper):
                 self._end(flight, partial(self.give_back, flight.execution))
             self._ledger.forget_live(self.name)
             self.teardown()
+            self._report_all()
         finally:
             self._background.shutdown()
             self._engine.stop()

@@ -29,9 +29,10 @@ from vllm_mlx.errors import InvalidRequestError, MLXBatchError, ModelLoadError
 from worker import display
 from worker.options import (
     enqueue_options,
-    max_num_seqs_option,
     model_option,
     sampling_from,
+    scheduler_config_from,
+    scheduler_options,
     url_option,
 )
 from worker.run import run as run_everything
@@ -81,10 +82,10 @@ def main() -> None:
 @main.command()
 @enqueue_options
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True)
-@max_num_seqs_option
+@scheduler_options
 @click.option("-u", "--url", envvar="RQ_REDIS_URL", help="A Redis to use instead of our own.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if a row ended in error.")
-def run(url: str | None, workers: int, max_num_seqs: int, strict: bool, **options: Any) -> None:
+def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
     """Everything in one: enqueue PROMPTS, work, verify, with a progress display."""
     if url:
         _remember(url)
@@ -93,7 +94,7 @@ def run(url: str | None, workers: int, max_num_seqs: int, strict: bool, **option
     view = display.RunDisplay(console)
     started = time.perf_counter()
     out = options["out"].expanduser().absolute()
-    sampling = sampling_from(options)
+    sampling, config = sampling_from(options), scheduler_config_from(options)
     with view.shown():
         verification = run_everything(
             url,
@@ -102,7 +103,7 @@ def run(url: str | None, workers: int, max_num_seqs: int, strict: bool, **option
                 redis, options.pop("prompts"), sampling=sampling, **options
             ),
             workers=workers,
-            max_num_seqs=max_num_seqs,
+            config=config,
             show=view.update,
         )
     display.print_summary(console, out, verification, time.perf_counter() - started)
@@ -126,7 +127,7 @@ def enqueue(url: str, prompts: Path, **options: Any) -> None:
 @main.command()
 @model_option
 @url_option
-@max_num_seqs_option
+@scheduler_options
 @click.option("--burst", is_flag=True, help="End when nothing is left to do.")
 @click.option("--name", help="The worker's name; default: a random one.")
 @click.option(
@@ -147,12 +148,12 @@ def enqueue(url: str, prompts: Path, **options: Any) -> None:
 def worker(
     model: str,
     url: str,
-    max_num_seqs: int,
     burst: bool,
     name: str | None,
     grace: float,
     redis_timeout: float,
     verbose: bool,
+    **options: Any,
 ) -> None:
     """Answer the rows of MODEL's jobs; stop with Ctrl-C."""
     # The only command that needs MLX: a producer's machine may not have it.
@@ -167,7 +168,7 @@ def worker(
 
     _remember(url)
     _log_to_stderr(verbose)
-    engine = EngineCore(model, load_model, max_num_seqs=max_num_seqs)
+    engine = EngineCore(model, load_model, scheduler_config_from(options))
     with connect(url) as connection:
         try:
             batch_worker = BatchWorker(
@@ -257,7 +258,10 @@ def _tell_enqueued(enqueued: Enqueued) -> None:
             click.echo(f"  line {bad.line}, row {bad.row}: {bad.error}", err=True)
         if more := spec.bad_rows - len(enqueued.bad_rows):
             click.echo(f"  ... and {more} more", err=True)
-    click.echo(f"{spec.rows} rows; {enqueued.shards} of {spec.shards} shards enqueued", err=True)
+    rows = f"{spec.input_rows} rows"
+    if spec.rows != spec.input_rows:
+        rows += f" with {spec.rows} samples"
+    click.echo(f"{rows}; {enqueued.shards} of {spec.shards} shards enqueued", err=True)
 
 
 def _remember(url: str) -> None:

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.verify import Verification
+from worker.statistics import Statistics
 from worker.status import RunStatus
 
 PLAIN_EVERY = 5.0  # seconds between progress lines where there is no terminal
@@ -109,6 +110,8 @@ def print_status(console: Console, status: RunStatus) -> None:
         "speed": f"{status.tokens_per_second:.1f} tokens/s on {len(status.workers)} workers",
     }.items():
         table.add_row(name, Text(value))
+    for name, said in status.workers.items():
+        table.add_row(f"worker {name}", Text(str(Statistics.from_live(said))))
     for job_id, reason in status.errors.items():
         table.add_row(f"failed {job_id}", Text(reason))
     console.print(table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -25,6 +24,7 @@ from jobs.verify import Verification
 from vllm_mlx.errors import EngineStoppedError, InvalidRequestError
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
+from worker.seeds import row_seed, sample_seed
 
 
 class TextEngine(Protocol):
@@ -87,7 +87,7 @@ class FinalizeFlight(Flight):
 
 @dataclass(slots=True, kw_only=True)
 class ShardFlight(Flight):
-    """A shard whose rows are in the engine.
+    """A shard whose rows are in the engine; with several samples, a row stands there as often.
 
     Attributes:
         ids: the rows' ids, by their place in the shard.
@@ -102,7 +102,7 @@ class ShardFlight(Flight):
 
     @property
     def is_complete(self) -> bool:
-        return len(self.outputs) == len(self.task.rows)
+        return len(self.outputs) == len(self.task.samples)
 
     @property
     def rows_in_engine(self) -> int:
@@ -117,12 +117,12 @@ class ShardFlight(Flight):
         Raises:
             EngineStoppedError: no row's fault, so no row's error.
         """
-        for index, row in enumerate(self.task.rows):
+        for index, (row, sample) in enumerate(self.task.samples):
             self.ids[index] = row.id or str(row.row)
             try:
                 request = self._request(row)
                 self.ids[index] = request.id or str(row.row)
-                prompt, params = self._prompt(request), self._params(request, row)
+                prompt, params = self._prompt(request), self._params(request, row, sample)
                 self.pending[index] = engine.submit(prompt, params)
             except EngineStoppedError:
                 raise
@@ -171,9 +171,10 @@ class ShardFlight(Flight):
                 output=self.outputs[index],
                 attempts=attempts,
                 worker=worker,
+                sample_index=sample,
                 columns=self._columns(row),
             )
-            for index, row in enumerate(self.task.rows)
+            for index, (row, sample) in enumerate(self.task.samples)
         ]
 
     def _request(self, row: Row) -> GenerationRequest:
@@ -181,13 +182,15 @@ class ShardFlight(Flight):
             raise InvalidRequestError(row.error)
         return parse_row(self.spec.input.format, row.data)
 
-    def _params(self, request: GenerationRequest, row: Row) -> SamplingParams:
+    def _params(self, request: GenerationRequest, row: Row, sample: int) -> SamplingParams:
         params = request.sampling_params(self.spec.sampling)
-        if params.greedy or request.seed is not None:
+        if params.greedy:
             return params
-        given = self.spec.sampling.seed
-        base = self.spec.run_id if given is None else str(given)
-        return params.model_copy(update={"seed": _row_seed(base, row.row)})
+        seed = request.seed
+        if seed is None:
+            run_seed = self.spec.sampling.seed
+            seed = row_seed(self.spec.run_id if run_seed is None else str(run_seed), row.row)
+        return params.model_copy(update={"seed": sample_seed(seed, sample)})
 
     def _prompt(self, request: GenerationRequest) -> Any:
         if request.prompt is not None and self.spec.chat:
@@ -198,9 +201,3 @@ class ShardFlight(Flight):
         kinds = self.spec.columns
         columns = carried_columns(self.spec.input.format, row.data)
         return {name: encode(value, kinds[name]) for name, value in columns.items()}
-
-
-def _row_seed(base: str, row: int) -> int:
-    """A seed of its own for every row, and the same one when the row is run again."""
-    digest = hashlib.blake2b(f"{base}:{row}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1

@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from jobs.ledger import Counts, Ledger
 from vllm_mlx.outputs import EngineStats
 from worker.flight import Flight, ShardFlight
+from worker.statistics import Meter, Statistics
 
-SPEED_OVER = 1.0  # seconds, at least, that tokens per second are counted over
+SPEED_OVER = 1.0  # seconds, at least, that speeds and shares are taken over
 
 
 class LiveCounts:
-    """Publishes the answered rows of unfinished shards and the engine's speed."""
+    """Publishes the answered rows of unfinished shards and what the engine does."""
 
     def __init__(self, ledger: Ledger, worker: str, model: str) -> None:
         self._ledger = ledger
@@ -25,6 +26,8 @@ class LiveCounts:
         self._tokens = 0
         self._at = time.monotonic()
         self._per_second = 0.0
+        self._meter = Meter()
+        self._statistics = Statistics()
 
     def publish(self, flights: Iterable[Flight], stats: EngineStats) -> None:
         """Write the counts of now; they expire when they are not renewed."""
@@ -32,18 +35,25 @@ class LiveCounts:
         for flight in flights:
             if isinstance(flight, ShardFlight):
                 runs[flight.spec.run_id] += flight.counts()
+        self._measure(stats)
         live: dict[str, Any] = {
             "model": self._model,
             "runs": {run_id: asdict(counts) for run_id, counts in runs.items()},
-            "running": stats.running,
-            "waiting": stats.waiting,
-            "tokens_per_second": round(self._speed(stats.completion_tokens), 1),
+            "tokens_per_second": round(self._per_second, 1),
         }
-        self._ledger.publish_live(self._worker, live)
+        now = replace(
+            self._statistics,
+            running=stats.running,
+            waiting=stats.waiting,
+            slots=stats.slots,
+            kv_cache_bytes=stats.kv_cache_bytes,
+        )
+        self._ledger.publish_live(self._worker, live | asdict(now))
 
-    def _speed(self, tokens: int) -> float:
+    def _measure(self, stats: EngineStats) -> None:
+        """Take speeds and shares anew, unless a second has not passed since."""
         now = time.monotonic()
         if not self._per_second or now - self._at >= SPEED_OVER:
-            self._per_second = (tokens - self._tokens) / (now - self._at)
-            self._tokens, self._at = tokens, now
-        return self._per_second
+            self._per_second = (stats.completion_tokens - self._tokens) / (now - self._at)
+            self._tokens, self._at = stats.completion_tokens, now
+            self._statistics = self._meter.read(stats)

@@ -22,7 +22,9 @@ from jobs.producer import Enqueued
 from jobs.run_jobs import open_queue
 from jobs.verify import Verification, verify
 from vllm_mlx.errors import MLXBatchError
+from vllm_mlx.scheduler_config import SchedulerConfig
 from worker.embedded import EmbeddedRedis
+from worker.options import scheduler_flags
 from worker.status import RunStatus, run_status
 
 POLL = 0.5  # seconds
@@ -59,13 +61,14 @@ def run(
     *,
     enqueue: Callable[[Redis], Enqueued],
     workers: int,
-    max_num_seqs: int,
+    config: SchedulerConfig,
     show: Callable[[RunStatus], None],
 ) -> Verification:
     """Enqueue, work, and verify.
 
     Args:
         enqueue: puts the run into Redis.
+        config: bounds of each worker's engine.
         show: told the state twice a second.
 
     Raises:
@@ -77,7 +80,7 @@ def run(
         if not Dataset(out).is_whole(spec.shards):
             if url is None:
                 _reclaim(open_queue(connection, spec.queue))
-            with _workers(server_url, spec.model, out, workers, max_num_seqs) as processes:
+            with _workers(server_url, spec.model, out, workers, config) as processes:
                 _watch(connection, spec.run_id, processes, show)
     verification = verify(out)
     if not verification.complete:
@@ -126,12 +129,12 @@ def _watch(
 
 @contextmanager
 def _workers(
-    url: str, model: str, out: Path, count: int, max_num_seqs: int
+    url: str, model: str, out: Path, count: int, config: SchedulerConfig
 ) -> Iterator[list[WorkerProcess]]:
     processes: list[WorkerProcess] = []
     try:
         for number in range(count):
-            processes.append(_start_worker(url, model, out, number, count, max_num_seqs))
+            processes.append(_start_worker(url, model, out, number, count, config))
         yield processes
     finally:
         for worker in processes:
@@ -142,12 +145,12 @@ def _workers(
 
 
 def _start_worker(
-    url: str, model: str, out: Path, number: int, count: int, max_num_seqs: int
+    url: str, model: str, out: Path, number: int, count: int, config: SchedulerConfig
 ) -> WorkerProcess:
     log = out / "_job" / f"worker-{number}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "worker.cli", "worker", "--burst", "--model", model]
-    command += ["--max-num-seqs", str(max_num_seqs)]
+    command += scheduler_flags(config)
     if url.startswith("unix:"):
         # Our own server: when it is gone, so are we, and nobody will bring it back.
         command += ["--redis-timeout", "5"]

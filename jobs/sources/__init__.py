@@ -1,15 +1,21 @@
 """Prompt files, read in constant memory: JSONL, OpenAI-batch JSONL, text, CSV and Parquet.
 
 `read_requests` validates every row and never stops at a bad one. `read_raw` walks the same rows
-again without validation; what it yields can be sent elsewhere as JSON, where `parse_row` and
-`carried_columns` make of it what `read_requests` did.
+again without validation; what it yields can be sent elsewhere as JSON, where `parse_row`,
+`sample_count` and `carried_columns` make of it what `read_requests` did.
 """
 
 from __future__ import annotations
 
 from jobs.sources.files import fingerprint
 from jobs.sources.formats import Format, detect_format
-from jobs.sources.reader import carried_columns, parse_row, read_raw, read_requests
+from jobs.sources.reader import (
+    carried_columns,
+    parse_row,
+    read_raw,
+    read_requests,
+    sample_count,
+)
 from jobs.sources.rows import RawRow, SourceRow
 
 __all__ = [
@@ -22,4 +28,5 @@ __all__ = [
     "parse_row",
     "read_raw",
     "read_requests",
+    "sample_count",
 ]

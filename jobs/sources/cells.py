@@ -42,6 +42,14 @@ def _integer(cell: Any) -> Any:
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
+def _boolean(cell: Any) -> Any:
+    """true or false, as JSON, Python and spreadsheets write it."""
+    return _BOOLEANS.get(cell.lower(), cell) if isinstance(cell, str) else cell
+
+
+_BOOLEANS = {"true": True, "false": False}
+
+
 def _json_container(cell: Any) -> Any:
     """A JSON array or object; other text stays text."""
     if not isinstance(cell, str) or not cell.lstrip().startswith(("[", "{")):
@@ -52,13 +60,19 @@ def _json_container(cell: Any) -> Any:
         return cell
 
 
-_BY_TYPE: dict[Any, Callable[[Any], Any]] = {float: _number, int: _integer, int | None: _integer}
+_BY_TYPE: dict[Any, Callable[[Any], Any]] = {
+    float: _number,
+    int: _integer,
+    int | None: _integer,
+    bool: _boolean,
+}
 
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     **{
         name: _BY_TYPE.get(field.annotation, _json_container)
         for name, field in SamplingParams.model_fields.items()
     },
+    "n": _integer,
     "messages": _json_container,
     "metadata": _json_container,
 }

@@ -12,16 +12,16 @@ _ENVELOPE = ("custom_id", "method", "url", "body")
 _ENDPOINTS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
 
 # What reaches the request, and what only goes to the dataset. The model is the worker's to choose.
-_REQUEST_FIELDS = SAMPLING_FIELDS | {"prompt", "messages", "metadata"}
-_CARRIED_FIELDS = _REQUEST_FIELDS | {"max_completion_tokens", "model", "user"}
+_REQUEST_FIELDS = SAMPLING_FIELDS | {"prompt", "messages", "metadata", "n"}
+_CARRIED_FIELDS = _REQUEST_FIELDS | {"max_completion_tokens", "model", "top_logprobs", "user"}
 
-# Fields we do not support, with the value that asks for nothing.
+# Values that ask for nothing; most are of fields we do not support otherwise.
 _NO_OPS: dict[str, Any] = {
-    "n": 1,
     "best_of": 1,
     "stream": False,
     "echo": False,
     "logprobs": False,
+    "top_logprobs": 0,
     "store": False,
     "frequency_penalty": 0,
     "presence_penalty": 0,
@@ -49,7 +49,7 @@ def request_fields(data: Mapping[str, Any]) -> dict[str, Any]:
         if "max_tokens" in given:
             raise InvalidRequestError("give one of body.max_tokens and body.max_completion_tokens")
         fields["max_tokens"] = given["max_completion_tokens"]
-    return fields | {"id": data.get("custom_id")}
+    return fields | _logprobs(source, given) | {"id": data.get("custom_id")}
 
 
 def carried_columns(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,6 +95,23 @@ def _refuse_unsupported(given: Mapping[str, Any]) -> None:
 def _complaint(name: str, value: Any) -> str:
     hint = f", only {_NO_OPS[name]!r} is" if name in _NO_OPS else ""
     return f"body.{name}={_shown(value)}: not supported{hint}"
+
+
+def _logprobs(source: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A completion has `logprobs: 2` as we do, a chat `logprobs: true` with `top_logprobs: 2`."""
+    wanted, top = given.get("logprobs"), given.get("top_logprobs")
+    if top is not None and (source == "prompt" or wanted is None):
+        raise InvalidRequestError(
+            f"body.top_logprobs={_shown(top)}: goes with body.logprobs=True of a chat"
+        )
+    if source == "prompt" or wanted is None:
+        return {}
+    if wanted is not True:
+        raise InvalidRequestError(
+            f"body.logprobs={_shown(wanted)}: should be True or False in a chat, and "
+            "body.top_logprobs how many"
+        )
+    return {"logprobs": 0 if top is None else top}
 
 
 def _shown(value: Any) -> str:

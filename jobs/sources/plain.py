@@ -52,7 +52,7 @@ def _fold(name: str) -> str:
     return "".join(filter(str.isalnum, name)).lower()
 
 
-_FOLDED = {_fold(name): name for name in sorted(SAMPLING_FIELDS)}
+_FOLDED = {_fold(name): name for name in sorted(SAMPLING_FIELDS | {"n"})}
 # Near "stop", "seed" or "top_p" lie ordinary words ("step", "speed", "top"): a short name is
 # meant only when it is equal but for case, separators and a plural s.
 _LONG_NAMES = [folded for folded in _FOLDED if len(folded) > 5]
@@ -60,18 +60,17 @@ _KNOWN = _FOLDED | {
     "maxcompletiontokens": "max_tokens",
     "repeatpenalty": "repetition_penalty",
     "stopsequences": "stop",
+    "toplogprobs": "logprobs",
 }
 _LONGEST = 40
-# What other systems know and users expect to act. (`n` and `user` are ordinary columns.)
+# What other systems know and users expect to act. (`user` is an ordinary column.)
 _NOT_SUPPORTED = frozenset(
     {
         "best_of",
         "frequency_penalty",
         "logit_bias",
-        "logprobs",
         "presence_penalty",
         "response_format",
-        "top_logprobs",
     }
 )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -17,6 +18,7 @@ from jobs.sources.lines import read_jsonl, read_text
 from jobs.sources.rows import Content, RawRow, SourceRow
 from jobs.sources.tables import read_csv, read_parquet
 from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.sampling_params import SamplingParams
 
 _READERS: dict[Format, Callable[[FilePath], Iterator[tuple[int, Content]]]] = {
     Format.JSONL: read_jsonl,
@@ -27,17 +29,28 @@ _READERS: dict[Format, Callable[[FilePath], Iterator[tuple[int, Content]]]] = {
 }
 
 
-def read_requests(path: FilePath, format: Format | None = None) -> Iterator[SourceRow]:
+def read_requests(
+    path: FilePath,
+    format: Format | None = None,
+    *,
+    sampling: SamplingParams | None = None,
+    n: int = 1,
+) -> Iterator[SourceRow]:
     """Read a file's rows and validate each; a bad row is yielded too, with its error.
 
     Memory does not grow with the file, but for about 100 bytes for each row's own id.
+
+    Args:
+        sampling: what holds for a row that does not say it itself.
+        n: the same for the number of its samples.
 
     Raises:
         InputFileError: at once if the file is missing, empty or unreadable; while iterating if
             it turns out to hold no rows, or not to be the table it should be.
     """
     format = _format_of(path, format)
-    return _validated(format, read_raw(path, format))
+    parse = partial(_parsed, format, sampling=sampling or SamplingParams.of(), n=n)
+    return _validated(format, read_raw(path, format), parse)
 
 
 def read_raw(path: FilePath, format: Format | None = None) -> Iterator[RawRow]:
@@ -58,6 +71,12 @@ def parse_row(format: Format, data: Mapping[str, Any]) -> GenerationRequest:
     if format == Format.OPENAI:
         return GenerationRequest.parse(openai.request_fields(data))
     return GenerationRequest.parse(plain.request_fields(data))
+
+
+def sample_count(format: Format, data: Mapping[str, Any], default: int) -> int:
+    """How many samples a good row's object asks for."""
+    given = (data["body"] if format == Format.OPENAI else data).get("n")
+    return default if given is None else int(given)
 
 
 def carried_columns(format: Format, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,27 +104,36 @@ def _numbered(path: FilePath, contents: Iterator[tuple[int, Content]]) -> Iterat
         raise InputFileError(f"{path} is empty: it holds no rows")
 
 
-def _validated(format: Format, rows: Iterator[RawRow]) -> Iterator[SourceRow]:
+_Parsed: TypeAlias = tuple[GenerationRequest, int, None] | tuple[None, int, InvalidRequestError]
+
+
+def _validated(
+    format: Format, rows: Iterator[RawRow], parse: Callable[[dict[str, Any]], _Parsed]
+) -> Iterator[SourceRow]:
     ids = RowIds()
-    for row, line, data, error in rows:
-        request = None
-        if error is None:
-            request, error = _parsed(format, data)
+    for row, line, data, broken in rows:
+        request, samples, error = parse(data) if broken is None else (None, 1, broken)
         own = request.id if request else _own_id(format, data)
         try:
             id = ids.claim(row, own)
         except InvalidRequestError as taken:
-            request, error, id = None, error or _bare(taken), ids.substitute(row)
-        yield SourceRow(row, line, id, data, request, error)
+            request, samples, error = None, 1, error or _bare(taken)
+            id = ids.substitute(row)
+        yield SourceRow(row, line, id, data, request, samples, error)
 
 
-def _parsed(
-    format: Format, data: dict[str, Any]
-) -> tuple[GenerationRequest | None, InvalidRequestError | None]:
+def _parsed(format: Format, data: dict[str, Any], sampling: SamplingParams, n: int) -> _Parsed:
     try:
-        return parse_row(format, data), None
+        request = parse_row(format, data)
+        samples = request.samples(n)
+        if samples > 1 and request.sampling_params(sampling).greedy:
+            raise InvalidRequestError(
+                f"n={samples}: with temperature=0 every sample is the same; ask for one, or give "
+                "a temperature"
+            )
+        return request, samples, None
     except InvalidRequestError as error:
-        return None, _bare(error)
+        return None, 1, _bare(error)
 
 
 def _bare(error: InvalidRequestError) -> InvalidRequestError:

@@ -39,6 +39,7 @@ class SourceRow:
             own id can't be used, when its position is another row's id, gets a name made of it.
         data: the row's object, JSON-able; empty when it could not be decoded.
         request: None for a bad row.
+        samples: how many rows of the dataset it makes; one for a bad row.
         error: what is wrong; None for a good row.
     """
 
@@ -47,4 +48,5 @@ class SourceRow:
     id: str
     data: dict[str, Any]
     request: GenerationRequest | None
+    samples: int
     error: InvalidRequestError | None

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,15 @@ import pytest
 
 from jobs.dataset import RESULT_COLUMNS, Dataset, ResultRow, dataset_names, schema
 from jobs.errors import DatasetError
-from vllm_mlx.outputs import GenerationOutput
+from vllm_mlx.outputs import GenerationOutput, TokenLogprob
 
 COLUMNS = {"prompt": "string", "text": "string", "meta": "json", "score": "double", "n": "int64"}
+
+# Exact in 32 bits.
+LOGPROBS = (
+    TokenLogprob(7, "答", -0.5, (TokenLogprob(7, "答", -0.5), TokenLogprob(9, "\ufffd", -1.25))),
+    TokenLogprob(2, "</s>", 0.0),
+)
 
 
 def manifest(rows: int, shards: int, **changes: Any) -> dict[str, Any]:
@@ -68,7 +74,10 @@ def leftovers(root: Path) -> list[Path]:
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
-    """Ten rows in four parts: full, all in error with every optional column null, one row, two."""
+    """Ten rows in four parts: full, all in error with every optional column null, one row, two.
+
+    One row has log-probabilities; in the other parts that column is null throughout.
+    """
     root = tmp_path / "out"
     dataset = prepared(root, rows=10, shards=4)
     own = {
@@ -81,7 +90,8 @@ def finished(tmp_path: Path) -> Path:
     dataset.write_part(0, [row(i, f"答案 🎉 {i}\n\t", columns=own) for i in (3, 0, 2, 1)])
     dataset.write_part(1, [failed(i) for i in (4, 5, 6)])
     dataset.write_part(2, [row(7, "", worker="host-1", attempts=3)])
-    dataset.write_part(3, [row(8, columns={"prompt": "only this"}), failed(9)])
+    told = replace(row(8).output, finish_reason="repetition", logprobs=LOGPROBS)
+    dataset.write_part(3, [row(8, columns={"prompt": "only this"}, output=told), failed(9)])
     dataset.finalize()
     return root
 
@@ -150,6 +160,14 @@ def test_every_reader_sees_the_same_rows(
     assert (rows[5]["error_type"], rows[5]["error"]) == ("ValueError", "no prompt")
     assert rows[7]["prompt"] is None
     assert rows[7]["attempts"] == 3
+    assert rows[7]["logprobs"] is None
+    assert rows[8]["finish_reason"] == "repetition"
+    likeliest = {"token_id": 7, "token": "答", "logprob": -0.5}
+    other = {"token_id": 9, "token": "\ufffd", "logprob": -1.25}
+    assert rows[8]["logprobs"] == [
+        {**likeliest, "top": [likeliest, other]},
+        {"token_id": 2, "token": "</s>", "logprob": 0.0, "top": []},
+    ]
 
 
 def test_the_cards_own_instructions_work(
@@ -337,7 +355,7 @@ def test_without_hard_links_the_manifest_is_still_written(
 def test_a_part_holds_its_rows_in_input_order_with_the_one_schema(tmp_path: Path) -> None:
     rows = [row(1, sample_index=1), row(1), row(0, sample_index=1), row(0)]
 
-    part = prepared(tmp_path, rows=2, shards=1, samples=2).write_part(0, rows)
+    part = prepared(tmp_path, rows=4, shards=1, input_rows=2, samples=2).write_part(0, rows)
 
     table = pq.read_table(part)
     assert part == tmp_path / "data" / "train-00000-of-00001.parquet"

@@ -23,9 +23,11 @@ def make_spec(**changes: Any) -> RunSpec:
         "out": "/data/out",
         "input": InputSpec(path="/in.jsonl", fingerprint="abc", format=Format.JSONL),
         "rows": 100,
+        "input_rows": 100,
         "bad_rows": 0,
         "shard_size": 3,
         "sampling": SamplingParams.of(),
+        "n": 1,
         "chat": False,
         "columns": {"prompt": "string"},
     }

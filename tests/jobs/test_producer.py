@@ -21,6 +21,7 @@ from jobs.run import RunSpec
 from jobs.run_jobs import FAILURE_TTL, JOB_TIMEOUT, RESULT_TTL, RETRY, open_queue
 from jobs.tasks import GenerateShard, read_task
 from tests.engines import MODEL, enqueue, job_of, status_of, write_prompts
+from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams
 
 
@@ -77,6 +78,66 @@ def test_shards_have_deterministic_ids_and_the_rows_in_order(redis: Redis, tmp_p
     assert [[row.row for row in shard] for shard in rows] == [[0, 1], [2, 3], [4]]
     assert rows[2][0].data == {"id": "r4", "prompt": "prompt 4"}
     assert all(row.error is row.id is None for shard in rows for row in shard)
+
+
+def write_samples(folder: Path, *counts: int) -> Path:
+    """A file of rows with so many samples each."""
+    rows = [{"id": f"r{row}", "prompt": f"prompt {row}", "n": n} for row, n in enumerate(counts)]
+    path = folder / "samples.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def samples_of(redis: Redis, spec: RunSpec) -> list[list[tuple[int, int]]]:
+    tasks = [payload_of(redis, spec, shard) for shard in range(spec.shards)]
+    return [[(row.row, sample) for row, sample in task.samples] for task in tasks]
+
+
+def test_samples_are_the_rows_of_shards(redis: Redis, tmp_path: Path) -> None:
+    path = write_samples(tmp_path, 1, 4, 1, 2)
+
+    spec = enqueue_run(redis, path, model=MODEL, out=tmp_path / "out", shard_size=3).spec
+
+    assert (spec.rows, spec.input_rows, spec.samples, spec.shards) == (8, 4, 4, 3)
+    assert samples_of(redis, spec) == [
+        [(0, 0), (1, 0), (1, 1)],
+        [(1, 2), (1, 3), (2, 0)],
+        [(3, 0), (3, 1)],
+    ]
+    assert [row.row for row in payload_of(redis, spec, 1).rows] == [1, 2], "once a payload"
+    assert spec.columns == {"prompt": "string", "n": "int64"}
+    assert job_of(redis, spec, 2).description == f"{spec.run_id} rows 6-7 of 8"
+
+
+def test_rows_that_do_not_say_have_as_many_samples_as_the_run(redis: Redis, tmp_path: Path) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=128, n=3)
+
+    assert (spec.n, spec.rows, spec.input_rows, spec.samples) == (3, 6, 2, 3)
+    assert samples_of(redis, spec) == [[(row, sample) for row in range(2) for sample in range(3)]]
+
+
+def test_a_bad_row_has_one_sample(redis: Redis, tmp_path: Path) -> None:
+    path = write_samples(tmp_path, 2, 2000, 2)
+    options: dict[str, Any] = {"model": MODEL, "out": tmp_path / "out", "n": 2}
+    with pytest.raises(InputFileError, match=r"row 1: n=2000: .* 1024"):
+        enqueue_run(redis, path, **options)
+
+    spec = enqueue_run(redis, path, skip_bad_rows=True, **options).spec
+
+    assert samples_of(redis, spec) == [[(0, 0), (0, 1), (1, 0), (2, 0), (2, 1)]]
+
+
+def test_equal_samples_are_refused_for_the_runs_temperature_too(
+    redis: Redis, tmp_path: Path
+) -> None:
+    with pytest.raises(InputFileError, match="every sample is the same"):
+        enqueue(redis, tmp_path, 1, 1, n=2, sampling=SamplingParams.of(temperature=0.0))
+
+
+@pytest.mark.parametrize("n", [0, 1025, True, 2.0, "2"])
+def test_a_number_of_samples_out_of_range(redis: Redis, tmp_path: Path, n: Any) -> None:
+    with pytest.raises(InvalidRequestError, match=r"n=.*: should be 1 to 1024"):
+        enqueue(redis, tmp_path, 1, 1, n=n)
 
 
 def test_jobs_carry_their_limits(redis: Redis, tmp_path: Path) -> None:

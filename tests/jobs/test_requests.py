@@ -139,6 +139,12 @@ def test_whitespace_is_a_prompt() -> None:
         ("top_p", 0, "greater than 0"),
         ("stop", 5, "tuple"),
         ("seed", -1, "greater than or equal to 0"),
+        ("n", 0, "greater than or equal to 1"),
+        ("n", 1025, "less than or equal to 1024"),
+        ("n", True, "valid integer"),
+        ("logprobs", 21, "less than or equal to 20"),
+        ("logprobs", True, "valid integer"),
+        ("stop_on_repetition", 1, "valid boolean"),
         ("metadata", "x", "dictionary"),
     ],
 )
@@ -172,6 +178,20 @@ def test_given_fields_override_the_defaults_and_no_others() -> None:
     assert type(sampling) is SamplingParams
     assert sampling == SamplingParams.of(max_tokens=7, temperature=0.7, stop=["y"], seed=3)
     assert defaults == SamplingParams.of(max_tokens=7, temperature=0.0, stop=["x"], seed=3)
+
+
+@pytest.mark.parametrize(
+    ("data", "default", "samples"), [({}, 1, 1), ({}, 4, 4), ({"n": 1}, 4, 1), ({"n": None}, 4, 4)]
+)
+def test_samples_are_the_requests_own_or_the_default(
+    data: dict[str, Any], default: int, samples: int
+) -> None:
+    assert GenerationRequest.parse({"prompt": "p", **data}).samples(default) == samples
+
+
+def test_n_is_no_sampling_parameter() -> None:
+    """Each sample is a request of its own to an engine."""
+    assert "n" not in SamplingParams.model_fields
 
 
 @pytest.mark.parametrize("name", SamplingParams.model_fields)

@@ -21,9 +21,11 @@ def fields(**changes: Any) -> dict[str, Any]:
         "out": "/data/out",
         "input": InputSpec(path="/in.jsonl", fingerprint="abc", format=Format.JSONL),
         "rows": 10,
+        "input_rows": 10,
         "bad_rows": 0,
         "shard_size": 4,
         "sampling": SamplingParams.of(),
+        "n": 1,
         "chat": False,
         "columns": {"prompt": "string"},
     } | changes
@@ -48,6 +50,7 @@ CHANGES: list[dict[str, Any]] = [
     {"input": InputSpec(path="/in.jsonl", fingerprint="abc", format=Format.TEXT)},
     {"shard_size": 5},
     {"chat": True},
+    {"n": 2},
     {"bad_rows": 1},
     {"sampling": SamplingParams.of(max_tokens=9)},
     {"sampling": SamplingParams.of(temperature=0.0)},
@@ -58,6 +61,8 @@ CHANGES: list[dict[str, Any]] = [
     {"sampling": SamplingParams.of(stop="END")},
     {"sampling": SamplingParams.of(stop=["END", "STOP"])},
     {"sampling": SamplingParams.of(seed=1)},
+    {"sampling": SamplingParams.of(logprobs=0)},
+    {"sampling": SamplingParams.of(stop_on_repetition=True)},
 ]
 
 

@@ -27,6 +27,7 @@ from jobs.sources import (
     parse_row,
     read_raw,
     read_requests,
+    sample_count,
 )
 from jobs.sources.ids import RowIds
 from vllm_mlx.errors import InvalidRequestError
@@ -172,6 +173,10 @@ def test_a_bad_row_keeps_its_own_id(tmp_path: Path) -> None:
         ("Stop", "stop"),
         ("stop_sequences", "stop"),
         ("SEED", "seed"),
+        ("N", "n"),
+        ("logprob", "logprobs"),
+        ("top_logprobs", "logprobs"),
+        ("stopOnRepetition", "stop_on_repetition"),
     ],
 )
 def test_misspelt_sampling_fields_are_errors(tmp_path: Path, key: str, meant: str) -> None:
@@ -186,6 +191,52 @@ def test_misspelt_sampling_fields_are_errors(tmp_path: Path, key: str, meant: st
 def test_ordinary_columns_are_no_misspellings(tmp_path: Path, key: str) -> None:
     [row] = rows(tmp_path, [{"prompt": "a", key: 1}])
     assert row.error is None
+
+
+def test_each_row_says_how_many_samples_it_wants(tmp_path: Path) -> None:
+    data = [{"prompt": "a", "n": 3}, {"prompt": "b"}, {"prompt": "c", "n": None}, {"prompt": ""}]
+    path = file(tmp_path, data)
+
+    assert [row.samples for row in read_requests(path)] == [3, 1, 1, 1]
+    assert [row.samples for row in read_requests(path, n=2)] == [3, 2, 2, 1]
+    raw = list(read_raw(path))[:3]
+    assert [sample_count(Format.JSONL, row.data, 2) for row in raw] == [3, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("row", "run", "n"),
+    [
+        ({"n": 2, "temperature": 0}, {}, 1),
+        ({"n": 2}, {"temperature": 0.0}, 1),
+        ({"temperature": 0}, {}, 2),
+        ({}, {"temperature": 0.0}, 2),
+        ({"n": 2, "temperature": 1e-9}, {}, 1),
+    ],
+)
+def test_equal_samples_are_refused(
+    tmp_path: Path, row: dict[str, Any], run: dict[str, Any], n: int
+) -> None:
+    path = file(tmp_path, [{"prompt": "a"} | row])
+    [bad] = read_requests(path, sampling=SamplingParams.of(**run), n=n)
+    assert error_of(bad).startswith("n=2: with temperature=0 every sample is the same")
+    assert bad.samples == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "run", "n"),
+    [
+        ({"n": 1, "temperature": 0}, {}, 2),
+        ({"n": 2, "temperature": 0.5}, {"temperature": 0.0}, 1),
+        ({"temperature": 0.5}, {"temperature": 0.0}, 2),
+        ({}, {"temperature": 0.0}, 1),
+    ],
+)
+def test_samples_that_may_differ_are_not(
+    tmp_path: Path, row: dict[str, Any], run: dict[str, Any], n: int
+) -> None:
+    path = file(tmp_path, [{"prompt": "a"} | row])
+    [good] = read_requests(path, sampling=SamplingParams.of(**run), n=n)
+    assert good.error is None
 
 
 def test_integers_beyond_int64_are_fine(tmp_path: Path) -> None:

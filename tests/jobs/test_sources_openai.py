@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 
-from jobs.sources import Format, carried_columns, parse_row, read_requests
+from jobs.sources import Format, carried_columns, parse_row, read_requests, sample_count
 from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.sampling_params import SamplingParams
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 NO_OPS: dict[str, Any] = {
-    "n": 1,
     "best_of": 1,
     "stream": False,
     "echo": False,
     "logprobs": False,
+    "top_logprobs": 0,
     "store": False,
     "frequency_penalty": 0,
     "presence_penalty": 0.0,
@@ -64,9 +65,12 @@ def test_all_sampling_fields_are_mapped() -> None:
         "repetition_penalty": 1.1,
         "stop": ["x"],
         "seed": 9,
+        "logprobs": 3,
+        "stop_on_repetition": True,
     }
-    request = parse_row(Format.OPENAI, chat(**sampling))
-    assert request.model_fields_set == {"id", "messages", *sampling}
+    request = parse_row(Format.OPENAI, envelope("/v1/completions", prompt="p", **sampling))
+    assert request.model_fields_set == {"id", "prompt", *sampling}
+    assert sampling.keys() == SamplingParams.model_fields.keys()
     assert request.model_dump(include=set(sampling)) == {**sampling, "stop": ("x",)}
 
 
@@ -98,11 +102,7 @@ def test_values_that_ask_for_nothing(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("n", 2, "body.n=2: not supported, only 1 is"),
-        ("n", True, "body.n=True: not supported, only 1 is"),
         ("stream", True, "body.stream=True: not supported, only False is"),
-        ("logprobs", True, "body.logprobs=True: not supported, only False is"),
-        ("logprobs", 0, "body.logprobs=0: not supported"),  # of a completion: the chosen token's
         ("presence_penalty", 0.5, "body.presence_penalty=0.5: not supported, only 0 is"),
         ("response_format", {"type": "json_object"}, "body.response_format="),
         ("tools", [{}], "body.tools=[{}]: not supported"),
@@ -115,6 +115,38 @@ def test_unsupported_fields_are_named(name: str, value: Any, words: str) -> None
     assert words in complaint(data)
     assert "body.audio={}" in complaint(data)
     assert carried_columns(Format.OPENAI, data) == {"messages": MESSAGES}
+
+
+def test_n_is_taken_and_carried() -> None:
+    assert parse_row(Format.OPENAI, chat(n=3)).n == 3
+    assert sample_count(Format.OPENAI, chat(n=3), 1) == 3
+    assert sample_count(Format.OPENAI, chat(n=1), 2) == 1
+    assert sample_count(Format.OPENAI, chat(), 2) == 2
+    assert carried_columns(Format.OPENAI, chat(n=1)) == {"messages": MESSAGES, "n": 1}
+    assert complaint(chat(n=True)).startswith("n=True: should be a valid integer")
+
+
+@pytest.mark.parametrize(
+    ("data", "logprobs"),
+    [
+        (chat(logprobs=True), 0),
+        (chat(logprobs=True, top_logprobs=0), 0),
+        (chat(logprobs=True, top_logprobs=5), 5),
+        (chat(logprobs=False, top_logprobs=0), None),
+        (chat(logprobs=None), None),
+        (envelope("/v1/completions", prompt="p", logprobs=0), 0),
+        (envelope("/v1/completions", prompt="p", logprobs=5), 5),
+        (envelope("/v1/completions", prompt="p", logprobs=False), None),
+    ],
+)
+def test_each_endpoint_has_its_own_logprobs(data: dict[str, Any], logprobs: int | None) -> None:
+    assert parse_row(Format.OPENAI, data).logprobs == logprobs
+
+
+def test_logprobs_are_carried_as_they_were_asked_for() -> None:
+    data = chat(logprobs=True, top_logprobs=2)
+    columns = {"messages": MESSAGES, "logprobs": True, "top_logprobs": 2}
+    assert carried_columns(Format.OPENAI, data) == columns
 
 
 @pytest.mark.parametrize(
@@ -131,6 +163,13 @@ def test_unsupported_fields_are_named(name: str, value: Any, words: str) -> None
         (chat(prompt="p"), "exactly one of prompt and messages"),
         (envelope("/v1/completions", prompt=["p"]), "prompt=['p']"),
         (chat(temperature=3), "temperature=3"),
+        (chat(logprobs=2), "body.logprobs=2: should be True or False in a chat"),
+        (chat(logprobs=0), "body.logprobs=0: should be True or False in a chat"),
+        (chat(top_logprobs=2), "body.top_logprobs=2: goes with body.logprobs=True"),
+        (chat(logprobs=False, top_logprobs=2), "body.top_logprobs=2: goes with body.logprobs=True"),
+        (chat(logprobs=True, top_logprobs=21), "logprobs=21: should be less than or equal to 20"),
+        (envelope("/v1/completions", prompt="p", logprobs=True), "logprobs=True: should be"),
+        (envelope("/v1/completions", prompt="p", logprobs=1, top_logprobs=1), "of a chat"),
         ({**chat(), "custom_id": ""}, "id=''"),
         ({}, "url=None"),
     ],
@@ -146,7 +185,7 @@ def test_a_row_may_lack_method_and_id() -> None:
 
 
 def test_duplicates_and_bad_rows_keep_what_id_they_can(tmp_path: Path) -> None:
-    data = [chat(), chat(), {**chat(n=2), "custom_id": 7}, {**chat(), "custom_id": None}]
+    data = [chat(), chat(), {**chat(n=0), "custom_id": 7}, {**chat(), "custom_id": None}]
     path = tmp_path / "batch.jsonl"
     path.write_text("\n".join(map(json.dumps, data)))
     read = list(read_requests(path))

@@ -82,7 +82,7 @@ def test_a_complete_dataset(root: Path) -> None:
 
 
 def test_several_samples_of_each_row(root: Path) -> None:
-    write_manifest(root, samples=2, rows=ROWS // 2)
+    write_manifest(root, samples=2, rows=ROWS, input_rows=ROWS // 2)
     for shard in range(SHARDS):
         positions = [shard * 2, shard * 2, shard * 2 + 1, shard * 2 + 1]
         ids = [f"row-{position}" for position in positions]
@@ -99,6 +99,75 @@ def test_several_samples_of_each_row(root: Path) -> None:
     ids = ["row-4", "row-4b", "row-5", "row-5"]
     put(root, 2, table(0, id=ids, row=[4, 4, 5, 5], sample_index=[0, 1, 0, 1]))
     assert only_problem(verify(root)) == "7 ids stand for 6 rows"
+
+
+@pytest.fixture
+def mixed(root: Path) -> Path:
+    """Six rows with 1, 4, 3, 1, 1 and 2 samples; a part ends between those of row 1."""
+    write_manifest(root, samples=4, input_rows=6)
+    put_samples(root, 0, [(0, 0), (1, 0), (1, 1), (1, 2)])
+    put_samples(root, 1, [(1, 3), (2, 0), (2, 1), (2, 2)])
+    put_samples(root, 2, [(3, 0), (4, 0), (5, 0), (5, 1)])
+    return root
+
+
+def put_samples(root: Path, shard: int, samples: list[tuple[int, int]]) -> None:
+    rows, indices = [row for row, _ in samples], [sample for _, sample in samples]
+    ids = [f"row-{row}" for row in rows]
+    put(root, shard, table(0, len(samples), id=ids, row=rows, sample_index=indices))
+
+
+def test_rows_with_different_numbers_of_samples(mixed: Path) -> None:
+    found = verify(mixed)
+
+    assert found.complete, found.problems
+    assert found.rows_in == 12
+
+
+@pytest.mark.parametrize(
+    ("shard", "samples", "missing", "problem"),
+    [
+        (0, [(1, 0), (1, 1), (1, 2)], [0], "rows missing: 1 (0)"),
+        (0, [(0, 0), (1, 1), (1, 2)], [1], "rows missing: 1 (1)"),
+        (0, [(0, 0), (1, 0), (1, 2)], [1], "rows missing: 1 (1)"),
+        (0, [(0, 0), (1, 0), (1, 1)], [1], "rows missing: 1 (1)"),
+        (1, [(2, 0), (2, 1), (2, 2)], [], "rows missing: 1, the last samples of some rows"),
+        (1, [(1, 3)], [2], "rows missing: 3 (2, …)"),
+        (2, [(4, 0), (5, 0), (5, 1)], [3], "rows missing: 1 (3)"),
+        (2, [(3, 0), (4, 0), (5, 0)], [], "rows missing: 1, the last samples of some rows"),
+        (2, [(3, 0), (4, 0)], [5], "rows missing: 2 (5, …)"),
+        (2, [(4, 0)], [3, 5], "rows missing: 3 (3, 5, …)"),
+        (2, [(3, 0), (4, 0), (5, 0), (5, 1), (5, 2)], [], "rows too many: 1"),
+        (2, [(3, 0), (4, 0), (5, 0), (5, 2)], [5], "rows missing: 1 (5)"),
+    ],
+)
+def test_samples_missing_of_a_row_among_unequal_ones(
+    mixed: Path, shard: int, samples: list[tuple[int, int]], missing: list[int], problem: str
+) -> None:
+    put_samples(mixed, shard, samples)
+
+    found = verify(mixed)
+
+    assert found.missing == missing
+    assert only_problem(found) == problem
+
+
+def test_a_sample_that_stands_twice(mixed: Path) -> None:
+    put_samples(mixed, 2, [(3, 0), (4, 0), (5, 0), (5, 1), (2, 2)])
+
+    found = verify(mixed)
+
+    assert found.duplicates == ["row-2"]
+    assert only_problem(found) == "rows more than once: 1 (2)"
+
+
+def test_a_text_that_repeats_itself_is_an_answer(root: Path) -> None:
+    put(root, 0, table(0, finish_reason=["repetition"] * SIZE))
+
+    found = verify(root)
+
+    assert found.complete
+    assert (found.ok, found.error) == (10, 2)
 
 
 def test_a_missing_part(root: Path) -> None:

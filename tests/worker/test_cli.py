@@ -22,6 +22,7 @@ from jobs.ledger import Counts, Ledger
 from tests.engines import MODEL, DoubleEngine, enqueue, write_prompts
 from tests.worker.conftest import StartWorker, work_in_burst
 from vllm_mlx.outputs import GenerationOutput
+from vllm_mlx.scheduler_config import SchedulerConfig
 from worker import display
 from worker.cli import main
 from worker.status import run_status
@@ -74,6 +75,7 @@ def test_sampling_flags_reach_the_run(redis: Redis, redis_url: str, tmp_path: Pa
     prompts = write_prompts(tmp_path / "p.jsonl", 1)
     flags = ["--max-tokens", 9, "--temperature", 0, "--top-p", 0.5, "--top-k", 3, "--min-p", 0.1]
     flags += ["--repetition-penalty", 1.1, "--stop", "END", "--stop", "\n", "--seed", 4, "--chat"]
+    flags += ["--logprobs", 2, "--stop-on-repetition"]
 
     run_id = cli(*enqueue_words(prompts, redis_url, *flags)).stdout.strip()
 
@@ -88,6 +90,8 @@ def test_sampling_flags_reach_the_run(redis: Redis, redis_url: str, tmp_path: Pa
         "repetition_penalty": 1.1,
         "stop": ("END", "\n"),
         "seed": 4,
+        "logprobs": 2,
+        "stop_on_repetition": True,
     }
 
 
@@ -339,7 +343,64 @@ def test_a_model_that_can_not_be_loaded_is_bad_input(redis: Redis, redis_url: st
     assert redis.keys("*") == []
 
 
+def test_a_worker_s_engine_is_bounded_by_its_flags(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[Any, ...]] = []
+
+    def make_engine(*arguments: Any) -> DoubleEngine:
+        made.append(arguments)
+        return DoubleEngine()
+
+    monkeypatch.setattr("vllm_mlx.batching.core.EngineCore", make_engine)
+    words = ["worker", "--model", MODEL, "-u", redis_url, "--burst"]
+
+    assert cli(*words, "--max-num-seqs", 7, "--kv-cache-bytes", "2GB").exit_code == 0
+    assert cli(*words).exit_code == 0
+
+    (model, _, bounded), (_, _, free) = made
+    assert model == MODEL
+    assert bounded == SchedulerConfig(max_num_seqs=7, kv_cache_bytes=2 * 10**9)
+    assert free == SchedulerConfig()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--max-num-seqs", "0"),
+        ("--max-num-batched-tokens", "many"),
+        ("--kv-cache-bytes", "8 gigabytes"),
+    ],
+)
+def test_bounds_that_make_no_sense_are_bad_usage(flag: str, value: str) -> None:
+    result = cli("worker", "--model", MODEL, "-u", NOWHERE, flag, value)
+
+    assert result.exit_code == 2
+    assert flag in result.stderr
+
+
 # run
+
+
+def test_the_workers_of_a_run_get_its_bounds(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+
+    class Ended(subprocess.Popen[bytes]):
+        def __init__(self, command: list[str], **options: Any) -> None:
+            commands.append(command)
+            super().__init__([sys.executable, "-c", ""], **options)
+
+    monkeypatch.setattr("worker.run.subprocess.Popen", Ended)
+    prompts = write_prompts(tmp_path / "p.jsonl", 1)
+    words = ["run", prompts, "--model", MODEL, "--out", tmp_path / "out", "-u", redis_url]
+
+    cli(*words, "--max-num-batched-tokens", 99, "--kv-cache-bytes", "1GiB")
+
+    (command,) = commands
+    assert "--max-num-batched-tokens 99 --kv-cache-bytes 1073741824" in " ".join(command)
+    assert "--max-num-seqs" not in command
 
 
 def test_an_output_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:

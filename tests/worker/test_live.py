@@ -1,0 +1,109 @@
+"""What a worker says of its engine at work: in Redis every second, in its log every minute."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from jobs.ledger import Ledger
+from tests.engines import DoubleEngine, enqueue
+from tests.worker.conftest import StartWorker, work_in_burst
+from tests.worker.test_cli import cli
+from tests.worker.test_statistics import BEFORE, NOW
+from vllm_mlx.outputs import EngineStats
+from worker.live import LiveCounts
+from worker.statistics import Statistics
+
+LINE = str(Statistics.between(BEFORE, NOW))
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the worker logged; RQ says things, too."""
+    return [record.getMessage() for record in caplog.records if record.name == "mlx_batch.worker"]
+
+
+def published(redis: Redis) -> Statistics:
+    return Statistics.from_live(Ledger(redis).live(["w"])["w"])
+
+
+def test_speeds_are_those_of_the_last_second_and_counts_those_of_now(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("worker.live.time.monotonic", lambda: clock[0])
+    live = LiveCounts(Ledger(redis), "w", "m")
+
+    clock[0] += 1
+    live.publish([], BEFORE)
+    assert published(redis) == Statistics.between(EngineStats(), BEFORE)
+
+    clock[0] += 0.5
+    live.publish([], replace(NOW, waiting=99))
+    assert published(redis).waiting == 99
+    assert published(redis).decode_tokens_per_second == 250, "half a second is too little"
+
+    clock[0] += 0.5
+    live.publish([], NOW)
+    assert published(redis) == Statistics.between(BEFORE, NOW)
+    assert Ledger(redis).live(["w"])["w"]["tokens_per_second"] == 812
+
+
+def test_status_shows_what_each_worker_s_engine_does(
+    redis: Redis, redis_url: str, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    engine = DoubleEngine(held=True)
+    worker = start_worker(engine, name="w")
+    worker.admit(wait=False)
+    engine.stats = NOW
+    worker._publish()
+
+    said = cli("status", spec.run_id, "-u", redis_url, env={"COLUMNS": "200"}).stdout
+    assert "worker w" in said
+    assert str(Statistics.between(EngineStats(), NOW)) in said
+
+    told = json.loads(cli("status", spec.run_id, "-u", redis_url, "--json").stdout)
+    numbers = told["workers"]["w"]
+    assert (numbers["running"], numbers["waiting"], numbers["slots"]) == (30, 12, 32)
+    assert numbers["time_shares"].keys() == {"schedule", "prefill", "decode", "deliver"}
+
+
+def test_the_log_has_a_line_now_and_then_unless_nothing_happened(
+    start_worker: StartWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mlx_batch.worker")
+    engine = DoubleEngine()
+    worker = start_worker(engine)
+    engine.stats = BEFORE
+    worker.tend()
+    assert told(caplog) == []
+
+    lines = []
+    for stats in (BEFORE, NOW, NOW):
+        engine.stats = stats
+        worker._due.pop("_report")  # a minute later
+        caplog.clear()
+        worker.tend()
+        lines.append(told(caplog))
+
+    assert lines == [[str(Statistics.between(EngineStats(), BEFORE))], [LINE], []]
+
+
+def test_the_log_ends_with_all_of_it(
+    redis: Redis, redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mlx_batch.worker")
+    enqueue(redis, tmp_path, rows=1, shard_size=1)
+    engine = DoubleEngine()
+    engine.stats = NOW
+
+    work_in_burst(redis_url, engine)
+
+    *_, last = told(caplog)
+    assert last.startswith("in all: decode ")
+    assert sum("decode" in line for line in told(caplog)) == 1

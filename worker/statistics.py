@@ -1,0 +1,116 @@
+"""`Statistics`: what an engine did in a stretch of time, as numbers and as one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from vllm_mlx.outputs import EngineStats
+from worker.sizes import format_bytes
+
+T = TypeVar("T")
+
+PARTS = ("schedule", "prefill", "decode", "deliver")
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """An engine now, and its work between two moments; None where it did nothing of a kind.
+
+    Attributes:
+        running: rows in the batch.
+        waiting: rows that wait for a place in it.
+        slots: places in the batch.
+        kv_cache_bytes: memory of its key-value caches.
+        prefill_tokens_per_second: prompt tokens per second of prefill.
+        decode_tokens_per_second: generated tokens per second of decoding.
+        padding_share: of the tokens computed in prefill, those that only made rows equally long.
+        cached_share: of the prompt tokens, those that another prompt had computed.
+        time_shares: of the time at work, by part; waiting for work is no part.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    slots: int = 0
+    kv_cache_bytes: int = 0
+    prefill_tokens_per_second: float | None = None
+    decode_tokens_per_second: float | None = None
+    padding_share: float | None = None
+    cached_share: float | None = None
+    time_shares: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def between(cls, before: EngineStats, now: EngineStats) -> Statistics:
+        """What happened from `before` to `now`."""
+
+        def more(name: str) -> float:
+            return float(getattr(now, name) - getattr(before, name))
+
+        prompt, cached, padding = map(more, ("prompt_tokens", "cached_tokens", "padding_tokens"))
+        seconds = {part: more(f"{part}_seconds") for part in PARTS}
+        at_work = sum(seconds.values())
+        return cls(
+            running=now.running,
+            waiting=now.waiting,
+            slots=now.slots,
+            kv_cache_bytes=now.kv_cache_bytes,
+            prefill_tokens_per_second=_ratio(prompt, seconds["prefill"], digits=1),
+            decode_tokens_per_second=_ratio(more("completion_tokens"), seconds["decode"], digits=1),
+            padding_share=_ratio(padding, prompt - cached + padding),
+            cached_share=_ratio(cached, prompt),
+            time_shares={part: round(s / at_work, 4) for part, s in seconds.items() if at_work > 0},
+        )
+
+    @classmethod
+    def from_live(cls, said: Mapping[str, Any]) -> Statistics:
+        """What a worker published, of which an older one may say less."""
+        names = (each.name for each in fields(cls))
+        return cls(**{name: said[name] for name in names if name in said})
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing happened."""
+        return not self.time_shares
+
+    def __str__(self) -> str:
+        shares = [f"{part} {_percent(share)}" for part, share in self.time_shares.items()]
+        parts = [
+            _told("decode", self.decode_tokens_per_second, _speed),
+            _told("prefill", self.prefill_tokens_per_second, _speed),
+            f"slots {self.running}/{self.slots}",
+            _told("waiting", self.waiting or None, str),
+            _told("KV cache", self.kv_cache_bytes or None, format_bytes),
+            _told("padding", self.padding_share, _percent),
+            _told("cached", self.cached_share, _percent),
+            _told("time:", shares or None, " ".join),
+        ]
+        return ", ".join(filter(None, parts))
+
+
+class Meter:
+    """Measures from one look at an engine to the next; the first look is from its start."""
+
+    def __init__(self) -> None:
+        self._before = EngineStats()
+
+    def read(self, now: EngineStats) -> Statistics:
+        """What happened since the last call."""
+        before, self._before = self._before, now
+        return Statistics.between(before, now)
+
+
+def _ratio(part: float, whole: float, digits: int = 4) -> float | None:
+    return round(part / whole, digits) if whole > 0 else None
+
+
+def _told(name: str, value: T | None, say: Callable[[T], str]) -> str:
+    return "" if value is None else f"{name} {say(value)}"
+
+
+def _speed(tokens_per_second: float) -> str:
+    return f"{tokens_per_second:,.0f} tok/s"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
