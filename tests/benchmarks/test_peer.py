@@ -1,0 +1,56 @@
+"""Random models in a known shape: their cost, and the peer on them."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten
+
+from benchmarks.matrices import Matrices
+from benchmarks.models import ModelPair, random_models
+from benchmarks.peer import run_peer
+from benchmarks.workloads import mixed
+
+
+@pytest.fixture(scope="module")
+def models() -> ModelPair:
+    return random_models("tiny", None, 0)
+
+
+def test_costs_of_a_known_shape(models: ModelPair) -> None:
+    costs = Matrices(models.peers).costs()
+    attention, mlp = 2 * 64 * 64 + 2 * 64 * 32, 3 * 64 * 128
+    assert costs.body_parameters == 2 * (attention + mlp)
+    assert costs.head_parameters == 512 * 64
+    assert costs.weight_bytes == 4 * (costs.body_parameters + costs.head_parameters)
+    assert costs.kv_bytes_per_token == 2 * 2 * 2 * 16 * 4
+    assert costs.operations_per_pair == 2 * 2 * 2 * 4 * 16
+
+
+def test_quantized_weights_count_all_their_elements_and_the_bytes_as_stored() -> None:
+    plain = Matrices(random_models("tiny", None, 0).peers).costs()
+    quantized = Matrices(random_models("tiny", 4, 0).peers).costs()
+    assert quantized.body_parameters == plain.body_parameters
+    assert quantized.head_parameters == plain.head_parameters
+    parameters = plain.body_parameters + plain.head_parameters
+    assert quantized.weight_bytes == parameters // 2 + 2 * 4 * parameters // 64
+
+
+def test_both_hold_the_same_seeded_weights(models: ModelPair) -> None:
+    assert models.ours is not models.peers
+    again = random_models("tiny", None, 0)
+    for model in (models.ours, again.peers, again.ours):
+        for (_, one), (_, other) in zip(
+            tree_flatten(models.peers.parameters()), tree_flatten(model.parameters()), strict=True
+        ):
+            assert mx.array_equal(one, other)
+
+
+def test_the_peer_makes_every_token(models: ModelPair) -> None:
+    run = run_peer(models.peers, mixed(6, models.vocab_size, 0), 8)
+    assert run is not None
+    assert run.seconds > 0
+
+
+def test_the_peer_is_given_up_at_its_limit(models: ModelPair) -> None:
+    assert run_peer(models.peers, mixed(6, models.vocab_size, 0), 8, limit=0.0) is None
