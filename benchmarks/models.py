@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -14,6 +13,7 @@ from mlx_lm.models import llama
 
 from vllm_mlx import platform
 from vllm_mlx.models import loading
+from vllm_mlx.models.accelerated import accelerate
 
 GROUP_SIZE = 64
 _LLAMA: dict[str, Any] = {
@@ -51,9 +51,9 @@ class ModelPair:
 
     Attributes:
         ours: as our loader leaves a model for this backend.
-        peers: as mlx-lm has it. Of a `.gguf` file, and on a CPU, a model by name is the one that
-            our loader made: mlx-lm does not read the first, and its own, in 16 bits or quantized,
-            would be many times slower on the second.
+        peers: as mlx-lm has it. Of a `.gguf` file, and on a CPU, the weights come through our
+            loader: mlx-lm does not read the first, and its own, in 16 bits or quantized, would be
+            many times slower on the second. The modules are mlx-lm's.
     """
 
     ours: nn.Module
@@ -65,8 +65,10 @@ class ModelPair:
 def named_models(name: str) -> ModelPair:
     """A hub id, a local folder, a `.gguf` file, or an alias."""
     loaded = loading.load_model(name)
-    is_ours = name in loading.ALIASES or Path(name).suffix.lower() == ".gguf"
-    peers = loaded.model if is_ours or platform.backend() == "cpu" else mlx_lm.load(name)[0]
+    if platform.backend() == "cpu" or name in loading.ALIASES or name.lower().endswith(".gguf"):
+        peers = loading.load_model(name, accelerated=False).model
+    else:
+        peers = mlx_lm.load(name)[0]
     return ModelPair(loaded.model, peers, loaded.vocab_size, name)
 
 
@@ -88,8 +90,7 @@ def random_models(shape: str, bits: int | None, seed: int) -> ModelPair:
     for model in (peers, ours):
         model.eval()
         mx.eval(model.parameters())
-    place = getattr(loading, "place", None)
-    placed = place(ours) if place else ours
+    placed = accelerate(loading.place(ours))
     quantized = f", {bits} bits" if bits else ""
     name = f"{shape} (random weights, {str(dtype).removeprefix('mlx.core.')}{quantized})"
     return ModelPair(placed, peers, args.vocab_size, name)

@@ -35,6 +35,8 @@ def make_runner(
         model: `model(tokens, cache=caches)` gives logits `[B, L, V]`.
         config: bounds; what is None there is the backend's default.
     """
+    if (limit := platform.cache_limit()) is not None:
+        mx.set_cache_limit(limit)
     config = platform.resolve(config)
     num_layers = plain_layers(model)
     if num_layers is None:

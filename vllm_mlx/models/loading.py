@@ -12,12 +12,14 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 from jinja2 import TemplateError
 from mlx_lm import utils as mlx_lm_utils
 from mlx_lm.tokenizer_utils import StreamingDetokenizer, TokenizerWrapper
 
 from vllm_mlx import platform
 from vllm_mlx.errors import ChatTemplateError, InvalidRequestError, ModelLoadError
+from vllm_mlx.models.accelerated import accelerate
 from vllm_mlx.models.detokenizer import detokenizer_of
 from vllm_mlx.models.gguf import load_gguf
 
@@ -93,8 +95,13 @@ class LoadedModel:
             ) from error
 
 
-def load_model(name: str, *, trust_remote_code: bool = False) -> LoadedModel:
+def load_model(
+    name: str, *, trust_remote_code: bool = False, accelerated: bool = True
+) -> LoadedModel:
     """Load a hub id, a local folder (MLX or Hugging Face), a `.gguf` file, or an alias.
+
+    Args:
+        accelerated: put in this backend's own attention and MLP; without, all of it is mlx-lm's.
 
     Raises:
         ModelLoadError: with the reason, whatever the library below said.
@@ -108,7 +115,9 @@ def load_model(name: str, *, trust_remote_code: bool = False) -> LoadedModel:
                 path, lazy=True, return_config=True, trust_remote_code=trust_remote_code
             )
             model, tokenizer, config = loaded
-        _place(model)
+        place(model)
+        if accelerated:
+            accelerate(model)
     except ModelLoadError:
         raise
     except Exception as error:  # whatever a hub client, a file or an architecture can raise
@@ -132,13 +141,15 @@ def _has_lone_surrogate(text: str) -> bool:
     return False
 
 
-def _place(model: nn.Module) -> None:
-    """Bring the weights into memory in the type this backend is fast in."""
+def place(model: nn.Module) -> nn.Module:
+    """Bring the weights into memory in the type this backend is fast in; returns the model."""
     if dtype := platform.weight_dtype():
         model.set_dtype(dtype)  # first: scales in float16 would round the weights they make
+    if platform.dequantizes(sum(array.nbytes for _, array in tree_flatten(model.parameters()))):
         mlx_lm_utils.dequantize_model(model)
     model.eval()
     mx.eval(model.parameters())
+    return model
 
 
 def _resolve(name: str) -> str:

@@ -8,14 +8,35 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Literal
+from functools import partial
+from typing import Literal, Protocol
 
 import mlx.core as mx
 
-from vllm_mlx.platform import blas, cpu
+from vllm_mlx.platform import blas, cpu, cuda
 from vllm_mlx.scheduler_config import SchedulerConfig
 
 Backend = Literal["metal", "cuda", "cpu"]
+
+
+class Ring(Protocol):
+    """Which columns of a key-value cache each slot may see; see `vllm_mlx.batching.slots.ring`."""
+
+    @property
+    def offsets(self) -> mx.array:
+        """Tokens that each slot holds beside the newest, int32 `[S]`."""
+
+    @property
+    def newest(self) -> mx.array:
+        """The column of the newest token, int32 `[1]`."""
+
+    @property
+    def mask(self) -> mx.array:
+        """What each slot sees, bool `[S, 1, 1, C]`."""
+
+    @property
+    def added_mask(self) -> mx.array:
+        """The same to be added to scores: 0 or -1e9, float32."""
 
 
 def backend() -> Backend:
@@ -32,6 +53,18 @@ def weight_dtype() -> mx.Dtype | None:
     and are many times slower.
     """
     return mx.float32 if backend() == "cpu" else None
+
+
+def dequantizes(nbytes: int) -> bool:
+    """Whether quantized weights of so many bytes become plain ones at load.
+
+    Always on a CPU (see `weight_dtype`). On CUDA, MLX multiplies a quantized matrix with B single
+    tokens as B separate products: at 32 rows a step of a 4-bit model takes six times as long as in
+    bfloat16. So it does there if four times the bytes are at most half of the memory.
+    """
+    if backend() == "cuda":
+        return 8 * nbytes <= _working_set()
+    return backend() == "cpu"
 
 
 def prefill_step_size() -> int:
@@ -86,6 +119,50 @@ def sampling_candidates() -> int | None:
     sorts 256 rows in 2 ms, less than it takes to wait for whether the first few were enough.
     """
     return 256 if backend() == "cpu" else None
+
+
+def fuses_projections() -> bool:
+    """Whether linear layers of one input are joined into one product."""
+    return backend() == "cuda"
+
+
+def cache_limit() -> int | None:
+    """Bytes of freed memory that MLX keeps for reuse; None leaves its own bound.
+
+    On a CPU that is 32 MiB; a larger temporary costs its page faults anew each time, which makes
+    attention over a few thousand tokens three times slower.
+    """
+    return 1 << 30 if backend() == "cpu" else None
+
+
+def attend_slots(
+    queries: mx.array, keys: mx.array, values: mx.array, scale: float, ring: Ring
+) -> mx.array:
+    """Attention of one new token a slot, `[S, Hq, 1, D]`, over a ring `[S, Hk, C, D]`."""
+    if backend() == "cpu":
+        return cpu.attend_one(queries, keys, values, scale, ring.added_mask)
+    if backend() == "cuda":
+        attended = cuda.attend_slots(queries, keys, values, scale, ring)
+        if attended is not None:
+            return attended
+    return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=ring.mask)
+
+
+def attend_causal(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
+    """Attention of the last L tokens of prompts, `[B, Hq, L, D]`, over `[B, Hk, p + L, D]`."""
+    if backend() == "cpu":
+        return cpu.attend_causal(queries, keys, values, scale)
+    return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask="causal")
+
+
+def swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    """`silu(gate) * up`."""
+    return cpu.silu(gate) * up if backend() == "cpu" else _compiled_swiglu(gate, up)
+
+
+@partial(mx.compile, shapeless=True)
+def _compiled_swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    return gate * mx.sigmoid(gate) * up
 
 
 def exp(x: mx.array) -> mx.array:

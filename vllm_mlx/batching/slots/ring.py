@@ -28,8 +28,13 @@ class SlotRing:
         self.columns = columns
         self.step = 0
         self.lengths = [0] * slots
+        self._forget_arrays()
+
+    def _forget_arrays(self) -> None:
         self._offsets: mx.array | None = None
         self._mask: mx.array | None = None
+        self._added_mask: mx.array | None = None
+        self._newest: mx.array | None = None
 
     @property
     def column(self) -> int:
@@ -53,9 +58,23 @@ class SlotRing:
             self._mask = (age[None] <= self.offsets[:, None])[:, None, None, :]
         return self._mask
 
+    @property
+    def added_mask(self) -> mx.array:
+        """The mask as 0 or -1e9 to be added to scores, float32 `[S, 1, 1, C]`."""
+        if self._added_mask is None:
+            self._added_mask = mx.logical_not(self.mask) * mx.array(-1e9)
+        return self._added_mask
+
+    @property
+    def newest(self) -> mx.array:
+        """`column` as int32 `[1]`."""
+        if self._newest is None:
+            self._newest = mx.array([self.column], dtype=mx.int32)
+        return self._newest
+
     def occupy(self, slot: int, length: int) -> None:
         self.lengths[slot] = length
-        self._offsets = self._mask = None
+        self._forget_arrays()
 
     def free(self, slot: int) -> None:
         self.occupy(slot, 0)
@@ -65,7 +84,7 @@ class SlotRing:
         self.step += 1
         for slot in occupied:
             self.lengths[slot] += 1
-        self._offsets = self._mask = None
+        self._forget_arrays()
 
     def spans(self, length: int) -> list[tuple[int, int]]:
         """The `length` columns behind the present one, oldest first, as one or two `[from, to)`."""

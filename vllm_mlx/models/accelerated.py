@@ -1,0 +1,123 @@
+"""Attention and MLP as each backend does them fastest, in place of mlx-lm's own modules.
+
+`accelerate(model)` swaps them in for the architectures in the tables below, whose modules have one
+and the same form; all others stay as mlx-lm made them. Shapes: B rows, L tokens, Hq and Hk heads
+of queries and of keys, D head dimension.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models import llama, qwen2, qwen3
+
+from vllm_mlx import platform
+from vllm_mlx.batching.slots.cache import PromptKVCache, SlotKVCache
+
+_ATTENTIONS = (llama.Attention, qwen2.Attention, qwen3.Attention)
+_MLPS = (llama.MLP, qwen2.MLP, qwen3.MLP)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions, as Llama, Qwen2 and Qwen3 have it."""
+
+    def __init__(self, original: Any) -> None:
+        super().__init__()
+        self.n_heads = original.n_heads
+        self.n_kv_heads = original.n_kv_heads
+        self.scale = original.scale
+        self.rope = original.rope
+        self.o_proj = original.o_proj
+        self.qkv = Joined.of(original.q_proj, original.k_proj, original.v_proj)
+        self._normalize = "q_norm" in original
+        if self._normalize:
+            self.q_norm, self.k_norm = original.q_norm, original.k_norm
+
+    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+        B, L, _ = x.shape
+        Hq, Hk = self.n_heads, self.n_kv_heads
+        parts = zip(self.qkv(x), (Hq, Hk, Hk), strict=True)
+        queries, keys, values = (part.reshape(B, L, heads, -1) for part, heads in parts)
+        if self._normalize:
+            queries, keys = self.q_norm(queries), self.k_norm(keys)
+        offset = cache.offset if cache is not None else 0
+        queries = self.rope(queries.swapaxes(1, 2), offset=offset)
+        keys = self.rope(keys.swapaxes(1, 2), offset=offset)
+        values = values.swapaxes(1, 2)
+        if cache is not None:
+            keys, values = cache.update_and_fetch(keys, values)
+        output = self._attend(queries, keys, values, mask, cache)
+        return self.o_proj(output.swapaxes(1, 2).reshape(B, L, -1))
+
+    def _attend(
+        self, queries: mx.array, keys: mx.array, values: mx.array, mask: Any, cache: Any
+    ) -> mx.array:
+        if isinstance(cache, SlotKVCache):
+            return platform.attend_slots(queries, keys, values, self.scale, cache.ring)
+        if isinstance(cache, PromptKVCache) and not isinstance(mask, mx.array):
+            return platform.attend_causal(queries, keys, values, self.scale)
+        return mx.fast.scaled_dot_product_attention(
+            queries, keys, values, scale=self.scale, mask=mask
+        )
+
+
+class MLP(nn.Module):
+    """`down(silu(gate(x)) * up(x))`."""
+
+    def __init__(self, original: Any) -> None:
+        super().__init__()
+        self.gate_up = Joined.of(original.gate_proj, original.up_proj)
+        self.down_proj = original.down_proj
+
+    def __call__(self, x: mx.array) -> mx.array:
+        gate, up = self.gate_up(x)
+        return self.down_proj(platform.swiglu(gate, up))
+
+
+class Joined(nn.Module):
+    """Linear layers of one input, as one matrix product where that is faster."""
+
+    def __init__(self, layers: tuple[nn.Linear, ...]) -> None:
+        super().__init__()
+        self.layers = list(layers)
+
+    @classmethod
+    def of(cls, *layers: nn.Linear) -> Joined:
+        plain = all(type(layer) is nn.Linear for layer in layers)
+        alike = len({"bias" in layer for layer in layers}) == 1
+        return Fused(layers) if plain and alike and platform.fuses_projections() else cls(layers)
+
+    def __call__(self, x: mx.array) -> list[mx.array]:
+        return [layer(x) for layer in self.layers]
+
+
+class Fused(Joined):
+    """`Joined`, with the weights in one matrix; fewer and larger products for a GPU."""
+
+    def __init__(self, layers: tuple[nn.Linear, ...]) -> None:
+        nn.Module.__init__(self)
+        sizes = [layer.weight.shape[0] for layer in layers]
+        self._cuts = [sum(sizes[:at]) for at in range(1, len(sizes))]
+        self.weight = mx.concatenate([layer.weight for layer in layers])
+        if "bias" in layers[0]:
+            self.bias = mx.concatenate([layer.bias for layer in layers])
+        mx.eval(self.parameters())
+
+    def __call__(self, x: mx.array) -> list[mx.array]:
+        if "bias" in self:
+            joined = mx.addmm(self.bias, x, self.weight.T)
+        else:
+            joined = x @ self.weight.T
+        return mx.split(joined, self._cuts, axis=-1)
+
+
+def accelerate(model: nn.Module) -> nn.Module:
+    """Swap in what is known to be faster, layer by layer; returns the model itself."""
+    for layer in getattr(model, "layers", ()):
+        if type(getattr(layer, "self_attn", None)) in _ATTENTIONS:
+            layer.self_attn = Attention(layer.self_attn)
+        if type(getattr(layer, "mlp", None)) in _MLPS:
+            layer.mlp = MLP(layer.mlp)
+    return model
