@@ -58,10 +58,15 @@ class KVBudget:
         """Most tokens of shared prefixes."""
         return self.tokens // PREFIX_SHARE
 
-    def admits(self, needs: Collection[Need], prefix_tokens: int) -> bool:
-        """Whether sequences of these needs may run together beside so many tokens of prefixes."""
-        width = width_for(len(needs), self.max_num_seqs)
-        ring = width * max(need.columns for need in needs)
+    def admits(self, needs: Collection[Need], prefix_tokens: int, slots: int, columns: int) -> bool:
+        """Whether sequences of these needs may run together.
+
+        Args:
+            prefix_tokens: held by shared prefixes.
+            slots, columns: of the ring as it is; it will not be smaller.
+        """
+        width = max(slots, width_for(len(needs), self.max_num_seqs))
+        ring = width * max(columns, max(need.columns for need in needs))
         prefill = max(self.prefill_tokens, max(need.prompt_tokens for need in needs))
         return ring + prefill + prefix_tokens <= self.tokens
 

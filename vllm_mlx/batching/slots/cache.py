@@ -70,14 +70,14 @@ class SlotKVCache:
             self.keys[slot] = 0
             self.values[slot] = 0
 
-    def resize(self, ring: SlotRing, slots: mx.array, columns: mx.array) -> None:
-        """Move to another ring (see `SlotRing.resized`)."""
+    def resize(self, ring: SlotRing, moves: dict[int, int]) -> None:
+        """Move to another ring; see `SlotRing.resized`."""
+        pieces = self.ring.pieces(ring)
+        if self.keys is not None and self.values is not None:
+            self.keys = _resized(self.keys, ring, moves, pieces)
+            self.values = _resized(self.values, ring, moves, pieces)
+            mx.eval(self.keys, self.values)  # layer by layer: only one is held twice
         self.ring = ring
-        if self.keys is None or self.values is None:
-            return
-        self.keys = mx.take(mx.take(self.keys, slots, axis=0), columns, axis=2)
-        self.values = mx.take(mx.take(self.values, slots, axis=0), columns, axis=2)
-        mx.eval(self.keys, self.values)  # layer by layer: only one is held twice
 
     @property
     def nbytes(self) -> int:
@@ -88,6 +88,30 @@ class SlotKVCache:
             S, C = self.ring.slots, self.ring.columns
             self.keys = mx.zeros((S, keys.shape[1], C, keys.shape[3]), keys.dtype)
             self.values = mx.zeros((S, values.shape[1], C, values.shape[3]), values.dtype)
+
+
+def _resized(
+    array: mx.array, ring: SlotRing, moves: dict[int, int], pieces: list[tuple[int, int, int]]
+) -> mx.array:
+    if ring.slots != array.shape[0]:
+        array = resize_rows(array, moves, ring.slots)
+    S, H, C, D = array.shape
+    if ring.columns == C:
+        return array
+    resized = mx.zeros((S, H, ring.columns, D), array.dtype)
+    for old, new, count in pieces:
+        resized[:, :, new : new + count] = array[:, :, old : old + count]
+    return resized
+
+
+def resize_rows(array: mx.array, moves: dict[int, int], width: int) -> mx.array:
+    """`[S, ...]` with some rows moved, then cut or filled up to `[width, ...]`."""
+    rows = [0] * width
+    kept = min(width, array.shape[0])
+    rows[:kept] = range(kept)
+    for old, new in moves.items():
+        rows[new] = old
+    return mx.take(array, mx.array(rows), axis=0)
 
 
 class PromptKVCache:

@@ -16,6 +16,8 @@ import mlx.core as mx
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.cache import KeysAndValues, PromptKVCache
 from vllm_mlx.batching.slots.prefix import Prefix
+from vllm_mlx.batching.slots.ring import width_for
+from vllm_mlx.platform import PrefillShapes
 
 
 @dataclass(slots=True)
@@ -46,12 +48,14 @@ class PrefillBatch:
     """Rows computed together. `advance()` until `is_done`."""
 
     rows: list[PrefillRow]
+    multiple: int = 1
     caches: list[PromptKVCache] = field(default_factory=list)
     computed: int = 0
 
     @property
     def length(self) -> int:
-        return max(len(row.tokens) for row in self.rows)
+        longest = max(len(row.tokens) for row in self.rows)
+        return -(-longest // self.multiple) * self.multiple
 
     @property
     def padding(self) -> int:
@@ -126,14 +130,15 @@ def _along(base: Prefix, layer: int, which: int) -> mx.array:
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)
 
 
-def group(rows: list[PrefillRow], overhead: int, max_tokens: int) -> list[PrefillBatch]:
+def group(
+    rows: list[PrefillRow], shapes: PrefillShapes, max_tokens: int
+) -> list[PrefillBatch]:
     """Cut rows into batches such that the tokens computed, padding included, cost least.
 
     Rows of equally long prefixes are sorted by length, and the cheapest cuts are found by dynamic
-    programming: a batch of `B` rows costs `overhead + B * longest`.
+    programming: a batch of `B` rows costs `shapes.overhead + B * longest`.
 
     Args:
-        overhead: tokens that one more batch costs as much as.
         max_tokens: most tokens held by a batch of more than one row, prefixes included.
     """
     starts: dict[int, list[PrefillRow]] = {}
@@ -142,21 +147,25 @@ def group(rows: list[PrefillRow], overhead: int, max_tokens: int) -> list[Prefil
     batches: list[PrefillBatch] = []
     for alike in starts.values():
         alike.sort(key=lambda row: -len(row.tokens))
-        batches += [PrefillBatch(part) for part in _cut(alike, overhead, max_tokens)]
+        parts = _cut(alike, shapes, max_tokens)
+        batches += [PrefillBatch(part, shapes.multiple) for part in parts]
     return batches
 
 
-def _cut(rows: list[PrefillRow], overhead: int, max_tokens: int) -> list[list[PrefillRow]]:
+def _cut(
+    rows: list[PrefillRow], shapes: PrefillShapes, max_tokens: int
+) -> list[list[PrefillRow]]:
     # best[i]: the least cost of the first i rows, and where their last batch begins.
     best: list[tuple[int, int]] = [(0, 0)]
     for stop in range(1, len(rows) + 1):
         options = []
         for start in range(stop - 1, -1, -1):
-            longest = rows[start]
-            if start < stop - 1 and longest.end * (stop - start) > max_tokens:
+            longest, size = rows[start], stop - start
+            if size > 1 and longest.end * size > max_tokens:
                 break
-            cost = best[start][0] + overhead + len(longest.tokens) * (stop - start)
-            options.append((cost, start))
+            if not shapes.few_sizes or size == width_for(size, size):
+                cost = best[start][0] + shapes.overhead + len(longest.tokens) * size
+                options.append((cost, start))
         best.append(min(options))
     parts: list[list[PrefillRow]] = []
     stop = len(rows)

@@ -93,22 +93,33 @@ class SlotRing:
             return [(first, first + length)]
         return [(first, self.columns), (0, length - (self.columns - first))]
 
-    def resized(self, slots: list[int], columns: int) -> tuple[SlotRing, mx.array, mx.array]:
+    def resized(self, moves: dict[int, int], slots: int, columns: int) -> SlotRing:
         """A ring of other size at the same step.
 
         Args:
-            slots: for each slot of the new ring, the old one it takes over, or -1 for a free one.
-            columns: at least the longest length taken over, plus one.
-
-        Returns:
-            The ring, and the indices of old slots `[S']` and old columns `[C']` to gather.
+            moves: where slots go that can't stay (`{old: new}`); all others keep their place.
+            columns: at least the longest length, plus one.
         """
-        ring = SlotRing(len(slots), columns)
+        ring = SlotRing(slots, columns)
         ring.step = self.step
-        ring.lengths = [self.lengths[slot] if slot >= 0 else 0 for slot in slots]
-        age = (self.step - 1 - mx.arange(columns, dtype=mx.int32)) % columns
-        source = (self.step - 1 - mx.minimum(age, self.columns - 1)) % self.columns
-        return ring, mx.array([max(slot, 0) for slot in slots], dtype=mx.int32), source
+        kept = min(slots, self.slots)
+        ring.lengths[:kept] = self.lengths[:kept]
+        for old, new in moves.items():
+            ring.lengths[new] = self.lengths[old]
+        return ring
+
+    def pieces(self, ring: SlotRing) -> list[tuple[int, int, int]]:
+        """How the columns in use move to another ring: `(from, to, count)` each."""
+        length = min(max(self.lengths), self.columns, ring.columns)
+        cuts = {0, length}
+        for spans in (self.spans(length), ring.spans(length)):
+            cuts.add(spans[0][1] - spans[0][0])
+        edges = sorted(cuts)
+        first, other = self.step - length, ring.step - length
+        return [
+            ((first + start) % self.columns, (other + start) % ring.columns, stop - start)
+            for start, stop in zip(edges, edges[1:], strict=False)
+        ]
 
 
 def columns_for(tokens: int) -> int:

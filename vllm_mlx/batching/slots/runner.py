@@ -17,7 +17,7 @@ from vllm_mlx.batching.counters import Counters
 from vllm_mlx.batching.runner import Logprobs, Produced
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.budget import KVBudget, Need
-from vllm_mlx.batching.slots.cache import SlotKVCache
+from vllm_mlx.batching.slots.cache import SlotKVCache, resize_rows
 from vllm_mlx.batching.slots.prefill import PrefillBatch, PrefillRow, group
 from vllm_mlx.batching.slots.prefix import Prefix, PrefixCache
 from vllm_mlx.batching.slots.ring import COLUMN_STEP, SlotRing, columns_for, width_for
@@ -58,7 +58,8 @@ class SlotRunner:
         self.config = config
         self.counters = Counters()
         self._prefixes = PrefixCache(budget.prefix_tokens)
-        self._overhead = platform.prefill_overhead()
+        self._shapes = platform.prefill_shapes()
+        self._shrink_below = platform.shrink_below()
         self._reset()
 
     def _reset(self) -> None:
@@ -71,6 +72,7 @@ class SlotRunner:
         self._needs: dict[str, Need] = {}
         self._prefills: deque[PrefillBatch] = deque()
         self._launched: _Launch | None = None
+        self._is_tight = False
 
     # What may join.
 
@@ -88,7 +90,12 @@ class SlotRunner:
 
     def admits(self, sequence: Sequence) -> bool:
         needs = [*self._needs.values(), Need.of(sequence)]
-        return self._budget.admits(needs, self._prefixes.tokens)
+        prefixes, ring = self._prefixes.tokens, self._ring
+        if self._budget.admits(needs, prefixes, ring.slots, ring.columns):
+            return True
+        # It may fit once the ring is no larger than it must be.
+        self._is_tight = self._budget.admits(needs, prefixes, 0, 0)
+        return False
 
     def reserve(self, sequence: Sequence) -> None:
         self._needs[sequence.request_id] = Need.of(sequence)
@@ -107,8 +114,10 @@ class SlotRunner:
             rows.append(PrefillRow(sequence.prompt_tokens[start:-1], prefix, sequence))
         for sequence in sequences:
             self._prefixes.withdraw(sequence)
+        assert self.config.max_num_batched_tokens is not None
+        held = min(self._budget.prefill_tokens, self.config.max_num_batched_tokens)
         for batch in [*levels, rows]:
-            self._prefills += group(batch, self._overhead, self._budget.prefill_tokens)
+            self._prefills += group(batch, self._shapes, held)
         self._prefixes.evict(self._needed_prefixes())
 
     def remove(self, sequence: Sequence) -> None:
@@ -228,16 +237,22 @@ class SlotRunner:
     # The ring's size.
 
     def _fit(self, joining: int = 0, length: int = 0) -> None:
-        """Resize the ring if it is too small for those who run and join, or much too wide."""
+        """Resize the ring if it is too small for those who run and join, or much too large."""
         pending = sum(len(batch.rows) for batch in self._prefills)
         wanted = len(self._running) + joining + pending
-        width = width_for(max(1, wanted), self._most)
         longest = max((self._ring.lengths[slot] for slot in self._running), default=0)
-        columns = columns_for(max(longest, length) + 1)
         reserved = max((need.columns for need in self._needs.values()), default=0)
-        kept = max(columns, min(self._ring.columns, reserved))
-        if width != self._ring.slots or kept != self._ring.columns:
-            self._resize(max(width, wanted), kept)
+        width = self._size(width_for(max(1, wanted), self._most), self._ring.slots)
+        columns = self._size(columns_for(max(longest, length) + 1), self._ring.columns, reserved)
+        self._is_tight = False
+        if (width, columns) != (self._ring.slots, self._ring.columns):
+            self._resize(width, columns)
+
+    def _size(self, needed: int, held: int, reserved: int = 0) -> int:
+        """Keep what is held unless it is too small, or so large that shrinking pays."""
+        useful = max(needed, min(held, reserved))
+        shrinks = useful < held and (self._is_tight or useful <= held * self._shrink_below)
+        return useful if needed > held or shrinks else held
 
     @property
     def _most(self) -> int:
@@ -245,15 +260,17 @@ class SlotRunner:
         return self.config.max_num_seqs
 
     def _resize(self, width: int, columns: int) -> None:
-        taken = sorted(self._running)
-        slots = taken + [-1] * (width - len(taken))
-        ring, slot_index, column_index = self._ring.resized(slots, columns)
+        """Those beyond the new width move to free slots below; nobody else does."""
+        free = (slot for slot in range(width) if slot not in self._running)
+        moves = {slot: next(free) for slot in sorted(self._running) if slot >= width}
+        ring = self._ring.resized(moves, width, columns)
         for cache in self._caches:
-            cache.resize(ring, slot_index, column_index)
-        self._sampler.resize(slots, slot_index)
-        self._inputs = mx.take(self._inputs, slot_index)
-        self._running = {new: self._running[old] for new, old in enumerate(taken)}
-        self._slot_of = {row.request_id: slot for slot, row in self._running.items()}
+            cache.resize(ring, moves)
+        self._sampler.resize(moves, width)
+        self._inputs = resize_rows(self._inputs, moves, width)
+        for old, new in moves.items():
+            self._running[new] = sequence = self._running.pop(old)
+            self._slot_of[sequence.request_id] = new
         self._ring = ring
 
 

@@ -18,6 +18,7 @@ import mlx.core as mx
 
 from vllm_mlx import platform
 from vllm_mlx.batching.sequence import Sequence
+from vllm_mlx.batching.slots.cache import resize_rows
 
 PENALTY_CONTEXT = 20
 """Tokens back that a repetition penalty reaches, the prompt's included: mlx-lm's default."""
@@ -72,13 +73,14 @@ class BatchSampler:
         self._generators.pop(slot, None)
         self._plan = None
 
-    def resize(self, slots: list[int], gather: mx.array) -> None:
+    def resize(self, moves: dict[int, int], width: int) -> None:
         """Move rows as the ring does (see `SlotRing.resized`)."""
-        at = {old: new for new, old in enumerate(slots) if old >= 0}
-        self._rows = {at[slot]: row for slot, row in self._rows.items()}
-        self._generators = {at[slot]: row for slot, row in self._generators.items()}
+        for old, new in moves.items():
+            self._rows[new] = self._rows.pop(old)
+            if old in self._generators:
+                self._generators[new] = self._generators.pop(old)
         if self._recent is not None:
-            self._recent = mx.take(self._recent, gather, axis=0)
+            self._recent = resize_rows(self._recent, moves, width)
         self._plan = None
 
     def __call__(self, logits: mx.array) -> Sampled:
