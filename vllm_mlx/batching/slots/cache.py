@@ -52,13 +52,23 @@ class SlotKVCache:
             keys, values: `[B, H, n, D]`; row b has `lengths[b]` tokens, then padding.
         """
         self._allocate(keys, values)
-        self._write(slots, right_aligned(keys, lengths), right_aligned(values, lengths))
+        if len(slots) == 1 and lengths[0] < keys.shape[2]:
+            keys, values = keys[:, :, : lengths[0]], values[:, :, : lengths[0]]
+        elif len(slots) > 1:
+            keys, values = right_aligned(keys, lengths), right_aligned(values, lengths)
+        self._write(slots, keys, values)
 
     def _write(self, slots: range, keys: mx.array, values: mx.array) -> None:
         assert self.keys is not None
         assert self.values is not None
         taken, first, last = 0, slots.start, slots.stop
-        for start, stop in self.ring.spans(keys.shape[2]):
+        spans = self.ring.spans(keys.shape[2])
+        if len(spans) == 1:
+            ((start, stop),) = spans
+            self.keys[first:last, :, start:stop] = keys
+            self.values[first:last, :, start:stop] = values
+            return
+        for start, stop in spans:
             part = slice(taken, taken + stop - start)
             self.keys[first:last, :, start:stop] = keys[:, :, part]
             self.values[first:last, :, start:stop] = values[:, :, part]

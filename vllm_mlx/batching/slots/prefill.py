@@ -45,17 +45,17 @@ class PrefillRow:
 
 @dataclass(slots=True)
 class PrefillBatch:
-    """Rows computed together. `advance()` until `is_done`."""
+    """Rows computed together, the longest first. `advance()` until `is_done`.
+
+    Attributes:
+        length: tokens that each row is padded to.
+        computed: how many of them are computed, or on their way.
+    """
 
     rows: list[PrefillRow]
-    multiple: int = 1
+    length: int
     caches: list[PromptKVCache] = field(default_factory=list)
     computed: int = 0
-
-    @property
-    def length(self) -> int:
-        longest = max(len(row.tokens) for row in self.rows)
-        return -(-longest // self.multiple) * self.multiple
 
     @property
     def padding(self) -> int:
@@ -77,7 +77,7 @@ class PrefillBatch:
         padded = [_slice(row.tokens, self.computed, stop) for row in self.rows]
         model(mx.array(padded), cache=self.caches)  # the logits are never computed
         self.computed = stop
-        mx.eval([cache.state for cache in self.caches])
+        mx.async_eval([cache.state for cache in self.caches])
         return piece * len(self.rows)
 
     def select(self, rows: list[int]) -> list[KeysAndValues]:
@@ -148,7 +148,7 @@ def group(
     for alike in starts.values():
         alike.sort(key=lambda row: -len(row.tokens))
         parts = _cut(alike, shapes, max_tokens)
-        batches += [PrefillBatch(part, shapes.multiple) for part in parts]
+        batches += [PrefillBatch(part, shapes.padded(len(part[0].tokens))) for part in parts]
     return batches
 
 
@@ -160,11 +160,12 @@ def _cut(
     for stop in range(1, len(rows) + 1):
         options = []
         for start in range(stop - 1, -1, -1):
-            longest, size = rows[start], stop - start
-            if size > 1 and longest.end * size > max_tokens:
+            size = stop - start
+            length = shapes.padded(len(rows[start].tokens))
+            if size > 1 and (rows[start].start + length) * size > max_tokens:
                 break
             if not shapes.few_sizes or size == width_for(size, size):
-                cost = best[start][0] + shapes.overhead + len(longest.tokens) * size
+                cost = best[start][0] + shapes.overhead + length * size
                 options.append((cost, start))
         best.append(min(options))
     parts: list[list[PrefillRow]] = []

@@ -17,7 +17,7 @@ from vllm_mlx.batching.counters import Counters
 from vllm_mlx.batching.runner import Logprobs, Produced
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.budget import KVBudget, Need
-from vllm_mlx.batching.slots.cache import SlotKVCache, resize_rows
+from vllm_mlx.batching.slots.cache import KeysAndValues, SlotKVCache, resize_rows
 from vllm_mlx.batching.slots.prefill import PrefillBatch, PrefillRow, group
 from vllm_mlx.batching.slots.prefix import Prefix, PrefixCache
 from vllm_mlx.batching.slots.ring import COLUMN_STEP, SlotRing, columns_for, width_for
@@ -73,6 +73,7 @@ class SlotRunner:
         self._prefills: deque[PrefillBatch] = deque()
         self._launched: _Launch | None = None
         self._is_tight = False
+        self._prefilling: list[KeysAndValues] = []
 
     # What may join.
 
@@ -132,7 +133,8 @@ class SlotRunner:
 
     def step(self) -> list[Produced]:
         with self.counters.timed("prefill"):
-            self._prefill()
+            mx.eval(self._prefilling)  # of the step before; the decode launched after it goes on
+            self._prefilling = self._prefill()
         with self.counters.timed("decode"):
             before, self._launched = self._launched, None
             if self._running:
@@ -153,17 +155,21 @@ class SlotRunner:
         prefilling = sum(cache.nbytes for batch in self._prefills for cache in batch.caches)
         return sum(cache.nbytes for cache in self._caches) + prefilling + self._prefixes.nbytes
 
-    def _prefill(self) -> None:
+    def _prefill(self) -> list[KeysAndValues]:
+        """Compute the next piece of the prompts, and let those join that are done."""
+        computing: list[KeysAndValues] = []
         assert self.config.max_num_batched_tokens is not None
         left = self.config.max_num_batched_tokens
         while self._prefills and left > 0:
             batch = self._prefills[0]
             left -= batch.advance(self._model, self._num_layers, left)
+            computing += [cache.state for cache in batch.caches]
             if not batch.is_done:
-                return
+                break
             self._prefills.popleft()
             self.counters.padding_tokens += batch.padding
             self._finish(batch)
+        return computing
 
     def _finish(self, batch: PrefillBatch) -> None:
         """Hand the prefilled rows on: prefixes to their cache, sequences to free slots."""
