@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.seeds import sample_seed
 
 
 def _as_tuple(stop: Any) -> Any:
@@ -67,6 +68,21 @@ class SamplingParams(BaseModel):
             return cls(**options)
         except ValidationError as error:
             raise InvalidRequestError(describe(error, tuple(cls.model_fields))) from None
+
+    def samples(self, n: int) -> list[SamplingParams]:
+        """These settings for each of `n` samples of one prompt, with seeds that differ.
+
+        Raises:
+            InvalidRequestError: `n` is no positive integer, or all samples would be the same.
+        """
+        if type(n) is not int or n < 1:
+            raise InvalidRequestError(f"n={n!r}: should be at least 1")
+        if n > 1 and self.greedy:
+            raise InvalidRequestError(f"n={n}: at temperature 0 all samples are the same")
+        if self.seed is None:
+            return [self] * n
+        seeds = (sample_seed(self.seed, index) for index in range(n))
+        return [self.model_copy(update={"seed": seed}) for seed in seeds]
 
     @property
     def greedy(self) -> bool:

@@ -24,7 +24,7 @@ from jobs.verify import Verification
 from vllm_mlx.errors import EngineStoppedError, InvalidRequestError
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
-from worker.seeds import row_seed, sample_seed
+from vllm_mlx.seeds import row_seed, sample_seed
 
 
 class TextEngine(Protocol):

@@ -68,7 +68,7 @@ def plain_layers(model: Any) -> int | None:
 def _agrees(model: Any, plain: list[Any]) -> bool:
     """Whether two slots at different positions give the logits that plain caches give."""
     tokens = mx.array([_PROBE])
-    expected = [model(tokens[:, :-1], cache=plain)[:, -1], model(tokens[:, -1:], cache=plain)[:, -1]]
+    expected = [model(part, cache=plain)[:, -1] for part in (tokens[:, :-1], tokens[:, -1:])]
     ring = SlotRing(2, 8)
     ring.step = 6  # so that writing wraps around
     slots = [SlotKVCache(ring) for _ in plain]

@@ -14,7 +14,7 @@ from vllm_mlx.outputs import EngineStats
 logger = logging.getLogger(__name__)
 
 WINDOW = 4
-"""Waiting sequences are put into a better order `WINDOW × max_num_seqs` at a time. The next ones
+"""Waiting sequences are put into a better order `WINDOW * max_num_seqs` at a time. The next ones
 are looked at when all of these have been admitted, so none waits longer than that."""
 
 
@@ -91,7 +91,7 @@ class Scheduler:
             return [self._postprocess(each) for each in produced]
 
     def _schedule(self) -> None:
-        """Admit what fits; not one by one, since a prefill of a few costs a GPU as much as of one."""
+        """Admit what fits, several at once: prefill of a few costs a GPU as much as of one."""
         free = self.max_num_seqs - len(self.running)
         if self.running and free < min(self._refill, self.waiting):
             return

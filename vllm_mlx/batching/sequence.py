@@ -74,9 +74,7 @@ class Sequence:
         """Whether a caller may have seen text already, so that it can't be started over."""
         return self.on_chunk is not None and bool(self.output_tokens)
 
-    def append(
-        self, token: int, eos_token_ids: set[int], logprobs: Logprobs | None = None
-    ) -> None:
+    def append(self, token: int, eos_token_ids: set[int], logprobs: Logprobs | None = None) -> None:
         """Take the next token; sets `finish_reason` when it is the last."""
         self.output_tokens.append(token)
         if logprobs:

@@ -35,9 +35,7 @@ class UpstreamRunner:
         self._vocab_size = vocab_size
         self._stop_tokens = [[token] for token in sorted(eos_token_ids)]
         self._max_num_seqs = config.max_num_seqs
-        self._prefill_step_size = min(
-            platform.prefill_step_size(), config.max_num_batched_tokens
-        )
+        self._prefill_step_size = min(platform.prefill_step_size(), config.max_num_batched_tokens)
         self._rows: dict[int, Sequence] = {}
         self._uids: dict[str, int] = {}
         self._generator = self._new_generator()

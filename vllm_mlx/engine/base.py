@@ -65,6 +65,20 @@ class Engine:
             )
         )
 
+    async def generate_samples(
+        self, prompt: str, n: int, **options: Unpack[SamplingOptions]
+    ) -> list[GenerationOutput]:
+        """`n` answers to one prompt, whose prefill is computed once; raises as `generate` does.
+
+        With a seed the first is what `generate` gives with it, and all are repeatable.
+
+        Raises:
+            InvalidRequestError: `n > 1` at temperature 0.
+        """
+        params = SamplingParams.of(**options).samples(n)
+        futures = [await self._submit(plain_prompt(prompt), each) for each in params]
+        return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
+
     async def chat(
         self,
         messages: Messages,

@@ -49,7 +49,8 @@ class Attention(nn.Module):
         if cache is not None:
             keys, values = cache.update_and_fetch(keys, values)
         output = self._attend(queries, keys, values, mask, cache)
-        return self.o_proj(output.swapaxes(1, 2).reshape(B, L, -1))
+        projected: mx.array = self.o_proj(output.swapaxes(1, 2).reshape(B, L, -1))
+        return projected
 
     def _attend(
         self, queries: mx.array, keys: mx.array, values: mx.array, mask: Any, cache: Any
@@ -73,7 +74,8 @@ class MLP(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         gate, up = self.gate_up(x)
-        return self.down_proj(platform.swiglu(gate, up))
+        projected: mx.array = self.down_proj(platform.swiglu(gate, up))
+        return projected
 
 
 class Joined(nn.Module):
@@ -106,11 +108,9 @@ class Fused(Joined):
         mx.eval(self.parameters())
 
     def __call__(self, x: mx.array) -> list[mx.array]:
-        if "bias" in self:
-            joined = mx.addmm(self.bias, x, self.weight.T)
-        else:
-            joined = x @ self.weight.T
-        return mx.split(joined, self._cuts, axis=-1)
+        weight = self.weight.T
+        joined = mx.addmm(self.bias, x, weight) if "bias" in self else x @ weight
+        return list(mx.split(joined, self._cuts, axis=-1))
 
 
 def accelerate(model: nn.Module) -> nn.Module:

@@ -67,6 +67,20 @@ class MLXLanguageModel:
         """
         return self._submit(chat_messages(messages), SamplingParams.of(**options)).result()
 
+    def generate_samples(
+        self, prompt: str, n: int, **options: Unpack[SamplingOptions]
+    ) -> list[GenerationOutput]:
+        """`n` answers to one prompt, whose prefill is computed once.
+
+        With a seed the first is what `generate` gives with it, and all are repeatable.
+
+        Raises:
+            InvalidRequestError: as for `generate`, or `n > 1` at temperature 0.
+        """
+        params = SamplingParams.of(**options).samples(n)
+        futures = [self._submit(plain_prompt(prompt), each) for each in params]
+        return [future.result() for future in futures]
+
     def stream_generate(
         self, prompt: str, **options: Unpack[SamplingOptions]
     ) -> Iterator[GenerationOutput]:

@@ -12,8 +12,8 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 from jinja2 import TemplateError
+from mlx.utils import tree_flatten
 from mlx_lm import utils as mlx_lm_utils
 from mlx_lm.tokenizer_utils import StreamingDetokenizer, TokenizerWrapper
 
@@ -145,7 +145,8 @@ def place(model: nn.Module) -> nn.Module:
     """Bring the weights into memory in the type this backend is fast in; returns the model."""
     if dtype := platform.weight_dtype():
         model.set_dtype(dtype)  # first: scales in float16 would round the weights they make
-    if platform.dequantizes(sum(array.nbytes for _, array in tree_flatten(model.parameters()))):
+    arrays: Any = tree_flatten(model.parameters())
+    if platform.dequantizes(sum(array.nbytes for _, array in arrays)):
         mlx_lm_utils.dequantize_model(model)
     model.eval()
     mx.eval(model.parameters())

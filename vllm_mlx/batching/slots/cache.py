@@ -33,6 +33,7 @@ class SlotKVCache:
         return self.ring.offsets
 
     def make_mask(self, N: int, *, return_array: bool = False, window_size: Any = None) -> mx.array:
+        _refuse_window(window_size)
         return self.ring.mask
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> KeysAndValues:
@@ -77,8 +78,8 @@ class SlotKVCache:
     def clear(self, slot: int) -> None:
         """Overwrite a slot with zeros: what is masked must still be finite."""
         if self.keys is not None and self.values is not None:
-            self.keys[slot] = 0
-            self.values[slot] = 0
+            self.keys[slot : slot + 1] = 0
+            self.values[slot : slot + 1] = 0
 
     def resize(self, ring: SlotRing, moves: dict[int, int]) -> None:
         """Move to another ring; see `SlotRing.resized`."""
@@ -140,6 +141,7 @@ class PromptKVCache:
         self.values: mx.array | None = None
 
     def make_mask(self, N: int, *, return_array: bool = False, window_size: Any = None) -> Any:
+        _refuse_window(window_size)
         if return_array:
             return mx.arange(self.offset, self.offset + N)[:, None] >= mx.arange(self.offset + N)
         return "causal" if N > 1 else None
@@ -165,13 +167,18 @@ class PromptKVCache:
     def _extend(self, held: mx.array | None, new: mx.array, which: int) -> mx.array:
         B, H, L, D = new.shape
         if held is None:
-            if self._prefix is None and L == self._columns:
+            if self._prefix is None and self._columns == L:
                 return new  # the whole prompt at once: nothing to copy
             held = mx.zeros((B, H, self._columns, D), new.dtype)
             if self._prefix:
                 held[:, :, : self.offset] = self._prefix[which]
         held[:, :, self.offset : self.offset + L] = new
         return held
+
+
+def _refuse_window(window_size: Any) -> None:
+    if window_size is not None:
+        raise NotImplementedError("slots keep all tokens: no sliding window")
 
 
 def right_aligned(array: mx.array, lengths: Seq[int]) -> mx.array:

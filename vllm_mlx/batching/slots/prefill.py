@@ -130,9 +130,7 @@ def _along(base: Prefix, layer: int, which: int) -> mx.array:
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)
 
 
-def group(
-    rows: list[PrefillRow], shapes: PrefillShapes, max_tokens: int
-) -> list[PrefillBatch]:
+def group(rows: list[PrefillRow], shapes: PrefillShapes, max_tokens: int) -> list[PrefillBatch]:
     """Cut rows into batches such that the tokens computed, padding included, cost least.
 
     Rows of equally long prefixes are sorted by length, and the cheapest cuts are found by dynamic
@@ -152,9 +150,7 @@ def group(
     return batches
 
 
-def _cut(
-    rows: list[PrefillRow], shapes: PrefillShapes, max_tokens: int
-) -> list[list[PrefillRow]]:
+def _cut(rows: list[PrefillRow], shapes: PrefillShapes, max_tokens: int) -> list[list[PrefillRow]]:
     # best[i]: the least cost of the first i rows, and where their last batch begins.
     best: list[tuple[int, int]] = [(0, 0)]
     for stop in range(1, len(rows) + 1):

@@ -7,7 +7,8 @@ present one. Keys are stored after RoPE, so their order in memory does not matte
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from itertools import pairwise
 
 import mlx.core as mx
 
@@ -16,7 +17,7 @@ COLUMN_STEP = 256
 
 
 class SlotRing:
-    """The host's side of a ring of `slots` × `columns`; the layers' caches hold the arrays.
+    """The host's side of a ring of `slots` x `columns`; the layers' caches hold the arrays.
 
     Attributes:
         step: decode steps so far; `step mod columns` is the column written next.
@@ -79,7 +80,7 @@ class SlotRing:
     def free(self, slot: int) -> None:
         self.occupy(slot, 0)
 
-    def advance(self, occupied: Iterator[int]) -> None:
+    def advance(self, occupied: Iterable[int]) -> None:
         """One step has been launched: its tokens now belong to the slots that are `occupied`."""
         self.step += 1
         for slot in occupied:
@@ -118,7 +119,7 @@ class SlotRing:
         first, other = self.step - length, ring.step - length
         return [
             ((first + start) % self.columns, (other + start) % ring.columns, stop - start)
-            for start, stop in zip(edges, edges[1:], strict=False)
+            for start, stop in pairwise(edges)
         ]
 
 

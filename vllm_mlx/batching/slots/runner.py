@@ -206,7 +206,7 @@ class SlotRunner:
         sampled = self._sampler(logits)
         mx.async_eval(sampled.arrays, self._inputs)
         self._inputs = sampled.tokens
-        self._ring.advance(iter(self._running))
+        self._ring.advance(self._running)
         self.counters.steps += 1
         return _Launch(list(self._running.items()), sampled)
 

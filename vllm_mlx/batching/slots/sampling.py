@@ -147,7 +147,7 @@ class BatchSampler:
         rows = mx.array(slots)
         scale = 1.0 / _column([each.temperature for each in params])
         top_p = _column([each.top_p for each in params])
-        min_logprob = _column([math.log(each.min_p) if each.min_p else -math.inf for each in params])
+        min_logprob = _column([math.log(each.min_p or 1e-38) for each in params])
         top_k = _column([float(each.top_k or self._vocab_size) for each in params])
         largest_k = max(each.top_k for each in params)
 
@@ -227,7 +227,7 @@ def _sorted(tokens: mx.array, logprobs: mx.array) -> tuple[mx.array, mx.array]:
 
 
 def _inverse_cdf(weights: mx.array, uniforms: mx.array) -> mx.array:
-    """The first index whose cumulative weight exceeds `uniforms` × the total: `[R]`."""
+    """The first index whose cumulative weight exceeds `uniforms` times the total: `[R]`."""
     cumulative = mx.cumsum(weights, axis=-1)
     total = cumulative[:, -1:]
     index = (cumulative <= uniforms * total).sum(axis=-1)

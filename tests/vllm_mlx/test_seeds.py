@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.seeds import row_seed, sample_seed
+from vllm_mlx.seeds import row_seed, sample_seed
 
 
 def test_the_first_sample_has_the_seed_that_was_given() -> None:
