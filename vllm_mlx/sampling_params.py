@@ -69,7 +69,7 @@ class SamplingParams(BaseModel):
         except ValidationError as error:
             raise InvalidRequestError(describe(error, tuple(cls.model_fields))) from None
 
-    def samples(self, n: int) -> list[SamplingParams]:
+    def for_samples(self, n: int) -> list[SamplingParams]:
         """These settings for each of `n` samples of one prompt, with seeds that differ.
 
         Raises:

@@ -10,6 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from vllm_mlx import platform
 from vllm_mlx.batching.counters import Counters
@@ -19,6 +20,7 @@ from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.scheduler_config import SchedulerConfig
 
 PREFILL_BATCH_SIZE = 8  # mlx-lm's default: prompts padded together
+_PADDABLE = (KVCache, RotatingKVCache)
 
 
 class UpstreamRunner:
@@ -35,6 +37,9 @@ class UpstreamRunner:
         self._vocab_size = vocab_size
         self._stop_tokens = [[token] for token in sorted(eos_token_ids)]
         self._max_num_seqs = config.max_num_seqs
+        # Some state-space models of mlx-lm 0.32 read the padding as if it were prompt.
+        paddable = all(isinstance(cache, _PADDABLE) for cache in make_prompt_cache(model))
+        self._prefill_batch_size = min(PREFILL_BATCH_SIZE if paddable else 1, self._max_num_seqs)
         self._prefill_step_size = min(platform.prefill_step_size(), config.max_num_batched_tokens)
         self._rows: dict[int, Sequence] = {}
         self._uids: dict[str, int] = {}
@@ -105,7 +110,7 @@ class UpstreamRunner:
             self._model,
             stop_tokens=self._stop_tokens,
             completion_batch_size=self._max_num_seqs,
-            prefill_batch_size=min(PREFILL_BATCH_SIZE, self._max_num_seqs),
+            prefill_batch_size=self._prefill_batch_size,
             prefill_step_size=self._prefill_step_size,
         )
 

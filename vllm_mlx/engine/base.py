@@ -75,7 +75,7 @@ class Engine:
         Raises:
             InvalidRequestError: `n > 1` at temperature 0.
         """
-        params = SamplingParams.of(**options).samples(n)
+        params = SamplingParams.of(**options).for_samples(n)
         futures = [await self._submit(plain_prompt(prompt), each) for each in params]
         return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
 

@@ -77,7 +77,7 @@ class MLXLanguageModel:
         Raises:
             InvalidRequestError: as for `generate`, or `n > 1` at temperature 0.
         """
-        params = SamplingParams.of(**options).samples(n)
+        params = SamplingParams.of(**options).for_samples(n)
         futures = [self._submit(plain_prompt(prompt), each) for each in params]
         return [future.result() for future in futures]
 

@@ -25,12 +25,10 @@ class PrefillShapes(NamedTuple):
     Attributes:
         overhead: prompt tokens that take as long as starting one more batch does.
         multiple: lengths are padded to multiples of this.
-        few_sizes: only batches of 1, 2, 3, 4, 6, 8, 12, … rows.
     """
 
     overhead: int
     multiple: int
-    few_sizes: bool
 
     def padded(self, length: int) -> int:
         """`length`, up to the next multiple."""
@@ -130,9 +128,9 @@ def prefill_shapes() -> PrefillShapes:
     do. On CUDA a shape that was not seen before costs some 35 ms of choosing kernels.
     """
     shapes = {
-        "cpu": PrefillShapes(overhead=8, multiple=1, few_sizes=False),
-        "metal": PrefillShapes(overhead=128, multiple=16, few_sizes=False),
-        "cuda": PrefillShapes(overhead=512, multiple=32, few_sizes=True),
+        "cpu": PrefillShapes(overhead=8, multiple=1),
+        "metal": PrefillShapes(overhead=128, multiple=16),
+        "cuda": PrefillShapes(overhead=512, multiple=32),
     }
     return shapes[backend()]
 
@@ -165,7 +163,7 @@ def cache_limit() -> int | None:
     On a CPU that is 32 MiB; a larger temporary costs its page faults anew each time, which makes
     attention over a few thousand tokens three times slower.
     """
-    return 1 << 30 if backend() == "cpu" else None
+    return 256 << 20 if backend() == "cpu" else None
 
 
 def attend_slots(

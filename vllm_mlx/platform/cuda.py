@@ -111,7 +111,7 @@ def attend_slots(
     if D not in (64, 128, 256) or keys.shape != values.shape:
         return None
     warps = 4 if S * Hk >= 512 else 8
-    (attended,) = _kernel()(
+    outputs: list[mx.array] = _kernel()(
         inputs=[queries, keys, values, ring.offsets, ring.newest, mx.array([scale])],
         template=[("T", queries.dtype), ("D", D), ("G", Hq // Hk), ("NW", warps), ("U", 4)],
         grid=(Hk * warps * _LANES, S, 1),
@@ -119,7 +119,7 @@ def attend_slots(
         output_shapes=[queries.shape],
         output_dtypes=[queries.dtype],
     )
-    return attended
+    return outputs[0]
 
 
 MOST_EXPLICIT = 1024

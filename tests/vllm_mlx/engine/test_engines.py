@@ -13,6 +13,7 @@ from vllm_mlx.errors import (
     EngineError,
     EngineStoppedError,
     InvalidRequestError,
+    KVCacheBudgetError,
     ModelLoadError,
     RequestAbortedError,
 )
@@ -213,7 +214,7 @@ async def test_a_long_prompt_that_is_cancelled_frees_its_place_soon(batched):
 
 async def test_load_and_step_happen_on_one_thread(monkeypatch):
     import vllm_mlx.engine.base as base
-    from vllm_mlx.batching.runner import UpstreamRunner
+    from vllm_mlx.batching.slots.runner import SlotRunner
     from vllm_mlx.models.loading import load_model
 
     threads = set()
@@ -222,14 +223,14 @@ async def test_load_and_step_happen_on_one_thread(monkeypatch):
         threads.add(threading.get_ident())
         return load_model(name, **options)
 
-    step = UpstreamRunner.step
+    step = SlotRunner.step
 
     def spy(self):
         threads.add(threading.get_ident())
         return step(self)
 
     monkeypatch.setattr(base, "load_model", load)
-    monkeypatch.setattr(UpstreamRunner, "step", spy)
+    monkeypatch.setattr(SlotRunner, "step", spy)
     async with BatchedEngine(MODEL) as engine:
         await asyncio.gather(*(engine.generate(p, max_tokens=3) for p in PROMPTS))
     assert len(threads) == 1
@@ -237,19 +238,19 @@ async def test_load_and_step_happen_on_one_thread(monkeypatch):
 
 
 async def test_a_row_that_breaks_the_model_fails_alone(batched, monkeypatch):
-    from vllm_mlx.batching.runner import UpstreamRunner
+    from vllm_mlx.batching.slots.runner import SlotRunner
 
     poison = "The poisoned prompt"
-    step = UpstreamRunner.step
+    step = SlotRunner.step
 
     def break_on_poison(self):
         tokens = batched._core.loaded.encode(poison)
-        if any(sequence.prompt_tokens == tokens for sequence in self._rows.values()):
+        if any(sequence.prompt_tokens == tokens for sequence in self._running.values()):
             raise RuntimeError("the kernel failed")
         return step(self)
 
     expected = [(await batched.generate(p, max_tokens=6, temperature=0)).text for p in PROMPTS]
-    monkeypatch.setattr(UpstreamRunner, "step", break_on_poison)
+    monkeypatch.setattr(SlotRunner, "step", break_on_poison)
     results = await asyncio.gather(
         batched.generate(poison, max_tokens=6, temperature=0),
         *(batched.generate(p, max_tokens=6, temperature=0) for p in PROMPTS),
@@ -258,6 +259,49 @@ async def test_a_row_that_breaks_the_model_fails_alone(batched, monkeypatch):
     assert isinstance(results[0], EngineError)
     assert "the kernel failed" in str(results[0])
     assert [output.text for output in results[1:]] == expected
+
+
+async def test_samples_of_one_prompt_differ_and_are_repeatable(batched):
+    options = {"max_tokens": 12, "temperature": 1.0, "seed": 3}
+    prompt = "Once upon a time there was a king who had " * 6
+    samples = await batched.generate_samples(prompt, 4, **options)
+    assert len({sample.text for sample in samples}) == 4
+    assert samples[0].text == (await batched.generate(prompt, **options)).text
+    again = await batched.generate_samples(prompt, 4, **options)
+    assert [sample.text for sample in again] == [sample.text for sample in samples]
+    assert sum(sample.cached_tokens == sample.prompt_tokens - 1 for sample in again) >= 3
+    for n, wrong in ((0, {}), (2, {"temperature": 0})):
+        with pytest.raises(InvalidRequestError, match=f"n={n}"):
+            await batched.generate_samples(prompt, n, **wrong)
+
+
+async def test_logprobs_name_their_tokens(batched):
+    output = await batched.generate(PROMPTS[0], max_tokens=3, temperature=0, logprobs=2)
+    assert output.logprobs is not None
+    assert "".join(entry.token for entry in output.logprobs) == output.text
+    assert all(entry.top[0].token == entry.token for entry in output.logprobs)
+    chunks = [
+        chunk
+        async for chunk in batched.stream_generate(
+            PROMPTS[0], max_tokens=3, temperature=0, logprobs=2
+        )
+    ]
+    assert sum((chunk.logprobs for chunk in chunks), ()) == output.logprobs
+
+
+async def test_what_can_never_fit_is_refused_with_its_numbers():
+    async with BatchedEngine(MODEL, kv_cache_bytes=64 << 20) as engine:
+        with pytest.raises(KVCacheBudgetError, match=r"max_tokens=4000.*67,108,864"):
+            await engine.generate(PROMPTS[0], max_tokens=4000)
+        assert (await engine.generate(PROMPTS[0], max_tokens=2)).completion_tokens == 2
+        assert engine.stats.kv_cache_bytes <= 64 << 20
+
+
+@pytest.mark.parametrize("name", ["max_num_seqs", "max_num_batched_tokens", "kv_cache_bytes"])
+def test_bounds_are_positive_integers(name):
+    for wrong in (0, -1, 1.5, True):
+        with pytest.raises(InvalidRequestError, match=name):
+            BatchedEngine(MODEL, **{name: wrong})
 
 
 async def test_a_model_that_is_not_there_raises(engine):

@@ -14,7 +14,7 @@ from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.ring import columns_for, width_for
 
 PREFILL_SHARE = 8
-"""One part in so many is for the prompts in prefill; a longer prompt takes what it needs."""
+"""One part in so many is for prompts in prefill, beside the longest of them."""
 PREFIX_SHARE = 4
 """At most one part in so many is for shared prefixes."""
 
@@ -50,7 +50,7 @@ class KVBudget:
 
     @property
     def prefill_tokens(self) -> int:
-        """Most tokens that a prefill of more than one sequence may hold."""
+        """Most tokens that prompts computed together may hold, if they are more than one."""
         return self.tokens // PREFILL_SHARE
 
     @property
@@ -58,22 +58,20 @@ class KVBudget:
         """Most tokens of shared prefixes."""
         return self.tokens // PREFIX_SHARE
 
-    def admits(self, needs: Collection[Need], prefix_tokens: int, slots: int, columns: int) -> bool:
+    def admits(self, needs: Collection[Need], slots: int, columns: int) -> bool:
         """Whether sequences of these needs may run together.
 
         Args:
-            prefix_tokens: held by shared prefixes.
             slots, columns: of the ring as it is; it will not be smaller.
         """
         width = max(slots, width_for(len(needs), self.max_num_seqs))
         ring = width * max(columns, max(need.columns for need in needs))
-        prefill = max(self.prefill_tokens, max(need.prompt_tokens for need in needs))
-        return ring + prefill + prefix_tokens <= self.tokens
+        return ring + self._beside(max(need.prompt_tokens for need in needs)) <= self.tokens
 
     def refusal(self, prompt_tokens: int, max_tokens: int) -> str | None:
         """Why a sequence can never run, not even alone; None if it can."""
         columns = columns_for(prompt_tokens + max_tokens)
-        needed = columns + max(prompt_tokens, self.prefill_tokens)
+        needed = columns + self._beside(prompt_tokens)
         if needed <= self.tokens:
             return None
         return (
@@ -81,3 +79,7 @@ class KVBudget:
             f"{needed * self.bytes_per_token:,} bytes of key-value cache; kv_cache_bytes is "
             f"{self.total_bytes:,}: raise it, lower max_tokens, or shorten the prompt"
         )
+
+    def _beside(self, longest_prompt: int) -> int:
+        """Tokens kept for what is not in the ring: shared prefixes, and prompts in prefill."""
+        return self.prefix_tokens + self.prefill_tokens + longest_prompt

@@ -16,7 +16,6 @@ import mlx.core as mx
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.cache import KeysAndValues, PromptKVCache
 from vllm_mlx.batching.slots.prefix import Prefix
-from vllm_mlx.batching.slots.ring import width_for
 from vllm_mlx.platform import PrefillShapes
 
 
@@ -77,13 +76,18 @@ class PrefillBatch:
         padded = [_slice(row.tokens, self.computed, stop) for row in self.rows]
         model(mx.array(padded), cache=self.caches)  # the logits are never computed
         self.computed = stop
-        mx.async_eval([cache.state for cache in self.caches])
+        mx.async_eval(self.states)
         return piece * len(self.rows)
+
+    @property
+    def states(self) -> list[KeysAndValues]:
+        """Keys and values so far, a pair a layer; none if there is nothing to compute."""
+        return [cache.state for cache in self.caches] if self.rows[0].end else []
 
     def select(self, rows: list[int]) -> list[KeysAndValues]:
         """Keys and values of some rows, a pair a layer, cut to the longest of them."""
         length = max(self.rows[row].end for row in rows)
-        states = [cache.state for cache in self.caches]
+        states = self.states
         if len(rows) == len(self.rows):
             return [(keys[:, :, :length], values[:, :, :length]) for keys, values in states]
         index = mx.array(rows)
@@ -97,7 +101,7 @@ class PrefillBatch:
         part = slice(row, row + 1), slice(None), slice(self.rows[row].start, self.rows[row].end)
         layers = [
             (mx.contiguous(keys[part]), mx.contiguous(values[part]))
-            for keys, values in (cache.state for cache in self.caches)
+            for keys, values in self.states
         ]
         mx.eval(layers)
         return layers
@@ -160,9 +164,7 @@ def _cut(rows: list[PrefillRow], shapes: PrefillShapes, max_tokens: int) -> list
             length = shapes.padded(len(rows[start].tokens))
             if size > 1 and (rows[start].start + length) * size > max_tokens:
                 break
-            if not shapes.few_sizes or size == width_for(size, size):
-                cost = best[start][0] + shapes.overhead + length * size
-                options.append((cost, start))
+            options.append((best[start][0] + shapes.overhead + length * size, start))
         best.append(min(options))
     parts: list[list[PrefillRow]] = []
     stop = len(rows)

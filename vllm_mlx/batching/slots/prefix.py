@@ -26,12 +26,14 @@ class Prefix:
         key: the chained hash of its last block.
         start: where it goes on from its parent; `tokens[start:]` is its own part.
         layers: keys and values `[1, H, end - start, D]` a layer, once they are computed.
+        users: rows in prefill that need it, and prefixes that go on from it.
     """
 
     key: int
     tokens: list[int]
     parent: Prefix | None
     layers: list[KeysAndValues] = field(default_factory=list)
+    users: int = 0
 
     @property
     def start(self) -> int:
@@ -78,7 +80,8 @@ class PrefixCache:
     def longest(self, sequence: Sequence) -> tuple[Prefix | None, list[Prefix]]:
         """The longest prefix that is worth sharing, and those of its chain that are new.
 
-        The new ones have no `layers` yet; whoever asked computes them, parents first.
+        The new ones have no `layers` yet; whoever asked computes them, parents first. What there
+        is no room for is not shared.
         """
         blocks = self._blocks[sequence.request_id]
         prompt = sequence.prompt_tokens
@@ -89,6 +92,12 @@ class PrefixCache:
             sharing = self._waiting[key]
             parting = following is None or self._waiting[following[0]] < sharing
             if end > start and parting and (end - start) * (sharing - 1) >= MIN_SAVED:
+                if prefix:
+                    prefix.users += 1  # it stays while the new one lives, or is made room for
+                if not self._make_room(end - start):
+                    if prefix:
+                        prefix.users -= 1
+                    break
                 prefix = Prefix(key, prompt[:end], prefix)
                 new.append(prefix)
                 self._add(prefix)
@@ -98,16 +107,6 @@ class PrefixCache:
         """A number that sequences have in common if their longest shared beginning is the same."""
         shared = [key for key, _ in self._blocks[sequence.request_id] if self._waiting[key] > 1]
         return shared[-1] if shared else 0
-
-    def evict(self, needed: set[Prefix]) -> None:
-        """Drop the least recently used until the bound holds; never those `needed`."""
-        needed = needed | {p.parent for p in self._prefixes.values() if p.parent}
-        for prefix in list(self._prefixes.values()):
-            if self.tokens <= self.max_tokens:
-                return
-            if prefix not in needed:
-                del self._prefixes[prefix.key]
-                self.tokens -= prefix.end - prefix.start
 
     def clear(self) -> None:
         """Forget what is computed; what waits stays counted."""
@@ -128,11 +127,26 @@ class PrefixCache:
                 return prefix
         return None
 
+    def _make_room(self, tokens: int) -> bool:
+        """Drop the least recently used until so many tokens more are within the bound."""
+        for prefix in list(self._prefixes.values()):
+            if self.tokens + tokens <= self.max_tokens:
+                break
+            if not prefix.users:
+                self._drop(prefix)
+        return self.tokens + tokens <= self.max_tokens
+
     def _add(self, prefix: Prefix) -> None:
-        if replaced := self._prefixes.pop(prefix.key, None):  # another one of the same hash
-            self.tokens -= replaced.end - replaced.start
+        if replaced := self._prefixes.get(prefix.key):  # another one of the same hash
+            self._drop(replaced)
         self._prefixes[prefix.key] = prefix
         self.tokens += prefix.end - prefix.start
+
+    def _drop(self, prefix: Prefix) -> None:
+        del self._prefixes[prefix.key]
+        self.tokens -= prefix.end - prefix.start
+        if prefix.parent:
+            prefix.parent.users -= 1
 
 
 def _hash_blocks(prompt: list[int]) -> list[tuple[int, int]]:

@@ -58,6 +58,8 @@ class SlotRunner:
         self.config = config
         self.counters = Counters()
         self._prefixes = PrefixCache(budget.prefix_tokens)
+        assert config.max_num_batched_tokens is not None
+        self._most_prefilled = min(budget.prefill_tokens, config.max_num_batched_tokens)
         self._shapes = platform.prefill_shapes()
         self._shrink_below = platform.shrink_below()
         self._reset()
@@ -91,11 +93,10 @@ class SlotRunner:
 
     def admits(self, sequence: Sequence) -> bool:
         needs = [*self._needs.values(), Need.of(sequence)]
-        prefixes, ring = self._prefixes.tokens, self._ring
-        if self._budget.admits(needs, prefixes, ring.slots, ring.columns):
+        if self._budget.admits(needs, self._ring.slots, self._ring.columns):
             return True
         # It may fit once the ring is no larger than it must be.
-        self._is_tight = self._budget.admits(needs, prefixes, 0, 0)
+        self._is_tight = self._budget.admits(needs, 0, 0)
         return False
 
     def reserve(self, sequence: Sequence) -> None:
@@ -106,6 +107,9 @@ class SlotRunner:
         levels: list[list[PrefillRow]] = []
         for sequence in sequences:
             prefix, new = self._prefixes.longest(sequence)
+            for needed in (prefix, *new):
+                if needed:
+                    needed.users += 1
             for part in new:
                 depth = len(part.chain) - 1
                 levels += [[] for _ in range(depth + 1 - len(levels))]
@@ -115,11 +119,8 @@ class SlotRunner:
             rows.append(PrefillRow(sequence.prompt_tokens[start:-1], prefix, sequence))
         for sequence in sequences:
             self._prefixes.withdraw(sequence)
-        assert self.config.max_num_batched_tokens is not None
-        held = min(self._budget.prefill_tokens, self.config.max_num_batched_tokens)
         for batch in [*levels, rows]:
-            self._prefills += group(batch, self._shapes, held)
-        self._prefixes.evict(self._needed_prefixes())
+            self._prefills += group(batch, self._shapes, self._most_prefilled)
 
     def remove(self, sequence: Sequence) -> None:
         self._needs.pop(sequence.request_id, None)
@@ -134,7 +135,8 @@ class SlotRunner:
     def step(self) -> list[Produced]:
         with self.counters.timed("prefill"):
             mx.eval(self._prefilling)  # of the step before; the decode launched after it goes on
-            self._prefilling = self._prefill()
+            self._prefilling.clear()
+            self._prefill()
         with self.counters.timed("decode"):
             before, self._launched = self._launched, None
             if self._running:
@@ -153,30 +155,31 @@ class SlotRunner:
     @property
     def kv_cache_bytes(self) -> int:
         prefilling = sum(cache.nbytes for batch in self._prefills for cache in batch.caches)
+        prefilling += sum(keys.nbytes + values.nbytes for keys, values in self._prefilling)
         return sum(cache.nbytes for cache in self._caches) + prefilling + self._prefixes.nbytes
 
-    def _prefill(self) -> list[KeysAndValues]:
+    def _prefill(self) -> None:
         """Compute the next piece of the prompts, and let those join that are done."""
-        computing: list[KeysAndValues] = []
-        assert self.config.max_num_batched_tokens is not None
-        left = self.config.max_num_batched_tokens
+        left = self._most_prefilled
         while self._prefills and left > 0:
             batch = self._prefills[0]
             left -= batch.advance(self._model, self._num_layers, left)
-            computing += [cache.state for cache in batch.caches]
+            self._prefilling += batch.states
             if not batch.is_done:
                 break
             self._prefills.popleft()
             self.counters.padding_tokens += batch.padding
             self._finish(batch)
-        return computing
 
     def _finish(self, batch: PrefillBatch) -> None:
         """Hand the prefilled rows on: prefixes to their cache, sequences to free slots."""
         joining: list[tuple[int, Sequence]] = []
         for index, row in enumerate(batch.rows):
+            if row.base and not isinstance(row.target, Prefix):
+                row.base.users -= 1
             if isinstance(row.target, Prefix):
                 row.target.layers = batch.extract(index)
+                row.target.users -= 1
             elif row.target.request_id in self._needs:  # or it was removed meanwhile
                 joining.append((index, row.target))
         if joining:
@@ -233,12 +236,6 @@ class SlotRunner:
         """Zero a slot that holds infinities: zero weight times infinity would poison its heir."""
         for cache in self._caches:
             cache.clear(self._slot_of[sequence.request_id])
-
-    def _needed_prefixes(self) -> set[Prefix]:
-        """Those that prompts in prefill go on from, or are about to become."""
-        rows = [row for batch in self._prefills for row in batch.rows]
-        needed = {prefix for row in rows if row.base for prefix in row.base.chain}
-        return needed | {row.target for row in rows if isinstance(row.target, Prefix)}
 
     # The ring's size.
 

@@ -1,0 +1,121 @@
+"""Which prefixes are shared, and how long they are kept."""
+
+from __future__ import annotations
+
+import random
+
+from tests.decoding import sequence
+from vllm_mlx.batching.slots.prefill import PrefillRow, group
+from vllm_mlx.batching.slots.prefix import PrefixCache
+from vllm_mlx.platform import PrefillShapes
+
+
+def tokens(seed: int, count: int) -> list[int]:
+    return random.Random(seed).choices(range(1000), k=count)
+
+
+def waiting(cache: PrefixCache, *prompts: list[int]):
+    sequences = [sequence(str(i), prompt, 4) for i, prompt in enumerate(prompts)]
+    for each in sequences:
+        cache.announce(each)
+    return sequences
+
+
+def test_prompts_with_nothing_in_common_share_nothing():
+    cache = PrefixCache(10_000)
+    for each in waiting(cache, tokens(1, 80), tokens(2, 80), [5]):
+        assert cache.longest(each) == (None, [])
+        assert cache.shared_with(each) == 0
+
+
+def test_the_prefix_ends_where_the_prompts_part():
+    cache = PrefixCache(10_000)
+    system = tokens(1, 64)
+    first, second = waiting(cache, system + tokens(2, 30), system + tokens(3, 30))
+    prefix, new = cache.longest(first)
+    assert prefix is not None
+    assert prefix.tokens == system
+    assert new == [prefix]
+    again, nothing = cache.longest(second)
+    assert again is prefix
+    assert nothing == []
+    assert cache.shared_with(first) == cache.shared_with(second) != 0
+
+
+def test_a_short_common_beginning_is_not_worth_it():
+    cache = PrefixCache(10_000)
+    system = tokens(1, 16)
+    first, _ = waiting(cache, system + tokens(2, 30), system + tokens(3, 30))
+    assert cache.longest(first) == (None, [])
+
+
+def test_what_is_withdrawn_is_not_counted():
+    cache = PrefixCache(10_000)
+    system = tokens(1, 64)
+    first, second = waiting(cache, system + tokens(2, 30), system + tokens(3, 30))
+    cache.withdraw(second)
+    cache.withdraw(second)  # twice does no harm
+    assert cache.longest(first) == (None, [])
+
+
+def test_a_hash_is_not_believed():
+    cache = PrefixCache(10_000)
+    system = tokens(1, 64)
+    first, second = waiting(cache, [*system, 1], [*system, 2])
+    prefix, _ = cache.longest(first)
+    assert prefix is not None
+    prefix.tokens[3] += 1  # as if another prompt had the same hash
+    other, new = cache.longest(second)
+    assert other is not prefix
+    assert new == [other]
+
+
+def test_the_least_recently_used_goes_first_and_what_is_needed_stays():
+    cache = PrefixCache(150)
+    systems = [tokens(seed, 64) for seed in range(4)]
+    prompts = [[*system, end] for system in systems for end in (1, 2)]
+    sequences = waiting(cache, *prompts)
+    one, _ = cache.longest(sequences[0])
+    two, _ = cache.longest(sequences[2])
+    assert one is not None
+    assert two is not None
+    assert cache.tokens == 128
+    one.users += 1
+    three, _ = cache.longest(sequences[4])  # two goes, though one is older
+    assert three is not None
+    assert cache.tokens == 128
+    assert cache.longest(sequences[1])[0] is one
+    three.users += 1
+    assert cache.longest(sequences[6]) == (None, [])  # no room: not shared
+
+
+def row(length: int) -> PrefillRow:
+    return PrefillRow([1] * length, None, sequence("x", [1], 1))
+
+
+def test_rows_are_batched_with_rows_of_like_length():
+    rows = [row(length) for length in (10, 100, 98, 11, 9, 102)]
+    batches = group(rows, PrefillShapes(8, 1), 1000)
+    lengths = sorted(sorted(len(each.tokens) for each in batch.rows) for batch in batches)
+    assert lengths == [[9, 10, 11], [98, 100, 102]]
+    assert [batch.padding for batch in batches] == [6, 3]
+
+
+def test_dear_batches_are_fewer_and_bounded():
+    rows = [row(length) for length in (10, 100, 98, 11, 9, 102)]
+    (batch,) = group(rows, PrefillShapes(1000, 1), 1000)
+    assert len(batch.rows) == 6
+    batches = group(rows, PrefillShapes(1000, 1), 310)
+    assert all(batch.length * len(batch.rows) <= 310 for batch in batches)
+    assert sum(len(batch.rows) for batch in batches) == 6
+
+
+def test_lengths_are_padded_to_few_shapes():
+    rows = [row(length) for length in range(40, 60)]
+    batches = group(rows, PrefillShapes(500, 32), 10_000)
+    assert {batch.length for batch in batches} == {64}
+
+
+def test_a_row_longer_than_the_bound_runs_alone():
+    batches = group([row(50), row(900)], PrefillShapes(8, 1), 100)
+    assert sorted(len(batch.rows) for batch in batches) == [1, 1]

@@ -1,0 +1,381 @@
+"""The packing core against sequential mlx-lm, on a tiny random model."""
+
+from __future__ import annotations
+
+import functools
+import random
+
+import mlx.core as mx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests import decoding
+from tests.decoding import (
+    VOCAB,
+    new_scheduler,
+    randomize,
+    run,
+    sequence,
+    sequential,
+    step,
+    tiny_llama,
+)
+from vllm_mlx import platform
+from vllm_mlx.batching.slots import ring, runner
+from vllm_mlx.batching.slots.runner import SlotRunner
+from vllm_mlx.errors import EngineError, NonFiniteLogitsError
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_llama()
+
+
+@functools.cache
+def _model():
+    return tiny_llama()
+
+
+@functools.cache
+def expected(prompt: tuple[int, ...], max_tokens: int) -> list[int]:
+    return sequential(_model(), prompt, max_tokens)
+
+
+def prompt_of(seed: int, length: int) -> list[int]:
+    return random.Random(seed).choices(range(VOCAB), k=length)
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 16])
+def test_greedy_equals_sequential(model, width):
+    draw = random.Random(width)
+    wanted = [(prompt_of(i, draw.randint(1, 90)), draw.randint(1, 40)) for i in range(40)]
+    scheduler = new_scheduler(model, max_num_seqs=width)
+    assert isinstance(scheduler._runner, SlotRunner)
+    tokens = run(scheduler, [sequence(str(i), *each) for i, each in enumerate(wanted)])
+    assert tokens == [expected(tuple(prompt), limit) for prompt, limit in wanted]
+
+
+@st.composite
+def jobs(draw):
+    """Prompts that begin alike or not, when they come, and when they are aborted."""
+    rows = []
+    for _ in range(draw(st.integers(1, 10))):
+        shared = draw(st.sampled_from([0, 0, 17, 48, 50]))
+        own = draw(st.integers(1, 25))
+        seed = draw(st.integers(0, 3))
+        prompt = prompt_of(99, shared) + prompt_of(seed, own)
+        limit = draw(st.integers(1, 30))
+        comes = draw(st.integers(0, 30))
+        leaves = draw(st.none() | st.integers(0, 40))
+        rows.append((tuple(prompt), limit, comes, leaves))
+    return rows
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rows=jobs(), width=st.integers(1, 6), most=st.integers(5, 60), start=st.integers(0, 9))
+def test_any_order_of_joins_leaves_and_growth(rows, width, most, start):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ring, "COLUMN_STEP", 8)  # grows often, and wraps around often
+        patch.setattr(runner, "COLUMN_STEP", 8)
+        scheduler = new_scheduler(_model(), max_num_seqs=width, max_num_batched_tokens=most)
+        scheduler._runner._ring.step = start
+        sequences = {}
+        for now in range(60):
+            for i, (prompt, limit, comes, leaves) in enumerate(rows):
+                if comes == now:
+                    sequences[i] = sequence(str(i), prompt, limit)
+                    scheduler.add(sequences[i])
+                if leaves == now and i in sequences and not sequences[i].future.done():
+                    scheduler.remove(str(i))
+                    sequences[i].future.cancel()
+            assert len(scheduler.running) <= width
+            step(scheduler)
+        while scheduler.has_unfinished:
+            step(scheduler)
+    for i, (prompt, limit, _, _) in enumerate(rows):
+        tokens = sequences[i].output_tokens
+        reference = expected(prompt, limit)
+        if sequences[i].future.cancelled():
+            assert tokens == reference[: len(tokens)]
+        else:
+            assert tokens == reference
+    held = scheduler._runner
+    assert not held._running
+    assert not held._needs
+    assert not held._prefixes._waiting
+
+
+def test_a_row_joins_and_leaves_without_touching_the_others(model):
+    scheduler = new_scheduler(model, max_num_seqs=4)
+    long = sequence("long", prompt_of(1, 30), 60)
+    others = [sequence(str(i), prompt_of(i, 5 + i), 1 + i % 3) for i in range(30)]
+    tokens = run(scheduler, [long, *others])
+    assert tokens[0] == expected(tuple(prompt_of(1, 30)), 60)
+    assert scheduler.stats.steps < 80
+
+
+def test_the_width_follows_the_job_down(model):
+    scheduler = new_scheduler(model, max_num_seqs=16)
+    for i in range(16):
+        scheduler.add(sequence(str(i), prompt_of(i, 9), 3 + 5 * i))
+    widths = []
+    while scheduler.has_unfinished:
+        step(scheduler)
+        widths.append(scheduler.stats.slots)
+    assert max(widths) == 16
+    assert set(widths) >= {16, 12, 8, 6, 4}
+    assert widths[-1] <= 2
+
+
+def test_prefill_is_cut_so_that_decoding_rows_do_not_wait(model):
+    scheduler = new_scheduler(model, max_num_seqs=4, max_num_batched_tokens=16)
+    decoding_row = sequence("first", prompt_of(1, 4), 40)
+    scheduler.add(decoding_row)
+    while not decoding_row.output_tokens:
+        step(scheduler)
+    before = len(decoding_row.output_tokens)
+    late = sequence("late", prompt_of(2, 161), 1)
+    scheduler.add(late)
+    while not late.output_tokens:
+        step(scheduler)
+    # 160 tokens are ten pieces of 16; a token of the other row came with each.
+    assert len(decoding_row.output_tokens) - before >= 10
+
+
+def test_padding_is_counted(model):
+    scheduler = new_scheduler(model, max_num_seqs=4)
+    run(scheduler, [sequence(str(i), prompt_of(i, length), 2) for i, length in enumerate((9, 11))])
+    # Computed together: eight and ten tokens, the last of each is decoded.
+    assert scheduler.stats.padding_tokens == 2
+    assert scheduler.stats.prompt_tokens == 20
+
+
+def test_shared_prefixes_are_computed_once(model):
+    shared = prompt_of(5, 100)
+    wanted = [shared + prompt_of(i, 10 + i) for i in range(6)] + [prompt_of(77, 40)]
+    scheduler = new_scheduler(model, max_num_seqs=3)
+    sequences = [sequence(str(i), prompt, 5) for i, prompt in enumerate(wanted)]
+    tokens = run(scheduler, sequences)
+    assert tokens == [expected(tuple(prompt), 5) for prompt in wanted]
+    cached = [each.cached_tokens for each in sequences]
+    assert cached[-1] == 0
+    # Whole blocks of 16 are shared; one of the six computed them.
+    assert sorted(cached[:-1]) == [0, 96, 96, 96, 96, 96]
+    assert scheduler.stats.cached_tokens == sum(cached)
+
+
+def test_prefixes_within_prefixes(model):
+    system, one, other = prompt_of(5, 64), prompt_of(6, 64), prompt_of(7, 64)
+    wanted = [system + document + prompt_of(i, 9) for i in range(4) for document in (one, other)]
+    scheduler = new_scheduler(model, max_num_seqs=8)
+    sequences = [sequence(str(i), prompt, 4) for i, prompt in enumerate(wanted)]
+    assert run(scheduler, sequences) == [expected(tuple(prompt), 4) for prompt in wanted]
+    computed = sum(len(each.prompt_tokens) - each.cached_tokens for each in sequences)
+    assert computed == 64 + 2 * 64 + 8 * 9
+
+
+def test_equal_prompts_share_all_but_the_last_token(model):
+    prompt = prompt_of(3, 75)
+    sequences = [sequence(str(i), prompt, 12, temperature=1.5, top_p=1.0, seed=i) for i in range(6)]
+    tokens = run(new_scheduler(model, max_num_seqs=8), sequences)
+    assert sorted(each.cached_tokens for each in sequences) == [0, 74, 74, 74, 74, 74]
+    assert len({tuple(each) for each in tokens}) == 6
+
+
+def test_a_prefix_stays_for_those_who_come_later(model):
+    shared = prompt_of(5, 64)
+    scheduler = new_scheduler(model, max_num_seqs=2)
+    run(scheduler, [sequence(str(i), shared + prompt_of(i, 5), 2) for i in range(2)])
+    late = sequence("late", shared + prompt_of(9, 8), 3)
+    assert run(scheduler, [late]) == [expected(tuple(shared + prompt_of(9, 8)), 3)]
+    assert late.cached_tokens == 64
+
+
+def test_seeded_rows_do_not_depend_on_order_or_neighbours(model):
+    def tokens_in(order, width):
+        settings = [
+            {"temperature": 0.0},
+            {"temperature": 0.7, "top_p": 0.9},
+            {"temperature": 1.0, "top_k": 5, "top_p": 1.0},
+            {"temperature": 1.3, "min_p": 0.05, "repetition_penalty": 1.2},
+            {"temperature": 2.0, "top_p": 1.0},
+        ]
+        sequences = [
+            sequence(str(i), prompt_of(i, 3 + i % 20), 8 + i % 9, seed=i, **settings[i % 5])
+            for i in range(40)
+        ]
+        run(new_scheduler(model, max_num_seqs=width), [sequences[i] for i in order])
+        return [each.output_tokens for each in sequences]
+
+    order = list(range(40))
+    first = tokens_in(order, 8)
+    random.Random(1).shuffle(order)
+    assert tokens_in(order, 8) == first
+    assert tokens_in(order, 5) == first
+
+
+@pytest.mark.parametrize("window", [1, 2])
+def test_nothing_starves(model, monkeypatch, window):
+    """A short row that came first is admitted before anything beyond its window."""
+    from vllm_mlx.batching import scheduler as module
+
+    monkeypatch.setattr(module, "WINDOW", window)
+    scheduler = new_scheduler(model, max_num_seqs=2)
+    short = sequence("short", prompt_of(0, 4), 1)
+    scheduler.add(short)
+    longer = [sequence(str(i), prompt_of(i, 4), 20) for i in range(12)]
+    for each in longer:
+        scheduler.add(each)
+    while not short.future.done():
+        step(scheduler)
+    started = [each for each in longer if each.output_tokens]
+    assert len(started) <= 2 * window
+
+
+def test_memory_stays_flat_over_two_thousand_requests(model, monkeypatch):
+    limit = 64 << 20
+    monkeypatch.setattr(platform, "cache_limit", lambda: limit)
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    draw = random.Random(3)
+    scheduler = new_scheduler(model, max_num_seqs=16)
+
+    def batch(first, count):
+        for i in range(first, first + count):
+            size = 300 if i % 100 == 0 else draw.randint(1, 200)
+            scheduler.add(sequence(str(i), prompt_of(i, size), draw.randint(1, 12)))
+        while scheduler.has_unfinished:
+            step(scheduler)
+
+    batch(0, 200)
+    mx.synchronize()
+    held, peak = mx.get_active_memory(), mx.get_peak_memory()
+    for first in range(200, 2000, 300):
+        batch(first, 300)
+        assert mx.get_cache_memory() <= limit
+    assert mx.get_peak_memory() <= peak * 1.1
+    assert mx.get_active_memory() <= held * 1.1
+
+
+def test_the_budget_holds_at_every_step(model):
+    budget = 4000 * decoding.BYTES_PER_TOKEN
+    draw = random.Random(4)
+    scheduler = new_scheduler(model, max_num_seqs=16, kv_cache_bytes=budget)
+    shared = prompt_of(5, 64)
+    for i in range(80):
+        prompt = (shared if i % 3 == 0 else []) + prompt_of(i, draw.randint(1, 300))
+        scheduler.add(sequence(str(i), prompt, draw.randint(1, 60)))
+    most, widest = 0, 0
+    while scheduler.has_unfinished:
+        step(scheduler)
+        stats = scheduler.stats
+        most, widest = max(most, stats.kv_cache_bytes), max(widest, stats.running)
+        assert stats.kv_cache_bytes <= budget
+    assert most > budget / 4
+    assert 1 < widest < 16
+
+
+def test_what_never_fits_is_refused_with_its_numbers(model):
+    scheduler = new_scheduler(model, kv_cache_bytes=2000 * decoding.BYTES_PER_TOKEN)
+    assert scheduler._runner.refusal(100, 100) is None
+    refusal = scheduler._runner.refusal(900, 700)
+    assert refusal is not None
+    for number in ("900 prompt tokens", "max_tokens=700", f"{2000 * decoding.BYTES_PER_TOKEN:,}"):
+        assert number in refusal
+
+
+class Poisoned:
+    """A model whose logits, keys and values are NaN once token 7 is read."""
+
+    def __init__(self, model):
+        self._model = model
+        self.layers = model.layers
+
+    def __call__(self, tokens, cache=None):
+        poison = (tokens == 7).any(axis=-1)
+        hidden = self._model.model.embed_tokens(tokens)
+        hidden = mx.where(poison[:, None, None], mx.nan, hidden)
+        hidden = self._model.model(tokens, cache=cache, input_embeddings=hidden)
+        return self._model.model.embed_tokens.as_linear(hidden)
+
+
+def test_logits_that_are_not_finite_fail_one_row_and_poison_no_heir(model):
+    clean = [[t for t in prompt_of(i, 12) if t != 7] for i in range(12)]
+    scheduler = new_scheduler(Poisoned(model), max_num_seqs=3)
+    # Token 7 comes last, so that it is decoded beside others, not in the prompt's prefill.
+    bad = [sequence(f"bad {i}", [*prompt, 7], 9) for i, prompt in enumerate(clean[:3])]
+    good = [sequence(str(i), prompt, 6) for i, prompt in enumerate(clean)]
+    for each in [*bad, *good]:
+        scheduler.add(each)
+    while scheduler.has_unfinished:
+        step(scheduler)
+    for each in bad:
+        assert isinstance(each.future.exception(0), NonFiniteLogitsError)
+    for each, prompt in zip(good, clean, strict=True):
+        reference = expected(tuple(prompt), 6)
+        if 7 in reference:
+            at = reference.index(7)
+            assert each.output_tokens[: at + 1] == reference[: at + 1]
+        else:
+            assert each.output_tokens == reference
+
+
+def test_a_step_that_raises_fails_only_the_row_that_breaks_it(model, monkeypatch):
+    launch = SlotRunner._launch
+
+    def break_on_bad(self):
+        if any(each.request_id == "bad" for each in self._running.values()):
+            raise RuntimeError("the kernel failed")
+        return launch(self)
+
+    monkeypatch.setattr(SlotRunner, "_launch", break_on_bad)
+    scheduler = new_scheduler(model, max_num_seqs=4)
+    sequences = [sequence(str(i), prompt_of(i, 6), 5) for i in range(5)]
+    bad = sequence("bad", prompt_of(9, 6), 5)
+    for each in [*sequences[:2], bad, *sequences[2:]]:
+        scheduler.add(each)
+    while scheduler.has_unfinished:
+        step(scheduler)
+    assert isinstance(bad.future.exception(0), EngineError)
+    for i, each in enumerate(sequences):
+        assert each.output_tokens == expected(tuple(prompt_of(i, 6)), 5)
+
+
+def test_logprobs_are_those_of_the_model(model):
+    prompt = prompt_of(2, 14)
+    plain = sequence("plain", prompt_of(8, 5), 6)
+    asked = sequence("asked", prompt, 6, logprobs=3)
+    none_of_the_top = sequence("chosen only", prompt, 6, logprobs=0)
+    run(new_scheduler(model, max_num_seqs=4), [plain, asked, none_of_the_top])
+    assert plain.future.result().logprobs is None
+    got = asked.future.result().logprobs
+    assert got is not None
+    assert len(got) == 6
+    tokens = list(prompt)
+    for entry, token in zip(got, asked.output_tokens, strict=True):
+        logits = model(mx.array([tokens]))[0, -1]
+        logprobs = logits - mx.logsumexp(logits)
+        likeliest = mx.argsort(-logprobs)[:3].tolist()
+        assert entry.token_id == token
+        assert entry.logprob == pytest.approx(float(logprobs[token]), abs=1e-4)
+        assert [top.token_id for top in entry.top] == likeliest
+        assert [top.logprob for top in entry.top] == pytest.approx(
+            [float(logprobs[t]) for t in likeliest], abs=1e-4
+        )
+        tokens.append(token)
+    chosen = none_of_the_top.future.result().logprobs
+    assert chosen is not None
+    assert [entry.logprob for entry in chosen] == pytest.approx([e.logprob for e in got], abs=1e-4)
+    assert all(entry.top == () for entry in chosen)
+
+
+def test_repetition_ends_a_row_that_asked_for_it():
+    dull = randomize(tiny_llama(), scale=0.01)  # says one token for ever
+    stops = sequence("stops", prompt_of(1, 5), 160, stop_on_repetition=True)
+    goes_on = sequence("goes on", prompt_of(1, 5), 160)
+    run(new_scheduler(dull, max_num_seqs=2), [stops, goes_on])
+    assert stops.future.result().finish_reason == "repetition"
+    assert 64 <= stops.future.result().completion_tokens < 160
+    assert goes_on.future.result().finish_reason == "length"
+    assert goes_on.output_tokens[: len(stops.output_tokens)] == stops.output_tokens

@@ -1,0 +1,154 @@
+"""Which models slots can hold: decided by the caches they make, with one model of each kind."""
+
+from __future__ import annotations
+
+import importlib
+
+import mlx.core as mx
+import pytest
+from mlx_lm.models.cache import ArraysCache, QuantizedKVCache, RotatingKVCache
+
+from tests.decoding import (
+    CONFIG,
+    VOCAB,
+    new_scheduler,
+    randomize,
+    run,
+    sequence,
+    sequential,
+    tiny_llama,
+)
+from vllm_mlx.batching.slots.runner import SlotRunner
+from vllm_mlx.batching.upstream import UpstreamRunner
+
+PROMPTS = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8, 9, 7, 9]]
+QWEN = {
+    **CONFIG,
+    "rope_theta": 10_000.0,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+}
+
+
+def build(kind: str, **config):
+    module = importlib.import_module(f"mlx_lm.models.{kind}")
+    config = {**config, "model_type": kind}
+    return randomize(module.Model(module.ModelArgs.from_dict(config)))
+
+
+class QuantizedCaches:
+    """A llama that keeps its keys and values in 8 bits."""
+
+    def __init__(self):
+        self._model = tiny_llama(hidden_size=256)  # quantized in groups of 32 of 64
+        self.layers = self._model.layers
+
+    def make_cache(self):
+        return [QuantizedKVCache(group_size=32, bits=8) for _ in self.layers]
+
+    def __call__(self, tokens, cache=None):
+        return self._model(tokens, cache=cache)
+
+
+PLAIN = {
+    "llama": tiny_llama,
+    "qwen2": lambda: build("qwen2", **QWEN),
+    "qwen3": lambda: build("qwen3", **QWEN, head_dim=16),
+    "gemma": lambda: build("gemma", **CONFIG, head_dim=8),
+    "phi3": lambda: build("phi3", **CONFIG),
+    "stablelm": lambda: build(
+        "stablelm",
+        **CONFIG,
+        rope_theta=10_000.0,
+        use_qkv_bias=False,
+        partial_rotary_factor=0.5,
+        layer_norm_eps=1e-5,
+    ),
+}
+OTHERS = {
+    "sliding window": (
+        lambda: tiny_llama(layer_types=["full_attention", "sliding_attention"], sliding_window=4),
+        RotatingKVCache,
+    ),
+    "state space": (
+        lambda: build(
+            "mamba",
+            vocab_size=VOCAB,
+            hidden_size=32,
+            intermediate_size=64,
+            state_size=8,
+            num_hidden_layers=2,
+            conv_kernel=4,
+            use_bias=False,
+            use_conv_bias=True,
+            time_step_rank=4,
+        ),
+        ArraysCache,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_plain_caches_go_into_slots(kind):
+    try:
+        model = PLAIN[kind]()
+    except TypeError as error:
+        pytest.fail(f"{kind}: {error}")
+    scheduler = new_scheduler(model, max_num_seqs=2)
+    assert isinstance(scheduler._runner, SlotRunner)
+    tokens = run(scheduler, [sequence(str(i), each, 9) for i, each in enumerate(PROMPTS)])
+    assert tokens == [sequential(model, each, 9) for each in PROMPTS]
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_caches_fall_back(kind):
+    make, cache = OTHERS[kind]
+    model = make()
+    assert any(isinstance(each, cache) for each in model.make_cache())
+    scheduler = new_scheduler(model, max_num_seqs=2)
+    assert isinstance(scheduler._runner, UpstreamRunner)
+    tokens = run(scheduler, [sequence(str(i), each, 9) for i, each in enumerate(PROMPTS)])
+    assert tokens == [sequential(model, each, 9) for each in PROMPTS]
+
+
+def test_quantized_caches_fall_back():
+    model = QuantizedCaches()
+    scheduler = new_scheduler(model, max_num_seqs=1)
+    assert isinstance(scheduler._runner, UpstreamRunner)
+
+
+def test_the_fallback_reports_logprobs():
+    make, _ = OTHERS["sliding window"]
+    row = sequence("row", PROMPTS[0], 4, logprobs=2)
+    run(new_scheduler(make(), max_num_seqs=2), [row])
+    entries = row.future.result().logprobs
+    assert entries is not None
+    assert [entry.token_id for entry in entries] == row.output_tokens
+    assert all(entry.top[0].token_id == entry.token_id for entry in entries)  # greedy
+
+
+class Sliding:
+    """Plain caches, but a mask with a window: slots would compute something else."""
+
+    def __init__(self):
+        self._model = tiny_llama()
+        self.layers = self._model.layers
+
+    def __call__(self, tokens, cache=None):
+        if cache is not None and tokens.shape[1] > 1:
+            cache[0].make_mask(tokens.shape[1], return_array=False, window_size=4)
+        return self._model(tokens, cache=cache)
+
+
+class Offsets(Sliding):
+    """Computes with a cache's offset in a way that slots don't bear out."""
+
+    def __call__(self, tokens, cache=None):
+        logits = self._model(tokens, cache=cache)
+        shift = cache[0].offset if cache else 0
+        return logits + (10.0 * mx.arange(VOCAB) if isinstance(shift, mx.array) else 0.0)
+
+
+@pytest.mark.parametrize("kind", [Sliding, Offsets])
+def test_a_model_that_computes_something_else_in_slots_falls_back(kind):
+    assert isinstance(new_scheduler(kind(), max_num_seqs=2)._runner, UpstreamRunner)

@@ -1,0 +1,83 @@
+"""Our attention and MLP compute what mlx-lm's do."""
+
+from __future__ import annotations
+
+import importlib
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx_lm.models.cache import KVCache
+
+from tests.decoding import CONFIG, new_scheduler, randomize, run, sequence, sequential
+from vllm_mlx import platform
+from vllm_mlx.models.accelerated import MLP, Attention, Fused, accelerate
+from vllm_mlx.platform import cpu
+
+EXTRA = {"rope_theta": 10_000.0, "max_position_embeddings": 512, "tie_word_embeddings": True}
+TOKENS = mx.array([[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1, 8, 2, 8, 1, 8]])
+
+
+def build(kind: str, **config):
+    module = importlib.import_module(f"mlx_lm.models.{kind}")
+    config = {**CONFIG, **EXTRA, **config, "model_type": kind}
+    return randomize(module.Model(module.ModelArgs.from_dict(config)))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_same_logits_and_tokens(kind, fused, monkeypatch):
+    monkeypatch.setattr(platform, "fuses_projections", lambda: fused)
+    config = {"head_dim": 16} if kind == "qwen3" else {}
+    plain, model = build(kind, **config), accelerate(build(kind, **config))
+    layer = model.layers[0]
+    assert type(layer.self_attn) is Attention
+    assert type(layer.mlp) is MLP
+    assert isinstance(layer.mlp.gate_up, Fused) == fused
+    assert mx.allclose(model(TOKENS), plain(TOKENS), atol=1e-4)
+    caches = [KVCache() for _ in model.layers]
+    assert mx.allclose(model(TOKENS, cache=caches), plain(TOKENS), atol=1e-4)
+    prompts = [TOKENS[0].tolist(), TOKENS[1, :3].tolist(), TOKENS[1].tolist() * 20]
+    tokens = run(
+        new_scheduler(model, max_num_seqs=2),
+        [sequence(str(i), prompt, 12) for i, prompt in enumerate(prompts)],
+    )
+    assert tokens == [sequential(plain, prompt, 12) for prompt in prompts]
+
+
+def test_quantized_and_unlike_layers_are_not_fused(monkeypatch):
+    monkeypatch.setattr(platform, "fuses_projections", lambda: True)
+    model = build("llama", hidden_size=64, intermediate_size=64)
+    nn.quantize(model, group_size=32, bits=4)
+    expected = model(TOKENS)
+    assert mx.allclose(accelerate(model)(TOKENS), expected, atol=1e-4)
+    assert not isinstance(model.layers[0].mlp.gate_up, Fused)
+
+
+def test_other_architectures_stay_as_they_are():
+    model = build("gemma", head_dim=8)
+    kind = type(model.layers[0].self_attn)
+    accelerate(model)
+    assert type(model.layers[0].self_attn) is kind
+
+
+def test_exp_is_exact_to_a_few_ulp():
+    x = np.concatenate([np.linspace(-87, 88, 20_001), [0.0, -0.0, 1e-8, -1e-8]])
+    x = x.astype(np.float32)
+    true = np.exp(x.astype(np.float64))
+    assert np.abs(np.array(cpu.exp(mx.array(x))) / true - 1).max() < 2e-7  # mx.exp: 4e-6
+    assert cpu.exp(mx.array([-1000.0, -mx.inf])).max().item() < 2e-38
+    silu = x / (1 + np.exp(-x.astype(np.float64)))
+    assert np.allclose(np.array(cpu.silu(mx.array(x))), silu, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("L", "K"), [(1, 1), (1, 9), (5, 5), (64, 64), (65, 65), (70, 200)])
+def test_causal_attention(L, K):
+    keys = [mx.random.key(i) for i in range(3)]
+    queries = mx.random.normal((2, 6, L, 8), key=keys[0])
+    k, v = (mx.random.normal((2, 3, K, 8), key=key) for key in keys[1:])
+    expected = mx.fast.scaled_dot_product_attention(queries, k, v, scale=0.3, mask="causal")
+    assert mx.allclose(cpu.attend_causal(queries, k, v, 0.3), expected, atol=1e-5)
+    explicit = platform.cuda.attend_causal(queries, k, v, 0.3)
+    assert mx.allclose(explicit, expected, atol=1e-5)
