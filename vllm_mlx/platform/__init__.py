@@ -54,6 +54,9 @@ class Ring(Protocol):
     def added_mask(self) -> mx.array:
         """The same to be added to scores: 0 or -1e9, float32."""
 
+    def blocks(self, size: int) -> list[tuple[slice, list[slice]]]:
+        """Neighbouring slots, up to `size`, with the columns that hold all their tokens."""
+
 
 def backend() -> Backend:
     """The backend that MLX computes on now: that of the default device."""
@@ -171,7 +174,7 @@ def attend_slots(
 ) -> mx.array:
     """Attention of one new token a slot, `[S, Hq, 1, D]`, over a ring `[S, Hk, C, D]`."""
     if backend() == "cpu":
-        return cpu.attend_one(queries, keys, values, scale, ring.added_mask)
+        return cpu.attend_slots(queries, keys, values, scale, ring)
     if backend() == "cuda":
         attended = cuda.attend_slots(queries, keys, values, scale, ring)
         if attended is not None:

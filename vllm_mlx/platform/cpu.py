@@ -6,7 +6,12 @@ branches once an element for `where` (5 ns); multiplication and addition are vec
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import mlx.core as mx
+
+if TYPE_CHECKING:
+    from vllm_mlx.platform import Ring
 
 _LOG2_E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
@@ -20,6 +25,9 @@ _LOWEST = -87.0  # below, the result is no normal number any more; exp(-87) is 1
 _MASKED = -1e9
 """Added to the score of what a query may not see."""
 _BLOCK = 64
+"""Queries of a prompt computed together."""
+_SLOTS = 4
+"""Slots computed together: fewer read less, and take more operations."""
 
 
 def exp(x: mx.array) -> mx.array:
@@ -44,14 +52,41 @@ def silu(x: mx.array) -> mx.array:
     return x / (exp(-x) + 1.0)
 
 
-def attend_one(
-    queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: mx.array
+def attend_slots(
+    queries: mx.array, keys: mx.array, values: mx.array, scale: float, ring: Ring
 ) -> mx.array:
-    """Attention of one query a row: `[S, Hq, 1, D]` over `[S, Hk, C, D]`; `mask` is added."""
+    """Attention of one query a slot: `[S, Hq, 1, D]` over `[S, Hk, C, D]`.
+
+    In blocks of slots, each over as many columns as its longest row holds: a ring of 1,024 columns
+    whose rows are 200 tokens long is mostly not read.
+    """
     S, Hq, _, D = queries.shape
     Hk = keys.shape[1]
     grouped = (queries * scale).reshape(S, Hk, Hq // Hk, D)
-    return _weigh(grouped @ keys.swapaxes(-1, -2) + mask, values).reshape(S, Hq, 1, -1)
+    blocks = []
+    for slots, pieces in ring.blocks(_SLOTS):
+        k = [keys[slots, :, columns] for columns in pieces]
+        v = [values[slots, :, columns] for columns in pieces]
+        mask = [ring.added_mask[slots, :, :, columns] for columns in pieces]
+        blocks.append(_attend_pieces(grouped[slots], k, v, mask))
+    output = blocks[0] if len(blocks) == 1 else mx.concatenate(blocks)
+    return output.reshape(S, Hq, 1, -1)
+
+
+def _attend_pieces(
+    queries: mx.array, keys: list[mx.array], values: list[mx.array], masks: list[mx.array]
+) -> mx.array:
+    """Attention over columns that lie in one piece, or in two at the ends of the ring."""
+    scores = [queries @ k.swapaxes(-1, -2) + mask for k, mask in zip(keys, masks, strict=True)]
+    highest = scores[0].max(axis=-1, keepdims=True)
+    for other in scores[1:]:
+        highest = mx.maximum(highest, other.max(axis=-1, keepdims=True))
+    weights = [exp(each - highest) for each in scores]
+    totals = [each.sum(axis=-1, keepdims=True) for each in weights]
+    outputs = [w @ v for w, v in zip(weights, values, strict=True)]
+    if len(outputs) == 1:
+        return outputs[0] / totals[0]
+    return (outputs[0] + outputs[1]) / (totals[0] + totals[1])
 
 
 def attend_causal(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:

@@ -36,6 +36,7 @@ class SlotRing:
         self._mask: mx.array | None = None
         self._added_mask: mx.array | None = None
         self._newest: mx.array | None = None
+        self._blocks: list[tuple[slice, list[slice]]] | None = None
 
     @property
     def column(self) -> int:
@@ -72,6 +73,24 @@ class SlotRing:
         if self._newest is None:
             self._newest = mx.array([self.column], dtype=mx.int32)
         return self._newest
+
+    def blocks(self, size: int) -> list[tuple[slice, list[slice]]]:
+        """Neighbouring slots, up to `size`, with the columns that hold all their tokens.
+
+        The column of the step is among them; they are one slice, or two around the ring's end.
+        """
+        if self._blocks is None:
+            self._blocks = []
+            for first in range(0, self.slots, size):
+                slots = slice(first, min(first + size, self.slots))
+                held = min(max(self.lengths[slots]) + 1, self.columns)
+                start = (self.column - held + 1) % self.columns
+                if start + held <= self.columns:
+                    pieces = [slice(start, start + held)]
+                else:
+                    pieces = [slice(start, self.columns), slice(0, self.column + 1)]
+                self._blocks.append((slots, pieces))
+        return self._blocks
 
     def occupy(self, slot: int, length: int) -> None:
         self.lengths[slot] = length
