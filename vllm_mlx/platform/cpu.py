@@ -26,7 +26,7 @@ _MASKED = -1e9
 """Added to the score of what a query may not see."""
 _BLOCK = 64
 """Queries of a prompt computed together."""
-_SLOTS = 4
+_SLOTS = 8
 """Slots computed together: fewer read less, and take more operations."""
 
 

@@ -100,8 +100,7 @@ class PrefillBatch:
         """What was computed for one row, copied out of the batch."""
         part = slice(row, row + 1), slice(None), slice(self.rows[row].start, self.rows[row].end)
         layers = [
-            (mx.contiguous(keys[part]), mx.contiguous(values[part]))
-            for keys, values in self.states
+            (mx.contiguous(keys[part]), mx.contiguous(values[part])) for keys, values in self.states
         ]
         mx.eval(layers)
         return layers

@@ -187,22 +187,32 @@ class SlotRunner:
 
     def _join(self, joining: list[tuple[int, Sequence]], batch: PrefillBatch) -> None:
         self._fit(len(joining), max(len(sequence.prompt_tokens) for _, sequence in joining))
-        free = [slot for slot in range(self._ring.slots) if slot not in self._running]
+        slots = self._choose_slots(joining)
         lengths = [len(sequence.prompt_tokens) - 1 for _, sequence in joining]
         rows = [row for row, _ in joining]
         if max(lengths):
             for cache, (keys, values) in zip(self._caches, batch.select(rows), strict=True):
                 done = 0
-                for slots in _runs(free[: len(joining)]):
-                    part = slice(done, done + len(slots))
-                    cache.join(slots, keys[part], values[part], lengths[part])
-                    done += len(slots)
-        for slot, (_, sequence) in zip(free, joining, strict=False):
+                for run in _runs(slots):
+                    part = slice(done, done + len(run))
+                    cache.join(run, keys[part], values[part], lengths[part])
+                    done += len(run)
+        for slot, (_, sequence) in zip(slots, joining, strict=True):
             self._running[slot] = sequence
             self._slot_of[sequence.request_id] = slot
             self._ring.occupy(slot, len(sequence.prompt_tokens) - 1)
             self._inputs[slot] = sequence.prompt_tokens[-1]
             self._sampler.join(slot, self._ring.slots, sequence)
+
+    def _choose_slots(self, joining: list[tuple[int, Sequence]]) -> list[int]:
+        """Long rows take low slots and short ones high slots: attention that reads neighbouring
+        slots together then reads little that is not there."""
+        free = [slot for slot in range(self._ring.slots) if slot not in self._running]
+        longest = max(len(sequence.prompt_tokens) for _, sequence in joining)
+        lengths = sorted(self._ring.lengths[slot] for slot in self._running)
+        if lengths and longest < lengths[len(lengths) // 2]:
+            return free[-len(joining) :]
+        return free[: len(joining)]
 
     def _launch(self) -> _Launch:
         logits = self._model(self._inputs[:, None], cache=self._caches)[:, -1]
