@@ -37,7 +37,10 @@ class SamplingParams(BaseModel):
         min_p: drop tokens less likely than `min_p` times the most likely one (0 to 1); 0 is off.
         repetition_penalty: divide the logits of recent tokens by this ((0, 2]); 1 is off.
         stop: strings that end the text; they are trimmed from it.
-        seed: makes sampling repeatable, whatever else is in the batch; None draws one.
+        seed: makes sampling repeatable, whatever else is in the batch; None draws one. The promise
+            ends where floating point does: at another width of the batch or in another type sums
+            are rounded differently (some 1e-6 in float32, 1e-2 in bfloat16), and a token that is
+            that close to another may be the other.
         logprobs: report each token's log-probability and those of this many most likely tokens at
             its place (0 to 20); None reports none.
         stop_on_repetition: end a text whose tail repeats itself, with

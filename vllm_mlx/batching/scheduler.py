@@ -146,6 +146,7 @@ class Scheduler:
         self._runner.close()
         logger.warning("a step of %d sequences failed", len(victims), exc_info=error)
         for sequence in reversed(victims):
+            self._runner.withdraw(sequence)
             if len(victims) == 1 or sequence.started_streaming:
                 self._fail(sequence, error)
             else:

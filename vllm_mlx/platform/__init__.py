@@ -193,7 +193,7 @@ def attend_causal(queries: mx.array, keys: mx.array, values: mx.array, scale: fl
 
 def swiglu(gate: mx.array, up: mx.array) -> mx.array:
     """`silu(gate) * up`."""
-    return cpu.silu(gate) * up if backend() == "cpu" else _compiled_swiglu(gate, up)
+    return cpu.swiglu(gate, up) if backend() == "cpu" else _compiled_swiglu(gate, up)
 
 
 @partial(mx.compile, shapeless=True)

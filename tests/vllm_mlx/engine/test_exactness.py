@@ -49,9 +49,9 @@ def requests(plain):
     system = plain.encode("You are a careful assistant who writes short and true answers. " * 4)
     wanted = []
     for i in range(REQUESTS):
-        own = plain.encode(" ".join(draw.choices(words, k=draw.randint(1, 24))))
+        own = plain.encode(" ".join(draw.choices(words, k=draw.randint(1, 12))))
         prompt = [*system, *own] if i % 3 == 0 else own
-        wanted.append((prompt, min(24, 1 + int(draw.expovariate(1 / 5)))))
+        wanted.append((prompt, min(24, 1 + int(draw.expovariate(1 / 4)))))
     return wanted
 
 

@@ -64,7 +64,8 @@ class PrefixCache:
         self._prefixes: OrderedDict[int, Prefix] = OrderedDict()
 
     def announce(self, sequence: Sequence) -> None:
-        """Take note of a sequence that waits."""
+        """Take note of a sequence that waits, once."""
+        self.withdraw(sequence)
         blocks = _hash_blocks(sequence.prompt_tokens)
         self._blocks[sequence.request_id] = blocks
         self._waiting.update(key for key, _ in blocks)

@@ -70,8 +70,9 @@ class SlotRunner:
         self._sampler = BatchSampler(self._vocab_size)
         self._inputs = mx.zeros((1,), dtype=mx.int32)
         self._running: dict[int, Sequence] = {}  # by slot
-        self._slot_of: dict[str, int] = {}
-        self._needs: dict[str, Need] = {}
+        # Keyed by the sequences themselves: an aborted one's id may come again at once.
+        self._slot_of: dict[Sequence, int] = {}
+        self._needs: dict[Sequence, Need] = {}
         self._prefills: deque[PrefillBatch] = deque()
         self._launched: _Launch | None = None
         self._is_tight = False
@@ -100,7 +101,9 @@ class SlotRunner:
         return False
 
     def reserve(self, sequence: Sequence) -> None:
-        self._needs[sequence.request_id] = Need.of(sequence)
+        # Whoever comes into an empty batch gets a ring no larger than it needs.
+        self._is_tight = self._is_tight or not self._needs
+        self._needs[sequence] = Need.of(sequence)
 
     def insert(self, sequences: list[Sequence]) -> None:
         rows: list[PrefillRow] = []
@@ -123,8 +126,8 @@ class SlotRunner:
             self._prefills += group(batch, self._shapes, self._most_prefilled)
 
     def remove(self, sequence: Sequence) -> None:
-        self._needs.pop(sequence.request_id, None)
-        slot = self._slot_of.pop(sequence.request_id, None)
+        self._needs.pop(sequence, None)
+        slot = self._slot_of.pop(sequence, None)
         if slot is not None:
             del self._running[slot]
             self._ring.free(slot)
@@ -180,7 +183,7 @@ class SlotRunner:
             if isinstance(row.target, Prefix):
                 row.target.layers = batch.extract(index)
                 row.target.users -= 1
-            elif row.target.request_id in self._needs:  # or it was removed meanwhile
+            elif row.target in self._needs:  # or it was removed meanwhile
                 joining.append((index, row.target))
         if joining:
             self._join(joining, batch)
@@ -199,7 +202,7 @@ class SlotRunner:
                     done += len(run)
         for slot, (_, sequence) in zip(slots, joining, strict=True):
             self._running[slot] = sequence
-            self._slot_of[sequence.request_id] = slot
+            self._slot_of[sequence] = slot
             self._ring.occupy(slot, len(sequence.prompt_tokens) - 1)
             self._inputs[slot] = sequence.prompt_tokens[-1]
             self._sampler.join(slot, self._ring.slots, sequence)
@@ -231,21 +234,17 @@ class SlotRunner:
         logprobs = _read_logprobs(launch)
         produced = []
         for slot, sequence in launch.rows:
-            if self._runs(sequence):
+            if sequence in self._slot_of:
                 token = tokens[slot]
                 produced.append(Produced(sequence, token, logprobs.get(slot)))
                 if token < 0:
                     self._forget_values(sequence)
         return produced
 
-    def _runs(self, sequence: Sequence) -> bool:
-        slot = self._slot_of.get(sequence.request_id)
-        return slot is not None and self._running[slot] is sequence
-
     def _forget_values(self, sequence: Sequence) -> None:
         """Zero a slot that holds infinities: zero weight times infinity would poison its heir."""
         for cache in self._caches:
-            cache.clear(self._slot_of[sequence.request_id])
+            cache.clear(self._slot_of[sequence])
 
     # The ring's size.
 
@@ -283,7 +282,7 @@ class SlotRunner:
         self._inputs = resize_rows(self._inputs, moves, width)
         for old, new in moves.items():
             self._running[new] = sequence = self._running.pop(old)
-            self._slot_of[sequence.request_id] = new
+            self._slot_of[sequence] = new
         self._ring = ring
 
 

@@ -204,7 +204,8 @@ class BatchSampler:
             chosen = mx.take_along_axis(logits, mx.maximum(tokens, 0)[:, None], axis=-1) - total
             if not most:
                 return Sampled(tokens, chosen[:, 0])
-            top = mx.argpartition(-logits, most, axis=-1)[:, :most]
+            kth = min(most, logits.shape[-1] - 1)
+            top = mx.argpartition(-logits, kth, axis=-1)[:, :most]
             return Sampled(
                 tokens, chosen[:, 0], top, mx.take_along_axis(logits, top, axis=-1) - total
             )

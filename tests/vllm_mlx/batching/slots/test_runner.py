@@ -143,6 +143,18 @@ def test_prefill_is_cut_so_that_decoding_rows_do_not_wait(model):
     assert len(decoding_row.output_tokens) - before >= 10
 
 
+def test_an_id_may_come_again_while_its_first_owner_is_in_prefill(model):
+    scheduler = new_scheduler(model, max_num_seqs=2, max_num_batched_tokens=8)
+    first = sequence("same", prompt_of(1, 60), 5)
+    scheduler.add(first)
+    step(scheduler)
+    scheduler.remove("same")
+    second = sequence("same", prompt_of(2, 30), 5)
+    assert run(scheduler, [second]) == [expected(tuple(prompt_of(2, 30)), 5)]
+    assert not first.output_tokens
+    assert not scheduler._runner._running
+
+
 def test_padding_is_counted(model):
     scheduler = new_scheduler(model, max_num_seqs=4)
     run(scheduler, [sequence(str(i), prompt_of(i, length), 2) for i, length in enumerate((9, 11))])
@@ -274,6 +286,18 @@ def test_the_budget_holds_at_every_step(model):
         assert stats.kv_cache_bytes <= budget
     assert most > budget / 4
     assert 1 < widest < 16
+
+
+def test_a_long_row_after_short_ones_gets_a_ring_of_its_own_size(model):
+    budget = 2600 * decoding.BYTES_PER_TOKEN
+    scheduler = new_scheduler(model, max_num_seqs=2, kv_cache_bytes=budget)
+    run(scheduler, [sequence(str(i), prompt_of(i, 20), 9) for i in range(2)])
+    long = sequence("long", prompt_of(5, 500), 400)
+    scheduler.add(long)
+    while scheduler.has_unfinished:
+        step(scheduler)
+        assert scheduler.stats.kv_cache_bytes <= budget
+    assert long.output_tokens == expected(tuple(prompt_of(5, 500)), 400)
 
 
 def test_what_never_fits_is_refused_with_its_numbers(model):
