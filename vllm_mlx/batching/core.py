@@ -93,26 +93,24 @@ class EngineCore:
             EngineStoppedError: the engine is not started, or it is being stopped.
         """
         thread = self._running()
-        loaded = thread.loaded
-        prompt_tokens = loaded.encode(prompt)
-        max_tokens = _room(loaded, len(prompt_tokens), params.max_tokens)
-        if refusal := thread.runner.refusal(len(prompt_tokens), max_tokens):
-            raise KVCacheBudgetError(refusal)
-        sequence = Sequence(
-            request_id or uuid.uuid4().hex,
-            prompt_tokens,
-            params,
-            max_tokens=max_tokens,
-            model=self.model_name,
-            new_text=lambda: TextStream(loaded.new_detokenizer(), params.stop),
-            token_text=loaded.token_text,
-            on_chunk=on_chunk,
-        )
-        sequence.future.add_done_callback(
-            lambda future: self.abort(sequence.request_id) if future.cancelled() else None
+        sequence = self._sequence(
+            thread, thread.loaded.encode(prompt), params, request_id=request_id, on_chunk=on_chunk
         )
         thread.add(sequence)
         return sequence.future
+
+    def submit_samples(
+        self, prompt: Prompt, params: list[SamplingParams]
+    ) -> list[Future[GenerationOutput]]:
+        """Queue one prompt several times, so that its prefill is computed once.
+
+        Raises: as `submit` does.
+        """
+        thread = self._running()
+        prompt_tokens = thread.loaded.encode(prompt)
+        sequences = [self._sequence(thread, prompt_tokens, each) for each in params]
+        thread.add(*sequences)
+        return [sequence.future for sequence in sequences]
 
     def abort(self, request_id: str) -> None:
         """End a request; its future raises `RequestAbortedError`. Unknown ids are ignored."""
@@ -135,7 +133,36 @@ class EngineCore:
     @property
     def stats(self) -> EngineStats:
         """Counts since the start, and what the engine holds at this moment."""
-        return self._thread.stats if self._thread else EngineStats()
+        thread = self._thread
+        return thread.stats if thread else EngineStats()
+
+    def _sequence(
+        self,
+        thread: EngineThread,
+        prompt_tokens: list[int],
+        params: SamplingParams,
+        *,
+        request_id: str | None = None,
+        on_chunk: ChunkCallback | None = None,
+    ) -> Sequence:
+        loaded = thread.loaded
+        max_tokens = _room(loaded, len(prompt_tokens), params.max_tokens)
+        if refusal := thread.runner.refusal(len(prompt_tokens), max_tokens):
+            raise KVCacheBudgetError(refusal)
+        sequence = Sequence(
+            request_id or uuid.uuid4().hex,
+            prompt_tokens,
+            params,
+            max_tokens=max_tokens,
+            model=self.model_name,
+            new_text=lambda: TextStream(loaded.new_detokenizer(), params.stop),
+            token_text=loaded.token_text,
+            on_chunk=on_chunk,
+        )
+        sequence.future.add_done_callback(
+            lambda future: self.abort(sequence.request_id) if future.cancelled() else None
+        )
+        return sequence
 
     def _running(self) -> EngineThread:
         if (thread := self._thread) is None:

@@ -69,13 +69,18 @@ class EngineThread(threading.Thread):
         if threading.current_thread() is not self:
             self.join()
 
-    def add(self, sequence: Sequence) -> None:
-        """Queue a sequence.
+    def add(self, *sequences: Sequence) -> None:
+        """Queue sequences; none of them starts before all are known.
 
         Raises:
             EngineStoppedError: the thread is ending.
         """
-        self._send(lambda: self._add(sequence))
+
+        def add_all() -> None:
+            for sequence in sequences:
+                self._add(sequence)
+
+        self._send(add_all)
 
     def abort(self, request_id: str) -> None:
         """End a sequence; nothing happens if there is none of this name.

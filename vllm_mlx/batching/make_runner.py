@@ -38,7 +38,7 @@ def make_runner(
     if (limit := platform.cache_limit()) is not None:
         mx.set_cache_limit(limit)
     config = platform.resolve(config)
-    num_layers = plain_layers(model)
+    num_layers = plain_layers(model, vocab_size)
     if num_layers is None:
         logger.info("slots can't hold this model's cache: it is stepped by mlx-lm's BatchGenerator")
         return UpstreamRunner(model, eos_token_ids, vocab_size=vocab_size, config=config)
@@ -52,22 +52,23 @@ def make_runner(
     )
 
 
-def plain_layers(model: Any) -> int | None:
+def plain_layers(model: Any, vocab_size: int) -> int | None:
     """How many plain key-value caches the model takes; None if some of its caches are not plain,
     or if it computes something else with slots than with them."""
     made = make_prompt_cache(model)
     if not made or any(type(cache) is not KVCache for cache in made):
         return None
     try:
-        return len(made) if _agrees(model, made) else None
+        return len(made) if _agrees(model, made, vocab_size) else None
     except Exception as error:  # whatever an architecture does with a cache
         logger.info("slots don't suit this model: %s: %s", type(error).__name__, error)
         return None
 
 
-def _agrees(model: Any, plain: list[Any]) -> bool:
+def _agrees(model: Any, plain: list[Any], vocab_size: int) -> bool:
     """Whether two slots at different positions give the logits that plain caches give."""
-    tokens = mx.array([_PROBE])
+    probe = [token % vocab_size for token in _PROBE]
+    tokens = mx.array([probe])
     expected = [model(part, cache=plain)[:, -1] for part in (tokens[:, :-1], tokens[:, -1:])]
     ring = SlotRing(2, 8)
     ring.step = 6  # so that writing wraps around
@@ -78,7 +79,7 @@ def _agrees(model: Any, plain: list[Any]) -> bool:
         for cache, (keys, values) in zip(slots, (each.state for each in prompt), strict=True):
             cache.join(range(slot, slot + 1), keys, values, [length])
         ring.occupy(slot, length)
-    logits = model(mx.array([[_PROBE[3]], [_PROBE[4]]]), cache=slots)[:, -1]
+    logits = model(mx.array([[probe[3]], [probe[4]]]), cache=slots)[:, -1]
     gap = mx.abs(logits - mx.concatenate(expected)).max()
     scale = mx.abs(logits).max() + 1.0
     return bool((gap / scale < 0.05).item())

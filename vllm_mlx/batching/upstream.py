@@ -40,7 +40,8 @@ class UpstreamRunner:
         # Some state-space models of mlx-lm 0.32 read the padding as if it were prompt.
         paddable = all(isinstance(cache, _PADDABLE) for cache in make_prompt_cache(model))
         self._prefill_batch_size = min(PREFILL_BATCH_SIZE if paddable else 1, self._max_num_seqs)
-        self._prefill_step_size = min(platform.prefill_step_size(), config.max_num_batched_tokens)
+        most = config.max_num_batched_tokens // self._prefill_batch_size
+        self._prefill_step_size = max(1, min(platform.prefill_step_size(), most))
         self._rows: dict[int, Sequence] = {}
         self._uids: dict[str, int] = {}
         self._generator = self._new_generator()

@@ -76,7 +76,8 @@ class Engine:
             InvalidRequestError: `n > 1` at temperature 0.
         """
         params = SamplingParams.of(**options).for_samples(n)
-        futures = [await self._submit(plain_prompt(prompt), each) for each in params]
+        await self._ensure_running()
+        futures = self._core.submit_samples(plain_prompt(prompt), params)
         return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
 
     async def chat(
@@ -132,11 +133,14 @@ class Engine:
     async def _submit(
         self, prompt: Prompt, params: SamplingParams, **how: Any
     ) -> Future[GenerationOutput]:
+        await self._ensure_running()
+        return self._core.submit(prompt, params, **how)
+
+    async def _ensure_running(self) -> None:
         if not self._stopped and not self._core.is_running:
             await asyncio.to_thread(self._core.start)
         if self._stopped:  # before, or while the model was loading
             raise EngineStoppedError(f"the engine of {self.model_name} was stopped")
-        return self._core.submit(prompt, params, **how)
 
     async def __aenter__(self) -> Self:
         await self.start()

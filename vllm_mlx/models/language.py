@@ -78,7 +78,8 @@ class MLXLanguageModel:
             InvalidRequestError: as for `generate`, or `n > 1` at temperature 0.
         """
         params = SamplingParams.of(**options).for_samples(n)
-        futures = [self._submit(plain_prompt(prompt), each) for each in params]
+        self._core.start()
+        futures = self._core.submit_samples(plain_prompt(prompt), params)
         return [future.result() for future in futures]
 
     def stream_generate(

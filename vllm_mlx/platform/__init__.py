@@ -209,7 +209,8 @@ def exp(x: mx.array) -> mx.array:
 def _working_set() -> int:
     """Bytes of memory that MLX may use here beside what it holds already."""
     if backend() == "cpu":
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return max(1 << 30, total - mx.get_active_memory())
     info = mx.device_info()
     # Metal recommends a working set; CUDA says what no process has taken.
     if "max_recommended_working_set_size" in info:

@@ -25,6 +25,7 @@ _EXPONENT_BIAS = 127
 _MANTISSA = 8388608.0  # 2**23: moves an exponent to its place in a float's bits
 # Cephes' expf: a polynomial on [-ln(2)/2, ln(2)/2], relative error 2e-7.
 _POLYNOMIAL = (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+_HIGHEST = 88.0  # above, it is no number any more
 _LOWEST = -87.0  # below, the result is no normal number any more; exp(-87) is 1.6e-38
 
 _MASKED = -1e9
@@ -37,7 +38,7 @@ _SLOTS = 8
 
 def _parts(x: mx.array) -> tuple[mx.array, mx.array]:
     """`e**x` as the product of a number near 1 and a power of two, the latter as float bits."""
-    x = mx.maximum(x, _LOWEST)
+    x = mx.minimum(mx.maximum(x, _LOWEST), _HIGHEST)
     whole = (x * _LOG2_E + _ROUND) - _ROUND
     rest = x - whole * _LN2_HIGH - whole * _LN2_LOW
     series: mx.array | float = 1.9875691500e-4
@@ -68,9 +69,9 @@ def _fused() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 def exp(x: mx.array) -> mx.array:
-    """`e**x` of float32 numbers up to 88, five times as fast as `mx.exp`, and more exact.
+    """`e**x` of float32 numbers, five times as fast as `mx.exp`, and more exact.
 
-    Below -87 it is `exp(-87)`, which in a softmax is nothing.
+    Below -87 it is `exp(-87)`, which in a softmax is nothing, and above 88 `exp(88)`.
     """
     series, bits = _fused()[0](x)
     product: mx.array = series * mx.view(bits, mx.float32)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vllm_mlx.platform import Ring
 
 _LANES = 32
+_SHARED_MEMORY = 48 << 10  # bytes a block may take without asking
 
 # One block a slot and key head. Its warps take every NW-th token, newest first; a lane holds D / 32
 # elements of each of the G queries that share the key head. Online softmax (Milakov and Gimelshein,
@@ -104,16 +105,21 @@ def attend_slots(
     """One query a slot, `[S, Hq, 1, D]`, over the columns that its slot holds of `[S, Hk, C, D]`.
 
     None where the kernel does not fit: a head dimension that 32 lanes can't share, or keys and
-    values of unlike shapes.
+    values of unlike shapes, or too many queries a key head.
     """
     S, Hq, _, D = queries.shape
     Hk = keys.shape[1]
     if D not in (64, 128, 256) or keys.shape != values.shape:
         return None
+    G = Hq // Hk
     warps = 4 if S * Hk >= 512 else 8
+    while warps and warps * (G * D + 2 * G) * 4 > _SHARED_MEMORY:
+        warps //= 2
+    if not warps:
+        return None
     outputs: list[mx.array] = _kernel()(
         inputs=[queries, keys, values, ring.offsets, ring.newest, mx.array([scale])],
-        template=[("T", queries.dtype), ("D", D), ("G", Hq // Hk), ("NW", warps), ("U", 4)],
+        template=[("T", queries.dtype), ("D", D), ("G", G), ("NW", warps), ("U", 4)],
         grid=(Hk * warps * _LANES, S, 1),
         threadgroup=(warps * _LANES, 1, 1),
         output_shapes=[queries.shape],

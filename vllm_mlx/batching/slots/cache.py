@@ -116,10 +116,12 @@ def _resized(
 
 
 def resize_rows(array: mx.array, moves: dict[int, int], width: int) -> mx.array:
-    """`[S, ...]` with some rows moved, then cut or filled up to `[width, ...]`."""
-    rows = [0] * width
-    kept = min(width, array.shape[0])
-    rows[:kept] = range(kept)
+    """`[S, ...]` cut to `[width, ...]` with some rows moved there, or filled up with zeros."""
+    if width > array.shape[0]:
+        # Zeros, not copies: what is masked must be finite.
+        filler = mx.zeros((width - array.shape[0], *array.shape[1:]), array.dtype)
+        return mx.concatenate([array, filler])
+    rows = list(range(width))
     for old, new in moves.items():
         rows[new] = old
     return mx.take(array, mx.array(rows), axis=0)

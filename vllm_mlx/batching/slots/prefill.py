@@ -61,6 +61,11 @@ class PrefillBatch:
         return self.length * len(self.rows) - sum(len(row.tokens) for row in self.rows)
 
     @property
+    def held(self) -> int:
+        """Tokens of key-value cache that the batch takes, prefixes and padding included."""
+        return len(self.rows) * (self.rows[0].start + self.length)
+
+    @property
     def is_done(self) -> bool:
         return bool(self.caches) and self.computed >= self.length
 

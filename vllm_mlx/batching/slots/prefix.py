@@ -116,7 +116,7 @@ class PrefixCache:
 
     @property
     def nbytes(self) -> int:
-        layers = [layer for prefix in self._prefixes.values() for layer in prefix.layers]
+        layers = [layer for prefix in list(self._prefixes.values()) for layer in prefix.layers]
         return sum(keys.nbytes + values.nbytes for keys, values in layers)
 
     def _deepest_known(self, blocks: list[tuple[int, int]], prompt: list[int]) -> Prefix | None:
@@ -130,6 +130,9 @@ class PrefixCache:
 
     def _make_room(self, tokens: int) -> bool:
         """Drop the least recently used until so many tokens more are within the bound."""
+        pinned = sum(p.end - p.start for p in self._prefixes.values() if p.users)
+        if pinned + tokens > self.max_tokens:
+            return False
         for prefix in list(self._prefixes.values()):
             if self.tokens + tokens <= self.max_tokens:
                 break

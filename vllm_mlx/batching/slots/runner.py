@@ -97,7 +97,7 @@ class SlotRunner:
         if self._budget.admits(needs, self._ring.slots, self._ring.columns):
             return True
         # It may fit once the ring is no larger than it must be.
-        self._is_tight = self._budget.admits(needs, 0, 0)
+        self._is_tight |= self._budget.admits(needs, 0, 0)
         return False
 
     def reserve(self, sequence: Sequence) -> None:
@@ -106,6 +106,8 @@ class SlotRunner:
         self._needs[sequence] = Need.of(sequence)
 
     def insert(self, sequences: list[Sequence]) -> None:
+        if not self._running:
+            self._fit()  # before prompts take memory beside a ring that nobody needs
         rows: list[PrefillRow] = []
         levels: list[list[PrefillRow]] = []
         for sequence in sequences:
@@ -128,10 +130,22 @@ class SlotRunner:
     def remove(self, sequence: Sequence) -> None:
         self._needs.pop(sequence, None)
         slot = self._slot_of.pop(sequence, None)
-        if slot is not None:
+        if slot is None:
+            self._abandon(sequence)
+        else:
             del self._running[slot]
             self._ring.free(slot)
             self._sampler.leave(slot)
+
+    def _abandon(self, sequence: Sequence) -> None:
+        """Compute no more than has begun for a sequence in prefill."""
+        for batch in list(self._prefills):
+            for row in [row for row in batch.rows if row.target is sequence and not batch.caches]:
+                batch.rows.remove(row)
+                if row.base:
+                    row.base.users -= 1
+            if not batch.rows:
+                self._prefills.remove(batch)
 
     # The step.
 
@@ -157,15 +171,21 @@ class SlotRunner:
 
     @property
     def kv_cache_bytes(self) -> int:
-        prefilling = sum(cache.nbytes for batch in self._prefills for cache in batch.caches)
-        prefilling += sum(keys.nbytes + values.nbytes for keys, values in self._prefilling)
+        # Read from other threads, too: what changes under way is copied first.
+        batches, states = list(self._prefills), list(self._prefilling)
+        prefilling = sum(cache.nbytes for batch in batches for cache in batch.caches)
+        prefilling += sum(keys.nbytes + values.nbytes for keys, values in states)
         return sum(cache.nbytes for cache in self._caches) + prefilling + self._prefixes.nbytes
 
     def _prefill(self) -> None:
         """Compute the next piece of the prompts, and let those join that are done."""
-        left = self._most_prefilled
-        while self._prefills and left > 0:
+        left, held = self._most_prefilled, 0
+        while self._prefills:
             batch = self._prefills[0]
+            held += batch.held
+            is_first = held == batch.held
+            if not is_first and (left < len(batch.rows) or held > self._most_prefilled):
+                break
             left -= batch.advance(self._model, self._num_layers, left)
             self._prefilling += batch.states
             if not batch.is_done:
@@ -189,7 +209,7 @@ class SlotRunner:
             self._join(joining, batch)
 
     def _join(self, joining: list[tuple[int, Sequence]], batch: PrefillBatch) -> None:
-        self._fit(len(joining), max(len(sequence.prompt_tokens) for _, sequence in joining))
+        self._fit(max(len(sequence.prompt_tokens) for _, sequence in joining))
         slots = self._choose_slots(joining)
         lengths = [len(sequence.prompt_tokens) - 1 for _, sequence in joining]
         rows = [row for row, _ in joining]
@@ -234,28 +254,32 @@ class SlotRunner:
         logprobs = _read_logprobs(launch)
         produced = []
         for slot, sequence in launch.rows:
+            token = tokens[slot]
             if sequence in self._slot_of:
-                token = tokens[slot]
                 produced.append(Produced(sequence, token, logprobs.get(slot)))
                 if token < 0:
-                    self._forget_values(sequence)
+                    self._clear(self._slot_of[sequence])
+            elif token < 0 and slot < self._ring.slots and slot not in self._running:
+                self._clear(slot)
         return produced
 
-    def _forget_values(self, sequence: Sequence) -> None:
+    def _clear(self, slot: int) -> None:
         """Zero a slot that holds infinities: zero weight times infinity would poison its heir."""
         for cache in self._caches:
-            cache.clear(self._slot_of[sequence])
+            cache.clear(slot)
 
     # The ring's size.
 
-    def _fit(self, joining: int = 0, length: int = 0) -> None:
-        """Resize the ring if it is too small for those who run and join, or much too large."""
-        pending = sum(len(batch.rows) for batch in self._prefills)
-        wanted = len(self._running) + joining + pending
+    def _fit(self, joining: int = 0) -> None:
+        """Resize the ring if it is too small for all who were admitted, or much too large.
+
+        Args:
+            joining: tokens of the longest prompt that is about to join.
+        """
         longest = max((self._ring.lengths[slot] for slot in self._running), default=0)
         reserved = max((need.columns for need in self._needs.values()), default=0)
-        width = self._size(width_for(max(1, wanted), self._most), self._ring.slots)
-        columns = self._size(columns_for(max(longest, length) + 1), self._ring.columns, reserved)
+        width = self._size(width_for(max(1, len(self._needs)), self._most), self._ring.slots)
+        columns = self._size(columns_for(max(longest, joining) + 1), self._ring.columns, reserved)
         self._is_tight = False
         if (width, columns) != (self._ring.slots, self._ring.columns):
             self._resize(width, columns)

@@ -155,6 +155,24 @@ def test_an_id_may_come_again_while_its_first_owner_is_in_prefill(model):
     assert not scheduler._runner._running
 
 
+def test_aborted_prompts_are_not_computed(model):
+    scheduler = new_scheduler(model, max_num_seqs=8, max_num_batched_tokens=16)
+    for i in range(8):
+        scheduler.add(sequence(str(i), prompt_of(i, 200), 5))
+    step(scheduler)
+    for i in range(8):
+        scheduler.remove(str(i))
+    late = sequence("late", prompt_of(20, 9), 3)
+    scheduler.add(late)
+    steps = 0
+    while not late.output_tokens:
+        step(scheduler)
+        steps += 1
+    assert steps < 30  # what had begun is finished, 13 pieces a row; the rest is not
+    assert run(scheduler, []) == []
+    assert late.output_tokens == expected(tuple(prompt_of(20, 9)), 3)
+
+
 def test_padding_is_counted(model):
     scheduler = new_scheduler(model, max_num_seqs=4)
     run(scheduler, [sequence(str(i), prompt_of(i, length), 2) for i, length in enumerate((9, 11))])
@@ -255,7 +273,7 @@ def test_memory_stays_flat_over_two_thousand_requests(model, monkeypatch):
 
     def batch(first, count):
         for i in range(first, first + count):
-            size = 300 if i % 100 == 0 else draw.randint(1, 200)
+            size = 300 if i % 20 == 0 else draw.randint(1, 200)
             scheduler.add(sequence(str(i), prompt_of(i, size), draw.randint(1, 12)))
         while scheduler.has_unfinished:
             step(scheduler)
@@ -266,7 +284,7 @@ def test_memory_stays_flat_over_two_thousand_requests(model, monkeypatch):
     for first in range(200, 2000, 300):
         batch(first, 300)
         assert mx.get_cache_memory() <= limit
-    assert mx.get_peak_memory() <= peak * 1.1
+    assert mx.get_peak_memory() <= peak * 1.2
     assert mx.get_active_memory() <= held * 1.1
 
 
