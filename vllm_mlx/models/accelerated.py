@@ -25,6 +25,7 @@ class Attention(nn.Module):
 
     def __init__(self, original: Any) -> None:
         super().__init__()
+        self._operations = platform.operations()
         self.n_heads = original.n_heads
         self.n_kv_heads = original.n_kv_heads
         self.scale = original.scale
@@ -56,9 +57,9 @@ class Attention(nn.Module):
         self, queries: mx.array, keys: mx.array, values: mx.array, mask: Any, cache: Any
     ) -> mx.array:
         if isinstance(cache, SlotKVCache):
-            return platform.attend_slots(queries, keys, values, self.scale, cache.ring)
+            return self._operations.attend_slots(queries, keys, values, self.scale, cache.ring)
         if isinstance(cache, PromptKVCache) and not isinstance(mask, mx.array):
-            return platform.attend_causal(queries, keys, values, self.scale)
+            return self._operations.attend_causal(queries, keys, values, self.scale)
         return mx.fast.scaled_dot_product_attention(
             queries, keys, values, scale=self.scale, mask=mask
         )
@@ -69,12 +70,13 @@ class MLP(nn.Module):
 
     def __init__(self, original: Any) -> None:
         super().__init__()
+        self._swiglu = platform.operations().swiglu
         self.gate_up = Joined.of(original.gate_proj, original.up_proj)
         self.down_proj = original.down_proj
 
     def __call__(self, x: mx.array) -> mx.array:
         gate, up = self.gate_up(x)
-        projected: mx.array = self.down_proj(platform.swiglu(gate, up))
+        projected: mx.array = self.down_proj(self._swiglu(gate, up))
         return projected
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
 import mlx.core as mx
 
-from vllm_mlx.platform import blas, cpu, cuda
+from vllm_mlx.platform import attention, blas, cpu, cuda
 from vllm_mlx.scheduler_config import SchedulerConfig
 
 Backend = Literal["metal", "cuda", "cpu"]
@@ -169,41 +170,36 @@ def cache_limit() -> int | None:
     return 256 << 20 if backend() == "cpu" else None
 
 
-def attend_slots(
-    queries: mx.array, keys: mx.array, values: mx.array, scale: float, ring: Ring
-) -> mx.array:
-    """Attention of one new token a slot, `[S, Hq, 1, D]`, over a ring `[S, Hk, C, D]`."""
+class Operations(NamedTuple):
+    """What a backend computes in its own way; ask for them once, when a module is made.
+
+    Attributes:
+        attend_slots: attention of one new token a slot, `[S, Hq, 1, D]`, over a ring
+            `[S, Hk, C, D]`: called with queries, keys, values, scale and the `Ring`.
+        attend_causal: attention of the last L tokens of prompts, `[B, Hq, L, D]`, over
+            `[B, Hk, p + L, D]`: called with queries, keys, values and scale.
+        swiglu: `silu(gate) * up`.
+        exp: `e**x` of float32 numbers.
+    """
+
+    attend_slots: Callable[[mx.array, mx.array, mx.array, float, Ring], mx.array]
+    attend_causal: Callable[[mx.array, mx.array, mx.array, float], mx.array]
+    swiglu: Callable[[mx.array, mx.array], mx.array]
+    exp: Callable[[mx.array], mx.array]
+
+
+def operations() -> Operations:
+    """Those of this backend."""
     if backend() == "cpu":
-        return cpu.attend_slots(queries, keys, values, scale, ring)
+        return Operations(cpu.attend_slots, cpu.attend_causal, cpu.swiglu, cpu.exp)
     if backend() == "cuda":
-        attended = cuda.attend_slots(queries, keys, values, scale, ring)
-        if attended is not None:
-            return attended
-    return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=ring.mask)
-
-
-def attend_causal(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
-    """Attention of the last L tokens of prompts, `[B, Hq, L, D]`, over `[B, Hk, p + L, D]`."""
-    if backend() == "cpu":
-        return cpu.attend_causal(queries, keys, values, scale)
-    if backend() == "cuda" and keys.shape[2] <= cuda.MOST_EXPLICIT:
-        return cuda.attend_causal(queries, keys, values, scale)
-    return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask="causal")
-
-
-def swiglu(gate: mx.array, up: mx.array) -> mx.array:
-    """`silu(gate) * up`."""
-    return cpu.swiglu(gate, up) if backend() == "cpu" else _compiled_swiglu(gate, up)
+        return Operations(cuda.attend_slots, cuda.attend_causal, _swiglu, mx.exp)
+    return Operations(attention.attend_slots, attention.attend_causal, _swiglu, mx.exp)
 
 
 @partial(mx.compile, shapeless=True)
-def _compiled_swiglu(gate: mx.array, up: mx.array) -> mx.array:
+def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
     return gate * mx.sigmoid(gate) * up
-
-
-def exp(x: mx.array) -> mx.array:
-    """`mx.exp`, or what is faster on this backend."""
-    return cpu.exp(x) if backend() == "cpu" else mx.exp(x)
 
 
 def _working_set() -> int:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from vllm_mlx.platform import attention
+
 if TYPE_CHECKING:
     from vllm_mlx.platform import Ring
 
@@ -101,24 +103,20 @@ def _kernel() -> Any:
 
 def attend_slots(
     queries: mx.array, keys: mx.array, values: mx.array, scale: float, ring: Ring
-) -> mx.array | None:
+) -> mx.array:
     """One query a slot, `[S, Hq, 1, D]`, over the columns that its slot holds of `[S, Hk, C, D]`.
 
-    None where the kernel does not fit: a head dimension that 32 lanes can't share, or keys and
-    values of unlike shapes, or too many queries a key head.
+    By MLX's own attention where the kernel does not fit: a head dimension that 32 lanes can't
+    share, keys and values of unlike shapes, or too many queries a key head.
     """
     S, Hq, _, D = queries.shape
     Hk = keys.shape[1]
-    if D not in (64, 128, 256) or keys.shape != values.shape:
-        return None
     G = Hq // Hk
-    warps = 4 if S * Hk >= 512 else 8
-    while warps and warps * (G * D + 2 * G) * 4 > _SHARED_MEMORY:
-        warps //= 2
-    if not warps:
-        return None
+    warps = _warps(S * Hk, G, D)
+    if not warps or keys.shape != values.shape:
+        return attention.attend_slots(queries, keys, values, scale, ring)
     outputs: list[mx.array] = _kernel()(
-        inputs=[queries, keys, values, ring.offsets, ring.newest, mx.array([scale])],
+        inputs=[queries, keys, values, ring.offsets, ring.newest, _array_of(scale)],
         template=[("T", queries.dtype), ("D", D), ("G", G), ("NW", warps), ("U", 4)],
         grid=(Hk * warps * _LANES, S, 1),
         threadgroup=(warps * _LANES, 1, 1),
@@ -126,6 +124,21 @@ def attend_slots(
         output_dtypes=[queries.dtype],
     )
     return outputs[0]
+
+
+def _warps(pairs: int, G: int, D: int) -> int:
+    """Warps for each of so many pairs of slot and key head; 0 where shared memory is too small."""
+    if D not in (64, 128, 256):
+        return 0
+    warps = 4 if pairs >= 512 else 8
+    while warps and warps * (G * D + 2 * G) * 4 > _SHARED_MEMORY:
+        warps //= 2
+    return warps
+
+
+@functools.cache
+def _array_of(scale: float) -> mx.array:
+    return mx.array([scale])
 
 
 MOST_EXPLICIT = 1024
@@ -136,6 +149,8 @@ def attend_causal(queries: mx.array, keys: mx.array, values: mx.array, scale: fl
     """Attention of the last L tokens: `[B, Hq, L, D]` over `[B, Hk, K, D]`."""
     B, Hq, L, D = queries.shape
     Hk, K = keys.shape[1], keys.shape[2]
+    if K > MOST_EXPLICIT:
+        return attention.attend_causal(queries, keys, values, scale)
     grouped = (queries * scale).reshape(B, Hk, (Hq // Hk) * L, D)
     scores = (grouped @ keys.swapaxes(-1, -2)).reshape(B, Hq, L, K)
     seen = mx.arange(K)[None] <= mx.arange(K - L, K)[:, None]

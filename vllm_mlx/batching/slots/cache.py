@@ -6,7 +6,6 @@ Shapes: B rows, H key-value heads, L new tokens, D head dimension, S slots, C co
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
 from typing import Any
 
 import mlx.core as mx
@@ -46,33 +45,30 @@ class SlotKVCache:
         self.values[:, :, column : column + 1] = values
         return self.keys, self.values
 
-    def join(self, slots: range, keys: mx.array, values: mx.array, lengths: list[int]) -> None:
-        """Give neighbouring slots the tokens of joining rows.
+    def join(self, slots: mx.array, columns: mx.array, keys: mx.array, values: mx.array) -> None:
+        """Give slots the tokens of joining rows, all at once.
 
         Args:
-            keys, values: `[B, H, n, D]`; row b has `lengths[b]` tokens, then padding.
+            slots: `[B]`; row b of the others is for slot `slots[b]`.
+            columns: where its tokens go, `[B, n]`; see `SlotRing.columns_behind`.
+            keys, values: `[B, H, n, D]`.
         """
         self._allocate(keys, values)
-        if len(slots) == 1 and lengths[0] < keys.shape[2]:
-            keys, values = keys[:, :, : lengths[0]], values[:, :, : lengths[0]]
-        elif len(slots) > 1:
-            keys, values = right_aligned(keys, lengths), right_aligned(values, lengths)
-        self._write(slots, keys, values)
-
-    def _write(self, slots: range, keys: mx.array, values: mx.array) -> None:
         assert self.keys is not None
         assert self.values is not None
-        taken, first, last = 0, slots.start, slots.stop
-        spans = self.ring.spans(keys.shape[2])
-        if len(spans) == 1:
-            ((start, stop),) = spans
-            self.keys[first:last, :, start:stop] = keys
-            self.values[first:last, :, start:stop] = values
-            return
-        for start, stop in spans:
+        self.keys[slots[:, None], :, columns] = keys.swapaxes(1, 2)
+        self.values[slots[:, None], :, columns] = values.swapaxes(1, 2)
+
+    def join_one(self, slot: int, length: int, keys: mx.array, values: mx.array) -> None:
+        """Give a slot the first `length` of the tokens `[1, H, n, D]`, as one or two pieces."""
+        self._allocate(keys, values)
+        assert self.keys is not None
+        assert self.values is not None
+        taken = 0
+        for start, stop in self.ring.spans(length):
             part = slice(taken, taken + stop - start)
-            self.keys[first:last, :, start:stop] = keys[:, :, part]
-            self.values[first:last, :, start:stop] = values[:, :, part]
+            self.keys[slot : slot + 1, :, start:stop] = keys[:, :, part]
+            self.values[slot : slot + 1, :, start:stop] = values[:, :, part]
             taken += stop - start
 
     def clear(self, slot: int) -> None:
@@ -181,16 +177,3 @@ class PromptKVCache:
 def _refuse_window(window_size: Any) -> None:
     if window_size is not None:
         raise NotImplementedError("slots keep all tokens: no sliding window")
-
-
-def right_aligned(array: mx.array, lengths: Seq[int]) -> mx.array:
-    """Rows `[B, H, L, D]` moved so that each row's first `lengths[b]` tokens end at the right.
-
-    What is left of them is other tokens of the same row, which nobody will see.
-    """
-    L = array.shape[2]
-    if all(length == L for length in lengths):
-        return array
-    shift = mx.array([L - length for length in lengths], dtype=mx.int32)
-    index = (mx.arange(L, dtype=mx.int32)[None] - shift[:, None]) % L
-    return mx.take_along_axis(array, index[:, None, :, None], axis=2)

@@ -89,9 +89,8 @@ class PrefillBatch:
         """Keys and values so far, a pair a layer; none if there is nothing to compute."""
         return [cache.state for cache in self.caches] if self.rows[0].end else []
 
-    def select(self, rows: list[int]) -> list[KeysAndValues]:
-        """Keys and values of some rows, a pair a layer, cut to the longest of them."""
-        length = max(self.rows[row].end for row in rows)
+    def select(self, rows: list[int], length: int) -> list[KeysAndValues]:
+        """The first `length` keys and values of some rows, a pair a layer."""
         states = self.states
         if len(rows) == len(self.rows):
             return [(keys[:, :, :length], values[:, :, :length]) for keys, values in states]

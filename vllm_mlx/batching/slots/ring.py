@@ -113,6 +113,15 @@ class SlotRing:
             return [(first, first + length)]
         return [(first, self.columns), (0, length - (self.columns - first))]
 
+    def columns_behind(self, lengths: list[int], padded: int) -> mx.array:
+        """Where rows go whose first `lengths[b]` tokens end at the present column: `[B, padded]`.
+
+        What pads a row goes into the columns that come after, which nobody sees before they are
+        written anew.
+        """
+        first = mx.array([self.step - length for length in lengths], dtype=mx.int32)
+        return (first[:, None] + mx.arange(padded, dtype=mx.int32)) % self.columns
+
     def resized(self, moves: dict[int, int], slots: int, columns: int) -> SlotRing:
         """A ring of other size at the same step.
 

@@ -50,6 +50,7 @@ class BatchSampler:
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
+        self._exp = platform.operations().exp
         self._rows: dict[int, Sequence] = {}
         self._generators: dict[int, random.Random] = {}
         self._recent: mx.array | None = None
@@ -137,7 +138,7 @@ class BatchSampler:
 
         def draw(logits: mx.array) -> mx.array:
             scaled = logits[rows].astype(mx.float32) * scale
-            weights = platform.exp(scaled - scaled.max(axis=-1, keepdims=True))
+            weights = self._exp(scaled - scaled.max(axis=-1, keepdims=True))
             return _inverse_cdf(weights, self._uniforms(slots))
 
         return draw
@@ -152,22 +153,22 @@ class BatchSampler:
         largest_k = max(each.top_k for each in params)
 
         def covered(likeliest: mx.array) -> mx.array:
-            by_mass = platform.exp(likeliest).sum(axis=-1, keepdims=True) >= top_p
+            by_mass = self._exp(likeliest).sum(axis=-1, keepdims=True) >= top_p
             by_rank = top_k <= likeliest.shape[1]
             return by_mass | by_rank | (likeliest[:, -1:] < likeliest[:, :1] + min_logprob)
 
         def draw(logits: mx.array) -> mx.array:
             logits = logits[rows].astype(mx.float32)
             highest = logits.max(axis=-1, keepdims=True)
-            total = platform.exp(logits - highest).sum(axis=-1, keepdims=True)
+            total = self._exp(logits - highest).sum(axis=-1, keepdims=True)
             logprobs = logits - highest - mx.log(total)
             likeliest, logprobs = self._candidates(logprobs, covered, largest_k)
-            mass = platform.exp(logprobs)
+            mass = self._exp(logprobs)
             before = mx.cumsum(mass, axis=-1) - mass  # what all likelier tokens have
             rank = mx.arange(logprobs.shape[1])[None]
             cut = (before < top_p) & (logprobs >= logprobs[:, :1] + min_logprob) & (rank < top_k)
             cut = cut | (rank == 0)
-            weights = cut * platform.exp((logprobs - logprobs[:, :1]) * scale)
+            weights = cut * self._exp((logprobs - logprobs[:, :1]) * scale)
             chosen = _inverse_cdf(weights, self._uniforms(slots))
             return mx.take_along_axis(likeliest, chosen[:, None], axis=-1)[:, 0].astype(mx.int32)
 

@@ -47,6 +47,14 @@ def test_what_a_row_holds_moves_with_it(step, old, new, data):
         assert [moved[column] for column in was] == now
 
 
+def test_rows_joined_at_once_go_where_they_would_go_alone():
+    ring = SlotRing(3, 8)
+    ring.step = 11
+    for row, length in zip(ring.columns_behind([5, 2], 5).tolist(), (5, 2), strict=True):
+        assert row[:length] == columns(ring.spans(length))
+        assert len(set(row)) == 5  # padding overwrites nothing of the row's own
+
+
 def test_a_free_slot_sees_one_column():
     ring = SlotRing(3, 8)
     assert ring.mask.sum(axis=-1).flatten().tolist() == [1, 1, 1]
