@@ -77,7 +77,7 @@ def _agrees(model: Any, plain: list[Any], vocab_size: int) -> bool:
         prompt = [PromptKVCache(length) for _ in plain]
         model(tokens[:, :length], cache=prompt)
         for cache, (keys, values) in zip(slots, (each.state for each in prompt), strict=True):
-            cache.join_one(slot, length, keys, values)
+            cache.join_run(range(slot, slot + 1), length, keys, values)
         ring.occupy(slot, length)
     logits = model(mx.array([[probe[3]], [probe[4]]]), cache=slots)[:, -1]
     gap = mx.abs(logits - mx.concatenate(expected)).max()

@@ -59,16 +59,16 @@ class SlotKVCache:
         self.keys[slots[:, None], :, columns] = keys.swapaxes(1, 2)
         self.values[slots[:, None], :, columns] = values.swapaxes(1, 2)
 
-    def join_one(self, slot: int, length: int, keys: mx.array, values: mx.array) -> None:
-        """Give a slot the first `length` of the tokens `[1, H, n, D]`, as one or two pieces."""
+    def join_run(self, slots: range, length: int, keys: mx.array, values: mx.array) -> None:
+        """Give neighbouring slots the first `length` of the tokens `[B, H, n, D]`, by slices."""
         self._allocate(keys, values)
         assert self.keys is not None
         assert self.values is not None
-        taken = 0
+        taken, first, last = 0, slots.start, slots.stop
         for start, stop in self.ring.spans(length):
             part = slice(taken, taken + stop - start)
-            self.keys[slot : slot + 1, :, start:stop] = keys[:, :, part]
-            self.values[slot : slot + 1, :, start:stop] = values[:, :, part]
+            self.keys[first:last, :, start:stop] = keys[:, :, part]
+            self.values[first:last, :, start:stop] = values[:, :, part]
             taken += stop - start
 
     def clear(self, slot: int) -> None:

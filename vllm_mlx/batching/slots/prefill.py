@@ -137,14 +137,17 @@ def _along(base: Prefix, layer: int, which: int) -> mx.array:
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)
 
 
-def group(rows: list[PrefillRow], shapes: PrefillShapes, max_tokens: int) -> list[PrefillBatch]:
+def group(
+    rows: list[PrefillRow], shapes: PrefillShapes, max_computed: int, max_held: int
+) -> list[PrefillBatch]:
     """Cut rows into batches such that the tokens computed, padding included, cost least.
 
     Rows of equally long prefixes are sorted by length, and the cheapest cuts are found by dynamic
     programming: a batch of `B` rows costs `shapes.overhead + B * longest`.
 
     Args:
-        max_tokens: most tokens held by a batch of more than one row, prefixes included.
+        max_computed: most tokens that a batch of more than one row computes.
+        max_held: most tokens that it holds, prefixes included.
     """
     starts: dict[int, list[PrefillRow]] = {}
     for row in rows:
@@ -152,12 +155,14 @@ def group(rows: list[PrefillRow], shapes: PrefillShapes, max_tokens: int) -> lis
     batches: list[PrefillBatch] = []
     for alike in starts.values():
         alike.sort(key=lambda row: -len(row.tokens))
-        parts = _cut(alike, shapes, max_tokens)
+        parts = _cut(alike, shapes, max_computed, max_held)
         batches += [PrefillBatch(part, shapes.padded(len(part[0].tokens))) for part in parts]
     return batches
 
 
-def _cut(rows: list[PrefillRow], shapes: PrefillShapes, max_tokens: int) -> list[list[PrefillRow]]:
+def _cut(
+    rows: list[PrefillRow], shapes: PrefillShapes, max_computed: int, max_held: int
+) -> list[list[PrefillRow]]:
     # best[i]: the least cost of the first i rows, and where their last batch begins.
     best: list[tuple[int, int]] = [(0, 0)]
     for stop in range(1, len(rows) + 1):
@@ -165,7 +170,8 @@ def _cut(rows: list[PrefillRow], shapes: PrefillShapes, max_tokens: int) -> list
         for start in range(stop - 1, -1, -1):
             size = stop - start
             length = shapes.padded(len(rows[start].tokens))
-            if size > 1 and (rows[start].start + length) * size > max_tokens:
+            held = (rows[start].start + length) * size
+            if size > 1 and (length * size > max_computed or held > max_held):
                 break
             options.append((best[start][0] + shapes.overhead + length * size, start))
         best.append(min(options))

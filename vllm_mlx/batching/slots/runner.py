@@ -63,7 +63,7 @@ class SlotRunner:
         self.counters = Counters()
         self._prefixes = PrefixCache(budget.prefix_tokens)
         assert config.max_num_batched_tokens is not None
-        self._most_prefilled = min(budget.prefill_tokens, config.max_num_batched_tokens)
+        self._most_computed = config.max_num_batched_tokens
         self._shapes = platform.prefill_shapes()
         self._shrink_below = platform.shrink_below()
         self._reset()
@@ -129,7 +129,9 @@ class SlotRunner:
         for sequence in sequences:
             self._prefixes.withdraw(sequence)
         for batch in [*levels, rows]:
-            self._prefills += group(batch, self._shapes, self._most_prefilled)
+            self._prefills += group(
+                batch, self._shapes, self._most_computed, self._budget.prefill_tokens
+            )
 
     def remove(self, sequence: Sequence) -> None:
         self._needs.pop(sequence, None)
@@ -183,12 +185,12 @@ class SlotRunner:
 
     def _prefill(self) -> None:
         """Compute the next piece of the prompts, and let those join that are done."""
-        left, held = self._most_prefilled, 0
+        left, held = self._most_computed, 0
         while self._prefills:
             batch = self._prefills[0]
             held += batch.held
             is_first = held == batch.held
-            if not is_first and (left < len(batch.rows) or held > self._most_prefilled):
+            if not is_first and (left < len(batch.rows) or held > self._budget.prefill_tokens):
                 break
             left -= batch.advance(self._model, self._num_layers, left)
             self._prefilling += batch.states
@@ -235,9 +237,10 @@ class SlotRunner:
             for cache, (keys, values) in zip(self._caches, layers, strict=True):
                 cache.join(index, columns, keys, values)
             return
+        runs = _runs(slots, lengths)
         for cache, (keys, values) in zip(self._caches, layers, strict=True):
-            for row, (slot, length) in enumerate(zip(slots, lengths, strict=True)):
-                cache.join_one(slot, length, keys[row : row + 1], values[row : row + 1])
+            for rows, run, length in runs:
+                cache.join_run(run, length, keys[rows], values[rows])
 
     def _choose_slots(self, joining: list[tuple[int, Sequence]]) -> list[int]:
         """Long rows take low slots and short ones high slots: attention that reads neighbouring
@@ -320,6 +323,20 @@ class SlotRunner:
             self._running[new] = sequence = self._running.pop(old)
             self._slot_of[sequence] = new
         self._ring = ring
+
+
+def _runs(slots: list[int], lengths: list[int]) -> list[tuple[slice, range, int]]:
+    """Rows of one length that go into neighbouring slots: `(rows, slots, length)` each."""
+    runs: list[tuple[slice, range, int]] = []
+    first = 0
+    for row in range(1, len(slots) + 1):
+        is_next = row < len(slots) and slots[row] == slots[row - 1] + 1
+        if not is_next or lengths[row] != lengths[first]:
+            runs.append(
+                (slice(first, row), range(slots[first], slots[row - 1] + 1), lengths[first])
+            )
+            first = row
+    return runs
 
 
 def _read_logprobs(launch: _Launch) -> dict[int, Logprobs]:

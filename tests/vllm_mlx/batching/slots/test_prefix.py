@@ -6,7 +6,7 @@ import random
 
 from tests.decoding import sequence
 from vllm_mlx.batching.slots.prefill import PrefillRow, group
-from vllm_mlx.batching.slots.prefix import PrefixCache
+from vllm_mlx.batching.slots.prefix import Prefix, PrefixCache
 from vllm_mlx.platform import PrefillShapes
 
 
@@ -95,7 +95,7 @@ def row(length: int) -> PrefillRow:
 
 def test_rows_are_batched_with_rows_of_like_length():
     rows = [row(length) for length in (10, 100, 98, 11, 9, 102)]
-    batches = group(rows, PrefillShapes(8, 1), 1000)
+    batches = group(rows, PrefillShapes(8, 1), 1000, 1000)
     lengths = sorted(sorted(len(each.tokens) for each in batch.rows) for batch in batches)
     assert lengths == [[9, 10, 11], [98, 100, 102]]
     assert [batch.padding for batch in batches] == [6, 3]
@@ -103,19 +103,27 @@ def test_rows_are_batched_with_rows_of_like_length():
 
 def test_dear_batches_are_fewer_and_bounded():
     rows = [row(length) for length in (10, 100, 98, 11, 9, 102)]
-    (batch,) = group(rows, PrefillShapes(1000, 1), 1000)
+    (batch,) = group(rows, PrefillShapes(1000, 1), 1000, 1000)
     assert len(batch.rows) == 6
-    batches = group(rows, PrefillShapes(1000, 1), 310)
+    batches = group(rows, PrefillShapes(1000, 1), 310, 310)
     assert all(batch.length * len(batch.rows) <= 310 for batch in batches)
     assert sum(len(batch.rows) for batch in batches) == 6
 
 
 def test_lengths_are_padded_to_few_shapes():
     rows = [row(length) for length in range(40, 60)]
-    batches = group(rows, PrefillShapes(500, 32), 10_000)
+    batches = group(rows, PrefillShapes(500, 32), 10_000, 10_000)
     assert {batch.length for batch in batches} == {64}
 
 
 def test_a_row_longer_than_the_bound_runs_alone():
-    batches = group([row(50), row(900)], PrefillShapes(8, 1), 100)
+    batches = group([row(50), row(900)], PrefillShapes(8, 1), 100, 100)
     assert sorted(len(batch.rows) for batch in batches) == [1, 1]
+
+
+def test_rows_behind_a_prefix_are_bounded_by_what_they_compute_and_hold():
+    shared = Prefix(1, [1] * 1000, None)
+    rows = [PrefillRow([1] * 30, shared, sequence("x", [1], 1)) for _ in range(20)]
+    sizes = [len(batch.rows) for batch in group(rows, PrefillShapes(8, 1), 300, 100_000)]
+    assert sizes == [10, 10]
+    assert all(batch.held <= 5000 for batch in group(rows, PrefillShapes(8, 1), 300, max_held=5000))

@@ -73,9 +73,16 @@ def jobs(draw):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(rows=jobs(), width=st.integers(1, 6), most=st.integers(5, 60), start=st.integers(0, 9))
-def test_any_order_of_joins_leaves_and_growth(rows, width, most, start):
+@given(
+    rows=jobs(),
+    width=st.integers(1, 6),
+    most=st.integers(5, 60),
+    start=st.integers(0, 9),
+    scattered=st.sampled_from([0, 20, 512]),
+)
+def test_any_order_of_joins_leaves_and_growth(rows, width, most, start, scattered):
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "SCATTERED", scattered)
         patch.setattr(ring, "COLUMN_STEP", 8)  # grows often, and wraps around often
         patch.setattr(runner, "COLUMN_STEP", 8)
         scheduler = new_scheduler(_model(), max_num_seqs=width, max_num_batched_tokens=most)
