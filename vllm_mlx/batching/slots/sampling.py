@@ -1,24 +1,22 @@
 """`BatchSampler`: the next token of every slot, sampled in one call a step.
 
 Each row has its own generator and draws one number a token, so with a seed its text depends on
-the row alone. Shapes: S slots, V vocabulary, R rows that sample, K candidates.
-
-Filters and their order are mlx-lm's: top-p, min-p, top-k, each on the distribution at temperature
-1, then the temperature. All three keep the likeliest tokens, so they are one cut.
+the row alone. Shapes: S slots, V vocabulary, R rows that sample.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 
 from vllm_mlx import platform
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.cache import resize_rows
+from vllm_mlx.batching.slots.filters import Filters, column, inverse_cdf
 
 PENALTY_CONTEXT = 20
 """Tokens back that a repetition penalty reaches, the prompt's included: mlx-lm's default."""
@@ -50,7 +48,8 @@ class BatchSampler:
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
-        self._exp = platform.operations().exp
+        operations = platform.operations()
+        self._exp, self._argsort = operations.exp, operations.argsort
         self._rows: dict[int, Sequence] = {}
         self._generators: dict[int, random.Random] = {}
         self._recent: mx.array | None = None
@@ -133,64 +132,47 @@ class BatchSampler:
         return [(mx.array(slots), make(slots)) for slots, make in kinds if slots]
 
     def _make_unfiltered(self, slots: list[int]) -> Callable[[mx.array], mx.array]:
-        scale = 1.0 / _column([self._rows[slot].params.temperature for slot in slots])
+        scale = 1.0 / column([self._rows[slot].params.temperature for slot in slots])
         rows = mx.array(slots)
 
         def draw(logits: mx.array) -> mx.array:
             scaled = logits[rows].astype(mx.float32) * scale
             weights = self._exp(scaled - scaled.max(axis=-1, keepdims=True))
-            return _inverse_cdf(weights, self._uniforms(slots))
+            return inverse_cdf(weights, self._uniforms(slots))
 
         return draw
 
     def _make_filtered(self, slots: list[int]) -> Callable[[mx.array], mx.array]:
         params = [self._rows[slot].params for slot in slots]
+        filters = Filters.of(params, self._vocab_size, self._exp)
         rows = mx.array(slots)
-        scale = 1.0 / _column([each.temperature for each in params])
-        top_p = _column([each.top_p for each in params])
-        min_logprob = _column([math.log(each.min_p or 1e-38) for each in params])
-        top_k = _column([float(each.top_k or self._vocab_size) for each in params])
-        largest_k = max(each.top_k for each in params)
-
-        def covered(likeliest: mx.array) -> mx.array:
-            by_mass = self._exp(likeliest).sum(axis=-1, keepdims=True) >= top_p
-            by_rank = top_k <= likeliest.shape[1]
-            return by_mass | by_rank | (likeliest[:, -1:] < likeliest[:, :1] + min_logprob)
+        few = platform.sampling_candidates() or self._vocab_size
+        few = max(few, *(each.top_k for each in params))
+        sorts_all = few >= self._vocab_size // 2
 
         def draw(logits: mx.array) -> mx.array:
             logits = logits[rows].astype(mx.float32)
             highest = logits.max(axis=-1, keepdims=True)
             total = self._exp(logits - highest).sum(axis=-1, keepdims=True)
             logprobs = logits - highest - mx.log(total)
-            likeliest, logprobs = self._candidates(logprobs, covered, largest_k)
-            mass = self._exp(logprobs)
-            before = mx.cumsum(mass, axis=-1) - mass  # what all likelier tokens have
-            rank = mx.arange(logprobs.shape[1])[None]
-            cut = (before < top_p) & (logprobs >= logprobs[:, :1] + min_logprob) & (rank < top_k)
-            cut = cut | (rank == 0)
-            weights = cut * self._exp((logprobs - logprobs[:, :1]) * scale)
-            chosen = _inverse_cdf(weights, self._uniforms(slots))
-            return mx.take_along_axis(likeliest, chosen[:, None], axis=-1)[:, 0].astype(mx.int32)
+            uniforms = self._uniforms(slots)
+            if sorts_all:
+                return filters.choose(*self._sorted(logprobs), uniforms)
+            tokens, likeliest = _likeliest(logprobs, few)
+            chosen = filters.choose(tokens, likeliest, uniforms)
+            covered: Any = filters.covered(likeliest).tolist()
+            if flat := [row for row, is_covered in enumerate(covered) if not is_covered]:
+                flat_rows = mx.array(flat)
+                candidates = self._sorted(logprobs[flat_rows])
+                choose = filters.rows(flat_rows).choose
+                chosen[flat_rows] = choose(*candidates, uniforms[flat_rows])
+            return chosen
 
         return draw
 
-    def _candidates(
-        self, logprobs: mx.array, covered: Callable[[mx.array], mx.array], largest_k: int
-    ) -> tuple[mx.array, mx.array]:
-        """Token ids and log-probabilities `[R, K]`, likeliest first.
-
-        Where sorting the vocabulary is dear, the few likeliest are looked at first; they are
-        enough unless some row's distribution is very flat.
-        """
-        V = logprobs.shape[-1]
-        few = platform.sampling_candidates()
-        if few is not None and max(few, largest_k) < V // 2:
-            few = max(few, largest_k)
-            tokens = mx.argpartition(-logprobs, few, axis=-1)[:, :few]
-            tokens, likeliest = _sorted(tokens, mx.take_along_axis(logprobs, tokens, axis=-1))
-            if covered(likeliest).all().item():
-                return tokens, likeliest
-        tokens = mx.argsort(-logprobs, axis=-1)
+    def _sorted(self, logprobs: mx.array) -> tuple[mx.array, mx.array]:
+        """All tokens and their log-probabilities, likeliest first: `[R, V]` each."""
+        tokens = self._argsort(-logprobs)
         return tokens, mx.take_along_axis(logprobs, tokens, axis=-1)
 
     def _make_report(self) -> Callable[[mx.array, mx.array], Sampled]:
@@ -214,7 +196,7 @@ class BatchSampler:
         return report
 
     def _uniforms(self, slots: list[int]) -> mx.array:
-        return _column([self._generators[slot].random() for slot in slots])
+        return column([self._generators[slot].random() for slot in slots])
 
 
 def _is_filtered(sequence: Sequence, vocab_size: int) -> bool:
@@ -222,20 +204,10 @@ def _is_filtered(sequence: Sequence, vocab_size: int) -> bool:
     return params.top_p < 1.0 or params.min_p > 0.0 or 0 < params.top_k < vocab_size
 
 
-def _sorted(tokens: mx.array, logprobs: mx.array) -> tuple[mx.array, mx.array]:
-    order = mx.argsort(-logprobs, axis=-1)
+def _likeliest(logprobs: mx.array, few: int) -> tuple[mx.array, mx.array]:
+    """The `few` likeliest tokens and their log-probabilities, likeliest first: `[R, few]` each."""
+    tokens = mx.argpartition(-logprobs, few, axis=-1)[:, :few]
+    likeliest = mx.take_along_axis(logprobs, tokens, axis=-1)
+    order = mx.argsort(-likeliest, axis=-1)
     tokens = mx.take_along_axis(tokens, order, axis=-1)
-    return tokens, mx.take_along_axis(logprobs, order, axis=-1)
-
-
-def _inverse_cdf(weights: mx.array, uniforms: mx.array) -> mx.array:
-    """The first index whose cumulative weight exceeds `uniforms` times the total: `[R]`."""
-    cumulative = mx.cumsum(weights, axis=-1)
-    total = cumulative[:, -1:]
-    index = (cumulative <= uniforms * total).sum(axis=-1)
-    last = (cumulative < total).sum(axis=-1)  # rounding may bring the product up to the total
-    return mx.minimum(index, last).astype(mx.int32)
-
-
-def _column(values: list[float]) -> mx.array:
-    return mx.array(values, dtype=mx.float32)[:, None]
+    return tokens, mx.take_along_axis(likeliest, order, axis=-1)

@@ -12,7 +12,7 @@ from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p, make_logi
 
 from tests.decoding import sequence
 from vllm_mlx import platform
-from vllm_mlx.batching.slots import sampling
+from vllm_mlx.batching.slots.filters import inverse_cdf
 from vllm_mlx.batching.slots.sampling import BatchSampler
 
 V = 700
@@ -64,6 +64,19 @@ def test_only_what_mlx_lm_allows_and_all_of_it(settings, few, monkeypatch):
     assert set(drawn) <= tokens
     if len(tokens) < 30:
         assert set(drawn) == tokens
+
+
+def test_flat_and_peaked_rows_draw_side_by_side_what_they_draw_alone(monkeypatch):
+    monkeypatch.setattr(platform, "sampling_candidates", lambda: 16)
+    mx.random.seed(3)
+    logits = mx.random.normal((12, V)) * mx.array([[0.1], [5.0]] * 6)
+    flat = sampler_of(sequence("flat", [1], 9, temperature=1.0, seed=0, top_p=0.9))
+    monkeypatch.setattr(flat, "_argsort", None)
+    with pytest.raises(TypeError):
+        flat(logits[:1])  # its candidates are not among the first few
+    rows = [sequence(str(i), [1], 9, temperature=1.0, seed=i, top_p=0.9) for i in range(12)]
+    alone = [sampler_of(row)(logits[i : i + 1]).tokens.item() for i, row in enumerate(rows)]
+    assert sampler_of(*rows)(logits).tokens.tolist() == alone
 
 
 def test_frequencies_are_the_probabilities():
@@ -153,8 +166,8 @@ def test_rows_keep_their_state_when_the_ring_is_resized():
 def test_a_number_that_rounds_to_one_chooses_a_token_that_has_weight():
     weights = mx.array([[0.25, 0.75, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
     almost_one = mx.array([[1.0], [1.0]])
-    assert sampling._inverse_cdf(weights, almost_one).tolist() == [1, 0]
-    assert sampling._inverse_cdf(weights, mx.zeros((2, 1))).tolist() == [0, 0]
+    assert inverse_cdf(weights, almost_one).tolist() == [1, 0]
+    assert inverse_cdf(weights, mx.zeros((2, 1))).tolist() == [0, 0]
 
 
 def test_logits_that_are_not_finite_are_reported():
