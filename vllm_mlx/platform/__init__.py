@@ -13,11 +13,16 @@ from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
 import mlx.core as mx
+import mlx.nn as nn
 
-from vllm_mlx.platform import attention, blas, cpu, cuda
+from vllm_mlx.platform import attention, blas, cpu, cuda, cuda_heads
 from vllm_mlx.scheduler_config import SchedulerConfig
 
 Backend = Literal["metal", "cuda", "cpu"]
+
+RotateHeads = Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]
+"""From a step's joined projection `[S, 1, (Hq + 2 Hk) D]` and positions `[S]` to queries
+`[S, Hq, 1, D]` and keys `[S, Hk, 1, D]`, normalized and rotated."""
 
 
 class PrefillShapes(NamedTuple):
@@ -197,6 +202,21 @@ def operations() -> Operations:
     if backend() == "cuda":
         return Operations(cuda.attend_slots, cuda.attend_causal, _swiglu, mx.exp)
     return Operations(attention.attend_slots, attention.attend_causal, _swiglu, mx.exp)
+
+
+def make_rotate_heads(
+    Hq: int, Hk: int, wavelengths: mx.array, norms: tuple[nn.RMSNorm, nn.RMSNorm] | None
+) -> RotateHeads | None:
+    """A kernel for it, where MLX's own operations take longer; else None.
+
+    Args:
+        wavelengths: float32 `[D / 2]`; a pair of elements turns by position / wavelength radians.
+        norms: of the queries' and of the keys' heads.
+    """
+    if backend() != "cuda" or not cuda_heads.fits(2 * wavelengths.size):
+        return None
+    weights = cuda_heads.Norms(norms[0].weight, norms[1].weight, norms[0].eps) if norms else None
+    return cuda_heads.RotateHeads(Hq, Hk, wavelengths, weights)
 
 
 @partial(mx.compile, shapeless=True)

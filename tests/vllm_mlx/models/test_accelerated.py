@@ -16,6 +16,13 @@ from vllm_mlx.models.accelerated import MLP, Attention, Fused, accelerate
 from vllm_mlx.platform import cpu
 
 EXTRA = {"rope_theta": 10_000.0, "max_position_embeddings": 512, "tie_word_embeddings": True}
+LLAMA3 = {
+    "type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 TOKENS = mx.array([[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1, 8, 2, 8, 1, 8]])
 
 
@@ -44,6 +51,53 @@ def test_same_logits_and_tokens(kind, fused, monkeypatch):
         [sequence(str(i), prompt, 12) for i, prompt in enumerate(prompts)],
     )
     assert tokens == [sequential(plain, prompt, 12) for prompt in prompts]
+
+
+@pytest.mark.parametrize("scaling", [None, {"type": "linear", "factor": 2.0}, LLAMA3])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_heads_rotated_in_one_launch(kind, scaling, monkeypatch):
+    """What surrounds CUDA's kernel, which is done here in MLX's operations."""
+    monkeypatch.setattr(platform, "fuses_projections", lambda: True)
+    monkeypatch.setattr(platform, "make_rotate_heads", rotate_heads_in_mlx)
+    config = {"head_dim": 16} if kind == "qwen3" else {}
+    plain = build(kind, **config, rope_scaling=scaling)
+    model = accelerate(build(kind, **config, rope_scaling=scaling))
+    assert model.layers[0].self_attn._rotate_heads is not None
+    prompts = [TOKENS[0].tolist(), TOKENS[1, :3].tolist()]
+    tokens = run(
+        new_scheduler(model, max_num_seqs=2),
+        [sequence(str(i), prompt, 12) for i, prompt in enumerate(prompts)],
+    )
+    assert tokens == [sequential(plain, prompt, 12) for prompt in prompts]
+
+
+def rotate_heads_in_mlx(Hq, Hk, wavelengths, norms):
+    half = wavelengths.size
+
+    def rotate(joined, positions):
+        S = joined.shape[0]
+        heads = joined.reshape(S, Hq + 2 * Hk, 2 * half)
+        queries, keys = heads[:, :Hq], heads[:, Hq : Hq + Hk]
+        if norms:
+            queries, keys = norms[0](queries), norms[1](keys)
+        angles = positions[:, None, None] / wavelengths
+        cosine, sine = mx.cos(angles), mx.sin(angles)
+
+        def turned(x):
+            low, high = x[..., :half], x[..., half:]
+            return mx.concatenate([low * cosine - high * sine, high * cosine + low * sine], axis=-1)
+
+        return turned(queries)[:, :, None], turned(keys)[:, :, None]
+
+    return rotate
+
+
+def test_other_ropes_are_left_to_mlx(monkeypatch):
+    monkeypatch.setattr(platform, "fuses_projections", lambda: True)
+    monkeypatch.setattr(platform, "make_rotate_heads", rotate_heads_in_mlx)
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+    model = accelerate(build("qwen3", head_dim=16, rope_scaling=yarn))
+    assert model.layers[0].self_attn._rotate_heads is None
 
 
 def test_quantized_and_unlike_layers_are_not_fused(monkeypatch):
