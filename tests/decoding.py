@@ -49,6 +49,21 @@ def tiny_llama(**changes: Any) -> Any:
     return randomize(llama.Model(llama.ModelArgs.from_dict({**CONFIG, **changes})))
 
 
+class Poisoned:
+    """A model whose logits, keys and values are NaN once token 7 is read."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.layers = model.layers
+
+    def __call__(self, tokens: mx.array, cache: Any = None) -> Any:
+        poison = (tokens == 7).any(axis=-1)
+        hidden = self._model.model.embed_tokens(tokens)
+        hidden = mx.where(poison[:, None, None], mx.nan, hidden)
+        hidden = self._model.model(tokens, cache=cache, input_embeddings=hidden)
+        return self._model.model.embed_tokens.as_linear(hidden)
+
+
 class NullDetokenizer:
     last_segment = ""
 

@@ -52,7 +52,7 @@ class SamplingParams(BaseModel):
     max_tokens: int = Field(256, ge=1, le=2**31 - 1)
     temperature: float = Field(0.7, ge=0.0, le=2.0, allow_inf_nan=False)
     top_p: float = Field(0.9, gt=0.0, le=1.0, allow_inf_nan=False)
-    top_k: int = Field(0, ge=0)
+    top_k: int = Field(0, ge=0, le=2**31 - 1)
     min_p: float = Field(0.0, ge=0.0, le=1.0, allow_inf_nan=False)
     repetition_penalty: float = Field(1.0, gt=0.0, le=2.0, allow_inf_nan=False)
     stop: Annotated[tuple[StopString, ...] | None, BeforeValidator(_as_tuple)] = None

@@ -29,6 +29,7 @@ def test_defaults_are_the_documented_ones():
         ({"top_p": 0}, ["top_p=0"]),
         ({"top_p": 1.1}, ["top_p=1.1", "1"]),
         ({"top_k": -1}, ["top_k=-1"]),
+        ({"top_k": 2**31}, ["top_k=2147483648"]),
         ({"min_p": 2}, ["min_p=2"]),
         ({"repetition_penalty": 0}, ["repetition_penalty=0"]),
         ({"stop": ""}, ["stop"]),

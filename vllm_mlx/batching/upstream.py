@@ -39,7 +39,9 @@ class UpstreamRunner:
         self._max_num_seqs = config.max_num_seqs
         # Some state-space models of mlx-lm 0.32 read the padding as if it were prompt.
         paddable = all(isinstance(cache, _PADDABLE) for cache in make_prompt_cache(model))
-        self._prefill_batch_size = min(PREFILL_BATCH_SIZE if paddable else 1, self._max_num_seqs)
+        self._prefill_batch_size = min(
+            PREFILL_BATCH_SIZE if paddable else 1, self._max_num_seqs, config.max_num_batched_tokens
+        )
         most = config.max_num_batched_tokens // self._prefill_batch_size
         self._prefill_step_size = max(1, min(platform.prefill_step_size(), most))
         self._rows: dict[int, Sequence] = {}
@@ -86,7 +88,11 @@ class UpstreamRunner:
         with self.counters.timed("decode"):
             _, responses = self._generator.next()
         self.counters.steps += bool(responses)
-        produced = [_produced(self._rows[response.uid], response) for response in responses]
+        finite = _finite(responses)
+        produced = [
+            _produced(self._rows[response.uid], response, is_finite)
+            for response, is_finite in zip(responses, finite, strict=True)
+        ]
         for response in responses:
             if response.finish_reason:  # upstream has dropped the row itself
                 del self._uids[self._rows.pop(response.uid).request_id]
@@ -116,7 +122,18 @@ class UpstreamRunner:
         )
 
 
-def _produced(sequence: Sequence, response: Any) -> Produced:
+def _finite(responses: list[Any]) -> list[bool]:
+    """Whether each one's logits are: one that is not spoils the sum in all log-probabilities."""
+    if not responses:
+        return []
+    chosen = mx.stack([response.logprobs[response.token] for response in responses])
+    finite: Any = mx.isfinite(chosen).tolist()
+    return list(finite)
+
+
+def _produced(sequence: Sequence, response: Any, is_finite: bool) -> Produced:
+    if not is_finite:
+        return Produced(sequence, -1)
     count = sequence.params.logprobs
     if count is None:
         return Produced(sequence, response.token)

@@ -16,10 +16,12 @@ from tests.decoding import (
     run,
     sequence,
     sequential,
+    step,
     tiny_llama,
 )
 from vllm_mlx.batching.slots.runner import SlotRunner
 from vllm_mlx.batching.upstream import UpstreamRunner
+from vllm_mlx.errors import NonFiniteLogitsError
 
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8, 9, 7, 9]]
 QWEN = {
@@ -115,6 +117,42 @@ def test_quantized_caches_fall_back():
     model = QuantizedCaches()
     scheduler = new_scheduler(model, max_num_seqs=1)
     assert isinstance(scheduler._runner, UpstreamRunner)
+
+
+def test_the_fallback_fails_a_row_whose_logits_are_not_finite():
+    make, _ = OTHERS["sliding window"]
+    model = make()
+
+    class NaNAfterSeven:
+        layers, make_cache = model.layers, model.make_cache
+
+        def __call__(self, tokens, cache=None):
+            return mx.where((tokens == 7)[:, :, None], mx.nan, model(tokens, cache=cache))
+
+    scheduler = new_scheduler(NaNAfterSeven(), max_num_seqs=2)
+    rows = [sequence("bad", [3, 7], 4), sequence("good", PROMPTS[0], 4)]
+    for each in rows:
+        scheduler.add(each)
+    while scheduler.has_unfinished:
+        step(scheduler)
+    assert isinstance(rows[0].future.exception(), NonFiniteLogitsError)
+    assert rows[1].output_tokens == sequential(model, PROMPTS[0], 4)
+
+
+def test_the_fallback_computes_no_more_tokens_than_it_may():
+    make, _ = OTHERS["sliding window"]
+    model, most = make(), []
+
+    class Counting:
+        layers, make_cache = model.layers, model.make_cache
+
+        def __call__(self, tokens, cache=None):
+            most.append(tokens.size)
+            return model(tokens, cache=cache)
+
+    scheduler = new_scheduler(Counting(), max_num_seqs=4, max_num_batched_tokens=2)
+    run(scheduler, [sequence(str(i), [1, 2, 3, 4, 5, 6], 1) for i in range(4)])
+    assert max(most) <= 2
 
 
 def test_the_fallback_reports_logprobs():

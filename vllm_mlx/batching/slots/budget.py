@@ -6,6 +6,7 @@ join: every slot has as many columns as the longest admitted sequence may need i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -66,20 +67,18 @@ class KVBudget:
         """
         width = max(slots, width_for(len(needs), self.max_num_seqs))
         ring = width * max(columns, max(need.columns for need in needs))
-        return ring + self._beside(max(need.prompt_tokens for need in needs)) <= self.tokens
+        prefilling = self.prefill_tokens + max(need.prompt_tokens for need in needs)
+        return ring + self.prefix_tokens + prefilling <= self.tokens
 
     def refusal(self, prompt_tokens: int, max_tokens: int) -> str | None:
         """Why a sequence can never run, not even alone; None if it can."""
-        columns = columns_for(prompt_tokens + max_tokens)
-        needed = columns + self._beside(prompt_tokens)
-        if needed <= self.tokens:
+        alone = columns_for(prompt_tokens + max_tokens) + prompt_tokens
+        if alone + self.prefix_tokens + self.prefill_tokens <= self.tokens:
             return None
+        # The shares grow with the budget: this much is enough, shares and all.
+        enough = math.ceil(alone / (1 - 1 / PREFIX_SHARE - 1 / PREFILL_SHARE))
         return (
             f"{prompt_tokens} prompt tokens and max_tokens={max_tokens} need "
-            f"{needed * self.bytes_per_token:,} bytes of key-value cache; kv_cache_bytes is "
+            f"{enough * self.bytes_per_token:,} bytes of key-value cache; kv_cache_bytes is "
             f"{self.total_bytes:,}: raise it, lower max_tokens, or shorten the prompt"
         )
-
-    def _beside(self, longest_prompt: int) -> int:
-        """Tokens kept for what is not in the ring: shared prefixes, and prompts in prefill."""
-        return self.prefix_tokens + self.prefill_tokens + longest_prompt

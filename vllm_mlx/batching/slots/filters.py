@@ -32,7 +32,7 @@ class Filters(NamedTuple):
         return cls(
             top_p=column([each.top_p for each in params]),
             min_logprob=column([math.log(each.min_p or 1e-38) for each in params]),
-            top_k=column([float(each.top_k or vocab_size) for each in params]),
+            top_k=column([float(min(each.top_k or vocab_size, vocab_size)) for each in params]),
             scale=1.0 / column([each.temperature for each in params]),
             exp=exp,
         )

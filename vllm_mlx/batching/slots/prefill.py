@@ -19,7 +19,7 @@ from vllm_mlx.batching.slots.prefix import Prefix
 from vllm_mlx.platform import PrefillShapes
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class PrefillRow:
     """What is computed for one sequence, or for one prefix that several will share.
 
@@ -42,7 +42,7 @@ class PrefillRow:
         return self.start + len(self.tokens)
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class PrefillBatch:
     """Rows computed together, the longest first. `advance()` until `is_done`.
 

@@ -109,6 +109,11 @@ class PrefixCache:
         shared = [key for key, _ in self._blocks[sequence.request_id] if self._waiting[key] > 1]
         return shared[-1] if shared else 0
 
+    def discard(self, prefix: Prefix) -> None:
+        """Forget a prefix that is not computed after all."""
+        prefix.users -= 1
+        self._drop(prefix)
+
     def clear(self) -> None:
         """Forget what is computed; what waits stays counted."""
         self._prefixes.clear()
@@ -130,15 +135,15 @@ class PrefixCache:
 
     def _make_room(self, tokens: int) -> bool:
         """Drop the least recently used until so many tokens more are within the bound."""
-        pinned = sum(p.end - p.start for p in self._prefixes.values() if p.users)
-        if pinned + tokens > self.max_tokens:
+        held = list(self._prefixes.values())
+        children = Counter(id(prefix.parent) for prefix in held if prefix.parent)
+        in_use = [prefix for prefix in held if prefix.users > children[id(prefix)]]
+        pinned = {id(each): each.end - each.start for prefix in in_use for each in prefix.chain}
+        if sum(pinned.values()) + tokens > self.max_tokens:
             return False
-        for prefix in list(self._prefixes.values()):
-            if self.tokens + tokens <= self.max_tokens:
-                break
-            if not prefix.users:
-                self._drop(prefix)
-        return self.tokens + tokens <= self.max_tokens
+        while self.tokens + tokens > self.max_tokens:
+            self._drop(next(prefix for prefix in self._prefixes.values() if not prefix.users))
+        return True
 
     def _add(self, prefix: Prefix) -> None:
         if replaced := self._prefixes.get(prefix.key):  # another one of the same hash
@@ -147,6 +152,8 @@ class PrefixCache:
         self.tokens += prefix.end - prefix.start
 
     def _drop(self, prefix: Prefix) -> None:
+        if self._prefixes.get(prefix.key) is not prefix:
+            return  # another one of the same hash took its place
         del self._prefixes[prefix.key]
         self.tokens -= prefix.end - prefix.start
         if prefix.parent:

@@ -77,6 +77,7 @@ class SlotRunner:
         # Keyed by the sequences themselves: an aborted one's id may come again at once.
         self._slot_of: dict[Sequence, int] = {}
         self._needs: dict[Sequence, Need] = {}
+        self._cancelled: set[Sequence] = set()  # in a prefill that goes on for others
         self._prefills: deque[PrefillBatch] = deque()
         self._launched: _Launch | None = None
         self._is_tight = False
@@ -134,24 +135,45 @@ class SlotRunner:
             )
 
     def remove(self, sequence: Sequence) -> None:
-        self._needs.pop(sequence, None)
         slot = self._slot_of.pop(sequence, None)
-        if slot is None:
-            self._abandon(sequence)
-        else:
+        if slot is not None:
+            del self._needs[sequence]
             del self._running[slot]
             self._ring.free(slot)
             self._sampler.leave(slot)
+            if sequence.finish_reason is None:  # a token of it that nobody reads may be no number
+                self._clear(slot)
+        elif sequence in self._needs:
+            self._abandon(sequence)
 
     def _abandon(self, sequence: Sequence) -> None:
-        """Compute no more than has begun for a sequence in prefill."""
-        for batch in list(self._prefills):
-            for row in [row for row in batch.rows if row.target is sequence and not batch.caches]:
-                batch.rows.remove(row)
-                if row.base:
-                    row.base.users -= 1
-            if not batch.rows:
+        """Compute no more of a sequence in prefill, and of its prefixes, than others need."""
+        self._cancelled.add(sequence)
+        for batch in reversed(list(self._prefills)):  # sequences come after their prefixes
+            wanted = [row for row in batch.rows if self._is_wanted(row)]
+            if wanted and batch.caches:
+                continue  # its rows are computed in one
+            for row in batch.rows:
+                if row not in wanted:
+                    self._release(row)
+            batch.rows = wanted
+            if not wanted:
                 self._prefills.remove(batch)
+
+    def _is_wanted(self, row: PrefillRow) -> bool:
+        if isinstance(row.target, Prefix):
+            return row.target.users > 1  # one is its own prefill
+        return row.target not in self._cancelled
+
+    def _release(self, row: PrefillRow) -> None:
+        """Give back what a row in prefill holds."""
+        if isinstance(row.target, Prefix):
+            self._prefixes.discard(row.target)
+            return
+        if row.base:
+            row.base.users -= 1
+        self._cancelled.discard(row.target)
+        del self._needs[row.target]
 
     # The step.
 
@@ -204,12 +226,14 @@ class SlotRunner:
         """Hand the prefilled rows on: prefixes to their cache, sequences to free slots."""
         joining: list[tuple[int, Sequence]] = []
         for index, row in enumerate(batch.rows):
-            if row.base and not isinstance(row.target, Prefix):
-                row.base.users -= 1
-            if isinstance(row.target, Prefix):
+            if not self._is_wanted(row):
+                self._release(row)
+            elif isinstance(row.target, Prefix):
                 row.target.layers = batch.extract(index)
                 row.target.users -= 1
-            elif row.target in self._needs:  # or it was removed meanwhile
+            else:
+                if row.base:
+                    row.base.users -= 1
                 joining.append((index, row.target))
         if joining:
             self._join(joining, batch)

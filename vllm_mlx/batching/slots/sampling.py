@@ -101,9 +101,9 @@ class BatchSampler:
         def sample(logits: mx.array) -> Sampled:
             shaped = penalize(logits)
             tokens = mx.argmax(shaped, axis=-1).astype(mx.int32)
+            finite = mx.isfinite(shaped.max(axis=-1))  # an infinity or NaN anywhere shows there
             for slots, draw in draws:
                 tokens[slots] = draw(shaped)
-            finite = mx.isfinite(mx.take_along_axis(shaped, tokens[:, None], axis=-1)[:, 0])
             return report(logits, mx.where(finite, tokens, -1))
 
         return sample

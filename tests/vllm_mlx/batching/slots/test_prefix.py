@@ -89,6 +89,24 @@ def test_the_least_recently_used_goes_first_and_what_is_needed_stays():
     assert cache.longest(sequences[6]) == (None, [])  # no room: not shared
 
 
+def test_parents_of_what_nobody_uses_make_room():
+    cache = PrefixCache(1000)
+    beginning = tokens(1, 400)
+    middles = [beginning + tokens(2 + i, 160) for i in range(2)]
+    rows = [middle + tokens(10 + i, 5) for middle in middles for i in range(3)]
+    for each in waiting(cache, *rows):
+        for part in cache.longest(each)[1]:
+            part.layers = []
+        cache.withdraw(each)
+    assert cache.tokens == 400 + 2 * 160
+    first, *_ = waiting(cache, *(tokens(50, 800) + tokens(60 + i, 5) for i in range(3)))
+    prefix, new = cache.longest(first)
+    assert prefix is not None
+    assert prefix.end == 800
+    assert new == [prefix]
+    assert cache.tokens <= 1000
+
+
 def row(length: int) -> PrefillRow:
     return PrefillRow([1] * length, None, sequence("x", [1], 1))
 

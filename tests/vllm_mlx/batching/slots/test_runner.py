@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+import re
 
 import mlx.core as mx
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tests import decoding
 from tests.decoding import (
     VOCAB,
+    Poisoned,
     new_scheduler,
     randomize,
     run,
@@ -332,21 +334,12 @@ def test_what_never_fits_is_refused_with_its_numbers(model):
     assert refusal is not None
     for number in ("900 prompt tokens", "max_tokens=700", f"{2000 * decoding.BYTES_PER_TOKEN:,}"):
         assert number in refusal
-
-
-class Poisoned:
-    """A model whose logits, keys and values are NaN once token 7 is read."""
-
-    def __init__(self, model):
-        self._model = model
-        self.layers = model.layers
-
-    def __call__(self, tokens, cache=None):
-        poison = (tokens == 7).any(axis=-1)
-        hidden = self._model.model.embed_tokens(tokens)
-        hidden = mx.where(poison[:, None, None], mx.nan, hidden)
-        hidden = self._model.model(tokens, cache=cache, input_embeddings=hidden)
-        return self._model.model.embed_tokens.as_linear(hidden)
+    needed = re.search(r"need ([\d,]+) bytes", refusal)
+    assert needed is not None
+    enough = int(needed[1].replace(",", ""))
+    assert new_scheduler(model, kv_cache_bytes=enough)._runner.refusal(900, 700) is None
+    less = enough - 8 * decoding.BYTES_PER_TOKEN
+    assert new_scheduler(model, kv_cache_bytes=less)._runner.refusal(900, 700) is not None
 
 
 def test_logits_that_are_not_finite_fail_one_row_and_poison_no_heir(model):

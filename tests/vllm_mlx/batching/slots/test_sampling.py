@@ -180,6 +180,18 @@ def test_logits_that_are_not_finite_are_reported():
     assert tokens[2] >= 0
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("params", [{"top_p": 1.0}, {}, {"top_k": 5}, {"temperature": 0.0}])
+def test_a_part_that_is_not_finite_is_reported_and_what_is_masked_is_not(params, bad):
+    logits = logits_of(0, rows=2)
+    logits[0, 5] = bad
+    logits[1, 5] = -math.inf
+    rows = [sequence(name, [1], 9, **{"temperature": 1.0, "seed": 3} | params) for name in "ab"]
+    tokens = sampler_of(*rows)(logits).tokens.tolist()
+    assert tokens[0] == -1
+    assert tokens[1] >= 0
+
+
 def test_greedy_batches_neither_sort_nor_draw(monkeypatch):
     for name in ("argsort", "argpartition", "cumsum"):
         monkeypatch.setattr(mx, name, None)
