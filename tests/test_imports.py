@@ -15,7 +15,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 OURS = {"vllm_mlx", "jobs", "worker"}
 HEAVY = ["mlx", "mlx_lm", "mlx_vlm", "transformers"]
-LIGHT = {"vllm_mlx.sampling_params", "vllm_mlx.outputs", "vllm_mlx.errors"}
+LIGHT = {
+    "vllm_mlx.sampling_params",
+    "vllm_mlx.video_params",
+    "vllm_mlx.outputs",
+    "vllm_mlx.errors",
+}
 
 
 def modules_of(package: str) -> dict[str, Path]:

@@ -5,7 +5,9 @@ MLXBatchError
 ├── InvalidRequestError         one request is wrong; others are not touched (a ValueError)
 │   ├── ContextLengthError      the prompt is longer than the model's context
 │   ├── ChatTemplateError       the model has no chat template, or it rejects the messages
-│   └── KVCacheBudgetError      prompt and answer don't fit into `kv_cache_bytes`
+│   ├── KVCacheBudgetError      prompt and answer don't fit into `kv_cache_bytes`
+│   └── MediaError              an image or a video can't be read or used
+│       └── MediaNotAllowedError    reading or fetching it is not allowed here
 ├── EngineError                 the model failed while it stepped this request
 │   └── NonFiniteLogitsError    its logits were NaN or infinite
 ├── EngineStoppedError          the engine was stopped, or its thread ended
@@ -39,6 +41,14 @@ class ChatTemplateError(InvalidRequestError):
 
 class KVCacheBudgetError(InvalidRequestError):
     """The request could not run even alone within the memory for key-value caches."""
+
+
+class MediaError(InvalidRequestError):
+    """An image or a video can't be used; the message says which, why, and what to do."""
+
+
+class MediaNotAllowedError(MediaError):
+    """The path or host of an image or a video is outside what the engine's owner allows."""
 
 
 class EngineError(MLXBatchError):

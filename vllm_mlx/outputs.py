@@ -27,6 +27,28 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class MediaInfo:
+    """What the model saw of one image or video.
+
+    Attributes:
+        hash: of the pixels that it saw, hexadecimal: the same for the same content, wherever it
+            came from.
+        width, height: in pixels, of the source as it is shown (rotation applied).
+        duration_s: of the video in seconds; None for an image.
+        timestamps: of the video's frames that were used, in seconds; none for an image.
+        truncated: the file ends before its own index does, so its end is missing.
+    """
+
+    kind: Literal["image", "video"]
+    hash: str
+    width: int
+    height: int
+    duration_s: float | None = None
+    timestamps: tuple[float, ...] = ()
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationOutput:
     """What a model made of one prompt, or, in a stream, the next piece of it.
 
@@ -45,6 +67,7 @@ class GenerationOutput:
         latency_s: seconds from submission to the last token, waiting included.
         logprobs: one entry a token, the end token included, if they were asked for. In a stream:
             those of the tokens so far that were not in an earlier chunk.
+        media: the images and then the videos of the prompt, as they were seen; None without any.
         error_type: class name of the error, for `finish_reason == "error"`.
         error: its message.
     """
@@ -58,6 +81,7 @@ class GenerationOutput:
     cached_tokens: int = 0
     latency_s: float = 0.0
     logprobs: tuple[TokenLogprob, ...] | None = None
+    media: tuple[MediaInfo, ...] | None = None
     error_type: str | None = None
     error: str | None = None
 

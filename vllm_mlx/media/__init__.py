@@ -1,0 +1,1 @@
+"""Images and videos, from where they lie to arrays of pixels. Nothing here needs MLX."""
