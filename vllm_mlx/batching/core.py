@@ -149,7 +149,7 @@ class EngineCore:
         max_tokens = _room(loaded, len(prompt_tokens), params.max_tokens)
         if refusal := thread.runner.refusal(len(prompt_tokens), max_tokens):
             raise KVCacheBudgetError(refusal)
-        sequence = Sequence(
+        return Sequence(
             request_id or uuid.uuid4().hex,
             prompt_tokens,
             params,
@@ -159,10 +159,6 @@ class EngineCore:
             token_text=loaded.token_text,
             on_chunk=on_chunk,
         )
-        sequence.future.add_done_callback(
-            lambda future: self.abort(sequence.request_id) if future.cancelled() else None
-        )
-        return sequence
 
     def _running(self) -> EngineThread:
         if (thread := self._thread) is None:

@@ -6,6 +6,7 @@ callers want done arrives as commands.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -20,7 +21,7 @@ from vllm_mlx.batching.runner import Runner
 from vllm_mlx.batching.scheduler import Scheduler
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.errors import EngineStoppedError, InvalidRequestError, RequestAbortedError
-from vllm_mlx.outputs import EngineStats
+from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.scheduler_config import SchedulerConfig
 
 if TYPE_CHECKING:  # models build on this, so it knows their shape only
@@ -162,8 +163,21 @@ class EngineThread(threading.Thread):
             sequence.fail(InvalidRequestError(f"request_id={name!r}: still running under it"))
             return
         self._unfinished[name] = sequence
-        sequence.future.add_done_callback(lambda _: self._unfinished.pop(name, None))
+        sequence.future.add_done_callback(lambda future: self._ended(name, future))
         self._scheduler.add(sequence)
+
+    def _ended(self, name: str, future: Future[GenerationOutput]) -> None:
+        """A sequence's future is done: by this thread, or cancelled on any."""
+        if not future.cancelled():
+            del self._unfinished[name]
+            return
+        with contextlib.suppress(EngineStoppedError):
+            self._send(lambda: self._drop(name))
+
+    def _drop(self, name: str) -> None:
+        """Free a cancelled sequence's place, then its name: until here nobody else has that."""
+        self._scheduler.remove(name)
+        del self._unfinished[name]
 
     def _abort(self, request_id: str) -> None:
         if sequence := self._scheduler.remove(request_id):
