@@ -21,7 +21,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,11 +55,17 @@ class InstantEngine:
     def stop(self) -> None:
         """Nothing to free."""
 
-    def submit(self, prompt: Any, params: SamplingParams) -> Future[GenerationOutput]:  # noqa: ARG002
-        future: Future[GenerationOutput] = Future()
-        text = "An answer of about twenty tokens, as a small dataset would have it."
-        future.set_result(GenerationOutput(text, 12, 20, "stop", MODEL))
-        return future
+    def submit_all(
+        self, asked: Iterable[tuple[Any, list[SamplingParams]]]
+    ) -> list[Future[GenerationOutput]]:
+        return [_answered() for _, params in asked for _ in params]
+
+
+def _answered() -> Future[GenerationOutput]:
+    future: Future[GenerationOutput] = Future()
+    text = "An answer of about twenty tokens, as a small dataset would have it."
+    future.set_result(GenerationOutput(text, 12, 20, "stop", MODEL))
+    return future
 
 
 @contextmanager
@@ -109,7 +115,7 @@ class KeptEngine:
     def __init__(self, core: Any) -> None:
         self._core = core
         self.max_num_seqs = core.max_num_seqs
-        self.submit = core.submit
+        self.submit_all = core.submit_all
 
     @property
     def stats(self) -> EngineStats:
@@ -144,11 +150,11 @@ def model(rounds: int) -> None:
 def _direct(core: Any, prompts: Path) -> float:
     requests = [source.request for source in read_requests(prompts, detect_format(prompts))]
     started = time.perf_counter()
-    futures = [
-        core.submit(request.messages or request.prompt, request.sampling_params(GREEDY))
+    futures = core.submit_all(
+        (request.messages or request.prompt, [request.sampling_params(GREEDY)])
         for request in requests
         if request
-    ]
+    )
     tokens = sum(future.result().completion_tokens for future in futures)
     return float(tokens / (time.perf_counter() - started))
 

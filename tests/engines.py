@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,6 +57,7 @@ class DoubleEngine:
         self.max_num_seqs = max_num_seqs
         self.stats = EngineStats()
         self.asked: list[Asked] = []
+        self.commands = 0
         self.is_running = False
         self._held = held
         self._say = say
@@ -66,6 +67,12 @@ class DoubleEngine:
 
     def stop(self) -> None:
         self.is_running = False
+
+    def submit_all(
+        self, asked: Iterable[tuple[Any, list[SamplingParams]]]
+    ) -> list[Future[GenerationOutput]]:
+        self.commands += 1
+        return [self.submit(prompt, each) for prompt, params in asked for each in params]
 
     def submit(self, prompt: Any, params: SamplingParams) -> Future[GenerationOutput]:
         row = Asked(prompt, params, Future())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,8 +42,10 @@ class TextEngine(Protocol):
     def stop(self) -> None:
         """Free the model."""
 
-    def submit(self, prompt: Any, params: SamplingParams) -> Future[GenerationOutput]:
-        """Queue one prompt, plain or as messages."""
+    def submit_all(
+        self, asked: Iterable[tuple[Any, list[SamplingParams]]]
+    ) -> list[Future[GenerationOutput]]:
+        """Queue prompts, plain or as messages, each with the parameters of its samples."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -109,7 +111,7 @@ class ShardFlight(Flight):
         return len(self.pending)
 
     def launch(self, engine: TextEngine, on_done: Callable[[ShardFlight, int], None]) -> None:
-        """Submit every row; one that can't be is an error row at once.
+        """Submit all rows at once; one that can't be is an error row.
 
         Args:
             on_done: called from any thread as each submitted row ends.
@@ -117,19 +119,27 @@ class ShardFlight(Flight):
         Raises:
             EngineStoppedError: no row's fault, so no row's error.
         """
-        for index, (row, sample) in enumerate(self.task.samples):
-            self.ids[index] = row.id or str(row.row)
+        asked: list[tuple[Any, list[SamplingParams]]] = []
+        submitted: list[int] = []
+        for row, indices in self._places():
+            self.ids |= dict.fromkeys(indices, row.id or str(row.row))
             try:
-                request = self._request(row)
-                self.ids[index] = request.id or str(row.row)
-                prompt, params = self._prompt(request), self._params(request, row, sample)
-                self.pending[index] = engine.submit(prompt, params)
-            except EngineStoppedError:
-                raise
+                asked.append(self._asked(row, indices))
             except Exception as error:  # one row must never cost its neighbours
-                self.outputs[index] = GenerationOutput.from_error(error, self.spec.model)
+                output = GenerationOutput.from_error(error, self.spec.model)
+                self.outputs |= dict.fromkeys(indices, output)
+            else:
+                submitted += indices
+        self.pending = dict(zip(submitted, engine.submit_all(asked), strict=True))
         for index, future in list(self.pending.items()):
             future.add_done_callback(partial(self._on_done, on_done, index))
+
+    def _places(self) -> Iterator[tuple[Row, range]]:
+        """Each row of the input, and the places of its samples in the shard."""
+        start = 0
+        for row in self.task.rows:
+            yield row, range(start, start + row.samples)
+            start += row.samples
 
     def _on_done(
         self, tell: Callable[[ShardFlight, int], None], index: int, _: Future[GenerationOutput]
@@ -176,6 +186,13 @@ class ShardFlight(Flight):
             )
             for index, (row, sample) in enumerate(self.task.samples)
         ]
+
+    def _asked(self, row: Row, indices: range) -> tuple[Any, list[SamplingParams]]:
+        """A row's prompt and the parameters of its samples; what is read of it also names it."""
+        request = self._request(row)
+        self.ids |= dict.fromkeys(indices, request.id or str(row.row))
+        samples = [self.task.samples[index][1] for index in indices]
+        return self._prompt(request), [self._params(request, row, each) for each in samples]
 
     def _request(self, row: Row) -> GenerationRequest:
         if row.error:

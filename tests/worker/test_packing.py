@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import Any
 
@@ -202,12 +202,14 @@ def test_a_row_that_fails_is_an_error_row_and_its_neighbours_do_not_notice(
 
 
 class RefusingEngine(DoubleEngine):
-    """Raises as a row is submitted, as the real engine does when a prompt is too long."""
+    """Answers with an error at once, as the real engine does when a prompt is too long."""
 
     def submit(self, prompt: Any, params: SamplingParams) -> Any:
-        if "too long" in str(prompt):
-            raise ContextLengthError("too long for the context")
-        return super().submit(prompt, params)
+        if "too long" not in str(prompt):
+            return super().submit(prompt, params)
+        refused: Future[GenerationOutput] = Future()
+        refused.set_exception(ContextLengthError("too long for the context"))
+        return refused
 
 
 def test_a_row_that_the_engine_refuses_is_an_error_row(

@@ -79,6 +79,18 @@ def test_the_samples_of_a_prompt_reach_the_engine_one_after_the_other(
     assert len(set(seeds)) == 7
 
 
+def test_a_shard_reaches_the_engine_with_one_command(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    """Row by row, an idle engine would start the first before it knows who shares its prompt."""
+    enqueue_samples(redis, tmp_path, shard_size=100)
+    engine = DoubleEngine(max_num_seqs=32, held=True)
+
+    start_worker(engine).admit(wait=False)
+
+    assert (len(engine.asked), engine.commands) == (7, 1)
+
+
 def test_samples_are_counted_as_rows(
     redis: Redis, tmp_path: Path, start_worker: StartWorker
 ) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import threading
 import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -107,10 +107,38 @@ class EngineCore:
         Raises: as `submit` does.
         """
         thread = self._running()
-        prompt_tokens = thread.loaded.encode(prompt)
-        sequences = [self._sequence(thread, prompt_tokens, each) for each in params]
+        sequences = self._samples(thread, prompt, params)
         thread.add(*sequences)
         return [sequence.future for sequence in sequences]
+
+    def submit_all(
+        self, asked: Iterable[tuple[Prompt, list[SamplingParams]]]
+    ) -> list[Future[GenerationOutput]]:
+        """Queue many prompts at once, so that what any of them share is computed once.
+
+        Args:
+            asked: prompts, each with the parameters of its samples.
+
+        Returns:
+            The futures of all samples in order. What `submit` would raise for a prompt is the
+            exception of its own futures.
+
+        Raises:
+            EngineStoppedError: the engine is not started, or it is being stopped.
+        """
+        thread = self._running()
+        sequences: list[Sequence] = []
+        futures: list[Future[GenerationOutput]] = []
+        for prompt, params in asked:
+            try:
+                samples = self._samples(thread, prompt, params)
+            except Exception as error:  # one prompt must never cost its neighbours
+                futures += [_failed(error) for _ in params]
+            else:
+                sequences += samples
+                futures += [sequence.future for sequence in samples]
+        thread.add(*sequences)
+        return futures
 
     def abort(self, request_id: str) -> None:
         """End a request; its future raises `RequestAbortedError`. Unknown ids are ignored."""
@@ -135,6 +163,12 @@ class EngineCore:
         """Counts since the start, and what the engine holds at this moment."""
         thread = self._thread
         return thread.stats if thread else EngineStats()
+
+    def _samples(
+        self, thread: EngineThread, prompt: Prompt, params: list[SamplingParams]
+    ) -> list[Sequence]:
+        prompt_tokens = thread.loaded.encode(prompt)
+        return [self._sequence(thread, prompt_tokens, each) for each in params]
 
     def _sequence(
         self,
@@ -164,6 +198,12 @@ class EngineCore:
         if (thread := self._thread) is None:
             raise EngineStoppedError(f"the engine of {self.model_name} is not started")
         return thread
+
+
+def _failed(error: Exception) -> Future[GenerationOutput]:
+    future: Future[GenerationOutput] = Future()
+    future.set_exception(error)
+    return future
 
 
 def _room(loaded: LoadedModel, prompt_tokens: int, max_tokens: int) -> int:

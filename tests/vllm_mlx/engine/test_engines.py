@@ -17,6 +17,7 @@ from vllm_mlx.errors import (
     ModelLoadError,
     RequestAbortedError,
 )
+from vllm_mlx.sampling_params import SamplingParams
 
 MODEL = "smollm2-135m"
 PROMPTS = [
@@ -295,6 +296,30 @@ async def test_samples_of_one_prompt_differ_and_are_repeatable(batched):
     for n, wrong in ((0, {}), (2, {"temperature": 0})):
         with pytest.raises(InvalidRequestError, match=f"n={n}"):
             await batched.generate_samples(prompt, n, **wrong)
+
+
+async def test_what_is_asked_at_once_shares_its_prefill_and_fails_alone(batched, monkeypatch):
+    await batched.start()
+    core = batched._core
+    encoded = []
+    encode = type(core.loaded).encode
+
+    def spy(self, prompt):
+        encoded.append(prompt)
+        return encode(self, prompt)
+
+    monkeypatch.setattr(type(core.loaded), "encode", spy)
+    prompt = "Seven sailors set sail for the southern seas to search for silver. " * 4
+    three = [SamplingParams.of(max_tokens=4, temperature=1.0, seed=seed) for seed in range(3)]
+    one = [SamplingParams.of(max_tokens=4, temperature=0)]
+    asked = [(prompt, three), ("", one), ("word " * 9000, one), (prompt + "They", one)]
+    *samples, empty, long, other = core.submit_all(asked)
+    assert encoded == [prompt for prompt, _ in asked]
+    assert isinstance(empty.exception(20), InvalidRequestError)
+    assert isinstance(long.exception(20), InvalidRequestError)
+    cached = [future.result(20).cached_tokens for future in (*samples, other)]
+    assert sorted(cached)[0] == 0
+    assert sorted(cached)[1] > 32
 
 
 async def test_logprobs_name_their_tokens(batched):
