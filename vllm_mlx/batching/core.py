@@ -9,14 +9,20 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllm_mlx import platform
 from vllm_mlx.batching.engine_thread import EngineThread
-from vllm_mlx.batching.prompts import Prompt
+from vllm_mlx.batching.prompts import MediaPrompt, Prepared, Prompt
 from vllm_mlx.batching.sequence import ChunkCallback, Sequence
 from vllm_mlx.batching.text import TextStream
-from vllm_mlx.errors import ContextLengthError, EngineStoppedError, KVCacheBudgetError
+from vllm_mlx.errors import (
+    ContextLengthError,
+    EngineStoppedError,
+    KVCacheBudgetError,
+    MediaError,
+)
+from vllm_mlx.media.policy import UNRESTRICTED, MediaPolicy
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
@@ -32,6 +38,7 @@ class EngineCore:
         model: the model's name, as it stands in every output.
         load: brings the model of that name into memory; called on the engine's own thread.
         config: bounds of the batch; the backend's defaults without one.
+        media: what may be read for prompts with images and videos.
 
     Attributes:
         max_num_seqs: most sequences side by side.
@@ -42,11 +49,13 @@ class EngineCore:
         model: str,
         load: Callable[[str], LoadedModel],
         config: SchedulerConfig | None = None,
+        media: MediaPolicy = UNRESTRICTED,
     ) -> None:
         self.model_name = model
         self._config = config or SchedulerConfig()
         self.max_num_seqs = self._config.max_num_seqs or platform.default_max_num_seqs()
         self._load = load
+        self._media_policy = media
         # Held while a thread starts and while it ends: there are never two.
         self._life_lock = threading.RLock()
         self._thread: EngineThread | None = None
@@ -60,7 +69,7 @@ class EngineCore:
         """
         with self._life_lock:
             if self._thread is None:
-                thread = EngineThread(self.model_name, self._load, self._config)
+                thread = EngineThread(self.model_name, self._load, self._config, self._media_policy)
                 thread.start_and_wait()
                 self._thread = thread
 
@@ -88,16 +97,13 @@ class EngineCore:
             A future of the whole output. Cancelling it frees the sequence's place.
 
         Raises:
-            InvalidRequestError: the prompt is empty, too long, or its chat template rejects it.
+            InvalidRequestError: the prompt is empty, too long, or its chat template rejects it; of
+                a prompt with media that, or a `MediaError`, is the future's exception.
             KVCacheBudgetError: it could never fit into `kv_cache_bytes`.
             EngineStoppedError: the engine is not started, or it is being stopped.
         """
-        thread = self._running()
-        sequence = self._sequence(
-            thread, thread.loaded.encode(prompt), params, request_id=request_id, on_chunk=on_chunk
-        )
-        thread.add(sequence)
-        return sequence.future
+        (future,) = self._submit(prompt, [params], request_id=request_id, on_chunk=on_chunk)
+        return future
 
     def submit_samples(
         self, prompt: Prompt, params: list[SamplingParams]
@@ -106,10 +112,7 @@ class EngineCore:
 
         Raises: as `submit` does.
         """
-        thread = self._running()
-        sequences = self._samples(thread, prompt, params)
-        thread.add(*sequences)
-        return [sequence.future for sequence in sequences]
+        return self._submit(prompt, params)
 
     def submit_all(
         self, asked: Iterable[tuple[Prompt, list[SamplingParams]]]
@@ -131,12 +134,12 @@ class EngineCore:
         futures: list[Future[GenerationOutput]] = []
         for prompt, params in asked:
             try:
-                samples = self._samples(thread, prompt, params)
+                begun, ready = self._begin(thread, prompt, params)
             except Exception as error:  # one prompt must never cost its neighbours
                 futures += [_failed(error) for _ in params]
             else:
-                sequences += samples
-                futures += [sequence.future for sequence in samples]
+                futures += begun
+                sequences += ready
         thread.add(*sequences)
         return futures
 
@@ -164,33 +167,69 @@ class EngineCore:
         thread = self._thread
         return thread.stats if thread else EngineStats()
 
-    def _samples(
-        self, thread: EngineThread, prompt: Prompt, params: list[SamplingParams]
-    ) -> list[Sequence]:
-        prompt_tokens = thread.loaded.encode(prompt)
-        return [self._sequence(thread, prompt_tokens, each) for each in params]
+    def _submit(
+        self, prompt: Prompt, params: list[SamplingParams], **how: Any
+    ) -> list[Future[GenerationOutput]]:
+        thread = self._running()
+        futures, sequences = self._begin(thread, prompt, params, **how)
+        thread.add(*sequences)
+        return futures
+
+    def _begin(
+        self,
+        thread: EngineThread,
+        prompt: Prompt,
+        params: list[SamplingParams],
+        *,
+        request_id: str | None = None,
+        on_chunk: ChunkCallback | None = None,
+    ) -> tuple[list[Future[GenerationOutput]], list[Sequence]]:
+        """The futures of a prompt's samples, and those sequences that can be queued at once: with
+        media, a prompt is read first and queued then."""
+        names = [request_id or uuid.uuid4().hex, *(uuid.uuid4().hex for _ in params[1:])]
+        futures: dict[str, Future[GenerationOutput]] = {name: Future() for name in names}
+
+        def sequences_of(prepared: Prepared) -> list[Sequence]:
+            pairs = zip(futures.items(), params, strict=True)
+            return [self._sequence(thread, prepared, *each, on_chunk) for each in pairs]
+
+        if not isinstance(prompt, MediaPrompt):
+            sequences = sequences_of(Prepared(thread.loaded.encode(prompt)))
+            return list(futures.values()), sequences
+        if thread.media is None:
+            raise MediaError(f"{self.model_name} sees no images and videos: use a vision model")
+
+        def queue(prepared: Prepared) -> None:
+            if media := prepared.media:
+                for future in futures.values():
+                    future.add_done_callback(lambda _: media.release())
+            thread.add(*sequences_of(prepared))
+
+        thread.media.submit(prompt, futures, queue)
+        return list(futures.values()), []
 
     def _sequence(
         self,
         thread: EngineThread,
-        prompt_tokens: list[int],
+        prepared: Prepared,
+        named: tuple[str, Future[GenerationOutput]],
         params: SamplingParams,
-        *,
-        request_id: str | None = None,
-        on_chunk: ChunkCallback | None = None,
+        on_chunk: ChunkCallback | None,
     ) -> Sequence:
-        loaded = thread.loaded
-        max_tokens = _room(loaded, len(prompt_tokens), params.max_tokens)
-        if refusal := thread.runner.refusal(len(prompt_tokens), max_tokens):
+        loaded, (tokens, media), (name, future) = thread.loaded, prepared, named
+        max_tokens = _room(loaded, len(tokens), params.max_tokens)
+        if refusal := thread.runner.refusal(len(tokens), max_tokens):
             raise KVCacheBudgetError(refusal)
         return Sequence(
-            request_id or uuid.uuid4().hex,
-            prompt_tokens,
+            name,
+            tokens,
             params,
             max_tokens=max_tokens,
             model=self.model_name,
             new_text=lambda: TextStream(loaded.new_detokenizer(), params.stop),
             token_text=loaded.token_text,
+            media=media,
+            future=future,
             on_chunk=on_chunk,
         )
 

@@ -12,15 +12,18 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
 from vllm_mlx.batching.make_runner import make_runner
+from vllm_mlx.batching.media_pool import MediaPool
 from vllm_mlx.batching.runner import Runner
 from vllm_mlx.batching.scheduler import Scheduler
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.errors import EngineStoppedError, InvalidRequestError, RequestAbortedError
+from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.scheduler_config import SchedulerConfig
 
@@ -31,18 +34,28 @@ logger = logging.getLogger(__name__)
 
 
 class EngineThread(threading.Thread):
-    """Loads a model and steps it until `stop()`. Used once, like any thread."""
+    """Loads a model and steps it until `stop()`. Used once, like any thread.
+
+    Attributes:
+        media: prepares prompts with images and videos; None if the model sees none.
+    """
 
     loaded: LoadedModel
     runner: Runner
+    media: MediaPool | None = None
 
     def __init__(
-        self, model: str, load: Callable[[str], LoadedModel], config: SchedulerConfig
+        self,
+        model: str,
+        load: Callable[[str], LoadedModel],
+        config: SchedulerConfig,
+        policy: MediaPolicy,
     ) -> None:
         super().__init__(name=f"mlx-{model}", daemon=True)
         self._model = model
         self._load = load
         self._config = config
+        self._policy = policy
         self._ready: Future[None] = Future()
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._inbox_lock = threading.Lock()
@@ -89,11 +102,14 @@ class EngineThread(threading.Thread):
         Raises:
             EngineStoppedError: the thread is ending.
         """
+        if self.media:
+            self.media.abort(request_id)
         self._send(lambda: self._abort(request_id))
 
     @property
     def stats(self) -> EngineStats:
-        return self._scheduler.stats
+        stats = self._scheduler.stats
+        return replace(stats, waiting=stats.waiting + self.media.waiting) if self.media else stats
 
     def _send(self, command: Callable[[], None]) -> None:
         with self._inbox_lock:
@@ -112,6 +128,8 @@ class EngineThread(threading.Thread):
                 vocab_size=self.loaded.vocab_size,
                 config=self._config,
             )
+            if self.loaded.new_preparer:
+                self.media = MediaPool(self.loaded.new_preparer(self._policy))
         except BaseException as error:
             self._ready.set_exception(error)
         else:
@@ -184,6 +202,8 @@ class EngineThread(threading.Thread):
             sequence.fail(RequestAbortedError(f"request {request_id!r} was aborted"))
 
     def _shut_down(self) -> None:
+        if self.media:
+            self.media.close()
         with self._inbox_lock:
             self._is_open = False
         while not self._inbox.empty():

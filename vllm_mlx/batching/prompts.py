@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
 
+from vllm_mlx.batching.media import PromptMedia
 from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.video_params import VideoParams
 
 Messages = Sequence[Mapping[str, Any]]
-Prompt = str | Messages
 
 
 def plain_prompt(prompt: object) -> str:
@@ -37,3 +39,26 @@ def chat_messages(messages: object) -> Messages:
             given = type(message).__name__
             raise InvalidRequestError(f"messages[{at}] is a {given}: should be a dict")
     return messages
+
+
+@dataclass(frozen=True, slots=True)
+class MediaPrompt:
+    """Messages with images and videos in them, and how videos are looked at.
+
+    Attributes:
+        messages: content is text, or a list of parts: `{"type": "text", "text": …}`,
+            `{"type": "image", "image": source}` and `{"type": "video", "video": source}`.
+    """
+
+    messages: Messages
+    video: VideoParams = field(default_factory=VideoParams.of)
+
+
+Prompt: TypeAlias = str | Messages | MediaPrompt
+
+
+class Prepared(NamedTuple):
+    """A prompt as the model takes it."""
+
+    tokens: list[int]
+    media: PromptMedia | None = None

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING
 
+from vllm_mlx.batching.media import PromptMedia
 from vllm_mlx.batching.repetition import repeats
 from vllm_mlx.batching.text import TextStream
 from vllm_mlx.outputs import FinishReason, GenerationOutput, TokenLogprob
@@ -27,6 +28,9 @@ class Sequence:
         prompt_tokens: token ids of the prompt (at least one).
         max_tokens: most tokens to generate: the request's limit, cut to the model's context.
         seed: the seed it is sampled with; None when greedy.
+        media: the images and videos among the prompt's tokens.
+        identities: what other prompts must begin with to share this one's beginning: the tokens,
+            and for media their content.
         future: resolves to the whole `GenerationOutput`, or to the error that ended it.
         cached_tokens: prompt tokens that were taken from another prompt's prefill.
         alone: the batch it ran in failed, so it is tried again with nobody beside it.
@@ -42,6 +46,8 @@ class Sequence:
         model: str,
         new_text: Callable[[], TextStream],
         token_text: Callable[[int], str] = str,
+        media: PromptMedia | None = None,
+        future: Future[GenerationOutput] | None = None,
         on_chunk: ChunkCallback | None = None,
     ) -> None:
         self.request_id = request_id
@@ -52,7 +58,9 @@ class Sequence:
         self.seed = None if params.greedy else params.seed
         if self.seed is None and not params.greedy:
             self.seed = secrets.randbits(63)
-        self.future: Future[GenerationOutput] = Future()
+        self.media = media
+        self.identities = media.identities(prompt_tokens) if media else prompt_tokens
+        self.future: Future[GenerationOutput] = future or Future()
         self.on_chunk = on_chunk
         self.alone = False
         self.finish_reason: FinishReason | None = None
@@ -111,6 +119,7 @@ class Sequence:
             seed=self.seed,
             cached_tokens=self.cached_tokens,
             logprobs=self._token_logprobs(since),
+            media=self.media.infos if self.media else None,
             latency_s=time.perf_counter() - self._submitted,
         )
 

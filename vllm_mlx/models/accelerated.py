@@ -21,6 +21,9 @@ from vllm_mlx.platform import RotateHeads
 _ATTENTIONS = (llama.Attention, qwen2.Attention, qwen3.Attention)
 _MLPS = (llama.MLP, qwen2.MLP, qwen3.MLP)
 
+Heads = tuple[mx.array, mx.array, mx.array]
+"""Queries, keys and values."""
+
 
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions, as Llama, Qwen2 and Qwen3 have it."""
@@ -40,30 +43,24 @@ class Attention(nn.Module):
         self._rotate_heads = self._make_rotate_heads()
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
-        B, L, _ = x.shape
         if self._rotate_heads and isinstance(cache, SlotKVCache):
-            queries, keys, values = self._heads_of_step(x, cache, self._rotate_heads)
+            heads = self._heads_of_step(x, cache, self._rotate_heads)
         else:
-            queries, keys, values = self._heads(x, cache.offset if cache is not None else 0)
-        if cache is not None:
-            keys, values = cache.update_and_fetch(keys, values)
-        output = self._attend(queries, keys, values, mask, cache)
-        projected: mx.array = self.o_proj(output.swapaxes(1, 2).reshape(B, L, -1))
-        return projected
+            queries, keys, values = self._heads(x)
+            offset = cache.offset if cache is not None else 0
+            heads = self.rope(queries, offset=offset), self.rope(keys, offset=offset), values
+        return self._attend(*heads, mask, cache)
 
-    def _heads(self, x: mx.array, offset: Any) -> tuple[mx.array, mx.array, mx.array]:
+    def _heads(self, x: mx.array) -> Heads:
+        """Queries `[B, Hq, L, D]`, keys and values `[B, Hk, L, D]`, not rotated yet."""
         B, L, _ = x.shape
         parts = zip(self.qkv(x), self._counts, strict=True)
         queries, keys, values = (part.reshape(B, L, heads, -1) for part, heads in parts)
         if self._normalize:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
-        queries = self.rope(queries.swapaxes(1, 2), offset=offset)
-        keys = self.rope(keys.swapaxes(1, 2), offset=offset)
-        return queries, keys, values.swapaxes(1, 2)
+        return queries.swapaxes(1, 2), keys.swapaxes(1, 2), values.swapaxes(1, 2)
 
-    def _heads_of_step(
-        self, x: mx.array, cache: SlotKVCache, rotate: RotateHeads
-    ) -> tuple[mx.array, mx.array, mx.array]:
+    def _heads_of_step(self, x: mx.array, cache: SlotKVCache, rotate: RotateHeads) -> Heads:
         S, Hk = x.shape[0], self.n_kv_heads
         joined = self.qkv.product(x)
         queries, keys = rotate(joined, cache.offset)
@@ -85,6 +82,17 @@ class Attention(nn.Module):
         return self.n_heads, self.n_kv_heads, self.n_kv_heads
 
     def _attend(
+        self, queries: mx.array, keys: mx.array, values: mx.array, mask: Any, cache: Any
+    ) -> mx.array:
+        """Attention over all that the cache holds then, projected: `[B, L, hidden]`."""
+        B, _, L, _ = queries.shape
+        if cache is not None:
+            keys, values = cache.update_and_fetch(keys, values)
+        output = self._weigh(queries, keys, values, mask, cache)
+        projected: mx.array = self.o_proj(output.swapaxes(1, 2).reshape(B, L, -1))
+        return projected
+
+    def _weigh(
         self, queries: mx.array, keys: mx.array, values: mx.array, mask: Any, cache: Any
     ) -> mx.array:
         if isinstance(cache, SlotKVCache):

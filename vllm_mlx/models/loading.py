@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from huggingface_hub import hf_hub_download
 from jinja2 import TemplateError
 from mlx.utils import tree_flatten
 from mlx_lm import utils as mlx_lm_utils
 from mlx_lm.tokenizer_utils import StreamingDetokenizer, TokenizerWrapper
 
 from vllm_mlx import platform
+from vllm_mlx.batching.media_pool import Preparer
+from vllm_mlx.batching.prompts import Messages
 from vllm_mlx.errors import ChatTemplateError, InvalidRequestError, ModelLoadError
+from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.models.accelerated import accelerate
 from vllm_mlx.models.detokenizer import detokenizer_of
 from vllm_mlx.models.gguf import load_gguf
@@ -35,6 +40,7 @@ class LoadedModel:
 
     Attributes:
         context_length: tokens of prompt and answer together; None if the model sets no bound.
+        new_preparer: what reads images and videos for it; None if it sees none.
     """
 
     name: str
@@ -43,10 +49,11 @@ class LoadedModel:
     vocab_size: int
     context_length: int | None
     _detokenizer: StreamingDetokenizer
+    new_preparer: Callable[[MediaPolicy], Preparer] | None = None
     # transformers' fast tokenizers may not be used from two threads at once.
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def encode(self, prompt: str | Sequence[Mapping[str, Any]]) -> list[int]:
+    def encode(self, prompt: str | Messages) -> list[int]:
         """Token ids of a plain prompt, or of messages through the model's chat template.
 
         Raises:
@@ -81,7 +88,7 @@ class LoadedModel:
             self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens, verbose=False)
         )
 
-    def _encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def _encode_chat(self, messages: Messages) -> list[int]:
         if not self.tokenizer.has_chat_template:
             raise ChatTemplateError(
                 f"{self.name} has no chat template (it is a base model): use generate() with a "
@@ -107,17 +114,23 @@ def load_model(
         ModelLoadError: with the reason, whatever the library below said.
     """
     path = _resolve(name)
+    new_preparer = None
     try:
         if path.lower().endswith(".gguf"):
             model, tokenizer, config = load_gguf(Path(path))
+        elif sees(path):
+            from vllm_mlx.models.vision.loading import load_vision
+
+            model, tokenizer, config, new_preparer = load_vision(path, trust_remote_code)
         else:
             loaded: Any = mlx_lm_utils.load(
                 path, lazy=True, return_config=True, trust_remote_code=trust_remote_code
             )
             model, tokenizer, config = loaded
-        place(model)
-        if accelerated:
-            accelerate(model)
+        if new_preparer is None:
+            place(model)
+            if accelerated:
+                accelerate(model)
     except ModelLoadError:
         raise
     except Exception as error:  # whatever a hub client, a file or an architecture can raise
@@ -130,7 +143,18 @@ def load_model(
         vocab_size=text_config.get("vocab_size", len(tokenizer)),
         context_length=text_config.get("max_position_embeddings"),
         _detokenizer=detokenizer_of(tokenizer),
+        new_preparer=new_preparer,
     )
+
+
+def sees(path: str) -> bool:
+    """Whether a folder or hub id holds a model with a vision tower, and mlx-vlm is there for it."""
+    if importlib.util.find_spec("mlx_vlm") is None:
+        return False
+    config = Path(path) / "config.json" if Path(path).exists() else None
+    if config is None:
+        config = Path(hf_hub_download(path, "config.json"))
+    return config.exists() and "vision_config" in json.loads(config.read_bytes())
 
 
 def _has_lone_surrogate(text: str) -> bool:

@@ -175,6 +175,11 @@ def cache_limit() -> int | None:
     return 256 << 20 if backend() == "cpu" else None
 
 
+def media_bytes() -> int:
+    """Most of prepared images and videos that are held for prompts to come."""
+    return min(4 << 30, _memory() // 8)
+
+
 class Operations(NamedTuple):
     """What a backend computes in its own way; ask for them once, when a module is made.
 
@@ -227,8 +232,7 @@ def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
 def _working_set() -> int:
     """Bytes of memory that MLX may use here beside what it holds already."""
     if backend() == "cpu":
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return max(1 << 30, total - mx.get_active_memory())
+        return max(1 << 30, _memory() - mx.get_active_memory())
     info = mx.device_info()
     # Metal recommends a working set; CUDA says what no process has taken.
     if "max_recommended_working_set_size" in info:
@@ -236,6 +240,10 @@ def _working_set() -> int:
     else:
         left = int(info["free_memory"]) + mx.get_cache_memory()
     return max(1 << 30, left)
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @functools.cache

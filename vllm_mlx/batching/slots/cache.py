@@ -29,7 +29,7 @@ class SlotKVCache:
 
     @property
     def offset(self) -> mx.array:
-        return self.ring.offsets
+        return self.ring.positions
 
     def make_mask(self, N: int, *, return_array: bool = False, window_size: Any = None) -> mx.array:
         _refuse_window(window_size)

@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from vllm_mlx.batching.media import MediaRow, PromptMedia
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.cache import KeysAndValues, PromptKVCache
 from vllm_mlx.batching.slots.prefix import Prefix
@@ -27,11 +28,13 @@ class PrefillRow:
         tokens: those to compute, after `base`.
         base: the prefix they go on from.
         target: who gets the result.
+        media: the images and videos of the prompt that they are from.
     """
 
     tokens: list[int]
     base: Prefix | None
     target: Sequence | Prefix
+    media: PromptMedia | None = None
 
     @property
     def start(self) -> int:
@@ -79,7 +82,12 @@ class PrefillBatch:
             return 0
         stop = self.computed + piece
         padded = [_slice(row.tokens, self.computed, stop) for row in self.rows]
-        model(mx.array(padded), cache=self.caches)  # the logits are never computed
+        tokens = mx.array(padded)  # the logits are never computed
+        if any(row.media for row in self.rows):
+            start = self.rows[0].start + self.computed
+            model.prefill(tokens, self.caches, [MediaRow(row.media, start) for row in self.rows])
+        else:
+            model(tokens, cache=self.caches)
         self.computed = stop
         mx.async_eval(self.states)
         return piece * len(self.rows)

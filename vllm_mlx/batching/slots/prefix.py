@@ -24,6 +24,7 @@ class Prefix:
 
     Attributes:
         key: the chained hash of its last block.
+        tokens: see `Sequence.identities`.
         start: where it goes on from its parent; `tokens[start:]` is its own part.
         layers: keys and values `[1, H, end - start, D]` a layer, once they are computed.
         users: rows in prefill that need it, and prefixes that go on from it.
@@ -66,13 +67,15 @@ class PrefixCache:
     def announce(self, sequence: Sequence) -> None:
         """Take note of a sequence that waits, once."""
         self.withdraw(sequence)
-        blocks = _hash_blocks(sequence.prompt_tokens)
+        blocks = _hash_blocks(sequence.identities)
         self._blocks[sequence.request_id] = blocks
         self._waiting.update(key for key, _ in blocks)
+        self._waiting.update(self._expected(sequence, blocks))
 
     def withdraw(self, sequence: Sequence) -> None:
         """The sequence waits no more."""
-        for key, _ in self._blocks.pop(sequence.request_id, ()):
+        blocks = self._blocks.pop(sequence.request_id, [])
+        for key in [*(key for key, _ in blocks), *self._expected(sequence, blocks)]:
             if self._waiting[key] > 1:
                 self._waiting[key] -= 1
             else:
@@ -85,7 +88,7 @@ class PrefixCache:
         is no room for is not shared.
         """
         blocks = self._blocks[sequence.request_id]
-        prompt = sequence.prompt_tokens
+        prompt = sequence.identities
         prefix = self._deepest_known(blocks, prompt)
         new: list[Prefix] = []
         for (key, end), following in zip(blocks, [*blocks[1:], None], strict=False):
@@ -123,6 +126,14 @@ class PrefixCache:
     def nbytes(self) -> int:
         layers = [layer for prefix in list(self._prefixes.values()) for layer in prefix.layers]
         return sum(keys.nbytes + values.nbytes for keys, values in layers)
+
+    @staticmethod
+    def _expected(sequence: Sequence, blocks: list[tuple[int, int]]) -> list[int]:
+        """Blocks up to the end of the media, if prompts that share these are still prepared."""
+        media = sequence.media
+        if media is None or not media.sharers:
+            return []
+        return [key for key, end in blocks if end <= media.end]
 
     def _deepest_known(self, blocks: list[tuple[int, int]], prompt: list[int]) -> Prefix | None:
         for key, end in reversed(blocks):

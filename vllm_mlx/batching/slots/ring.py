@@ -22,6 +22,7 @@ class SlotRing:
     Attributes:
         step: decode steps so far; `step mod columns` is the column written next.
         lengths: tokens that each slot holds, the one about to be written not counted; 0 when free.
+        rope_deltas: what each slot's position is beyond its length (see `PromptMedia.rope_delta`).
     """
 
     def __init__(self, slots: int, columns: int) -> None:
@@ -29,10 +30,12 @@ class SlotRing:
         self.columns = columns
         self.step = 0
         self.lengths = [0] * slots
+        self.rope_deltas = [0] * slots
         self._forget_arrays()
 
     def _forget_arrays(self) -> None:
         self._offsets: mx.array | None = None
+        self._positions: mx.array | None = None
         self._mask: mx.array | None = None
         self._added_mask: mx.array | None = None
         self._newest: mx.array | None = None
@@ -44,10 +47,19 @@ class SlotRing:
 
     @property
     def offsets(self) -> mx.array:
-        """Positions of the tokens about to be written, int32 `[S]`."""
+        """`lengths` as int32 `[S]`."""
         if self._offsets is None:
             self._offsets = mx.array(self.lengths, dtype=mx.int32)
         return self._offsets
+
+    @property
+    def positions(self) -> mx.array:
+        """Positions of the tokens about to be written, int32 `[S]`."""
+        if not any(self.rope_deltas):
+            return self.offsets
+        if self._positions is None:
+            self._positions = self.offsets + mx.array(self.rope_deltas, dtype=mx.int32)
+        return self._positions
 
     @property
     def mask(self) -> mx.array:
@@ -92,8 +104,9 @@ class SlotRing:
                 self._blocks.append((slots, pieces))
         return self._blocks
 
-    def occupy(self, slot: int, length: int) -> None:
+    def occupy(self, slot: int, length: int, rope_delta: int = 0) -> None:
         self.lengths[slot] = length
+        self.rope_deltas[slot] = rope_delta
         self._forget_arrays()
 
     def free(self, slot: int) -> None:
@@ -133,8 +146,10 @@ class SlotRing:
         ring.step = self.step
         kept = min(slots, self.slots)
         ring.lengths[:kept] = self.lengths[:kept]
+        ring.rope_deltas[:kept] = self.rope_deltas[:kept]
         for old, new in moves.items():
             ring.lengths[new] = self.lengths[old]
+            ring.rope_deltas[new] = self.rope_deltas[old]
         return ring
 
     def pieces(self, ring: SlotRing) -> list[tuple[int, int, int]]:

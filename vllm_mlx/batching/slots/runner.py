@@ -123,10 +123,12 @@ class SlotRunner:
             for part in new:
                 depth = len(part.chain) - 1
                 levels += [[] for _ in range(depth + 1 - len(levels))]
-                levels[depth].append(PrefillRow(part.tokens[part.start :], part.parent, part))
+                own = sequence.prompt_tokens[part.start : part.end]
+                levels[depth].append(PrefillRow(own, part.parent, part, sequence.media))
             start = prefix.end if prefix else 0
             sequence.cached_tokens = start - sum(part.end - part.start for part in new)
-            rows.append(PrefillRow(sequence.prompt_tokens[start:-1], prefix, sequence))
+            own = sequence.prompt_tokens[start:-1]
+            rows.append(PrefillRow(own, prefix, sequence, sequence.media))
         for sequence in sequences:
             self._prefixes.withdraw(sequence)
         for batch in [*levels, rows]:
@@ -250,7 +252,9 @@ class SlotRunner:
         for slot, length, (_, sequence) in zip(slots, lengths, joining, strict=True):
             self._running[slot] = sequence
             self._slot_of[sequence] = slot
-            self._ring.occupy(slot, length)
+            self._ring.occupy(slot, length, sequence.media.rope_delta if sequence.media else 0)
+            if sequence.media:
+                sequence.media.release()
             self._sampler.join(slot, self._ring.slots, sequence)
 
     def _copy_in(self, slots: list[int], lengths: list[int], layers: list[KeysAndValues]) -> None:

@@ -1,0 +1,108 @@
+"""`PromptMedia`: the images and videos among a prompt's tokens.
+
+Shapes: n tokens of the prompt, m of them stand for media, p patches of a medium.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from vllm_mlx.outputs import MediaInfo
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Medium:
+    """One image or video, as a vision tower takes it.
+
+    Attributes:
+        grid: patches in time, height and width.
+        info: what it is; `info.hash` stands for its pixels.
+        patches: gives float32 `[p, values]`; they are read again if they were let go meanwhile.
+    """
+
+    grid: tuple[int, int, int]
+    info: MediaInfo
+    patches: Callable[[], npt.NDArray[np.float32]]
+
+    @property
+    def key(self) -> str:
+        return self.info.hash
+
+
+class Part(NamedTuple):
+    """Tokens of one medium in a piece of the prompt: its features `[first:last]` go to `columns`
+    of the piece."""
+
+    medium: Medium
+    first: int
+    last: int
+    columns: npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PromptMedia:
+    """What a prompt's tokens do not say.
+
+    Attributes:
+        media: in the order in which they stand in the prompt.
+        places: for each medium, which tokens stand for it, in order.
+        positions: of all tokens in time, height and width, int32 `[3, n]`.
+        infos: images first, then videos, each in the order in which they were given.
+        release: called when the patches are not needed any more.
+        sharers: how many other prompts that are still being prepared have the same media.
+    """
+
+    media: tuple[Medium, ...]
+    places: tuple[npt.NDArray[np.intp], ...]
+    positions: npt.NDArray[np.int32]
+    infos: tuple[MediaInfo, ...]
+    release: Callable[[], None] = field(default=lambda: None)
+    sharers: int = 0
+
+    @property
+    def rope_delta(self) -> int:
+        """What a generated token's position is beyond its place: media take fewer positions than
+        tokens."""
+        return int(self.positions.max() + 1 - self.positions.shape[1])
+
+    @property
+    def end(self) -> int:
+        """The place behind the last token that stands for a medium."""
+        return 1 + max(int(places[-1]) for places in self.places)
+
+    def identities(self, tokens: list[int]) -> list[int]:
+        """The tokens, with those that stand for a medium replaced by what stands for its content:
+        two prompts that begin with equal ones begin with the same images and videos."""
+        found = list(tokens)
+        for medium, places in zip(self.media, self.places, strict=True):
+            digest = hashlib.blake2b(medium.key.encode(), digest_size=16).digest()
+            content = -1 - int.from_bytes(digest)  # no token is negative
+            for place in places.tolist():
+                found[place] = content
+        return found
+
+    def parts(self, start: int, stop: int) -> Iterator[Part]:
+        """The media among the tokens `[start:stop]`."""
+        for medium, places in zip(self.media, self.places, strict=True):
+            first, last = np.searchsorted(places, (start, stop)).tolist()
+            if first < last:
+                yield Part(medium, first, last, places[first:last] - start)
+
+
+class MediaRow(NamedTuple):
+    """A row of a prefill: its media, if it has any, and which of its tokens are computed."""
+
+    media: PromptMedia | None
+    start: int
+
+
+Model = Any
+"""`model(tokens, cache=caches)` gives logits `[B, L, V]`. One that sees has also
+`model.prefill(tokens, caches, rows)`, which computes prompts with media, `rows` a `MediaRow` for
+each of `tokens` `[B, L]`."""

@@ -1,0 +1,1 @@
+"""Models that see, of mlx-vlm: the only place of ours that knows it."""

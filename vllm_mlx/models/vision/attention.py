@@ -1,0 +1,64 @@
+"""Attention of the language models behind Qwen's vision towers, as each backend does it fastest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_vlm.models.mlp import SwiGLUMLP
+from mlx_vlm.models.qwen2_5_vl.language import Attention as Qwen25Attention
+from mlx_vlm.models.qwen2_vl.language import Attention as Qwen2Attention
+from mlx_vlm.models.qwen3_vl.language import Attention as Qwen3Attention
+
+from vllm_mlx.models.accelerated import MLP, Attention
+
+_ATTENTIONS = (Qwen2Attention, Qwen25Attention, Qwen3Attention)
+
+
+class MRoPEAttention(Attention):
+    """`Attention` whose tokens may have a position in time, height and width.
+
+    Text has the same in all three, and there M-RoPE is RoPE: so are all decode steps.
+    """
+
+    def __init__(self, original: Any) -> None:
+        rotary = original.rotary_emb
+        original.rope = nn.RoPE(original.head_dim, traditional=False, base=rotary.base)
+        super().__init__(original)
+
+    def __call__(
+        self,
+        x: mx.array,
+        mask: Any = None,
+        cache: Any = None,
+        position_ids: Any = None,
+        position_embeddings: tuple[mx.array, mx.array] | None = None,
+    ) -> mx.array:
+        """
+        Args:
+            position_embeddings: cosines and sines `[B, L, D]`, if there are media among the tokens;
+                without, they are text from the cache's offset on.
+        """
+        if position_embeddings is None:
+            return super().__call__(x, mask, cache)
+        cosine, sine = (part[:, None] for part in position_embeddings)
+        queries, keys, values = self._heads(x)
+        queries, keys = _rotate(queries, cosine, sine), _rotate(keys, cosine, sine)
+        return self._attend(queries, keys, values, mask, cache)
+
+
+def _rotate(x: mx.array, cosine: mx.array, sine: mx.array) -> mx.array:
+    low, high = mx.split(x, 2, axis=-1)
+    return x * cosine + mx.concatenate([-high, low], axis=-1) * sine
+
+
+def accelerate_layers(layers: list[Any]) -> bool:
+    """Swap in our attention and MLP; False if a layer's attention is of another form."""
+    if any(type(layer.self_attn) not in _ATTENTIONS for layer in layers):
+        return False
+    for layer in layers:
+        layer.self_attn = MRoPEAttention(layer.self_attn)
+        if type(layer.mlp) is SwiGLUMLP:
+            layer.mlp = MLP(layer.mlp)
+    return True

@@ -1,0 +1,99 @@
+"""`FeatureCache`: what the vision tower made of images and videos, by their content."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from vllm_mlx.batching.media import Medium
+
+MAX_PATCHES = 16_384
+"""Most patches of several media that the tower takes at once."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """What stands for one medium's tokens.
+
+    Attributes:
+        merged: `[m, hidden]`, in place of the tokens' embeddings.
+        deep: `[m, hidden]` each, added after the first layers (Qwen3-VL's DeepStack).
+    """
+
+    merged: mx.array
+    deep: tuple[mx.array, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return self.merged.nbytes + sum(each.nbytes for each in self.deep)
+
+
+Encode = Callable[[mx.array, mx.array], tuple[mx.array, Sequence[mx.array]]]
+"""From patches `[p, values]` and grids `[media, 3]` to features `[m, hidden]` and deep ones."""
+
+
+class FeatureCache:
+    """Features by content hash, computed once and kept while they fit.
+
+    Args:
+        merge: patches that become one token.
+        max_bytes: most that is kept; the least recently used go first.
+    """
+
+    def __init__(self, encode: Encode, merge: int, max_bytes: int) -> None:
+        self._encode = encode
+        self._merge = merge
+        self._max_bytes = max_bytes
+        self._held: OrderedDict[str, Features] = OrderedDict()
+        self.encoded = 0
+
+    @property
+    def nbytes(self) -> int:
+        return sum(features.nbytes for features in self._held.values())
+
+    def get(self, media: Sequence[Medium]) -> dict[str, Features]:
+        """The features of these by key; what is not there is computed, several at once."""
+        wanted = {medium.key: medium for medium in media}
+        found = {key: self._held[key] for key in wanted if key in self._held}
+        missing = [medium for key, medium in wanted.items() if key not in found]
+        for group in _groups(missing):
+            found |= self._compute(group)
+        for key in wanted:
+            self._held[key] = found[key]
+            self._held.move_to_end(key)
+        while len(self._held) > 1 and self.nbytes > self._max_bytes:
+            self._held.popitem(last=False)
+        return found
+
+    def _compute(self, media: list[Medium]) -> dict[str, Features]:
+        patches = np.concatenate([medium.patches() for medium in media])
+        grids = mx.array([medium.grid for medium in media])
+        merged, deep = self._encode(mx.array(patches), grids)
+        mx.async_eval(merged, *deep)
+        self.encoded += len(media)
+        found, first = {}, 0
+        for medium in media:
+            tokens = slice(first, first := first + _patches(medium) // self._merge)
+            found[medium.key] = Features(merged[tokens], tuple(each[tokens] for each in deep))
+        return found
+
+
+def _patches(medium: Medium) -> int:
+    time, height, width = medium.grid
+    return time * height * width
+
+
+def _groups(media: list[Medium]) -> list[list[Medium]]:
+    groups: list[list[Medium]] = []
+    room = 0
+    for medium in media:
+        if _patches(medium) > room:
+            groups.append([])
+            room = MAX_PATCHES
+        groups[-1].append(medium)
+        room -= _patches(medium)
+    return groups

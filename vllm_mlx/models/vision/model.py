@@ -1,0 +1,128 @@
+"""`VisionLanguageModel`: a Qwen vision model as the packing core steps it.
+
+Shapes: B rows, L tokens, n of them stand for media, D head dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from vllm_mlx.batching.media import MediaRow, Medium, Part
+from vllm_mlx.models.vision.attention import accelerate_layers
+from vllm_mlx.models.vision.features import FeatureCache, Features
+
+FEATURE_BYTES = 2 << 30
+
+
+class VisionLanguageModel:
+    """Text and media in one batch; their features come from a cache by content.
+
+    Args:
+        model: mlx-vlm's, of Qwen2-VL, Qwen2.5-VL or Qwen3-VL.
+    """
+
+    def __init__(self, model: Any) -> None:
+        text = model.language_model
+        self._text = text.model
+        self._head = (
+            text.model.embed_tokens.as_linear if text.args.tie_word_embeddings else text.lm_head
+        )
+        self._rotary = text.model.layers[0].self_attn.rotary_emb
+        self._tower = model.vision_tower
+        self.layers = text.model.layers
+        merge = model.config.vision_config.spatial_merge_size**2
+        self.features = FeatureCache(self._encode, merge, FEATURE_BYTES)
+
+    def __call__(self, tokens: mx.array, cache: Any = None) -> mx.array:
+        """Logits `[B, L, V]` of text `[B, L]`."""
+        logits: mx.array = self._head(self._forward(self._text.embed_tokens(tokens), cache))
+        return logits
+
+    def prefill(self, tokens: mx.array, cache: list[Any], rows: Sequence[MediaRow]) -> None:
+        """Compute prompts `[B, L]` of which some have media into the cache."""
+        hidden = self._text.embed_tokens(tokens)
+        seen = _Seen(rows, tokens.shape[1])
+        features = self.features.get(seen.media)
+        if seen.parts:
+            hidden[seen.at] = seen.pick(features, lambda each: each.merged).astype(hidden.dtype)
+        embeddings = self._rotary(hidden, mx.array(seen.positions))
+        self._forward(hidden, cache, embeddings, seen, features)
+
+    def _forward(
+        self,
+        hidden: mx.array,
+        cache: Any,
+        position_embeddings: Any = None,
+        seen: _Seen | None = None,
+        features: dict[str, Features] | None = None,
+    ) -> mx.array:
+        caches = cache or [None] * len(self.layers)
+        mask = caches[0].make_mask(hidden.shape[1]) if cache else "causal"
+        deep = seen.deep(features) if seen and features else []
+        for at, (layer, own) in enumerate(zip(self.layers, caches, strict=True)):
+            hidden = layer(hidden, mask, own, position_embeddings=position_embeddings)
+            if seen and at < len(deep):
+                hidden = hidden.at[seen.at].add(deep[at].astype(hidden.dtype))
+        normed: mx.array = self._text.norm(hidden)
+        return normed
+
+    def _encode(self, patches: mx.array, grids: mx.array) -> tuple[mx.array, Sequence[mx.array]]:
+        made = self._tower(patches.astype(self._tower.patch_embed.proj.weight.dtype), grids)
+        return made if isinstance(made, tuple) else (made, ())
+
+
+class _Seen:
+    """The media among the tokens of a piece of prefill.
+
+    Attributes:
+        parts: one for each run of a medium's tokens, row after row.
+        at: rows and columns of those tokens, int32 `[n]` each.
+        positions: of all tokens, int32 `[3, B, L]`.
+    """
+
+    def __init__(self, rows: Sequence[MediaRow], length: int) -> None:
+        self.parts: list[Part] = []
+        self.positions = np.empty((3, len(rows), length), np.int32)
+        where: list[int] = []
+        for row, (media, start) in enumerate(rows):
+            self.positions[:, row] = np.arange(start, start + length)
+            if media is None:
+                continue
+            given = media.positions[:, start : start + length]
+            self.positions[:, row, : given.shape[1]] = given
+            parts = list(media.parts(start, start + length))
+            where += [row] * sum(part.columns.size for part in parts)
+            self.parts += parts
+        columns = [part.columns for part in self.parts]
+        self.at = mx.array(where), mx.array(np.concatenate(columns) if columns else [])
+
+    @property
+    def media(self) -> list[Medium]:
+        return [part.medium for part in self.parts]
+
+    def pick(self, features: dict[str, Features], of: Any) -> mx.array:
+        """What `of` takes from each medium's features, for the tokens here: `[n, hidden]`."""
+        return mx.concatenate(
+            [of(features[part.medium.key])[part.first : part.last] for part in self.parts]
+        )
+
+    def deep(self, features: dict[str, Features]) -> list[mx.array]:
+        """What is added after each of the first layers: `[n, hidden]` each."""
+        if not self.parts:
+            return []
+        count = len(features[self.parts[0].medium.key].deep)
+        return [self.pick(features, lambda each, at=at: each.deep[at]) for at in range(count)]
+
+
+def adapt(model: Any) -> VisionLanguageModel | None:
+    """mlx-vlm's model for slots; None if it is none of those that they suit."""
+    text = getattr(model, "language_model", None)
+    layers = getattr(getattr(text, "model", None), "layers", None)
+    if not layers or not all(hasattr(layer, "self_attn") for layer in layers):
+        return None
+    adapted = VisionLanguageModel(model) if hasattr(layers[0].self_attn, "rotary_emb") else None
+    return adapted if adapted and accelerate_layers(layers) else None

@@ -1,0 +1,150 @@
+"""`Expander`: messages with media as tokens, of which a run stands for each image and video."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from jinja2 import TemplateError
+
+from vllm_mlx.batching.media import Medium
+from vllm_mlx.errors import ChatTemplateError, MediaError
+from vllm_mlx.models.vision.positions import Block
+
+MILLISECONDS = 1000
+
+
+class Expanded(NamedTuple):
+    """Token ids, and for each medium its places among them and the grids they lie in."""
+
+    tokens: list[int]
+    places: list[npt.NDArray[np.intp]]
+    blocks: list[Block]
+
+
+class _Done:
+    """Stands in for an image or video processor whose work is done already."""
+
+    def __init__(self, original: Any, key: str, media: list[Medium]) -> None:
+        self._made = {key: np.array([medium.grid for medium in media])}
+        self.merge_size = original.merge_size
+        self.temporal_patch_size = original.temporal_patch_size
+
+    def __call__(self, **_: Any) -> dict[str, Any]:
+        return self._made
+
+
+class Expander:
+    """Writes prompts as mlx-vlm's own processor does, from the grids of media that are read."""
+
+    def __init__(self, processor: Any, config: Any) -> None:
+        self._processor = processor
+        self._image_id = getattr(config, "image_token_id", None) or config.image_token_index
+        self._video_id = getattr(config, "video_token_id", None) or config.video_token_index
+        self._merge = config.vision_config.spatial_merge_size
+        # Qwen3-VL writes the time before each group of frames, so that each is a grid of its own.
+        self._is_timed = config.model_type.startswith("qwen3")
+        # transformers' fast tokenizers may not be used from two threads at once.
+        self._lock = threading.Lock()
+
+    def expand(self, messages: Sequence[Mapping[str, Any]], media: Sequence[Medium]) -> Expanded:
+        """
+        Args:
+            media: those of the messages, in order.
+
+        Raises:
+            ChatTemplateError: the template rejects the messages.
+            MediaError: the text holds placeholders of its own.
+        """
+        images = [medium for medium in media if medium.info.kind == "image"]
+        videos = [medium for medium in media if medium.info.kind == "video"]
+        with self._lock:
+            text = self._render(messages)
+            self._check(text, images, videos)
+            tokens = self._tokens(text, images, videos)
+        places = dict(self._places(tokens, self._image_id, images))
+        places |= self._places(tokens, self._video_id, videos)
+        blocks = [block for medium in media for block in self._blocks(medium, places[medium])]
+        return Expanded(tokens.tolist(), [places[medium] for medium in media], sorted(blocks))
+
+    def _render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        processor = self._processor
+        try:
+            return str(
+                processor.tokenizer.apply_chat_template(
+                    [_without_sources(message) for message in messages],
+                    chat_template=getattr(processor, "chat_template", None),
+                    tokenize=False,
+                    add_generation_prompt=True,
+                )
+            )
+        except (TemplateError, AttributeError, TypeError, LookupError, ValueError) as error:
+            raise ChatTemplateError(f"the chat template rejects these messages: {error}") from error
+
+    def _check(self, text: str, images: list[Medium], videos: list[Medium]) -> None:
+        for token, media, kind in (
+            (self._processor.image_token, images, "images"),
+            (self._processor.video_token, videos, "videos"),
+        ):
+            if (count := text.count(token)) != len(media):
+                raise MediaError(
+                    f"the prompt has {count} placeholders {token} for {len(media)} {kind}: leave "
+                    "them out of the text, they are written where the media stand"
+                )
+
+    def _tokens(
+        self, text: str, images: list[Medium], videos: list[Medium]
+    ) -> npt.NDArray[np.int64]:
+        processor = copy.copy(self._processor)
+        original = processor.image_processor
+        processor.image_processor = _Done(original, "image_grid_thw", images)
+        original = getattr(processor, "video_processor", None) or original
+        processor.video_processor = _Done(original, "video_grid_thw", videos)
+        options: dict[str, Any] = {"video_metadata": [_metadata(v) for v in videos]}
+        made = processor(
+            text=[text],
+            images=images or None,
+            videos=videos or None,
+            add_special_tokens=False,
+            **options if videos and self._is_timed else {},
+        )
+        return np.array(made["input_ids"]).reshape(-1)
+
+    def _places(
+        self, tokens: npt.NDArray[np.int64], token_id: int, media: list[Medium]
+    ) -> Iterator[tuple[Medium, npt.NDArray[np.intp]]]:
+        places = np.flatnonzero(tokens == token_id)
+        counts = [int(np.prod(medium.grid)) // self._merge**2 for medium in media]
+        if sum(counts) != places.size:
+            raise MediaError(
+                f"the prompt has {places.size} tokens for media that make {sum(counts)}: leave "
+                "placeholders out of the text, they are written where the media stand"
+            )
+        yield from zip(media, np.split(places, np.cumsum(counts)[:-1]), strict=False)
+
+    def _blocks(self, medium: Medium, places: npt.NDArray[np.intp]) -> Iterator[Block]:
+        time, height, width = medium.grid
+        height, width = height // self._merge, width // self._merge
+        if medium.info.kind == "video" and self._is_timed:
+            for group in places.reshape(time, -1):
+                yield Block(int(group[0]), 1, height, width)
+        else:
+            yield Block(int(places[0]), time, height, width)
+
+
+def _metadata(video: Medium) -> dict[str, Any]:
+    """Frames by their time: at 1,000 frames a second their numbers are milliseconds."""
+    numbers = [round(time * MILLISECONDS) for time in video.info.timestamps]
+    return {"fps": MILLISECONDS, "frames_indices": numbers, "total_num_frames": len(numbers)}
+
+
+def _without_sources(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The message as templates expect it: media by their type only."""
+    content = message["content"]
+    if not isinstance(content, str):
+        content = [part if part["type"] == "text" else {"type": part["type"]} for part in content]
+    return {**message, "content": content}

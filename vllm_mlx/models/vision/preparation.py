@@ -1,0 +1,107 @@
+"""`VisionPreparer`: from messages with images and videos to tokens and patches, on any thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from vllm_mlx.batching.media import PromptMedia
+from vllm_mlx.batching.prompts import MediaPrompt, Prepared
+from vllm_mlx.errors import MediaError
+from vllm_mlx.media.policy import MediaPolicy
+from vllm_mlx.media.store import MediaStore
+from vllm_mlx.models.vision.placeholders import Expander
+from vllm_mlx.models.vision.positions import rope_positions
+from vllm_mlx.models.vision.reading import Kind, Pinned, Processed, Reader
+from vllm_mlx.outputs import MediaInfo
+
+
+class VisionPreparer:
+    """Reads the media of prompts, each once, and writes their tokens.
+
+    Args:
+        processor, config: mlx-vlm's for the model.
+        policy: what may be read for a prompt.
+        max_bytes: most of patches that are held for prompts to come.
+    """
+
+    def __init__(self, processor: Any, config: Any, policy: MediaPolicy, *, max_bytes: int) -> None:
+        self._store: MediaStore[Processed] = MediaStore(max_bytes)
+        self._reader = Reader(processor, self._store, policy)
+        self._expander = Expander(processor, config)
+
+    def wait_for_room(self) -> None:
+        """Return when less than `max_bytes` of patches is held for prompts to come."""
+        self._store.wait_for_room()
+
+    def close(self) -> None:
+        """Let go of all patches, and of whoever waits for room."""
+        self._store.close()
+
+    def prepare(self, prompt: MediaPrompt, sharers: int = 0) -> Prepared:
+        """
+        Args:
+            sharers: other prompts with the same media that are yet to be prepared.
+
+        Raises:
+            MediaError: a medium can't be read or may not be, or its placeholders don't fit.
+            ChatTemplateError: the template rejects the messages.
+        """
+        held: list[Pinned] = []
+        release = _once(lambda: [each.release() for each in held])
+        try:
+            for kind, source in media_of(prompt):
+                held.append(self._reader.read(kind, source, prompt.video))
+            return self._written(prompt, held, release, sharers)
+        except BaseException:
+            release()
+            raise
+
+    def _written(
+        self, prompt: MediaPrompt, held: list[Pinned], release: Callable[[], None], sharers: int
+    ) -> Prepared:
+        media = [each.medium for each in held]
+        tokens, places, blocks = self._expander.expand(prompt.messages, media)
+        if not media:
+            return Prepared(tokens)
+        if places[-1][-1] == len(tokens) - 1:
+            raise MediaError("the prompt ends with an image or a video: its template asks nothing")
+        return Prepared(
+            tokens,
+            PromptMedia(
+                tuple(media),
+                tuple(places),
+                rope_positions(len(tokens), blocks),
+                tuple(sorted((medium.info for medium in media), key=_images_first)),
+                release,
+                sharers,
+            ),
+        )
+
+
+def media_of(prompt: MediaPrompt) -> Iterator[tuple[Kind, Any]]:
+    """The images and videos of a prompt, in order."""
+    for message in prompt.messages:
+        if not isinstance(message["content"], str):
+            for part in message["content"]:
+                if part["type"] != "text":
+                    yield part["type"], part[part["type"]]
+
+
+def _images_first(info: MediaInfo) -> bool:
+    return info.kind == "video"
+
+
+def _once(act: Callable[[], Any]) -> Callable[[], None]:
+    """`act`, but at the first call only."""
+    lock = threading.Lock()
+    left = [act]
+
+    def call() -> None:
+        with lock:
+            todo = [left.pop()] if left else []
+        for each in todo:
+            each()
+
+    return call
