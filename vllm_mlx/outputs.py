@@ -101,12 +101,15 @@ class GenerationOutput:
 class EngineStats:
     """Counts since an engine started, and what it holds now.
 
+    What counts is work: a sequence that is tried again after a step failed is counted again, and
+    the time of the part at hand grows while it goes on. Prompt tokens count as they are computed.
+
     Attributes:
         running: sequences in the batch.
         waiting: sequences that wait for a place in it.
         slots: places in the batch at its present width (free ones are computed, too).
         kv_cache_bytes: memory that the key-value caches of the batch take now.
-        prompt_tokens: tokens of the prompts taken in.
+        prompt_tokens: tokens of prompts that are behind the engine.
         cached_tokens: those of them that were not computed, because another prompt shared them.
         padding_tokens: computed in prefill beside the prompts', to make rows equally long.
         completion_tokens: tokens generated.
@@ -133,8 +136,9 @@ class EngineStats:
 
     @property
     def prefill_tokens_per_second(self) -> float:
-        """Prompt tokens taken in per second of prefill; 0 before the first."""
-        return self.prompt_tokens / self.prefill_seconds if self.prefill_seconds else 0.0
+        """Prompt tokens computed per second of prefill; 0 before the first."""
+        computed = self.prompt_tokens - self.cached_tokens
+        return computed / self.prefill_seconds if self.prefill_seconds else 0.0
 
     @property
     def decode_tokens_per_second(self) -> float:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from vllm_mlx.outputs import EngineStats
 
 
 @dataclass(slots=True)
 class Counters:
-    """The counts of `EngineStats` while they grow; one thread writes them."""
+    """The counts of `EngineStats` while they grow; one thread writes them, any may read."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -23,18 +24,31 @@ class Counters:
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     deliver_seconds: float = 0.0
+    _open: tuple[str, float] | None = field(default=None, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Add the time of the block to `part` (`"schedule"`, `"prefill"`, …)."""
+        """Add the time of the block to `part` (`"schedule"`, `"prefill"`, …).
+
+        Blocks follow each other; none stands inside another.
+        """
         name = f"{part}_seconds"
         started = time.perf_counter()
+        self._open = name, started
         try:
             yield
         finally:
-            setattr(self, name, getattr(self, name) + time.perf_counter() - started)
+            with self._lock:  # or a reader counts the block twice, or not at all
+                setattr(self, name, getattr(self, name) + time.perf_counter() - started)
+                self._open = None
 
     def stats(self, **now: int) -> EngineStats:
-        """The counts so far with what the engine holds `now`."""
-        counts = {each.name: getattr(self, each.name) for each in fields(self)}
+        """The counts so far, the block at hand included, with what the engine holds `now`."""
+        with self._lock:
+            names = [each.name for each in fields(self) if each.init]
+            counts = {name: getattr(self, name) for name in names}
+            if self._open:
+                name, started = self._open
+                counts[name] += time.perf_counter() - started
         return EngineStats(**counts, **now)

@@ -100,12 +100,9 @@ class Scheduler:
             self._window.popleft()
             self.running[sequence.request_id] = sequence
             admitted.append(sequence)
-            self._runner.counters.prompt_tokens += len(sequence.prompt_tokens)
             self._runner.reserve(sequence)
         if admitted:
             self._runner.insert(admitted)
-            cached = sum(sequence.cached_tokens for sequence in admitted)
-            self._runner.counters.cached_tokens += cached
 
     def _next(self) -> Sequence | None:
         if not self._window:

@@ -85,8 +85,7 @@ class UpstreamRunner:
             self._generator.remove([uid])
 
     def step(self) -> list[Produced]:
-        with self.counters.timed("decode"):
-            _, responses = self._generator.next()
+        responses = self._advance()
         self.counters.steps += bool(responses)
         finite = _finite(responses)
         produced = [
@@ -97,6 +96,19 @@ class UpstreamRunner:
             if response.finish_reason:  # upstream has dropped the row itself
                 del self._uids[self._rows.pop(response.uid).request_id]
         return produced
+
+    def _advance(self) -> list[Any]:
+        """One call may do both parts; it is timed as one, and then divided."""
+        starts = any(not sequence.output_tokens for sequence in self._rows.values())
+        part = "prefill" if starts else "decode"
+        with self._generator.stats() as done, self.counters.timed(part):
+            prompts, responses = self._generator.next()
+        if starts:
+            self.counters.prefill_seconds -= done.decode_time
+            self.counters.decode_seconds += done.decode_time
+        last_tokens = sum(prompt.end_of_prompt for prompt in prompts)  # they are decoded
+        self.counters.prompt_tokens += done.prompt_tokens + last_tokens
+        return list(responses)
 
     def close(self) -> None:
         self._generator.close()

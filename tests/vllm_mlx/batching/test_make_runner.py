@@ -165,6 +165,18 @@ def test_the_fallback_reports_logprobs():
     assert all(entry.top[0].token_id == entry.token_id for entry in entries)  # greedy
 
 
+@pytest.mark.parametrize("kind", OTHERS)
+def test_the_fallback_counts_prefill_and_decoding_apart(kind):
+    make, _ = OTHERS[kind]
+    scheduler = new_scheduler(make(), max_num_seqs=2)
+    run(scheduler, [sequence(str(i), each, 9) for i, each in enumerate(PROMPTS)])
+    stats = scheduler.stats
+    assert stats.prompt_tokens == sum(map(len, PROMPTS))
+    assert stats.completion_tokens == 9 * len(PROMPTS)
+    assert stats.prefill_seconds > 0
+    assert stats.decode_seconds > 0
+
+
 class Sliding:
     """Plain caches, but a mask with a window: slots would compute something else."""
 

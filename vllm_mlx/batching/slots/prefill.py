@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import mlx.core as mx
 
-from vllm_mlx.batching.media import MediaRow, PromptMedia
+from vllm_mlx.batching.media import MediaRow, Model, PromptMedia
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.cache import KeysAndValues, PromptKVCache
 from vllm_mlx.batching.slots.prefix import Prefix
@@ -45,6 +45,23 @@ class PrefillRow:
         return self.start + len(self.tokens)
 
 
+class Piece(NamedTuple):
+    """What one `PrefillBatch.advance` did.
+
+    Attributes:
+        size: tokens computed.
+        padding_tokens: those of them that only made rows equally long.
+        prompt_tokens: tokens of prompts that are done with; the first piece counts the cached ones
+            of its prompts, too, and the last one of each, which is decoded.
+        cached_tokens: those of them that another prompt had computed.
+    """
+
+    size: int
+    padding_tokens: int
+    prompt_tokens: int
+    cached_tokens: int
+
+
 @dataclass(eq=False, slots=True)
 class PrefillBatch:
     """Rows computed together, the longest first. `advance()` until `is_done`.
@@ -60,10 +77,6 @@ class PrefillBatch:
     computed: int = 0
 
     @property
-    def padding(self) -> int:
-        return self.length * len(self.rows) - sum(len(row.tokens) for row in self.rows)
-
-    @property
     def held(self) -> int:
         """Tokens of key-value cache that the batch takes, prefixes and padding included."""
         return len(self.rows) * (self.rows[0].start + self.length)
@@ -72,25 +85,31 @@ class PrefillBatch:
     def is_done(self) -> bool:
         return bool(self.caches) and self.computed >= self.length
 
-    def advance(self, model: Any, num_layers: int, max_tokens: int) -> int:
-        """Compute a piece of at most `max_tokens` tokens, at least one a row; returns its size."""
+    def advance(self, model: Model, num_layers: int, max_tokens: int) -> Piece:
+        """Compute a piece of at most `max_tokens` tokens, at least one a row."""
+        starting: list[Sequence] = []
         if not self.caches:
             columns = self.rows[0].start + self.length
             self.caches = [PromptKVCache(columns, kv) for kv in self._prefixes(num_layers)]
-        piece = min(self.length - self.computed, max(1, max_tokens // len(self.rows)))
-        if piece == 0:
-            return 0
-        stop = self.computed + piece
-        padded = [_slice(row.tokens, self.computed, stop) for row in self.rows]
-        tokens = mx.array(padded)  # the logits are never computed
+            starting = [row.target for row in self.rows if isinstance(row.target, Sequence)]
+        start = self.computed
+        stop = min(self.length, start + max(1, max_tokens // len(self.rows)))
+        if stop > start:
+            self._compute(model, start, stop)
+            self.computed = stop
+            mx.async_eval(self.states)
+        size = (stop - start) * len(self.rows)
+        computed = sum(len(row.tokens[start:stop]) for row in self.rows)
+        cached = sum(sequence.cached_tokens for sequence in starting)
+        return Piece(size, size - computed, computed + cached + len(starting), cached)
+
+    def _compute(self, model: Model, start: int, stop: int) -> None:
+        tokens = mx.array([_slice(row.tokens, start, stop) for row in self.rows])
         if any(row.media for row in self.rows):
-            start = self.rows[0].start + self.computed
-            model.prefill(tokens, self.caches, [MediaRow(row.media, start) for row in self.rows])
+            at = self.rows[0].start + start
+            model.prefill(tokens, self.caches, [MediaRow(row.media, at) for row in self.rows])
         else:
-            model(tokens, cache=self.caches)
-        self.computed = stop
-        mx.async_eval(self.states)
-        return piece * len(self.rows)
+            model(tokens, cache=self.caches)  # the logits are never computed
 
     @property
     def states(self) -> list[KeysAndValues]:

@@ -18,7 +18,7 @@ from vllm_mlx.batching.runner import Logprobs, Produced
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.budget import KVBudget, Need
 from vllm_mlx.batching.slots.cache import KeysAndValues, SlotKVCache, resize_rows
-from vllm_mlx.batching.slots.prefill import PrefillBatch, PrefillRow, group
+from vllm_mlx.batching.slots.prefill import Piece, PrefillBatch, PrefillRow, group
 from vllm_mlx.batching.slots.prefix import Prefix, PrefixCache
 from vllm_mlx.batching.slots.ring import COLUMN_STEP, SlotRing, columns_for, width_for
 from vllm_mlx.batching.slots.sampling import BatchSampler, Sampled
@@ -82,6 +82,7 @@ class SlotRunner:
         self._launched: _Launch | None = None
         self._is_tight = False
         self._prefilling: list[KeysAndValues] = []
+        self._pieces: list[Piece] = []  # of these
 
     # What may join.
 
@@ -183,6 +184,7 @@ class SlotRunner:
         with self.counters.timed("prefill"):
             mx.eval(self._prefilling)  # of the step before; the decode launched after it goes on
             self._prefilling.clear()
+            self._count_prefill()
             self._prefill()
         with self.counters.timed("decode"):
             before, self._launched = self._launched, None
@@ -207,6 +209,14 @@ class SlotRunner:
         prefilling += sum(keys.nbytes + values.nbytes for keys, values in states)
         return sum(cache.nbytes for cache in self._caches) + prefilling + self._prefixes.nbytes
 
+    def _count_prefill(self) -> None:
+        """Count tokens when they are computed, not when they are launched: their time is then."""
+        for piece in self._pieces:
+            self.counters.prompt_tokens += piece.prompt_tokens
+            self.counters.cached_tokens += piece.cached_tokens
+            self.counters.padding_tokens += piece.padding_tokens
+        self._pieces.clear()
+
     def _prefill(self) -> None:
         """Compute the next piece of the prompts, and let those join that are done."""
         left, held = self._most_computed, 0
@@ -216,12 +226,12 @@ class SlotRunner:
             is_first = held == batch.held
             if not is_first and (left < len(batch.rows) or held > self._budget.prefill_tokens):
                 break
-            left -= batch.advance(self._model, self._num_layers, left)
+            self._pieces.append(batch.advance(self._model, self._num_layers, left))
+            left -= self._pieces[-1].size
             self._prefilling += batch.states
             if not batch.is_done:
                 break
             self._prefills.popleft()
-            self.counters.padding_tokens += batch.padding
             self._finish(batch)
 
     def _finish(self, batch: PrefillBatch) -> None:

@@ -116,7 +116,7 @@ def test_rows_are_batched_with_rows_of_like_length():
     batches = group(rows, PrefillShapes(8, 1), 1000, 1000)
     lengths = sorted(sorted(len(each.tokens) for each in batch.rows) for batch in batches)
     assert lengths == [[9, 10, 11], [98, 100, 102]]
-    assert [batch.padding for batch in batches] == [6, 3]
+    assert [batch.length for batch in batches] == [102, 11]
 
 
 def test_dear_batches_are_fewer_and_bounded():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 import re
 
@@ -188,6 +189,39 @@ def test_padding_is_counted(model):
     # Computed together: eight and ten tokens, the last of each is decoded.
     assert scheduler.stats.padding_tokens == 2
     assert scheduler.stats.prompt_tokens == 20
+
+
+def test_prompt_tokens_count_as_they_are_computed(model):
+    scheduler = new_scheduler(model, max_num_seqs=4, max_num_batched_tokens=16)
+    shared = prompt_of(5, 48)
+    rows = [sequence(str(i), shared + prompt_of(i, 33), 2) for i in range(3)]
+    for each in rows:
+        scheduler.add(each)
+    counts = []
+    while scheduler.has_unfinished:
+        step(scheduler)
+        stats = scheduler.stats
+        counts.append((stats.prompt_tokens, stats.cached_tokens))
+    # Three pieces of the prefix; a piece counts in the step that waits for it.
+    assert counts[:4] == [(0, 0), (16, 0), (32, 0), (48, 0)]
+    computed = [prompt - cached for prompt, cached in counts]
+    assert max(b - a for a, b in itertools.pairwise(computed)) <= 16 + 1  # one is decoded
+    assert counts[-1] == (3 * 81, 2 * 48)
+
+
+def test_work_that_a_failed_step_undid_is_counted_again(model, monkeypatch):
+    launch = SlotRunner._launch
+
+    def break_two(self):
+        if len(self._running) > 1 and any(row.output_tokens for row in self._running.values()):
+            raise RuntimeError("the kernel failed")
+        return launch(self)
+
+    monkeypatch.setattr(SlotRunner, "_launch", break_two)
+    scheduler = new_scheduler(model, max_num_seqs=2)
+    run(scheduler, [sequence(str(i), prompt_of(i, 9), 5) for i in range(2)])
+    assert scheduler.stats.prompt_tokens == 2 * (9 + 9)
+    assert scheduler.stats.completion_tokens == 2 * (1 + 5)
 
 
 def test_shared_prefixes_are_computed_once(model):
