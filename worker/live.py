@@ -51,9 +51,14 @@ class LiveCounts:
         self._ledger.publish_live(self._worker, live | asdict(now))
 
     def _measure(self, stats: EngineStats) -> None:
-        """Take speeds and shares anew, unless a second has not passed since."""
+        """Take speeds and shares anew, unless a second has not passed since, or no step ended."""
         now = time.monotonic()
-        if not self._per_second or now - self._at >= SPEED_OVER:
+        if self._per_second and now - self._at < SPEED_OVER:
+            return
+        statistics = self._meter.read(stats)
+        if statistics.is_within_step and self._statistics.has_speed:
+            return
+        self._statistics = statistics
+        if not statistics.is_within_step:
             self._per_second = (stats.completion_tokens - self._tokens) / (now - self._at)
             self._tokens, self._at = stats.completion_tokens, now
-            self._statistics = self._meter.read(stats)

@@ -23,7 +23,7 @@ class Statistics:
         waiting: rows that wait for a place in it.
         slots: places in the batch.
         kv_cache_bytes: memory of its key-value caches.
-        prefill_tokens_per_second: prompt tokens per second of prefill.
+        prefill_tokens_per_second: prompt tokens computed per second of prefill.
         decode_tokens_per_second: generated tokens per second of decoding.
         padding_share: of the tokens computed in prefill, those that only made rows equally long.
         cached_share: of the prompt tokens, those that another prompt had computed.
@@ -48,15 +48,16 @@ class Statistics:
             return float(getattr(now, name) - getattr(before, name))
 
         prompt, cached, padding = map(more, ("prompt_tokens", "cached_tokens", "padding_tokens"))
-        seconds = {part: more(f"{part}_seconds") for part in PARTS}
+        # The fallback divides a step between two parts only when it ends.
+        seconds = {part: max(0.0, more(f"{part}_seconds")) for part in PARTS}
         at_work = sum(seconds.values())
         return cls(
             running=now.running,
             waiting=now.waiting,
             slots=now.slots,
             kv_cache_bytes=now.kv_cache_bytes,
-            prefill_tokens_per_second=_ratio(prompt, seconds["prefill"], digits=1),
-            decode_tokens_per_second=_ratio(more("completion_tokens"), seconds["decode"], digits=1),
+            prefill_tokens_per_second=_rate(prompt - cached, seconds["prefill"]),
+            decode_tokens_per_second=_rate(more("completion_tokens"), seconds["decode"]),
             padding_share=_ratio(padding, prompt - cached + padding),
             cached_share=_ratio(cached, prompt),
             time_shares={part: round(s / at_work, 4) for part, s in seconds.items() if at_work > 0},
@@ -72,6 +73,17 @@ class Statistics:
     def is_idle(self) -> bool:
         """Whether nothing happened."""
         return not self.time_shares
+
+    @property
+    def has_speed(self) -> bool:
+        """Whether any tokens came of it."""
+        speeds = (self.prefill_tokens_per_second, self.decode_tokens_per_second)
+        return speeds != (None, None)
+
+    @property
+    def is_within_step(self) -> bool:
+        """Whether the engine was at work, but ended no step."""
+        return self.running > 0 and not self.has_speed
 
     def __str__(self) -> str:
         shares = [f"{part} {_percent(share)}" for part, share in self.time_shares.items()]
@@ -89,19 +101,29 @@ class Statistics:
 
 
 class Meter:
-    """Measures from one look at an engine to the next; the first look is from its start."""
+    """Measures from one look at an engine to the next; the first look is from its start.
+
+    A step may take longer than the time between two looks. Its tokens come at its end, so what is
+    measured goes on until then.
+    """
 
     def __init__(self) -> None:
         self._before = EngineStats()
 
     def read(self, now: EngineStats) -> Statistics:
-        """What happened since the last call."""
-        before, self._before = self._before, now
-        return Statistics.between(before, now)
+        """What happened since the last call that saw a step end, or nothing to do."""
+        statistics = Statistics.between(self._before, now)
+        if not statistics.is_within_step:
+            self._before = now
+        return statistics
 
 
-def _ratio(part: float, whole: float, digits: int = 4) -> float | None:
-    return round(part / whole, digits) if whole > 0 else None
+def _ratio(part: float, whole: float) -> float | None:
+    return round(part / whole, 4) if whole > 0 else None
+
+
+def _rate(tokens: float, seconds: float) -> float | None:
+    return round(tokens / seconds, 1) if tokens > 0 and seconds > 0 else None
 
 
 def _told(name: str, value: T | None, say: Callable[[T], str]) -> str:

@@ -53,6 +53,35 @@ def test_speeds_are_those_of_the_last_second_and_counts_those_of_now(
     assert Ledger(redis).live(["w"])["w"]["tokens_per_second"] == 812
 
 
+def test_a_step_of_many_seconds_leaves_the_last_speeds_standing(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("worker.live.time.monotonic", lambda: clock[0])
+    live = LiveCounts(Ledger(redis), "w", "m")
+
+    def publish(stats: EngineStats) -> Statistics:
+        clock[0] += 1
+        live.publish([], stats)
+        return published(redis)
+
+    inside = EngineStats(running=8, slots=8, prefill_seconds=1.0)
+    assert publish(inside).time_shares["prefill"] == 1
+    assert publish(replace(inside, schedule_seconds=1.0)).time_shares["prefill"] == 0.5
+    first = replace(inside, prompt_tokens=900, prefill_seconds=2.0, completion_tokens=60)
+    first = replace(first, decode_seconds=1.0)
+    assert publish(first) == Statistics.between(EngineStats(), first)
+    assert Ledger(redis).live(["w"])["w"]["tokens_per_second"] == 20
+
+    for seconds in (2.0, 3.0):
+        assert publish(replace(first, decode_seconds=seconds)).decode_tokens_per_second == 60
+    assert Ledger(redis).live(["w"])["w"]["tokens_per_second"] == 20
+    second = replace(first, decode_seconds=4.0, completion_tokens=90)
+    assert publish(second) == Statistics.between(first, second)
+    assert Ledger(redis).live(["w"])["w"]["tokens_per_second"] == 10
+    assert publish(replace(second, running=0)).time_shares == {}
+
+
 def test_status_shows_what_each_worker_s_engine_does(
     redis: Redis, redis_url: str, tmp_path: Path, start_worker: StartWorker
 ) -> None:

@@ -43,7 +43,7 @@ def test_every_number_is_of_the_time_between() -> None:
 
     assert (statistics.running, statistics.waiting, statistics.slots) == (30, 12, 32)
     assert statistics.kv_cache_bytes == 1_250_000_000
-    assert statistics.prefill_tokens_per_second == 3400
+    assert statistics.prefill_tokens_per_second == (1700 - 1037) / 0.5
     assert statistics.decode_tokens_per_second == 812
     assert statistics.cached_share == 0.61
     assert statistics.padding_share == round(27 / (1700 - 1037 + 27), 4)
@@ -57,7 +57,7 @@ def test_every_number_is_of_the_time_between() -> None:
 
 def test_all_in_one_line() -> None:
     assert str(Statistics.between(BEFORE, NOW)) == (
-        "decode 812 tok/s, prefill 3,400 tok/s, slots 30/32, waiting 12, KV cache 1.25 GB, "
+        "decode 812 tok/s, prefill 1,326 tok/s, slots 30/32, waiting 12, KV cache 1.25 GB, "
         "padding 4 %, cached 61 %, time: schedule 1 % prefill 31 % decode 62 % deliver 5 %"
     )
 
@@ -94,6 +94,29 @@ def test_a_meter_measures_from_one_look_to_the_next() -> None:
     assert meter.read(BEFORE) == Statistics.between(EngineStats(), BEFORE)
     assert meter.read(NOW) == Statistics.between(BEFORE, NOW)
     assert meter.read(NOW).is_idle
+
+
+def test_a_meter_goes_on_until_a_step_ends() -> None:
+    meter = Meter()
+    meter.read(BEFORE)
+    inside = replace(BEFORE, running=8, slots=8, prefill_seconds=BEFORE.prefill_seconds + 3)
+    ended = replace(inside, prompt_tokens=BEFORE.prompt_tokens + 800)
+
+    said = meter.read(inside)
+    assert said.is_within_step
+    assert not said.is_idle
+    assert str(said) == ("slots 8/8, time: schedule 0 % prefill 100 % decode 0 % deliver 0 %"), (
+        "no tokens have come yet: how fast, nobody knows"
+    )
+    assert meter.read(ended) == Statistics.between(BEFORE, ended)
+    assert meter.read(replace(ended, running=0)).is_idle
+
+
+def test_time_that_was_booked_elsewhere_afterwards_is_not_negative() -> None:
+    moved = replace(BEFORE, prefill_seconds=0.9, decode_seconds=2.5, completion_tokens=550)
+    statistics = Statistics.between(BEFORE, moved)
+    assert statistics.time_shares["prefill"] == 0
+    assert statistics.decode_tokens_per_second == 100
 
 
 def test_statistics_survive_being_published() -> None:
