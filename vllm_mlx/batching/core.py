@@ -22,7 +22,7 @@ from vllm_mlx.errors import (
     KVCacheBudgetError,
     MediaError,
 )
-from vllm_mlx.media.policy import UNRESTRICTED, MediaPolicy
+from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
@@ -38,7 +38,7 @@ class EngineCore:
         model: the model's name, as it stands in every output.
         load: brings the model of that name into memory; called on the engine's own thread.
         config: bounds of the batch; the backend's defaults without one.
-        media: what may be read for prompts with images and videos.
+        media: what may be read and fetched for a prompt; nothing without one.
 
     Attributes:
         max_num_seqs: most sequences side by side.
@@ -49,13 +49,14 @@ class EngineCore:
         model: str,
         load: Callable[[str], LoadedModel],
         config: SchedulerConfig | None = None,
-        media: MediaPolicy = UNRESTRICTED,
+        *,
+        media: MediaPolicy | None = None,
     ) -> None:
         self.model_name = model
         self._config = config or SchedulerConfig()
         self.max_num_seqs = self._config.max_num_seqs or platform.default_max_num_seqs()
         self._load = load
-        self._media_policy = media
+        self._media = media or MediaPolicy()
         # Held while a thread starts and while it ends: there are never two.
         self._life_lock = threading.RLock()
         self._thread: EngineThread | None = None
@@ -69,7 +70,7 @@ class EngineCore:
         """
         with self._life_lock:
             if self._thread is None:
-                thread = EngineThread(self.model_name, self._load, self._config, self._media_policy)
+                thread = EngineThread(self.model_name, self._load, self._config, self._media)
                 thread.start_and_wait()
                 self._thread = thread
 

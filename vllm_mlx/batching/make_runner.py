@@ -15,6 +15,7 @@ from vllm_mlx.batching.slots.cache import PromptKVCache, SlotKVCache
 from vllm_mlx.batching.slots.ring import SlotRing
 from vllm_mlx.batching.slots.runner import SlotRunner
 from vllm_mlx.batching.upstream import UpstreamRunner
+from vllm_mlx.errors import ModelLoadError
 from vllm_mlx.scheduler_config import SchedulerConfig
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ def make_runner(
         mx.set_cache_limit(limit)
     config = platform.resolve(config)
     num_layers = plain_layers(model, vocab_size)
+    if num_layers is None and hasattr(model, "prefill"):
+        raise ModelLoadError("slots can't hold the cache of this model, which needs them to see")
     if num_layers is None:
         logger.info("slots can't hold this model's cache: it is stepped by mlx-lm's BatchGenerator")
         return UpstreamRunner(model, eos_token_ids, vocab_size=vocab_size, config=config)

@@ -1,16 +1,56 @@
-"""What a caller may ask: a plain prompt, or the messages of a chat."""
+"""What a caller may ask: a plain prompt, or the messages of a chat, with images and videos."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from vllm_mlx.batching.media import PromptMedia
+from vllm_mlx.content import content_of, media_of
 from vllm_mlx.errors import InvalidRequestError
-from vllm_mlx.video_params import VideoParams
+from vllm_mlx.sampling_params import SamplingOptions, SamplingParams
+from vllm_mlx.video_params import VideoOptions, VideoParams
 
 Messages = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class MediaPrompt:
+    """Messages with images and videos in them, and which frames of these are looked at.
+
+    Attributes:
+        messages: content is text, or a list of parts: `{"type": "text", "text": …}`,
+            `{"type": "image", "image": source}` and `{"type": "video", "video": source}`.
+    """
+
+    messages: Messages
+    video: VideoParams
+
+
+Prompt: TypeAlias = str | Messages | MediaPrompt
+
+
+class Prepared(NamedTuple):
+    """A prompt as the model takes it."""
+
+    tokens: list[int]
+    media: PromptMedia | None = None
+
+
+class Options(SamplingOptions, VideoOptions, total=False):
+    """The keyword arguments of calls that take media: see `SamplingParams` and `VideoParams`."""
+
+
+def split_options(options: Options) -> tuple[SamplingParams, VideoParams | None]:
+    """The parameters of sampling, and those of videos if any was given.
+
+    Raises:
+        InvalidRequestError: naming each field, what was given and what is allowed.
+    """
+    given = {name: value for name, value in options.items() if name in VideoParams.model_fields}
+    rest = {name: value for name, value in options.items() if name not in given}
+    return SamplingParams.of(**rest), VideoParams.of(**given) if given else None
 
 
 def plain_prompt(prompt: object) -> str:
@@ -25,8 +65,31 @@ def plain_prompt(prompt: object) -> str:
     return prompt
 
 
-def chat_messages(messages: object) -> Messages:
-    """`messages`, if they are some.
+def user_prompt(
+    prompt: object,
+    images: Sequence[Any] | None,
+    videos: Sequence[Any] | None,
+    video: VideoParams | None,
+) -> Prompt:
+    """What a user says after showing images and videos; without any, the plain prompt.
+
+    Raises:
+        InvalidRequestError: one of them is something else.
+    """
+    text = plain_prompt(prompt)
+    if not text:
+        raise InvalidRequestError("the prompt is empty: give at least one character")
+    parts = [*_parts("image", images), *_parts("video", videos)]
+    if not parts:
+        _refuse_frames_of_nothing(video)
+        return text
+    return chat_prompt(
+        [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}], video
+    )
+
+
+def chat_prompt(messages: object, video: VideoParams | None = None) -> Prompt:
+    """`messages`, if they are some, as a `MediaPrompt` if there are images or videos in them.
 
     Raises:
         InvalidRequestError: they are something else.
@@ -34,31 +97,36 @@ def chat_messages(messages: object) -> Messages:
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         given = type(messages).__name__
         raise InvalidRequestError(f"messages is a {given}: should be a list of messages")
-    for at, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            given = type(message).__name__
-            raise InvalidRequestError(f"messages[{at}] is a {given}: should be a dict")
-    return messages
+    found = [_message(at, message) for at, message in enumerate(messages)]
+    media = media_of(message.get("content", "") or "" for message in found)
+    if not any(part["type"] == "video" for part in media):
+        _refuse_frames_of_nothing(video)
+    return MediaPrompt(found, video or VideoParams.of()) if media else found
 
 
-@dataclass(frozen=True, slots=True)
-class MediaPrompt:
-    """Messages with images and videos in them, and how videos are looked at.
-
-    Attributes:
-        messages: content is text, or a list of parts: `{"type": "text", "text": …}`,
-            `{"type": "image", "image": source}` and `{"type": "video", "video": source}`.
-    """
-
-    messages: Messages
-    video: VideoParams = field(default_factory=VideoParams.of)
-
-
-Prompt: TypeAlias = str | Messages | MediaPrompt
+def _message(at: int, message: object) -> Mapping[str, Any]:
+    if not isinstance(message, Mapping):
+        given = type(message).__name__
+        raise InvalidRequestError(f"messages[{at}] is a {given}: should be a dict")
+    content = message.get("content")
+    if not isinstance(content, list | tuple):
+        return message
+    try:
+        return {**message, "content": content_of(list(content))}
+    except ValueError as error:
+        raise InvalidRequestError(f"messages[{at}]: {error}") from None
 
 
-class Prepared(NamedTuple):
-    """A prompt as the model takes it."""
+def _parts(kind: str, sources: Sequence[Any] | None) -> list[dict[str, Any]]:
+    if sources is None:
+        return []
+    if not isinstance(sources, list | tuple):
+        given = type(sources).__name__
+        raise InvalidRequestError(f"{kind}s is a {given}: should be a list of {kind}s")
+    return [{"type": kind, kind: source} for source in sources]
 
-    tokens: list[int]
-    media: PromptMedia | None = None
+
+def _refuse_frames_of_nothing(video: VideoParams | None) -> None:
+    if video and video.model_fields_set:
+        names = ", ".join(sorted(video.model_fields_set))
+        raise InvalidRequestError(f"{names}: given without a video")

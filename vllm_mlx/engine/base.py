@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from vllm_mlx.batching.core import EngineCore
-from vllm_mlx.batching.prompts import Messages, Prompt, chat_messages, plain_prompt
+from vllm_mlx.batching.prompts import (
+    Messages,
+    Options,
+    Prompt,
+    chat_prompt,
+    split_options,
+    user_prompt,
+)
 from vllm_mlx.errors import EngineStoppedError
+from vllm_mlx.media.policy import UNRESTRICTED, MediaPolicy
 from vllm_mlx.models.loading import load_model
 from vllm_mlx.outputs import EngineStats, GenerationOutput
-from vllm_mlx.sampling_params import SamplingOptions, SamplingParams
+from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 
 
@@ -22,11 +30,16 @@ class Engine:
     """A model behind `async` calls. Using it before `start()` starts it."""
 
     def __init__(
-        self, model_name: str, config: SchedulerConfig, *, trust_remote_code: bool = False
+        self,
+        model_name: str,
+        config: SchedulerConfig,
+        *,
+        trust_remote_code: bool = False,
+        media_policy: MediaPolicy = UNRESTRICTED,
     ) -> None:
         self.model_name = model_name
         load = partial(load_model, trust_remote_code=trust_remote_code)
-        self._core = EngineCore(model_name, load, config)
+        self._core = EngineCore(model_name, load, config, media=media_policy)
         self._stopped = False
 
     async def start(self) -> None:
@@ -44,29 +57,43 @@ class Engine:
         await asyncio.to_thread(self._core.stop)
 
     async def generate(
-        self, prompt: str, *, request_id: str | None = None, **options: Unpack[SamplingOptions]
+        self,
+        prompt: str,
+        *,
+        images: Sequence[Any] | None = None,
+        videos: Sequence[Any] | None = None,
+        request_id: str | None = None,
+        **options: Unpack[Options],
     ) -> GenerationOutput:
-        """Continue a plain prompt. Options and defaults: `SamplingParams`.
+        """Continue a plain prompt, or answer one about images and videos.
 
-        Cancelling the call frees its place in the batch at once.
+        Options and defaults: `SamplingParams`, and `VideoParams` for videos. Cancelling the call
+        frees its place in the batch at once.
 
         Args:
+            images, videos: see `MLXMultimodalLM`; with any, the prompt goes through the model's
+                chat template, after them.
             request_id: a name for `abort()`.
 
         Raises:
+            MediaError: an image or a video can't be read.
             InvalidRequestError: a value out of range, an unknown keyword, an empty prompt, or one
                 beyond the model's context.
             EngineStoppedError: `stop()` was called.
             RequestAbortedError: `abort(request_id)` was called.
         """
-        return await asyncio.wrap_future(
-            await self._submit(
-                plain_prompt(prompt), SamplingParams.of(**options), request_id=request_id
-            )
-        )
+        params, video = split_options(options)
+        asked = user_prompt(prompt, images, videos, video)
+        return await asyncio.wrap_future(await self._submit(asked, params, request_id=request_id))
 
     async def generate_samples(
-        self, prompt: str, n: int, **options: Unpack[SamplingOptions]
+        self,
+        prompt: str,
+        n: int,
+        *,
+        images: Sequence[Any] | None = None,
+        videos: Sequence[Any] | None = None,
+        **options: Unpack[Options],
     ) -> list[GenerationOutput]:
         """`n` answers to one prompt, whose prefill is computed once; raises as `generate` does.
 
@@ -75,9 +102,11 @@ class Engine:
         Raises:
             InvalidRequestError: `n > 1` at temperature 0.
         """
-        params = SamplingParams.of(**options).for_samples(n)
+        params, video = split_options(options)
+        samples = params.for_samples(n)
         await self._ensure_running()
-        futures = self._core.submit_samples(plain_prompt(prompt), params)
+        asked = user_prompt(prompt, images, videos, video)
+        futures = self._core.submit_samples(asked, samples)
         return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
 
     async def chat(
@@ -85,34 +114,41 @@ class Engine:
         messages: Messages,
         *,
         request_id: str | None = None,
-        **options: Unpack[SamplingOptions],
+        **options: Unpack[Options],
     ) -> GenerationOutput:
         """Answer a conversation with the model's own chat template; raises as `generate` does.
+
+        Messages may hold images and videos among their parts; see `MLXMultimodalLM.chat`.
 
         Raises:
             ChatTemplateError: the model has no template, or it rejects the messages.
         """
-        return await asyncio.wrap_future(
-            await self._submit(
-                chat_messages(messages), SamplingParams.of(**options), request_id=request_id
-            )
-        )
+        params, video = split_options(options)
+        asked = chat_prompt(messages, video)
+        return await asyncio.wrap_future(await self._submit(asked, params, request_id=request_id))
 
     async def stream_generate(
-        self, prompt: str, *, request_id: str | None = None, **options: Unpack[SamplingOptions]
+        self,
+        prompt: str,
+        *,
+        images: Sequence[Any] | None = None,
+        videos: Sequence[Any] | None = None,
+        request_id: str | None = None,
+        **options: Unpack[Options],
     ) -> AsyncIterator[GenerationOutput]:
         """`generate`, piece by piece; the last chunk carries `finish_reason`.
 
         Leaving the loop early ends the generation.
         """
-        prompt, params = plain_prompt(prompt), SamplingParams.of(**options)
+        params, video = split_options(options)
+        asked = user_prompt(prompt, images, videos, video)
         loop = asyncio.get_running_loop()
         chunks: asyncio.Queue[GenerationOutput | Future[GenerationOutput]] = asyncio.Queue()
 
         def put(item: GenerationOutput | Future[GenerationOutput]) -> None:
             loop.call_soon_threadsafe(chunks.put_nowait, item)
 
-        future = await self._submit(prompt, params, request_id=request_id, on_chunk=put)
+        future = await self._submit(asked, params, request_id=request_id, on_chunk=put)
         future.add_done_callback(put)  # after the last chunk, or instead of it
         try:
             while isinstance(item := await chunks.get(), GenerationOutput):

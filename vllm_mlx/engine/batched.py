@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vllm_mlx.engine.base import Engine
+from vllm_mlx.media.policy import UNRESTRICTED, MediaPolicy
 from vllm_mlx.scheduler_config import SchedulerConfig
 
 
@@ -13,6 +14,7 @@ class BatchedEngine(Engine):
         max_num_seqs: most requests in the batch; more than that wait.
         max_num_batched_tokens: most prompt tokens computed between two decode steps.
         kv_cache_bytes: most memory for key-value caches.
+        media_policy: what may be read and fetched for a prompt; by default whatever it names.
 
     What is None takes the backend's default; see `SchedulerConfig`.
     """
@@ -25,6 +27,9 @@ class BatchedEngine(Engine):
         max_num_batched_tokens: int | None = None,
         kv_cache_bytes: int | None = None,
         trust_remote_code: bool = False,
+        media_policy: MediaPolicy = UNRESTRICTED,
     ) -> None:
         config = SchedulerConfig(max_num_seqs, max_num_batched_tokens, kv_cache_bytes)
-        super().__init__(model_name, config, trust_remote_code=trust_remote_code)
+        super().__init__(
+            model_name, config, trust_remote_code=trust_remote_code, media_policy=media_policy
+        )

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from vllm_mlx.engine.base import Engine
+from vllm_mlx.media.policy import UNRESTRICTED, MediaPolicy
 from vllm_mlx.scheduler_config import SchedulerConfig
 
 
 class SimpleEngine(Engine):
-    """Concurrent calls wait their turn, first come, first served."""
+    """Concurrent calls wait their turn, first come, first served.
 
-    def __init__(self, model_name: str, *, trust_remote_code: bool = False) -> None:
+    Args:
+        media_policy: what may be read and fetched for a prompt; by default whatever it names.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        *,
+        trust_remote_code: bool = False,
+        media_policy: MediaPolicy = UNRESTRICTED,
+    ) -> None:
         config = SchedulerConfig(max_num_seqs=1)
-        super().__init__(model_name, config, trust_remote_code=trust_remote_code)
+        super().__init__(
+            model_name, config, trust_remote_code=trust_remote_code, media_policy=media_policy
+        )

@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import Self, Unpack
 
 from vllm_mlx.batching.core import EngineCore
-from vllm_mlx.batching.prompts import Messages, Prompt, chat_messages, plain_prompt
+from vllm_mlx.batching.prompts import Messages, Prompt, chat_prompt, plain_prompt
 from vllm_mlx.batching.sequence import ChunkCallback
+from vllm_mlx.media.policy import UNRESTRICTED
 from vllm_mlx.models.loading import load_model
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingOptions, SamplingParams
@@ -33,7 +34,9 @@ class MLXLanguageModel:
     def __init__(self, model_name: str, *, trust_remote_code: bool = False) -> None:
         self.model_name = model_name
         load = partial(load_model, trust_remote_code=trust_remote_code)
-        self._core = EngineCore(model_name, load, SchedulerConfig(max_num_seqs=1))
+        self._core = EngineCore(
+            model_name, load, SchedulerConfig(max_num_seqs=1), media=UNRESTRICTED
+        )
         weakref.finalize(self, self._core.stop)
 
     def load(self) -> None:
@@ -65,7 +68,7 @@ class MLXLanguageModel:
             ChatTemplateError: the model has no chat template, or it rejects the messages.
             InvalidRequestError: as for `generate`.
         """
-        return self._submit(chat_messages(messages), SamplingParams.of(**options)).result()
+        return self._submit(chat_prompt(messages), SamplingParams.of(**options)).result()
 
     def generate_samples(
         self, prompt: str, n: int, **options: Unpack[SamplingOptions]
@@ -77,10 +80,7 @@ class MLXLanguageModel:
         Raises:
             InvalidRequestError: as for `generate`, or `n > 1` at temperature 0.
         """
-        params = SamplingParams.of(**options).for_samples(n)
-        self._core.start()
-        futures = self._core.submit_samples(plain_prompt(prompt), params)
-        return [future.result() for future in futures]
+        return self._samples(plain_prompt(prompt), SamplingParams.of(**options).for_samples(n))
 
     def stream_generate(
         self, prompt: str, **options: Unpack[SamplingOptions]
@@ -96,6 +96,10 @@ class MLXLanguageModel:
     ) -> Future[GenerationOutput]:
         self._core.start()
         return self._core.submit(prompt, params, on_chunk=on_chunk)
+
+    def _samples(self, prompt: Prompt, params: list[SamplingParams]) -> list[GenerationOutput]:
+        self._core.start()
+        return [future.result() for future in self._core.submit_samples(prompt, params)]
 
     def _stream(self, prompt: Prompt, params: SamplingParams) -> Iterator[GenerationOutput]:
         chunks: queue.SimpleQueue[GenerationOutput | Future[GenerationOutput]] = queue.SimpleQueue()

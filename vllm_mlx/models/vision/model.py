@@ -61,7 +61,9 @@ class VisionLanguageModel:
         features: dict[str, Features] | None = None,
     ) -> mx.array:
         caches = cache or [None] * len(self.layers)
-        mask = caches[0].make_mask(hidden.shape[1]) if cache else "causal"
+        mask: Any = "causal"
+        if cache:
+            mask = cache[0].make_mask(hidden.shape[1], return_array=False, window_size=None)
         deep = seen.deep(features) if seen and features else []
         for at, (layer, own) in enumerate(zip(self.layers, caches, strict=True)):
             hidden = layer(hidden, mask, own, position_embeddings=position_embeddings)
