@@ -14,6 +14,7 @@ import numpy as np
 from vllm_mlx.batching.media import MediaRow, Medium, Part
 from vllm_mlx.models.vision.attention import accelerate_layers
 from vllm_mlx.models.vision.features import FeatureCache, Features
+from vllm_mlx.models.vision.tower import accelerate_tower
 
 FEATURE_BYTES = 2 << 30
 
@@ -126,5 +127,10 @@ def adapt(model: Any) -> VisionLanguageModel | None:
     layers = getattr(getattr(text, "model", None), "layers", None)
     if not layers or not all(hasattr(layer, "self_attn") for layer in layers):
         return None
-    adapted = VisionLanguageModel(model) if hasattr(layers[0].self_attn, "rotary_emb") else None
-    return adapted if adapted and accelerate_layers(layers) else None
+    if not hasattr(layers[0].self_attn, "rotary_emb"):
+        return None
+    adapted = VisionLanguageModel(model)  # asks the attention that is there for its rotation
+    if not accelerate_layers(layers):
+        return None
+    accelerate_tower(model.vision_tower)
+    return adapted
