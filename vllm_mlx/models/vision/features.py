@@ -55,6 +55,10 @@ class FeatureCache:
     def nbytes(self) -> int:
         return sum(features.nbytes for features in self._held.values())
 
+    def clear(self) -> None:
+        """Forget all."""
+        self._held.clear()
+
     def get(self, media: Sequence[Medium]) -> dict[str, Features]:
         """The features of these by key; what is not there is computed, several at once."""
         wanted = {medium.key: medium for medium in media}

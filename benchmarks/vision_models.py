@@ -1,0 +1,124 @@
+"""Vision models for benchmarks: a folder, or random weights in a known shape."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx_vlm
+from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm import tokenizer_utils
+from mlx_vlm.models import qwen3_vl
+from mlx_vlm.models.qwen3_vl.processing_qwen3_vl import (
+    Qwen3VLImageProcessor,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+)
+
+from vllm_mlx import platform
+from vllm_mlx.models.detokenizer import detokenizer_of
+from vllm_mlx.models.loading import LoadedModel, place
+from vllm_mlx.models.vision.model import adapt
+from vllm_mlx.models.vision.preparation import VisionPreparer
+
+TINY = Path(__file__).parent.parent / "examples" / "tiny_vlm" / "model"
+SHAPES: dict[str, dict[str, dict[str, Any]]] = {
+    "qwen3-vl-4b": {
+        "text_config": {
+            "hidden_size": 2560,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "intermediate_size": 9728,
+            "vocab_size": 151_936,
+            "rope_theta": 5_000_000.0,
+            "rope_scaling": {"rope_type": "default", "mrope_section": [24, 20, 20]},
+        },
+        "vision_config": {
+            "depth": 24,
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_heads": 16,
+            "out_hidden_size": 2560,
+            "patch_size": 16,
+            "num_position_embeddings": 2304,
+            "deepstack_visual_indexes": [5, 11, 17],
+        },
+    }
+}
+
+
+@dataclass(frozen=True)
+class VisionPair:
+    """The same weights twice: as our loader leaves them, and as mlx-vlm has them."""
+
+    ours: LoadedModel
+    peers: nn.Module
+    processor: Any
+    name: str
+
+
+def named_pair(folder: str) -> VisionPair:
+    """A local folder or hub id; on a CPU the peer computes in float32, too."""
+    peers, processor = mlx_vlm.load(folder)
+    ours, _ = mlx_vlm.load(folder)
+    return VisionPair(_loaded(folder, place(ours), processor), place(peers), processor, folder)
+
+
+def random_pair(shape: str, seed: int) -> VisionPair:
+    """Weights from N(0, 0.02²) in bfloat16, the tokenizer and template of the tiny model, and a
+    processor that takes frames in their own size."""
+    _, processor = mlx_vlm.load(str(TINY), lazy=True)
+    config = json.loads((TINY / "config.json").read_bytes())
+    for part, values in SHAPES[shape].items():
+        config[part] |= values
+    patch = config["vision_config"]["patch_size"]
+    sizes = {"patch_size": patch, "min_pixels": 4 * patch**2, "max_pixels": 1 << 30}
+    processor = Qwen3VLProcessor(
+        image_processor=Qwen3VLImageProcessor(**sizes),
+        video_processor=Qwen3VLVideoProcessor(**sizes),
+        tokenizer=processor.tokenizer,
+        chat_template=processor.tokenizer.chat_template,
+    )
+    platform.prepare()
+    peers, ours = _model(config), _model(config)
+    _fill(peers, mx.bfloat16, seed)
+    ours.update(peers.parameters())  # the same arrays: what `ours` was made with is not computed
+    for model in (peers, ours):
+        model.eval()
+        mx.eval(model.parameters())
+    name = f"{shape} (random weights, bfloat16)"
+    return VisionPair(_loaded(str(TINY), ours, processor), peers, processor, name)
+
+
+def _loaded(folder: str, model: nn.Module, processor: Any) -> LoadedModel:
+    tokenizer = tokenizer_utils.load(Path(folder), eos_token_ids=[])  # nothing ends an answer
+    tokenizer.eos_token_ids = set()
+    prepare = partial(VisionPreparer, processor, model.config, max_bytes=platform.media_bytes())
+    vocabulary = model.config.text_config.vocab_size
+    detokenizer = detokenizer_of(tokenizer)
+    return LoadedModel(folder, adapt(model), tokenizer, vocabulary, None, detokenizer, prepare)
+
+
+def _model(config: dict[str, Any]) -> nn.Module:
+    whole = qwen3_vl.ModelConfig.from_dict(config)
+    whole.text_config = qwen3_vl.TextConfig.from_dict(config["text_config"])
+    whole.vision_config = qwen3_vl.VisionConfig.from_dict(config["vision_config"])
+    return qwen3_vl.Model(whole)
+
+
+def _fill(model: nn.Module, dtype: mx.Dtype, seed: int) -> None:
+    key = mx.random.key(seed)
+    filled = []
+    for name, array in tree_flatten(model.parameters()):
+        key, own = mx.random.split(key)
+        is_scale = array.ndim == 1 and "norm" in name and name.endswith("weight")
+        made = mx.random.normal(array.shape, dtype, scale=0.02, key=own)
+        filled.append((name, mx.ones(array.shape, dtype) if is_scale else made))
+    model.update(tree_unflatten(filled))
