@@ -1,0 +1,139 @@
+"""`Network`: how names are resolved and sockets opened; `Deadline` and the reads that keep it."""
+
+from __future__ import annotations
+
+import functools
+import io
+import queue
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+MAX_HEADER_BYTES = 64 << 10
+
+
+def _resolve(host: str, port: int) -> list[str]:
+    # Bytes, lest `getaddrinfo` apply an IDNA of its own.
+    found = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def _connect(address: str, port: int, timeout_s: float) -> socket.socket:
+    return socket.create_connection((address, port), timeout_s)
+
+
+@functools.cache
+def _trusted() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What a download needs of the machine; tests put a local server behind a public name.
+
+    None of the three decides what is allowed: that is checked between `resolve` and `connect`.
+
+    Attributes:
+        resolve: host and port to IP addresses.
+        connect: IP address, port and seconds to a connected socket.
+        trusted: whose certificates are believed.
+    """
+
+    resolve: Callable[[str, int], list[str]] = _resolve
+    connect: Callable[[str, int, float], socket.socket] = _connect
+    trusted: Callable[[], ssl.SSLContext] = _trusted
+
+
+SYSTEM = Network()
+
+
+class Deadline:
+    """A point in time that all steps of one download share."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    @property
+    def remaining(self) -> float:
+        """Seconds that are left, negative ones after the end."""
+        return self._end - time.monotonic()
+
+    def left(self) -> float:
+        """A timeout for the next step.
+
+        Raises:
+            TimeoutError: no time is left.
+        """
+        left = self.remaining
+        if left <= 0:
+            raise TimeoutError("the time for this download is over")
+        return left
+
+
+def resolve_within(network: Network, host: str, port: int, deadline: Deadline) -> list[str]:
+    """The addresses of `host`. A resolver can't be interrupted: a late one is left to itself.
+
+    Raises:
+        OSError: there is no such host, or (TimeoutError) the resolver is too slow.
+    """
+    answers: queue.SimpleQueue[list[str] | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(network.resolve(host, port))
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, name="resolve", daemon=True).start()
+    try:
+        answer = answers.get(timeout=deadline.left())
+    except queue.Empty:
+        raise TimeoutError("resolving took too long") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+class HeaderTooLong(Exception):
+    """An answer's status and headers went on for more than `MAX_HEADER_BYTES`."""
+
+
+class Incoming(io.RawIOBase):
+    """What a server sends. Each read may take what the deadline leaves, not the timeout anew.
+
+    So a server that sends a byte every second holds a download no longer than a silent one.
+    """
+
+    def __init__(self, connection: socket.socket, deadline: Deadline) -> None:
+        self._connection = connection
+        self._deadline = deadline
+        self._header_bytes: int | None = 0
+
+    def headers_end(self) -> None:
+        """What follows is the body, which is counted elsewhere."""
+        self._header_bytes = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        self._connection.settimeout(self._deadline.left())
+        count = self._connection.recv_into(buffer)
+        if self._header_bytes is not None:
+            self._header_bytes += count
+            if self._header_bytes > MAX_HEADER_BYTES:
+                raise HeaderTooLong
+        return count
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """What `http.client.HTTPResponse` asks of a socket."""
+        assert mode == "rb"
+        return io.BufferedReader(self)
+
+    def as_socket(self) -> socket.socket:
+        return cast("socket.socket", self)
