@@ -1,19 +1,32 @@
-"""`GenerationRequest`: one row of work, a prompt or a chat with its own sampling settings."""
+"""`GenerationRequest`: one row of work, a prompt or a chat with its media and settings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, Self
 
-from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 # Until Python 3.12 pydantic reads the TypedDict of typing_extensions only.
 from typing_extensions import TypedDict
 
+from jobs.content import Content, Part, content_of, media_of, with_sources
+from jobs.media import MAX_MEDIA, located
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams, describe
+from vllm_mlx.video_params import VideoParams
 
 SAMPLING_FIELDS = frozenset(SamplingParams.model_fields)
+VIDEO_FIELDS = frozenset(VideoParams.model_fields)
 MAX_SAMPLES = 1024
 
 
@@ -26,30 +39,24 @@ RequestId = Annotated[
 ]
 
 
-def _flatten(content: Any) -> Any:
-    """OpenAI's list of text parts as the one string they stand for."""
-    if not isinstance(content, list):
-        return content
-    return "".join(_text_of(part) for part in content)
+def _as_tuple(sources: Any) -> Any:
+    if isinstance(sources, str):
+        return (sources,)
+    return tuple(sources) if isinstance(sources, list) else sources
 
 
-def _text_of(part: Any) -> str:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind != "text":
-        raise ValueError(
-            f"a content part of type {kind!r}: only 'text' parts are supported, "
-            "images and video are not supported yet"
-        )
-    if not isinstance(part.get("text"), str):
-        raise ValueError("a text part should hold its text as a string under 'text'")
-    return str(part["text"])
+MediaSources = Annotated[
+    tuple[Annotated[str, StringConstraints(min_length=1)], ...],
+    BeforeValidator(_as_tuple),
+    Field(max_length=MAX_MEDIA),
+]
 
 
 class Message(TypedDict):
     """One message of a chat."""
 
     role: Literal["system", "user", "assistant", "tool", "developer"]
-    content: Annotated[str, BeforeValidator(_flatten)]
+    content: Annotated[Content, BeforeValidator(content_of)]
     name: NotRequired[str]
 
 
@@ -67,18 +74,21 @@ def _without_nulls(message: Any) -> Any:
     return given
 
 
-class GenerationRequest(SamplingParams):
-    """A prompt or a chat, and the sampling settings given with it.
+class GenerationRequest(SamplingParams, VideoParams):
+    """A prompt or a chat, and the settings given with it.
 
-    The sampling fields, their ranges and defaults are those of `SamplingParams`;
-    `model_fields_set` tells which were given. An explicit null is the same as not given.
+    The fields of sampling and of videos' frames, their ranges and defaults are those of
+    `SamplingParams` and `VideoParams`; `model_fields_set` tells which were given. An explicit
+    null is the same as not given.
 
     Attributes:
         n: how many texts to sample, each a row of the output (1 to 1024).
         id: names the request in the output (1 to 512 characters); an integer becomes a string.
-        prompt: the text to continue, sent to the model as it is.
+        prompt: the text to continue, sent to the model as it is; beside images or videos, what
+            the user says after them.
         messages: a chat, put through the model's chat template. Content given as a list of text
-            parts is joined.
+            parts is joined; with images or videos among them the parts stay, in order.
+        images, videos: paths, URLs or data URLs, for a prompt (at most 64 each).
         metadata: free-form; it does not reach the model.
     """
 
@@ -89,6 +99,8 @@ class GenerationRequest(SamplingParams):
         Annotated[list[Annotated[Message, BeforeValidator(_without_nulls)]], Field(min_length=1)]
         | None
     ) = None
+    images: MediaSources = ()
+    videos: MediaSources = ()
     metadata: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -103,6 +115,13 @@ class GenerationRequest(SamplingParams):
     def _one_source(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("give exactly one of prompt and messages")
+        if self.messages is not None:
+            if self.images or self.videos:
+                raise ValueError(
+                    "images and videos go with a prompt; beside messages, put them into a "
+                    'message\'s content as parts: {"type": "image", "image": …}'
+                )
+            _check_count(self.messages)
         return self
 
     @classmethod
@@ -124,6 +143,55 @@ class GenerationRequest(SamplingParams):
             return defaults
         return defaults.model_copy(update={name: getattr(self, name) for name in given})
 
+    def video_params(self, defaults: VideoParams) -> VideoParams:
+        """`defaults`, overridden by exactly the fields of videos' frames this request gave."""
+        given = self.model_fields_set & VIDEO_FIELDS
+        if not given:
+            return defaults
+        return defaults.model_copy(update={name: getattr(self, name) for name in given})
+
+    @property
+    def media(self) -> list[Part]:
+        """The images and videos as content parts, in the order in which the model sees them."""
+        if self.messages is not None:
+            return media_of(message["content"] for message in self.messages)
+        images = [{"type": "image", "image": image} for image in self.images]
+        return images + [{"type": "video", "video": video} for video in self.videos]
+
+    def chat(self) -> list[Message]:
+        """The messages; a prompt as the user's, after its images and its videos."""
+        if self.messages is not None:
+            return self.messages
+        assert self.prompt is not None
+        if media := self.media:
+            return [{"role": "user", "content": [*media, {"type": "text", "text": self.prompt}]}]
+        return [{"role": "user", "content": self.prompt}]
+
+    def located(self, folder: str | Path) -> GenerationRequest:
+        """The same with relative paths of images and videos made absolute from `folder`."""
+        if not self.media:
+            return self
+        locate = partial(located, folder=folder)
+        if self.messages is None:
+            named = {"images": self.images, "videos": self.videos}
+            changes: dict[str, Any] = {
+                field: tuple(map(locate, sources)) for field, sources in named.items() if sources
+            }
+        else:
+            changes = {"messages": [_located(message, locate) for message in self.messages]}
+        return self.model_copy(update=changes)
+
     def samples(self, default: int) -> int:
         """`n`, or `default` where this request does not say it."""
         return self.n if "n" in self.model_fields_set else default
+
+
+def _check_count(messages: list[Message]) -> None:
+    found = media_of(message["content"] for message in messages)
+    for kind, count in Counter(part["type"] for part in found).items():
+        if count > MAX_MEDIA:
+            raise ValueError(f"messages hold {count} parts of type {kind!r}: at most {MAX_MEDIA}")
+
+
+def _located(message: Message, locate: Callable[[str], str]) -> Message:
+    return {**message, "content": with_sources(message["content"], locate)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Self, TypedDict
 
 from pydantic import (
     BaseModel,
@@ -61,7 +61,7 @@ class SamplingParams(BaseModel):
     stop_on_repetition: bool = False
 
     @classmethod
-    def of(cls, **options: Any) -> SamplingParams:
+    def of(cls, **options: Any) -> Self:
         """Build from keyword arguments.
 
         Raises:

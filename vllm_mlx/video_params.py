@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -25,7 +25,7 @@ class VideoParams(BaseModel):
     video_max_frames: int = Field(32, ge=1, le=4096)
 
     @classmethod
-    def of(cls, **options: Any) -> VideoParams:
+    def of(cls, **options: Any) -> Self:
         """Build from keyword arguments.
 
         Raises:

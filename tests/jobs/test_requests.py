@@ -16,6 +16,7 @@ import jobs
 from jobs.requests import GenerationRequest
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.video_params import VideoParams
 
 CHAT = [{"role": "user", "content": "hi"}]
 
@@ -32,8 +33,9 @@ def test_a_prompt_is_a_request_with_the_sampling_defaults() -> None:
     assert request.prompt == "hi"
     assert (request.id, request.messages, request.metadata) == (None, None, {})
     assert request.model_fields_set == {"prompt"}
-    for name in SamplingParams.model_fields:
-        assert getattr(request, name) == getattr(SamplingParams.of(), name)
+    for defaults in (SamplingParams.of(), VideoParams.of()):
+        for name in type(defaults).model_fields:
+            assert getattr(request, name) == getattr(defaults, name)
 
 
 def test_a_chat_is_a_request() -> None:
@@ -60,19 +62,157 @@ def test_text_parts_are_joined(content: Any, text: str) -> None:
     assert request.messages == [{"role": "user", "content": text}]
 
 
-@pytest.mark.parametrize("kind", ["image_url", "input_image", "video_url", "input_audio"])
-def test_other_parts_are_not_supported_yet(kind: str) -> None:
-    message = complaint({"messages": [{"role": "user", "content": [{"type": kind, kind: "x"}]}]})
-    assert message.startswith("messages.0.content=")
-    assert repr(kind) in message
-    assert "images and video are not supported yet" in message
+@pytest.mark.parametrize(
+    ("part", "normal"),
+    [
+        ({"type": "image_url", "image_url": {"url": "a.png"}}, "image"),
+        ({"type": "image_url", "image_url": {"url": "a.png", "detail": "auto"}}, "image"),
+        ({"type": "image_url", "image_url": {"url": "a.png", "detail": None}}, "image"),
+        ({"type": "image_url", "image_url": "a.png"}, "image"),
+        ({"type": "image", "image": "a.png", "min_pixels": None}, "image"),
+        ({"type": "video_url", "video_url": {"url": "a.png"}}, "video"),
+        ({"type": "video_url", "video_url": "a.png"}, "video"),
+        ({"type": "video", "video": "a.png"}, "video"),
+    ],
+)
+def test_media_parts_have_one_form(part: dict[str, Any], normal: str) -> None:
+    text = {"type": "text", "text": "what?"}
+    request = GenerationRequest.parse({"messages": [{"role": "user", "content": [part, text]}]})
+    medium = {"type": normal, normal: "a.png"}
+    assert request.messages == [{"role": "user", "content": [medium, text]}]
+    assert request.media == [medium]
+    assert request.chat() == request.messages
+
+
+def test_media_parts_stay_in_order_between_texts() -> None:
+    parts = [
+        {"type": "text", "text": "this"},
+        {"type": "video", "video": "v"},
+        {"type": "text", "text": "or"},
+        {"type": "image", "image": "i"},
+    ]
+    request = GenerationRequest.parse({"messages": [*CHAT, {"role": "user", "content": parts}]})
+    assert request.messages == [*CHAT, {"role": "user", "content": parts}]
+    assert request.media == [parts[1], parts[3]]
 
 
 @pytest.mark.parametrize(
-    ("part", "words"), [("a", "type None"), ({"type": "text"}, "'text'"), (None, "type None")]
+    ("part", "words"),
+    [
+        ("a", "type None"),
+        (None, "type None"),
+        ({"type": "text"}, "'text'"),
+        ({"type": "input_audio"}, "'input_audio': allowed are text, image_url, image, video_url,"),
+        ({"type": ["image"]}, "['image']: allowed are"),
+        ({"type": "image"}, "a path, URL or data URL as a string under 'image'"),
+        ({"type": "image", "image": ""}, "as a string under 'image'"),
+        ({"type": "image", "image": {"url": "x"}}, "as a string under 'image'"),
+        ({"type": "video", "video": ["1.png", "2.png"]}, "as a string under 'video'"),
+        ({"type": "image_url", "image_url": {}}, "or {\"url\": …} under 'image_url'"),
+        ({"type": "image_url", "image_url": {"url": "x", "detail": "low"}}, "key 'detail'"),
+        ({"type": "image_url", "image": "x"}, "unknown key 'image'"),
+        ({"type": "video", "video": "x", "fps": 2.0}, "key 'fps' in a part of type 'video'"),
+    ],
 )
 def test_malformed_parts(part: Any, words: str) -> None:
-    assert words in complaint({"messages": [{"role": "user", "content": [part]}]})
+    message = complaint({"messages": [{"role": "user", "content": [part]}]})
+    assert message.startswith("messages.0.content=")
+    assert words in message
+
+
+def test_media_beside_a_prompt_come_before_it() -> None:
+    data = {"prompt": "same?", "videos": ["v.mp4"], "images": ["1.png", "2.png"]}
+    request = GenerationRequest.parse(data)
+    assert (request.images, request.videos) == (("1.png", "2.png"), ("v.mp4",))
+    assert request.chat() == [
+        {
+            "role": "user",
+            "content": [
+                {"type": "image", "image": "1.png"},
+                {"type": "image", "image": "2.png"},
+                {"type": "video", "video": "v.mp4"},
+                {"type": "text", "text": "same?"},
+            ],
+        }
+    ]
+
+
+@pytest.mark.parametrize("images", [None, []])
+def test_no_media_is_text(images: Any) -> None:
+    request = GenerationRequest.parse({"prompt": "p", "images": images})
+    assert request.media == []
+    assert request.chat() == [{"role": "user", "content": "p"}]
+    assert request.located("/folder") is request
+
+
+def test_one_medium_needs_no_list() -> None:
+    assert GenerationRequest.parse({"prompt": "p", "images": "1.png"}).images == ("1.png",)
+
+
+def test_media_beside_messages_are_told_where_to_go() -> None:
+    for field in ("images", "videos"):
+        message = complaint({"messages": CHAT, field: ["x"]})
+        assert 'put them into a message\'s content as parts: {"type": "image"' in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("images", [""], "images.0='': "),
+        ("images", "", "images.0='': "),
+        ("images", [5], "images.0=5: should be a valid string"),
+        ("videos", ["x", None], "videos.1=None: should be a valid string"),
+        ("videos", {"x": 1}, "should be a valid tuple"),
+        ("images", ["x"] * 65, "at most 64 items"),
+        ("video_fps", 0, "video_fps=0: should be greater than 0"),
+        ("video_fps", 241, "less than or equal to 240"),
+        ("video_fps", "2", "valid number"),
+        ("video_max_frames", 0, "greater than or equal to 1"),
+        ("video_max_frames", 2.0, "valid integer"),
+    ],
+)
+def test_malformed_media(field: str, value: Any, words: str) -> None:
+    message = complaint({"prompt": "p", field: value})
+    assert message.startswith(field)
+    assert words in message
+
+
+def test_messages_hold_no_more_media_than_a_prompt() -> None:
+    def chat(images: int) -> dict[str, Any]:
+        parts = [{"type": "image", "image": "x"}, {"type": "video", "video": "x"}] * images
+        return {"messages": [{"role": "user", "content": parts}]}
+
+    assert len(GenerationRequest.parse(chat(64)).media) == 128
+    assert "messages hold 65 parts of type 'image': at most 64" in complaint(chat(65))
+
+
+def test_relative_paths_are_located() -> None:
+    prompt = GenerationRequest.parse({"prompt": "p", "images": ["a.png"], "videos": ["/b.mp4"]})
+    part = {"type": "video", "video": "c.mp4"}
+    chat = GenerationRequest.parse({"messages": [*CHAT, {"role": "user", "content": [part]}]})
+
+    located = prompt.located("/folder")
+    assert (located.images, located.videos) == (("/folder/a.png",), ("/b.mp4",))
+    assert located.model_fields_set == prompt.model_fields_set
+    assert chat.located(Path("/folder")).media == [{"type": "video", "video": "/folder/c.mp4"}]
+    assert chat.media == [part], "the request itself is as it was"
+
+
+def test_given_video_settings_override_the_defaults_and_no_others() -> None:
+    defaults = VideoParams.of(video_fps=1.0, video_max_frames=8)
+    for data, params in [
+        ({}, defaults),
+        ({"video_fps": 4}, VideoParams.of(video_fps=4.0, video_max_frames=8)),
+        (
+            {"video_max_frames": 2, "video_fps": None},
+            VideoParams.of(video_fps=1, video_max_frames=2),
+        ),
+    ]:
+        found = GenerationRequest.parse({"prompt": "p", **data}).video_params(defaults)
+        assert type(found) is VideoParams
+        assert found == params
+    request = GenerationRequest.parse({"prompt": "p", "video_fps": 4, "max_tokens": 3})
+    assert request.sampling_params(SamplingParams.of()) == SamplingParams.of(max_tokens=3)
 
 
 @pytest.mark.parametrize(

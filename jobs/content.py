@@ -1,0 +1,105 @@
+"""What a message of a chat says: a string, or parts of text, images and videos in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+from jobs.media import MEDIA_PARTS
+
+Part: TypeAlias = dict[str, str]
+"""`{"type": "text", "text": …}`, `{"type": "image", "image": …}` or the same with "video"."""
+
+Content: TypeAlias = str | list[Part]
+
+
+def content_of(content: Any) -> Content:
+    """Content as OpenAI or Qwen write it, in one form; parts that are all text are joined.
+
+    Raises:
+        ValueError: it is no content, or a part of it is not supported.
+    """
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise ValueError("should be a valid string, or a list of parts")
+    parts = [_part(part) for part in content]
+    if all(part["type"] == "text" for part in parts):
+        return "".join(part["text"] for part in parts)
+    return parts
+
+
+def media_of(contents: Iterable[Content]) -> list[Part]:
+    """The parts that hold an image or a video."""
+    return [
+        part
+        for content in contents
+        if not isinstance(content, str)
+        for part in content
+        if part["type"] != "text"
+    ]
+
+
+def with_sources(content: Content, change: Callable[[str], str]) -> Content:
+    """The content with what names its images and videos changed."""
+    if isinstance(content, str):
+        return content
+    return [part if part["type"] == "text" else _changed(part, change) for part in content]
+
+
+def _changed(part: Part, change: Callable[[str], str]) -> Part:
+    kind = part["type"]
+    return {"type": kind, kind: change(part[kind])}
+
+
+def _part(part: Any) -> Part:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "text":
+        return {"type": "text", "text": _text_of(part)}
+    if not isinstance(kind, str) or kind not in MEDIA_PARTS:
+        allowed = ", ".join(["text", *MEDIA_PARTS])
+        raise ValueError(f"a content part of type {kind!r}: allowed are {allowed}")
+    _refuse_unknown(part, kind)
+    medium = MEDIA_PARTS[kind]
+    return {"type": medium, medium: _source_of(part.get(kind), kind)}
+
+
+def _text_of(part: Mapping[str, Any]) -> str:
+    if not isinstance(part.get("text"), str):
+        raise ValueError("a text part should hold its text as a string under 'text'")
+    return str(part["text"])
+
+
+def _refuse_unknown(part: Mapping[str, Any], kind: str) -> None:
+    """What would be ignored, such as a video's own `fps`, is an error."""
+    unknown = [
+        key for key, value in part.items() if value is not None and key not in ("type", kind)
+    ]
+    if unknown:
+        names = ", ".join(map(repr, unknown))
+        raise ValueError(
+            f"unknown key {names} in a part of type {kind!r}; which frames of a video are used, "
+            "say video_fps and video_max_frames beside the messages"
+        )
+
+
+def _source_of(value: Any, kind: str) -> str:
+    if kind.endswith("_url") and isinstance(value, dict):
+        value = _url_of(value, kind)
+    if not isinstance(value, str) or not value:
+        example = ' or {"url": …}' if kind.endswith("_url") else ""
+        raise ValueError(
+            f"a part of type {kind!r} should hold a path, URL or data URL as a string{example} "
+            f"under {kind!r}"
+        )
+    return value
+
+
+def _url_of(value: Mapping[str, Any], kind: str) -> Any:
+    given = {key: each for key, each in value.items() if each is not None}
+    if given.get("detail") == "auto":  # OpenAI's default, which asks for nothing
+        del given["detail"]
+    if unknown := given.keys() - {"url"}:
+        names = ", ".join(sorted(map(repr, unknown)))
+        raise ValueError(f"unknown key {names} in {kind!r}; allowed is url")
+    return given.get("url")
