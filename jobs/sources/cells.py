@@ -11,6 +11,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.video_params import VideoParams
 
 
 def converter_of(column: str) -> Callable[[Any], Any] | None:
@@ -70,10 +71,12 @@ _BY_TYPE: dict[Any, Callable[[Any], Any]] = {
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     **{
         name: _BY_TYPE.get(field.annotation, _json_container)
-        for name, field in SamplingParams.model_fields.items()
+        for name, field in (SamplingParams.model_fields | VideoParams.model_fields).items()
     },
     "n": _integer,
     "messages": _json_container,
+    "images": _json_container,
+    "videos": _json_container,
     "metadata": _json_container,
 }
 

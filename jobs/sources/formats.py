@@ -14,13 +14,14 @@ from jobs.sources.lines import numbered_lines
 
 
 class Format(StrEnum):
-    """The formats of an input file."""
+    """The formats of an input file; `MEDIA` stands for images or videos asked one prompt."""
 
     JSONL = "jsonl"
     OPENAI = "openai"
     TEXT = "text"
     CSV = "csv"
     PARQUET = "parquet"
+    MEDIA = "media"
 
 
 _SUFFIXES = {

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.requests import SAMPLING_FIELDS
+from jobs.requests import SAMPLING_FIELDS, VIDEO_FIELDS
+from jobs.sources.shorthands import SHORTHANDS, written_out
 from vllm_mlx.errors import InvalidRequestError
 
 _ENVELOPE = ("custom_id", "method", "url", "body")
 _ENDPOINTS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
 
 # What reaches the request, and what only goes to the dataset. The model is the worker's to choose.
-_REQUEST_FIELDS = SAMPLING_FIELDS | {"prompt", "messages", "metadata", "n"}
+_MEDIA_FIELDS = VIDEO_FIELDS | {"images", "videos", *SHORTHANDS}
+_REQUEST_FIELDS = SAMPLING_FIELDS | _MEDIA_FIELDS | {"prompt", "messages", "metadata", "n"}
 _CARRIED_FIELDS = _REQUEST_FIELDS | {"max_completion_tokens", "model", "top_logprobs", "user"}
 
 # Values that ask for nothing; most are of fields we do not support otherwise.
@@ -49,7 +51,7 @@ def request_fields(data: Mapping[str, Any]) -> dict[str, Any]:
         if "max_tokens" in given:
             raise InvalidRequestError("give one of body.max_tokens and body.max_completion_tokens")
         fields["max_tokens"] = given["max_completion_tokens"]
-    return fields | _logprobs(source, given) | {"id": data.get("custom_id")}
+    return written_out(fields) | _logprobs(source, given) | {"id": data.get("custom_id")}
 
 
 def carried_columns(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
-from jobs.requests import SAMPLING_FIELDS, GenerationRequest
+from jobs.requests import SAMPLING_FIELDS, VIDEO_FIELDS, GenerationRequest
+from jobs.sources.shorthands import SHORTHANDS, written_out
 from vllm_mlx.errors import InvalidRequestError
 
-_FIELDS = frozenset(GenerationRequest.model_fields)
+_FIELDS = frozenset(GenerationRequest.model_fields) | SHORTHANDS.keys()
 
 
 def request_fields(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def request_fields(data: Mapping[str, Any]) -> dict[str, Any]:
         given = [f"{key}: null" if value is None else key for key, value in data.items()]
         keys = ", ".join(given[:10]) or "no columns"
         raise InvalidRequestError(f"neither prompt nor messages is given; the row has {keys}")
-    return fields
+    return written_out(fields)
 
 
 def carried_columns(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def carried_columns(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_spelling(keys: Iterable[str]) -> None:
-    """Raise InvalidRequestError if a key is a close misspelling of a sampling field."""
+    """Raise InvalidRequestError if a key is a close misspelling of one that acts."""
     for key in keys:
         if key in _NOT_SUPPORTED:
             raise InvalidRequestError(
@@ -43,25 +44,41 @@ def check_spelling(keys: Iterable[str]) -> None:
                 "is a column of yours"
             )
         if key not in _FIELDS and len(key) <= _LONGEST and (meant := _meant_field(key)):
-            raise InvalidRequestError(
-                f"{key}: unknown field, did you mean {meant}? Rename it if it is a column of yours"
-            )
+            raise _misspelt(key, meant)
+
+
+def check_spelling_beside_video(keys: Iterable[str]) -> None:
+    """Raise InvalidRequestError if a key is what other systems call a setting for videos."""
+    for key in keys:
+        if meant := _OF_VIDEO.get(key):
+            raise _misspelt(key, meant)
+
+
+def _misspelt(key: str, meant: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{key}: unknown field, did you mean {meant}? Rename it if it is a column of yours"
+    )
 
 
 def _fold(name: str) -> str:
     return "".join(filter(str.isalnum, name)).lower()
 
 
-_FOLDED = {_fold(name): name for name in sorted(SAMPLING_FIELDS | {"n"})}
+_FOLDED = {
+    _fold(name): name
+    for name in sorted(SAMPLING_FIELDS | VIDEO_FIELDS | {"n", "images", "videos", *SHORTHANDS})
+}
 # Near "stop", "seed" or "top_p" lie ordinary words ("step", "speed", "top"): a short name is
 # meant only when it is equal but for case, separators and a plural s.
-_LONG_NAMES = [folded for folded in _FOLDED if len(folded) > 5]
+_LONG_NAMES = [folded for folded in _FOLDED if len(folded) > 6]
 _KNOWN = _FOLDED | {
     "maxcompletiontokens": "max_tokens",
     "repeatpenalty": "repetition_penalty",
     "stopsequences": "stop",
     "toplogprobs": "logprobs",
 }
+# Ordinary columns, but for rows with a video.
+_OF_VIDEO = {"fps": "video_fps", "max_frames": "video_max_frames", "nframes": "video_max_frames"}
 _LONGEST = 40
 # What other systems know and users expect to act. (`user` is an ordinary column.)
 _NOT_SUPPORTED = frozenset(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from jobs.errors import InputFileError
+from jobs.media import carried
 from jobs.requests import GenerationRequest, RequestId
 from jobs.sources import openai, plain
 from jobs.sources.files import FilePath, open_input
@@ -38,7 +40,8 @@ def read_requests(
 ) -> Iterator[SourceRow]:
     """Read a file's rows and validate each; a bad row is yielded too, with its error.
 
-    Memory does not grow with the file, but for about 100 bytes for each row's own id.
+    Memory does not grow with the file, but for about 100 bytes for each row's own id. Paths of
+    images and videos are relative to the file's folder; in the requests they are absolute.
 
     Args:
         sampling: what holds for a row that does not say it itself.
@@ -49,8 +52,20 @@ def read_requests(
             it turns out to hold no rows, or not to be the table it should be.
     """
     format = _format_of(path, format)
-    parse = partial(_parsed, format, sampling=sampling or SamplingParams.of(), n=n)
-    return _validated(format, read_raw(path, format), parse)
+    folder = Path(path).absolute().parent
+    rows = read_raw(path, format)
+    return validated(rows, format, folder, sampling=sampling or SamplingParams.of(), n=n)
+
+
+def validated(
+    rows: Iterator[RawRow], format: Format, folder: Path, *, sampling: SamplingParams, n: int
+) -> Iterator[SourceRow]:
+    """What these rows stand for, or what is wrong with them; see `read_requests`.
+
+    Args:
+        folder: what relative paths of images and videos are relative to.
+    """
+    return _validated(format, rows, partial(_parsed, format, folder, sampling=sampling, n=n))
 
 
 def read_raw(path: FilePath, format: Format | None = None) -> Iterator[RawRow]:
@@ -62,15 +77,24 @@ def read_raw(path: FilePath, format: Format | None = None) -> Iterator[RawRow]:
     return _numbered(path, _READERS[_format_of(path, format)](path))
 
 
-def parse_row(format: Format, data: Mapping[str, Any]) -> GenerationRequest:
+def parse_row(
+    format: Format, data: Mapping[str, Any], folder: str | Path | None = None
+) -> GenerationRequest:
     """The request that a row's object stands for.
+
+    Args:
+        folder: where relative paths of images and videos start; without it they stay.
 
     Raises:
         InvalidRequestError: naming field, what was given and what is allowed.
     """
     if format == Format.OPENAI:
-        return GenerationRequest.parse(openai.request_fields(data))
-    return GenerationRequest.parse(plain.request_fields(data))
+        request = GenerationRequest.parse(openai.request_fields(data))
+    else:
+        request = GenerationRequest.parse(plain.request_fields(data))
+        if any(part["type"] == "video" for part in request.media):
+            plain.check_spelling_beside_video(data)
+    return request if folder is None else request.located(folder)
 
 
 def sample_count(format: Format, data: Mapping[str, Any], default: int) -> int:
@@ -80,15 +104,19 @@ def sample_count(format: Format, data: Mapping[str, Any], default: int) -> int:
 
 
 def carried_columns(format: Format, data: Mapping[str, Any]) -> dict[str, Any]:
-    """The input's own columns, which go to the dataset beside the output; never raises."""
-    if format == Format.OPENAI:
-        return openai.carried_columns(data)
-    return plain.carried_columns(data)
+    """The input's own columns, which go to the dataset beside the output; never raises.
+
+    They are as the row has them, but that long images and videos given inline are left out.
+    """
+    read = openai.carried_columns if format == Format.OPENAI else plain.carried_columns
+    return {name: carried(name, value) for name, value in read(data).items()}
 
 
 def _format_of(path: FilePath, format: Format | None) -> Format:
     if format is None:
         return detect_format(path)
+    if format == Format.MEDIA:
+        raise InputFileError(f"{path}: {str(Format.MEDIA)!r} is no format of a prompt file")
     with open_input(path):
         return Format(format)
 
@@ -122,9 +150,11 @@ def _validated(
         yield SourceRow(row, line, id, data, request, samples, error)
 
 
-def _parsed(format: Format, data: dict[str, Any], sampling: SamplingParams, n: int) -> _Parsed:
+def _parsed(
+    format: Format, folder: Path, data: dict[str, Any], sampling: SamplingParams, n: int
+) -> _Parsed:
     try:
-        request = parse_row(format, data)
+        request = parse_row(format, data, folder)
         samples = request.samples(n)
         if samples > 1 and request.sampling_params(sampling).greedy:
             raise InvalidRequestError(
