@@ -1,9 +1,9 @@
-"""From a prompt file to RQ jobs: survey the whole file, then enqueue it shard by shard."""
+"""From an input to RQ jobs: survey all of it, then enqueue it shard by shard."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -18,18 +18,11 @@ from jobs.ledger import Ledger, RunState
 from jobs.requests import MAX_SAMPLES
 from jobs.run import InputSpec, RunSpec
 from jobs.run_jobs import RunJobs
-from jobs.sources import (
-    RawRow,
-    SourceRow,
-    detect_format,
-    fingerprint,
-    read_raw,
-    read_requests,
-    sample_count,
-)
+from jobs.sources import Input, RawRow, SourceRow, input_of, sample_count, validated
 from jobs.survey import survey_input
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.video_params import VideoParams
 
 DEFAULT_SHARD_SIZE = 128
 ENQUEUE_BATCH = 100  # jobs a round trip; more gains nothing (measured)
@@ -46,20 +39,26 @@ class Enqueued:
     Attributes:
         shards: how many it enqueued; 0 if there was nothing left to do.
         bad_rows: the first of them.
+        folder: the input's; its relative paths of images and videos start there.
     """
 
     spec: RunSpec
     shards: int
     bad_rows: list[SourceRow]
+    folder: Path
 
 
 def enqueue_run(
     connection: Redis,
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     model: str,
     out: str | Path,
+    videos: str | Path | None = None,
+    images: str | Path | None = None,
+    prompt: str | None = None,
     sampling: SamplingParams | None = None,
+    video_params: VideoParams | None = None,
     n: int = 1,
     shard_size: int = DEFAULT_SHARD_SIZE,
     chat: bool = False,
@@ -67,12 +66,14 @@ def enqueue_run(
     resume: bool = False,
     report: Report = lambda _phase, _rows: None,
 ) -> Enqueued:
-    """Validate a whole prompt file, then enqueue it for the workers of `model`.
+    """Validate a whole input, then enqueue it for the workers of `model`.
 
     Args:
         path: JSONL, OpenAI-batch JSONL, CSV, Parquet or text, told apart by `detect_format`.
         out: the dataset's folder, as the workers see it.
-        sampling: defaults for what a row does not say itself.
+        videos, images: in place of a prompt file, a folder of such files or a pattern
+            (`clips/**/*.mp4`); each file makes a row, in which `prompt` is asked of it.
+        sampling, video_params: defaults for what a row does not say itself.
         n: samples of a row that does not say itself how many; each is a row of the dataset.
         shard_size: samples a job.
         chat: send each plain prompt as the user's message through the chat template.
@@ -81,7 +82,7 @@ def enqueue_run(
 
     Raises:
         InputFileError: the file can't be read, or holds bad rows; nothing is enqueued.
-        InvalidRequestError: `n` is out of range.
+        InvalidRequestError: `n` is out of range, or not exactly one input is given.
         RunExistsError: this run was enqueued before, and `resume` is not set; or its folder is
             another run's.
         DatasetError: the output folder, seen from here, belongs to another run.
@@ -89,39 +90,36 @@ def enqueue_run(
     if type(n) is not int or not 1 <= n <= MAX_SAMPLES:
         raise InvalidRequestError(f"n={n!r}: should be 1 to {MAX_SAMPLES}")
     sampling = sampling or SamplingParams.of()
-    path = Path(path)
-    format = detect_format(path)
-    version = _version(path)
-    digest = fingerprint(path)
-    read = partial(read_requests, path, format, sampling=sampling, n=n)
-    survey = survey_input(read(), format, partial(report, "read"))
+    source = input_of(path, videos=videos, images=images, prompt=prompt)
+    version = source.version()
+    digest = source.fingerprint()
+    read = partial(_read, source, sampling, n)
+    survey = survey_input(read(), source.format, partial(report, "read"))
     if survey.bad_rows and not skip_bad_rows:
-        raise survey.refuse(path)
+        raise survey.refuse(source.path)
     spec = RunSpec.create(
         model=model,
         out=str(Path(out).expanduser().absolute()),
-        input=InputSpec(path=str(path.absolute()), fingerprint=digest, format=format),
+        input=InputSpec(path=str(source.path.absolute()), fingerprint=digest, format=source.format),
         rows=survey.samples,
         input_rows=survey.rows,
         samples=survey.most_samples,
         bad_rows=survey.bad_rows,
         shard_size=shard_size,
         sampling=sampling,
+        video_params=video_params or VideoParams.of(),
         n=n,
         chat=chat,
         columns=survey.columns.types,
     )
-    if _is_finished_here(spec, resume=resume):
-        return Enqueued(spec=spec, shards=0, bad_rows=survey.first_bad)
-    rows: Iterable[SourceRow | RawRow] = (  # ids are settled, so good rows need no second look
-        read() if survey.bad_rows else read_raw(path, format)
-    )
-    payloads = _shards(_unchanged(rows, path, version), spec)
-    return Enqueued(
-        spec=spec,
-        shards=_enqueue(connection, spec, payloads, resume=resume, report=report),
-        bad_rows=survey.first_bad,
-    )
+    shards = 0
+    if not _is_finished_here(spec, resume=resume):
+        rows: Iterable[SourceRow | RawRow] = (  # ids are settled: good rows need no second look
+            read() if survey.bad_rows else source.rows()
+        )
+        payloads = _shards(_unchanged(rows, source, version), spec, source.folder)
+        shards = _enqueue(connection, spec, payloads, resume=resume, report=report)
+    return Enqueued(spec=spec, shards=shards, bad_rows=survey.first_bad, folder=source.folder)
 
 
 def forget_run(connection: Redis, run_id: str) -> int:
@@ -151,36 +149,32 @@ def _is_finished_here(spec: RunSpec, *, resume: bool) -> bool:
     return dataset.is_whole(spec.shards)
 
 
-def _version(path: Path) -> tuple[int, int]:
-    """Size and time of the last change: enough to notice a change within one call."""
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise InputFileError(f"{path} can't be read: {error}") from error
-    return stat.st_size, stat.st_mtime_ns
+def _read(source: Input, sampling: SamplingParams, n: int) -> Iterator[SourceRow]:
+    return validated(source.rows(), source.format, source.folder, sampling=sampling, n=n)
 
 
 def _unchanged(
-    rows: Iterable[SourceRow | RawRow], path: Path, version: tuple[int, int]
+    rows: Iterable[SourceRow | RawRow], source: Input, version: Hashable
 ) -> Iterator[SourceRow | RawRow]:
-    """The rows; before the first one and after the last one the file must be what it was."""
+    """The rows; before the first one and after the last one the input must be what it was."""
     for at, row in enumerate(rows):
         if not at:
-            _check_version(path, version)
+            _check_version(source, version)
         yield row
-    _check_version(path, version)
+    _check_version(source, version)
 
 
-def _check_version(path: Path, version: tuple[int, int]) -> None:
-    if _version(path) != version:
-        raise InputFileError(f"{path} was changed while it was enqueued: enqueue it again")
+def _check_version(source: Input, version: Hashable) -> None:
+    if source.version() != version:
+        raise InputFileError(f"{source.path} was changed while it was enqueued: enqueue it again")
 
 
 def _shards(
-    rows: Iterable[SourceRow | RawRow], spec: RunSpec
+    rows: Iterable[SourceRow | RawRow], spec: RunSpec, folder: Path
 ) -> Iterator[tuple[int, dict[str, Any]]]:
+    shared = {"run_id": spec.run_id, "folder": str(folder)}
     for shard, pieces in enumerate(_pieces(rows, spec)):
-        yield shard, {"run_id": spec.run_id, "shard": shard, "rows": pieces}
+        yield shard, {**shared, "shard": shard, "rows": pieces}
 
 
 def _pieces(rows: Iterable[SourceRow | RawRow], spec: RunSpec) -> Iterator[list[dict[str, Any]]]:

@@ -17,6 +17,7 @@ from jobs.requests import MAX_SAMPLES
 from jobs.sources import Format
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.video_params import VideoParams
 
 QUEUE_PREFIX = "mlx-"
 
@@ -43,7 +44,8 @@ class RunSpec(BaseModel):
         rows: rows of the dataset: the samples of all rows of the input.
         input_rows: rows of the input.
         samples: the most that one row of the input has.
-        n: samples of a row that does not say itself how many.
+        sampling, video_params, n: what holds for a row that does not say it itself; `n` is the
+            number of its samples.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,6 +61,7 @@ class RunSpec(BaseModel):
     shard_size: int = Field(ge=1)
     shards: int = Field(ge=1)
     sampling: SamplingParams
+    video_params: VideoParams = VideoParams.of()
     n: int = Field(1, ge=1, le=MAX_SAMPLES)
     chat: bool = False
     columns: dict[str, str]
@@ -71,6 +74,9 @@ class RunSpec(BaseModel):
         identity = {key: fields[key] for key in _IDENTITY}
         identity["input"] = [fields["input"].fingerprint, fields["input"].format]
         identity["sampling"] = fields["sampling"].model_dump(mode="json")
+        video_params = fields.get("video_params", VideoParams.of())
+        if video_params != VideoParams.of():  # runs from before there were videos keep their ids
+            identity["video_params"] = video_params.model_dump(mode="json")
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         return cls(
             run_id=f"run-{digest[:12]}",

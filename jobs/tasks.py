@@ -42,13 +42,19 @@ class Row(BaseModel):
 
 
 class GenerateShard(BaseModel):
-    """Payload of a shard: rows of one run, some with several samples."""
+    """Payload of a shard: rows of one run, some with several samples.
+
+    Attributes:
+        folder: what the rows' relative paths of images and videos are relative to. It is the
+            producer's, so that workers see the files that it saw.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_id: str
     shard: int = Field(ge=0)
     rows: list[Row] = Field(min_length=1)
+    folder: str | None = None
 
     @cached_property
     def samples(self) -> list[tuple[Row, int]]:

@@ -33,6 +33,19 @@ def open_input(path: FilePath) -> Iterator[BufferedReader]:
         raise InputFileError(f"{path} can't be read: {error.strerror or error}") from error
 
 
+def version(path: FilePath) -> tuple[int, int]:
+    """Size and time of the last change: enough to notice a change within one call.
+
+    Raises:
+        InputFileError: the file is missing.
+    """
+    try:
+        stat = Path(path).stat()
+    except OSError as error:
+        raise InputFileError(f"{path} can't be read: {error}") from error
+    return stat.st_size, stat.st_mtime_ns
+
+
 def fingerprint(path: FilePath) -> str:
     """The file's content as `sha256:<hex>`, read in constant memory.
 

@@ -13,6 +13,7 @@ from jobs.dataset import Dataset
 from jobs.run import InputSpec, RunSpec, queue_name
 from jobs.sources import Format
 from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.video_params import VideoParams
 
 
 def fields(**changes: Any) -> dict[str, Any]:
@@ -63,6 +64,8 @@ CHANGES: list[dict[str, Any]] = [
     {"sampling": SamplingParams.of(seed=1)},
     {"sampling": SamplingParams.of(logprobs=0)},
     {"sampling": SamplingParams.of(stop_on_repetition=True)},
+    {"video_params": VideoParams.of(video_fps=1.0)},
+    {"video_params": VideoParams.of(video_max_frames=16)},
 ]
 
 
@@ -76,6 +79,17 @@ def test_every_sampling_setting_is_part_of_the_identity() -> None:
     assert {name for params in given for name in params.model_fields_set} == set(
         SamplingParams.model_fields
     )
+
+
+def test_every_setting_of_videos_is_part_of_the_identity() -> None:
+    given = [change["video_params"] for change in CHANGES if "video_params" in change]
+    assert {name for params in given for name in params.model_fields_set} == set(
+        VideoParams.model_fields
+    )
+
+
+def test_runs_without_such_a_setting_have_the_ids_they_always_had() -> None:
+    assert make_spec().run_id == make_spec(video_params=VideoParams.of()).run_id
 
 
 @pytest.mark.parametrize(
@@ -150,7 +164,9 @@ def test_the_working_directory_as_a_model_has_a_name(
 
 
 def test_the_manifest_is_the_run(tmp_path: Path) -> None:
+    frames = VideoParams.of(video_fps=1, video_max_frames=4)
     spec = make_spec(sampling=SamplingParams.of(stop=["\n"], seed=3), chat=True)
+    assert RunSpec.model_validate(make_spec(video_params=frames).manifest()).video_params == frames
     manifest = spec.manifest()
 
     assert RunSpec.model_validate(json.loads(json.dumps(manifest))) == spec

@@ -147,7 +147,7 @@ def test_data_of_another_shape_is_refused(redis: Redis, data: bytes) -> None:
         ({"rows": [{"row": 0}]}, "rows.0.data: missing"),
         ({"rows": [{"row": 0, "data": {}, "more": 1}]}, "rows.0.more: unknown field"),
         ({"run_id": 5}, "run_id=5"),
-        ({"surprise": 1}, "surprise: unknown field; allowed are run_id, shard, rows"),
+        ({"surprise": 1}, "surprise: unknown field; allowed are run_id, shard, rows, folder"),
     ],
 )
 def test_a_malformed_payload_is_refused_by_field(

@@ -1,0 +1,138 @@
+"""`MediaFiles`: images or videos of a folder or a pattern, all asked the same."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from jobs.errors import InputFileError
+from jobs.sources.files import FilePath
+from jobs.sources.formats import Format
+from jobs.sources.rows import RawRow
+
+Kind = Literal["image", "video"]
+
+# What of a folder is meant; a pattern means what it matches.
+_SUFFIXES: dict[Kind, set[str]] = {
+    "image": {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"},
+    "video": {".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"}
+    | {".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"},
+}
+
+
+class MediaFile(NamedTuple):
+    """A file as it was found.
+
+    Attributes:
+        name: its path below the folder, which is its row's id.
+        size: -1 where a link leads nowhere: its row will say so, for none is left out in silence.
+    """
+
+    name: str
+    size: int
+    changed_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFiles:
+    """One row a file, sorted by name.
+
+    Attributes:
+        path: the file, folder or pattern as it was given.
+        folder: what the names of the files are relative to.
+    """
+
+    kind: Kind
+    path: Path
+    prompt: str
+    folder: Path
+    files: tuple[MediaFile, ...]
+
+    @classmethod
+    def of(cls, kind: Kind, path: FilePath, prompt: str) -> MediaFiles:
+        """Look for the files.
+
+        Raises:
+            InputFileError: there are none.
+        """
+        if not path:
+            raise InputFileError(f"the pattern of {kind}s is empty")
+        pattern = Path(path).expanduser()
+        folder, files = _find(kind, pattern)
+        if not files:
+            allowed = ", ".join(sorted(_SUFFIXES[kind]))
+            raise InputFileError(
+                f"{path}: there is no such {kind}"
+                + (f"; of a folder these are taken: {allowed}" if _is_folder(pattern) else "")
+            )
+        return cls(kind, pattern, prompt, folder, files)
+
+    @property
+    def format(self) -> Format:
+        return Format.MEDIA
+
+    def fingerprint(self) -> str:
+        """Of the question and of the files' names, sizes and times, not of what is in them."""
+        digest = hashlib.sha256(json.dumps([self.kind, self.prompt]).encode())
+        for name, size, changed_ns in self.files:
+            digest.update(os.fsencode(name) + b"\0%d %d\n" % (size, changed_ns))
+        return f"sha256:{digest.hexdigest()}"
+
+    def version(self) -> Hashable:
+        return _find(self.kind, self.path)
+
+    def rows(self) -> Iterator[RawRow]:
+        for row, file in enumerate(self.files):
+            path = str(self.folder / file.name)
+            data = {"id": file.name, "prompt": self.prompt, self.kind: path}
+            yield RawRow(row, row + 1, data, None)
+
+
+def _find(kind: Kind, pattern: Path) -> tuple[Path, tuple[MediaFile, ...]]:
+    """The folder that a pattern begins with, absolute, and the files in it, sorted."""
+    if _is_folder(pattern):
+        folder = pattern
+        found = _matches("**", folder)
+        names = {name for name in found if Path(name).suffix.lower() in _SUFFIXES[kind]}
+    elif os.path.lexists(pattern):  # before its characters are taken for a pattern
+        folder, names = pattern.parent, {pattern.name}
+    else:
+        folder, rest = _split(pattern)
+        names = _matches(str(rest), folder)
+    folder = folder.absolute()
+    names = {name for name in names if not _is_folder(folder / name)}
+    return folder, tuple(_look(folder, name) for name in sorted(names))
+
+
+def _is_folder(path: Path) -> bool:
+    """Path.is_dir, but False where nothing may be looked at."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _matches(pattern: str, folder: Path) -> set[str]:
+    # Not Path.glob, which also finds hidden files: the halves of unfinished downloads.
+    return set(glob.iglob(pattern, root_dir=folder, recursive=True))  # noqa: PTH207
+
+
+def _split(pattern: Path) -> tuple[Path, Path]:
+    """The parts before the first with a wildcard, and the rest."""
+    parts = pattern.parts
+    fixed = next((at for at, part in enumerate(parts) if glob.escape(part) != part), len(parts) - 1)
+    return Path(*parts[:fixed]), Path(*parts[fixed:])
+
+
+def _look(folder: Path, name: str) -> MediaFile:
+    try:
+        stat = (folder / name).stat()
+    except OSError:
+        return MediaFile(name, -1, -1)
+    return MediaFile(name, stat.st_size, stat.st_mtime_ns)
