@@ -26,6 +26,7 @@ _MEANINGS: Mapping[str, str] = {
     "latency_s": "seconds from submission to the last token, waiting included",
     "worker": "the worker that finished the row",
     "logprobs": "each token of the answer and the likeliest at its place; null if not asked for",
+    "media": "the images and videos as the model saw them; null where there were none",
 }
 
 _TYPES: Mapping[str, str] = {"json": "string (JSON)"}

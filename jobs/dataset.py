@@ -20,6 +20,7 @@ from jobs.card import dataset_card
 from jobs.errors import DatasetError
 from jobs.layout import RESULT_COLUMNS, Layout, dataset_names, read_manifest, schema, whole_text
 from jobs.logprobs import logprobs_cell
+from jobs.media_column import media_cell
 from jobs.verify import Verification, verify
 from vllm_mlx.outputs import GenerationOutput
 
@@ -79,6 +80,7 @@ class ResultRow:
                 "attempts": self.attempts,
                 "worker": self.worker,
                 "logprobs": logprobs_cell(self.output.logprobs),
+                "media": media_cell(self.output.media),
             }
         )
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from jobs.errors import DatasetError
 from jobs.logprobs import LOGPROBS
+from jobs.media_column import MEDIA
 
 RESULT_COLUMNS: tuple[pa.Field, ...] = (
     pa.field("id", pa.string()),
@@ -37,6 +38,7 @@ RESULT_COLUMNS: tuple[pa.Field, ...] = (
     pa.field("latency_s", pa.float64()),
     pa.field("worker", pa.string()),
     pa.field("logprobs", LOGPROBS),
+    pa.field("media", MEDIA),
 )
 
 _INPUT_TYPES: Mapping[str, pa.DataType] = {

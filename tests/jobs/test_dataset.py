@@ -27,7 +27,7 @@ import pytest
 
 from jobs.dataset import RESULT_COLUMNS, Dataset, ResultRow, dataset_names, schema
 from jobs.errors import DatasetError
-from vllm_mlx.outputs import GenerationOutput, TokenLogprob
+from vllm_mlx.outputs import GenerationOutput, MediaInfo, TokenLogprob
 
 COLUMNS = {"prompt": "string", "text": "string", "meta": "json", "score": "double", "n": "int64"}
 
@@ -35,6 +35,12 @@ COLUMNS = {"prompt": "string", "text": "string", "meta": "json", "score": "doubl
 LOGPROBS = (
     TokenLogprob(7, "答", -0.5, (TokenLogprob(7, "答", -0.5), TokenLogprob(9, "\ufffd", -1.25))),
     TokenLogprob(2, "</s>", 0.0),
+)
+
+
+MEDIA = (
+    MediaInfo("image", "0a1b", 640, 480),
+    MediaInfo("video", "2c3d", 1920, 1080, 4.5, (0.0, 1.5, 3.0), truncated=True),
 )
 
 
@@ -76,7 +82,8 @@ def leftovers(root: Path) -> list[Path]:
 def finished(tmp_path: Path) -> Path:
     """Ten rows in four parts: full, all in error with every optional column null, one row, two.
 
-    One row has log-probabilities; in the other parts that column is null throughout.
+    One row has log-probabilities, one has images; in the other parts these columns are null
+    throughout.
     """
     root = tmp_path / "out"
     dataset = prepared(root, rows=10, shards=4)
@@ -89,7 +96,8 @@ def finished(tmp_path: Path) -> Path:
     }
     dataset.write_part(0, [row(i, f"答案 🎉 {i}\n\t", columns=own) for i in (3, 0, 2, 1)])
     dataset.write_part(1, [failed(i) for i in (4, 5, 6)])
-    dataset.write_part(2, [row(7, "", worker="host-1", attempts=3)])
+    seen = replace(row(7, "").output, media=MEDIA)
+    dataset.write_part(2, [row(7, worker="host-1", attempts=3, output=seen)])
     told = replace(row(8).output, finish_reason="repetition", logprobs=LOGPROBS)
     dataset.write_part(3, [row(8, columns={"prompt": "only this"}, output=told), failed(9)])
     dataset.finalize()
@@ -167,6 +175,13 @@ def test_every_reader_sees_the_same_rows(
     assert rows[8]["logprobs"] == [
         {**likeliest, "top": [likeliest, other]},
         {"token_id": 2, "token": "</s>", "logprob": 0.0, "top": []},
+    ]
+    assert rows[8]["media"] is None
+    nothing = {"duration_s": None, "timestamps": [], "truncated": False}
+    clip = {"duration_s": 4.5, "timestamps": [0.0, 1.5, 3.0], "truncated": True}
+    assert rows[7]["media"] == [
+        {"kind": "image", "hash": "0a1b", "width": 640, "height": 480, **nothing},
+        {"kind": "video", "hash": "2c3d", "width": 1920, "height": 1080, **clip},
     ]
 
 
