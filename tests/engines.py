@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -16,15 +17,36 @@ from rq.job import Job
 from jobs.producer import Enqueued, enqueue_run
 from jobs.run import RunSpec
 from jobs.run_jobs import open_queue
-from vllm_mlx.outputs import EngineStats, GenerationOutput
+from vllm_mlx.batching.prompts import MediaPrompt
+from vllm_mlx.outputs import EngineStats, GenerationOutput, MediaInfo
 from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.video_params import VideoParams
 from worker.status import RunStatus, run_status
 
 MODEL = "smollm2-135m"
 
 
 def echo(prompt: Any) -> GenerationOutput:
+    if isinstance(prompt, MediaPrompt):
+        seen = tuple(look(part, prompt.video) for part in media_parts(prompt))
+        return replace(echo(prompt.messages), media=seen)
     return GenerationOutput(f"echo {prompt}", 3, 2, "stop", MODEL, latency_s=0.1)
+
+
+def media_parts(prompt: MediaPrompt) -> list[dict[str, str]]:
+    contents = [message["content"] for message in prompt.messages]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return [part for part in parts if part["type"] != "text"]
+
+
+def look(part: dict[str, str], video: VideoParams) -> MediaInfo:
+    """What a model might have seen: of a video as many frames as may be, from the first second."""
+    digest = hashlib.sha256(part[part["type"]].encode()).hexdigest()
+    if part["type"] == "image":
+        return MediaInfo("image", digest, 64, 48)
+    frames = min(int(video.video_fps), video.video_max_frames)
+    times = tuple(frame / video.video_fps for frame in range(frames))
+    return MediaInfo("video", digest, 64, 48, 1.0, times)
 
 
 @dataclass(frozen=True)

@@ -130,8 +130,11 @@ def _said(row: Mapping[str, Any]) -> str:
     if row.get("prompt"):
         return str(row["prompt"])
     try:
-        return str(json.loads(row.get("messages") or "[]")[-1]["content"])
-    except (ValueError, LookupError, TypeError):
+        content = json.loads(row.get("messages") or "[]")[-1]["content"]
+        if isinstance(content, list):
+            return " ".join(part.get("text") or f"[{part['type']}]" for part in content)
+        return str(content)
+    except (ValueError, LookupError, TypeError, AttributeError):
         return ""
 
 

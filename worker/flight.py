@@ -21,6 +21,7 @@ from jobs.run_jobs import RETRY
 from jobs.sources import carried_columns, parse_row
 from jobs.tasks import GenerateShard, Row
 from jobs.verify import Verification
+from vllm_mlx.batching.prompts import MediaPrompt
 from vllm_mlx.errors import EngineStoppedError, InvalidRequestError
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
@@ -45,7 +46,7 @@ class TextEngine(Protocol):
     def submit_all(
         self, asked: Iterable[tuple[Any, list[SamplingParams]]]
     ) -> list[Future[GenerationOutput]]:
-        """Queue prompts, plain or as messages, each with the parameters of its samples."""
+        """Queue prompts, plain, as messages or as a `MediaPrompt`, each with the parameters of its samples."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -197,7 +198,7 @@ class ShardFlight(Flight):
     def _request(self, row: Row) -> GenerationRequest:
         if row.error:
             raise InvalidRequestError(row.error)
-        return parse_row(self.spec.input.format, row.data)
+        return parse_row(self.spec.input.format, row.data, self.task.folder)
 
     def _params(self, request: GenerationRequest, row: Row, sample: int) -> SamplingParams:
         params = request.sampling_params(self.spec.sampling)
@@ -210,9 +211,11 @@ class ShardFlight(Flight):
         return params.model_copy(update={"seed": sample_seed(seed, sample)})
 
     def _prompt(self, request: GenerationRequest) -> Any:
-        if request.prompt is not None and self.spec.chat:
-            return [{"role": "user", "content": request.prompt}]
-        return request.prompt if request.messages is None else request.messages
+        if request.media:
+            return MediaPrompt(request.chat(), request.video_params(self.spec.video_params))
+        if request.prompt is not None and not self.spec.chat:
+            return request.prompt
+        return request.chat()
 
     def _columns(self, row: Row) -> dict[str, Any]:
         kinds = self.spec.columns
