@@ -29,11 +29,14 @@ from vllm_mlx.errors import InvalidRequestError, MLXBatchError, ModelLoadError
 from worker import display
 from worker.options import (
     enqueue_options,
+    media_options,
+    media_policy_from,
     model_option,
     sampling_from,
     scheduler_config_from,
     scheduler_options,
     url_option,
+    video_params_from,
 )
 from worker.run import run as run_everything
 from worker.status import run_status
@@ -83,10 +86,15 @@ def main() -> None:
 @enqueue_options
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True)
 @scheduler_options
+@media_options
 @click.option("-u", "--url", envvar="RQ_REDIS_URL", help="A Redis to use instead of our own.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if a row ended in error.")
 def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
-    """Everything in one: enqueue PROMPTS, work, verify, with a progress display."""
+    """Everything in one: enqueue PROMPTS, work, verify, with a progress display.
+
+    Images and videos are read from the folder of PROMPTS (or of --videos, --images), and from
+    where --allowed-media-path and --allowed-media-domain say.
+    """
     if url:
         _remember(url)
     signal.signal(signal.SIGTERM, _terminate)
@@ -94,16 +102,16 @@ def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
     view = display.RunDisplay(console)
     started = time.perf_counter()
     out = options["out"].expanduser().absolute()
-    sampling, config = sampling_from(options), scheduler_config_from(options)
+    config, media = scheduler_config_from(options), media_policy_from(options)
+    run_options = _run_options(options)
     with view.shown():
         verification = run_everything(
             url,
             out,
-            enqueue=lambda redis: enqueue_run(
-                redis, options.pop("prompts"), sampling=sampling, **options
-            ),
+            enqueue=lambda redis: enqueue_run(redis, **run_options),
             workers=workers,
             config=config,
+            media=media,
             show=view.update,
         )
     display.print_summary(console, out, verification, time.perf_counter() - started)
@@ -114,12 +122,12 @@ def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
 @main.command()
 @enqueue_options
 @url_option
-def enqueue(url: str, prompts: Path, **options: Any) -> None:
+def enqueue(url: str, **options: Any) -> None:
     """Validate PROMPTS and enqueue it; prints the run id on the last line."""
     _remember(url)
-    sampling = sampling_from(options)
+    run_options = _run_options(options)
     with connect(url) as connection:
-        enqueued = enqueue_run(connection, prompts, sampling=sampling, **options)
+        enqueued = enqueue_run(connection, **run_options)
     _tell_enqueued(enqueued)
     click.echo(enqueued.spec.run_id)
 
@@ -128,6 +136,7 @@ def enqueue(url: str, prompts: Path, **options: Any) -> None:
 @model_option
 @url_option
 @scheduler_options
+@media_options
 @click.option("--burst", is_flag=True, help="End when nothing is left to do.")
 @click.option("--name", help="The worker's name; default: a random one.")
 @click.option(
@@ -168,7 +177,8 @@ def worker(
 
     _remember(url)
     _log_to_stderr(verbose)
-    engine = EngineCore(model, load_model, scheduler_config_from(options))
+    config, media = scheduler_config_from(options), media_policy_from(options)
+    engine = EngineCore(model, load_model, config, media=media)
     with connect(url) as connection:
         try:
             batch_worker = BatchWorker(
@@ -242,6 +252,17 @@ def forget(run_id: str, url: str) -> None:
     with connect(url) as connection:
         jobs = forget_run(connection, run_id)
     click.echo(f"{run_id} and {jobs} jobs are forgotten")
+
+
+def _run_options(options: dict[str, Any]) -> dict[str, Any]:
+    """What `enqueue_run` takes, of the options of `enqueue_options`.
+
+    Raises:
+        InvalidRequestError: a setting is out of range.
+    """
+    sampling, video_params = sampling_from(options), video_params_from(options)
+    path = options.pop("prompts")
+    return {"path": path, "sampling": sampling, "video_params": video_params, **options}
 
 
 def _terminate(*_: Any) -> None:

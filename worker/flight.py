@@ -46,7 +46,7 @@ class TextEngine(Protocol):
     def submit_all(
         self, asked: Iterable[tuple[Any, list[SamplingParams]]]
     ) -> list[Future[GenerationOutput]]:
-        """Queue prompts, plain, as messages or as a `MediaPrompt`, each with the parameters of its samples."""
+        """Queue prompts: plain, as messages, or with media; each with its samples' parameters."""
 
 
 @dataclass(slots=True, kw_only=True)

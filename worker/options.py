@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,8 +11,10 @@ import click
 
 from jobs.producer import DEFAULT_SHARD_SIZE
 from jobs.requests import MAX_SAMPLES
+from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
+from vllm_mlx.video_params import VideoParams
 from worker.sizes import size_option
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -69,11 +71,71 @@ def scheduler_flags(config: SchedulerConfig) -> list[str]:
     ]
 
 
-def enqueue_options(command: F) -> F:
-    """What `run` and `enqueue` say of a run: its input, model, output and sampling."""
-    defaults = SamplingParams.of()
+def media_options(command: F) -> F:
+    """What `run` and `worker` say of the images and videos that a job may have read."""
     options = [
-        click.argument("prompts", type=click.Path(path_type=Path)),
+        click.option(
+            "--allowed-media-path",
+            multiple=True,
+            type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
+            metavar="DIR",
+            help="A folder whose files jobs may name as images and videos; repeatable.",
+        ),
+        click.option(
+            "--allowed-media-domain",
+            multiple=True,
+            callback=_hosts,
+            metavar="HOST",
+            help="A host they may be fetched from: example.com, .example.com for all below it, "
+            "* for every public one; repeatable.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _hosts(_: click.Context, __: click.Parameter, hosts: tuple[str, ...]) -> tuple[str, ...]:
+    for host in hosts:
+        if not host or "/" in host or " " in host or host.count(":") == 1:
+            raise click.BadParameter(
+                f"{host!r}: should be a host, such as example.com, .example.com for all below it, "
+                "or *"
+            )
+    return hosts
+
+
+def media_policy_from(options: dict[str, Any]) -> MediaPolicy:
+    """Take the flags of media out of a command's options; without any, nothing is allowed."""
+    return media_policy(options.pop("allowed_media_path"), options.pop("allowed_media_domain"))
+
+
+def media_policy(paths: Iterable[Path], domains: Iterable[str]) -> MediaPolicy:
+    """A policy that allows just these folders and hosts."""
+    return MediaPolicy(
+        allowed_paths=tuple(path.resolve() for path in paths), allowed_domains=tuple(domains)
+    )
+
+
+def media_flags(policy: MediaPolicy) -> list[str]:
+    """The command line that `media_policy_from` makes this policy of."""
+    flags = [("--allowed-media-path", str(path)) for path in policy.allowed_paths or ()]
+    flags += [("--allowed-media-domain", host) for host in policy.allowed_domains or ()]
+    return [word for flag in flags for word in flag]
+
+
+def enqueue_options(command: F) -> F:
+    """What `run` and `enqueue` say of a run: its input, model, output and settings."""
+    defaults, video = SamplingParams.of(), VideoParams.of()
+    options = [
+        click.argument("prompts", type=click.Path(path_type=Path), required=False),
+        click.option(
+            "--videos",
+            metavar="PATTERN",
+            help="In place of PROMPTS: a folder of videos, or a pattern in quotes.",
+        ),
+        click.option("--images", metavar="PATTERN", help="The same for images."),
+        click.option("--prompt", help="What is asked of each of them."),
         model_option,
         click.option(
             "--out",
@@ -91,6 +153,16 @@ def enqueue_options(command: F) -> F:
         click.option("--logprobs", type=int, metavar="K", help="Report so many tokens a place."),
         click.option(
             "--stop-on-repetition", is_flag=True, help="End a text whose tail repeats itself."
+        ),
+        click.option(
+            "--video-fps",
+            type=float,
+            help=f"Frames per second to extract of a video. Default {video.video_fps}.",
+        ),
+        click.option(
+            "--video-max-frames",
+            type=int,
+            help=f"Most frames of a video. Default {video.video_max_frames}.",
         ),
         click.option("--seed", type=int, help="Every row gets a seed of its own made from it."),
         click.option(
@@ -131,3 +203,13 @@ def sampling_from(options: dict[str, Any]) -> SamplingParams:
     }
     given["stop"] = given["stop"] or None
     return SamplingParams.of(**{name: value for name, value in given.items() if value is not None})
+
+
+def video_params_from(options: dict[str, Any]) -> VideoParams:
+    """Take the flags of videos' frames out of a command's options.
+
+    Raises:
+        InvalidRequestError: a value is out of range.
+    """
+    given = {name: options.pop(name) for name in VideoParams.model_fields}
+    return VideoParams.of(**{name: value for name, value in given.items() if value is not None})

@@ -22,9 +22,10 @@ from jobs.producer import Enqueued
 from jobs.run_jobs import open_queue
 from jobs.verify import Verification, verify
 from vllm_mlx.errors import MLXBatchError
+from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.scheduler_config import SchedulerConfig
 from worker.embedded import EmbeddedRedis
-from worker.options import scheduler_flags
+from worker.options import media_flags, media_policy, scheduler_flags
 from worker.status import RunStatus, run_status
 
 POLL = 0.5  # seconds
@@ -62,6 +63,7 @@ def run(
     enqueue: Callable[[Redis], Enqueued],
     workers: int,
     config: SchedulerConfig,
+    media: MediaPolicy,
     show: Callable[[RunStatus], None],
 ) -> Verification:
     """Enqueue, work, and verify.
@@ -69,6 +71,7 @@ def run(
     Args:
         enqueue: puts the run into Redis.
         config: bounds of each worker's engine.
+        media: what it may read besides the input's own folder: whoever runs this named that.
         show: told the state twice a second.
 
     Raises:
@@ -76,11 +79,15 @@ def run(
     """
     with redis_server(url, out) as server_url:
         connection = connect(server_url)
-        spec = enqueue(connection).spec
+        enqueued = enqueue(connection)
+        spec = enqueued.spec
         if not Dataset(out).is_whole(spec.shards):
             if url is None:
                 _reclaim(open_queue(connection, spec.queue))
-            with _workers(server_url, spec.model, out, workers, config) as processes:
+            paths = [enqueued.folder, *(media.allowed_paths or ())]
+            allowed = media_policy(paths, media.allowed_domains or ())
+            flags = [*scheduler_flags(config), *media_flags(allowed)]
+            with _workers(server_url, spec.model, out, workers, flags) as processes:
                 _watch(connection, spec.run_id, processes, show)
     verification = verify(out)
     if not verification.complete:
@@ -129,12 +136,12 @@ def _watch(
 
 @contextmanager
 def _workers(
-    url: str, model: str, out: Path, count: int, config: SchedulerConfig
+    url: str, model: str, out: Path, count: int, flags: list[str]
 ) -> Iterator[list[WorkerProcess]]:
     processes: list[WorkerProcess] = []
     try:
         for number in range(count):
-            processes.append(_start_worker(url, model, out, number, count, config))
+            processes.append(_start_worker(url, model, out, number, count, flags))
         yield processes
     finally:
         for worker in processes:
@@ -145,12 +152,12 @@ def _workers(
 
 
 def _start_worker(
-    url: str, model: str, out: Path, number: int, count: int, config: SchedulerConfig
+    url: str, model: str, out: Path, number: int, count: int, flags: list[str]
 ) -> WorkerProcess:
     log = out / "_job" / f"worker-{number}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "worker.cli", "worker", "--burst", "--model", model]
-    command += scheduler_flags(config)
+    command += flags
     if url.startswith("unix:"):
         # Our own server: when it is gone, so are we, and nobody will bring it back.
         command += ["--redis-timeout", "5"]

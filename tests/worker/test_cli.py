@@ -21,8 +21,10 @@ from jobs.dataset import Dataset, ResultRow, verify
 from jobs.ledger import Counts, Ledger
 from tests.engines import MODEL, DoubleEngine, enqueue, write_prompts
 from tests.worker.conftest import StartWorker, work_in_burst
+from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.scheduler_config import SchedulerConfig
+from vllm_mlx.video_params import VideoParams
 from worker import display
 from worker.cli import main
 from worker.status import run_status
@@ -95,6 +97,60 @@ def test_sampling_flags_reach_the_run(redis: Redis, redis_url: str, tmp_path: Pa
     }
 
 
+def test_video_flags_reach_the_run(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl", 1)
+    flags = ["--video-fps", 0.5, "--video-max-frames", 9]
+
+    run_id = cli(*enqueue_words(prompts, redis_url, *flags)).stdout.strip()
+
+    frames = VideoParams.of(video_fps=0.5, video_max_frames=9)
+    assert Ledger(redis).spec(run_id).video_params == frames
+
+
+def test_videos_in_place_of_a_prompt_file(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4", "c.png"):
+        (tmp_path / name).touch()
+    words = ["enqueue", "--model", MODEL, "-u", redis_url]
+    words += ["--prompt", "What is it?"]
+
+    videos = cli(*words, "--videos", tmp_path / "*.mp4", "--out", tmp_path / "of-videos")
+    images = cli(*words, "--images", tmp_path, "--out", tmp_path / "of-images")
+
+    assert "2 rows; 1 of 1 shards enqueued" in videos.stderr
+    assert "1 rows; 1 of 1 shards enqueued" in images.stderr
+    spec = Ledger(redis).spec(videos.stdout.strip())
+    assert spec.columns == {"prompt": "string", "video": "string"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "give one of a prompt file, videos and images"),
+        (["--videos", "a.mp4", "b.mp4", "--prompt", "?"], "stands in quotes"),
+        (["--videos", "a.mp4"], "need a prompt"),
+        (["--prompt", "?", "a.mp4"], "prompt goes with videos or images"),
+        (["--videos", "*.avi", "--prompt", "?"], "*.avi: there is no such video"),
+    ],
+)
+def test_an_input_is_named_once(
+    redis: Redis,
+    redis_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.mp4", "b.mp4"):
+        Path(name).touch()
+
+    result = cli("enqueue", *words, "--model", MODEL, "--out", "out", "-u", redis_url)
+
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert redis.keys("*") == []
+
+
 def test_a_bad_file_is_listed_and_nothing_is_enqueued(
     redis: Redis, redis_url: str, tmp_path: Path
 ) -> None:
@@ -120,6 +176,8 @@ def test_a_bad_file_is_listed_and_nothing_is_enqueued(
     [
         ["--temperature", "3"],
         ["--max-tokens", "0"],
+        ["--video-fps", "0"],
+        ["--video-max-frames", "5000"],
         ["--stop", ""],
         ["--shard-size", "0"],
         ["--temperature", "warm"],
@@ -348,7 +406,7 @@ def test_a_worker_s_engine_is_bounded_by_its_flags(
 ) -> None:
     made: list[tuple[Any, ...]] = []
 
-    def make_engine(*arguments: Any) -> DoubleEngine:
+    def make_engine(*arguments: Any, media: MediaPolicy) -> DoubleEngine:
         made.append(arguments)
         return DoubleEngine()
 
@@ -362,6 +420,28 @@ def test_a_worker_s_engine_is_bounded_by_its_flags(
     assert model == MODEL
     assert bounded == SchedulerConfig(max_num_seqs=7, kv_cache_bytes=2 * 10**9)
     assert free == SchedulerConfig()
+
+
+def test_a_worker_reads_and_fetches_what_its_flags_allow_and_nothing_else(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies: list[MediaPolicy] = []
+
+    def make_engine(*_: Any, media: MediaPolicy) -> DoubleEngine:
+        policies.append(media)
+        return DoubleEngine()
+
+    monkeypatch.setattr("vllm_mlx.batching.core.EngineCore", make_engine)
+    words = ["worker", "--model", MODEL, "-u", redis_url, "--burst"]
+
+    assert cli(*words).exit_code == 0
+    flags = ["--allowed-media-path", tmp_path, "--allowed-media-domain", "example.com"]
+    assert cli(*words, *flags).exit_code == 0
+
+    assert policies == [
+        MediaPolicy(),
+        MediaPolicy(allowed_paths=(tmp_path,), allowed_domains=("example.com",)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -382,17 +462,43 @@ def test_bounds_that_make_no_sense_are_bad_usage(flag: str, value: str) -> None:
 # run
 
 
-def test_the_workers_of_a_run_get_its_bounds(
-    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commands: list[list[str]] = []
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The command lines of the workers that `run` starts; they end at once."""
+    started: list[list[str]] = []
 
     class Ended(subprocess.Popen[bytes]):
         def __init__(self, command: list[str], **options: Any) -> None:
-            commands.append(command)
+            started.append(command)
             super().__init__([sys.executable, "-c", ""], **options)
 
     monkeypatch.setattr("worker.run.subprocess.Popen", Ended)
+    return started
+
+
+def test_the_workers_of_a_run_may_read_its_inputs_folder(
+    redis_url: str, tmp_path: Path, commands: list[list[str]]
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "link").symlink_to("in")
+    prompts = write_prompts(tmp_path / "in" / "p.jsonl", 1)
+    (tmp_path / "in" / "a.mp4").touch()
+    words = ["run", "--model", MODEL, "-u", redis_url, "--out"]
+    flags = ["--allowed-media-path", tmp_path, "--allowed-media-domain", "*"]
+
+    cli(*words, tmp_path / "one", prompts)
+    cli(*words, tmp_path / "two", "--videos", tmp_path / "link" / "*.mp4", "--prompt", "?", *flags)
+
+    alone, more = (" ".join(command) for command in commands)
+    assert f"--allowed-media-path {tmp_path}/in" in alone
+    assert alone.count("--allowed-media") == 1
+    assert f"--allowed-media-path {tmp_path}/in --allowed-media-path {tmp_path} " in more
+    assert "--allowed-media-domain * " in more
+
+
+def test_the_workers_of_a_run_get_its_bounds(
+    redis_url: str, tmp_path: Path, commands: list[list[str]]
+) -> None:
     prompts = write_prompts(tmp_path / "p.jsonl", 1)
     words = ["run", prompts, "--model", MODEL, "--out", tmp_path / "out", "-u", redis_url]
 
@@ -463,6 +569,20 @@ def test_the_summary_shows_any_text_as_it_is(tmp_path: Path) -> None:
     assert "[/id]" in said
     assert "1 rows answered, 0 in error; 5 tokens in 2.0 s: 2.5 tokens/s" in said
     assert str(tmp_path) in said
+
+
+def test_the_summary_of_a_chat_with_media_shows_its_text(tmp_path: Path) -> None:
+    manifest = {"run_id": "run-1", "model": "m", "rows": 1, "shards": 1}
+    dataset = Dataset(tmp_path)
+    dataset.prepare(manifest | {"columns": {"messages": "json"}})
+    parts = [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What is it?"}]
+    columns = {"messages": json.dumps([{"role": "user", "content": parts}])}
+    dataset.write_part(0, [ResultRow("0", 0, GenerationOutput("a cat"), columns=columns)])
+    console = Console(record=True, width=200, file=io.StringIO())
+
+    display.print_summary(console, tmp_path, verify(tmp_path), seconds=2.0)
+
+    assert "[image] What is it?" in console.export_text()
 
 
 def test_the_summary_of_rows_whose_prompt_is_no_text(tmp_path: Path) -> None:
