@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vllm_mlx.content import MEDIA_PARTS
+
 MAX_MEDIA = 64
 """Most images, and most videos, of one row."""
-
-MEDIA_PARTS = {"image_url": "image", "image": "image", "video_url": "video", "video": "video"}
-"""The content parts that hold a medium, and what it is."""
 
 LONGEST_CARRIED = 256
 """Characters of inline media that still go into the dataset."""

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 OURS = {"vllm_mlx", "jobs", "worker"}
 HEAVY = ["mlx", "mlx_lm", "mlx_vlm", "transformers"]
 LIGHT = {
+    "vllm_mlx.content",
     "vllm_mlx.sampling_params",
     "vllm_mlx.video_params",
     "vllm_mlx.outputs",

@@ -14,8 +14,14 @@ Part: TypeAlias = dict[str, Any]
 Content: TypeAlias = str | list[Part]
 
 
-def content_of(content: Any) -> Content:
+_NO_SOURCES = (type(None), str, Mapping, bool, int, float)
+
+
+def content_of(content: Any, *, any_source: bool = False) -> Content:
     """Content as OpenAI or Qwen write it, in one form; parts that are all text are joined.
+
+    Args:
+        any_source: media may be more than strings: images, arrays, frames.
 
     Raises:
         ValueError: it is no content, or a part of it is not supported.
@@ -24,7 +30,7 @@ def content_of(content: Any) -> Content:
         return content
     if not isinstance(content, list):
         raise ValueError("should be a valid string, or a list of parts")
-    parts = [_part(part) for part in content]
+    parts = [_part(part, any_source) for part in content]
     if all(part["type"] == "text" for part in parts):
         return "".join(part["text"] for part in parts)
     return parts
@@ -53,7 +59,7 @@ def _changed(part: Part, change: Callable[[str], str]) -> Part:
     return {"type": kind, kind: change(part[kind])}
 
 
-def _part(part: Any) -> Part:
+def _part(part: Any, any_source: bool) -> Part:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text":
         return {"type": "text", "text": _text_of(part)}
@@ -62,7 +68,7 @@ def _part(part: Any) -> Part:
         raise ValueError(f"a content part of type {kind!r}: allowed are {allowed}")
     _refuse_unknown(part, kind)
     medium = MEDIA_PARTS[kind]
-    return {"type": medium, medium: _source_of(part.get(kind), kind)}
+    return {"type": medium, medium: _source_of(part.get(kind), kind, any_source)}
 
 
 def _text_of(part: Mapping[str, Any]) -> str:
@@ -84,14 +90,11 @@ def _refuse_unknown(part: Mapping[str, Any], kind: str) -> None:
         )
 
 
-def _source_of(value: Any, kind: str) -> Any:
+def _source_of(value: Any, kind: str, any_source: bool) -> Any:
     if kind.endswith("_url") and isinstance(value, dict):
         value = _url_of(value, kind)
-    if (
-        value is None
-        or (isinstance(value, str) and not value)
-        or isinstance(value, Mapping | bool | int | float)
-    ):
+    is_source = isinstance(value, str) and bool(value)
+    if not is_source and (not any_source or isinstance(value, _NO_SOURCES)):
         example = ' or {"url": …}' if kind.endswith("_url") else ""
         raise ValueError(
             f"a part of type {kind!r} should hold a path, URL or data URL as a string{example} "

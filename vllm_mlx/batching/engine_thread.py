@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
@@ -94,6 +95,8 @@ class EngineThread(threading.Thread):
             for sequence in sequences:
                 self._add(sequence)
 
+        for sequence in sequences:
+            sequence.future.add_done_callback(partial(self._ended, sequence))
         self._send(add_all)
 
     def abort(self, request_id: str) -> None:
@@ -181,21 +184,27 @@ class EngineThread(threading.Thread):
             sequence.fail(InvalidRequestError(f"request_id={name!r}: still running under it"))
             return
         self._unfinished[name] = sequence
-        sequence.future.add_done_callback(lambda future: self._ended(name, future))
         self._scheduler.add(sequence)
 
-    def _ended(self, name: str, future: Future[GenerationOutput]) -> None:
-        """A sequence's future is done: by this thread, or cancelled on any."""
+    def _ended(self, sequence: Sequence, future: Future[GenerationOutput]) -> None:
+        """A future is done: settled on this thread, or cancelled on any."""
         if not future.cancelled():
-            del self._unfinished[name]
+            self._release_name(sequence)
             return
         with contextlib.suppress(EngineStoppedError):
-            self._send(lambda: self._drop(name))
+            self._send(lambda: self._drop(sequence))
 
-    def _drop(self, name: str) -> None:
-        """Free a cancelled sequence's place, then its name: until here nobody else has that."""
-        self._scheduler.remove(name)
+    def _drop(self, sequence: Sequence) -> None:
+        if self._release_name(sequence):
+            self._scheduler.remove(sequence.request_id)
+
+    def _release_name(self, sequence: Sequence) -> bool:
+        """Whether the sequence had its name; one that was refused has not."""
+        name = sequence.request_id
+        if self._unfinished.get(name) is not sequence:
+            return False
         del self._unfinished[name]
+        return True
 
     def _abort(self, request_id: str) -> None:
         if sequence := self._scheduler.remove(request_id):

@@ -112,7 +112,7 @@ def _message(at: int, message: object) -> Mapping[str, Any]:
     if not isinstance(content, list | tuple):
         return message
     try:
-        return {**message, "content": content_of(list(content))}
+        return {**message, "content": content_of(list(content), any_source=True)}
     except ValueError as error:
         raise InvalidRequestError(f"messages[{at}]: {error}") from None
 

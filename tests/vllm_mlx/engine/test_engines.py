@@ -177,25 +177,20 @@ async def test_two_requests_of_one_name_are_refused(batched):
 
 
 async def test_cancelling_a_refused_twin_leaves_the_first_alone(batched):
-    first = asyncio.create_task(batched.generate("Hello", max_tokens=60, request_id="twin"))
-    await asyncio.sleep(0.2)
-    twin = asyncio.create_task(batched.generate("Hello", max_tokens=2, request_id="twin"))
-    await asyncio.sleep(0)  # it is on its way to the engine, which has not refused it yet
-    twin.cancel()
-    with pytest.raises((asyncio.CancelledError, InvalidRequestError)):
-        await twin
-    assert (await first).finish_reason is not None
+    await batched.start()
+    params = SamplingParams.of(max_tokens=20, temperature=0)
+    first = batched._core.submit("Hello", params, request_id="twin")
+    batched._core.submit("Hello", params, request_id="twin").cancel()
+    assert first.result(20).finish_reason is not None
 
 
 async def test_a_name_is_free_once_its_request_is_cancelled(batched):
-    for _ in range(3):
-        call = asyncio.create_task(batched.generate("Hello", max_tokens=8000, request_id="again"))
-        await asyncio.sleep(0.1)
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-    output = await batched.generate("Hello", max_tokens=2, request_id="again")
-    assert output.completion_tokens == 2
+    await batched.start()
+    params = SamplingParams.of(max_tokens=2, temperature=0)
+    for _ in range(20):
+        assert batched._core.submit("Hello", params, request_id="again").cancel()
+    future = batched._core.submit("Hello", params, request_id="again")
+    assert future.result(20).completion_tokens == 2
 
 
 async def test_stop_wakes_waiting_calls():

@@ -148,4 +148,4 @@ def _grid(grids: Any) -> tuple[int, int, int]:
 
 def _pixel_hash(source: Any) -> str:
     frames = source if isinstance(source, list | tuple) else [source]
-    return content_hash(*map(np.asarray, frames))
+    return str(content_hash(*map(np.asarray, frames)))

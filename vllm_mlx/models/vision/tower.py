@@ -53,13 +53,17 @@ class SegmentedAttention(nn.Module):
     def _attend(self, length: int, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         """Attention in segments of one length: `[p, H, D]` each, to `[p, H * D]`."""
         p, H, D = queries.shape
-        heads = [each.reshape(-1, length, H, D).swapaxes(1, 2) for each in (queries, keys, values)]
-        return ensure_fused_sdpa(*heads, self.scale).swapaxes(1, 2).reshape(p, H * D)
+        q, k, v = (
+            each.reshape(-1, length, H, D).swapaxes(1, 2) for each in (queries, keys, values)
+        )
+        attended: mx.array = ensure_fused_sdpa(q, k, v, self.scale)
+        return attended.swapaxes(1, 2).reshape(p, H * D)
 
 
 def _rotate(x: mx.array, angles: mx.array) -> mx.array:
-    halves = _turn(*mx.split(x, 2, axis=-1), mx.cos(angles)[:, None], mx.sin(angles)[:, None])
-    return mx.concatenate(halves, axis=-1).astype(x.dtype)
+    low, high = mx.split(x, 2, axis=-1)
+    turned = _turn(low, high, mx.cos(angles)[:, None], mx.sin(angles)[:, None])
+    return mx.concatenate(list(turned), axis=-1).astype(x.dtype)
 
 
 @partial(mx.compile, shapeless=True)
