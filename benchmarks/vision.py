@@ -55,6 +55,10 @@ COLUMNS = (
 Clip = npt.NDArray[np.uint8]
 
 
+def _params(asked: Asked) -> SamplingParams:
+    return SamplingParams.of(max_tokens=asked.tokens, temperature=0.0)
+
+
 @dataclass(frozen=True)
 class Asked:
     """A workload: questions about clips, each with its clip, the same clip's together."""
@@ -75,7 +79,6 @@ class Bench:
     def __init__(self, given: argparse.Namespace, pair: VisionPair) -> None:
         self._given = given
         self._pair = pair
-        self._params = SamplingParams.of(max_tokens=given.tokens, temperature=0.0)
 
     def ours(self, asked: Asked) -> EngineStats:
         config = SchedulerConfig(max_num_seqs=self._given.max_num_seqs)
@@ -83,7 +86,7 @@ class Bench:
         self._pair.ours.model.features.clear()
         core.start()
         futures = core.submit_all(
-            [(_prompt(question, clip), [self._params]) for question, clip in asked.questions]
+            [(_prompt(question, clip), [_params(asked)]) for question, clip in asked.questions]
         )
         made = sum(future.result().completion_tokens for future in futures)
         stats = core.stats
@@ -111,18 +114,17 @@ class Bench:
                 raise RuntimeError("mlx-vlm made fewer tokens")
 
     def batch(self, asked: Asked) -> None:
-        """mlx-vlm's batches; it takes one clip a question, and samples no frames of arrays."""
+        """mlx-vlm's batches, `--peer-width` questions each."""
         width = self._given.peer_width
         for start in range(0, len(asked.questions), width):
             part = asked.questions[start : start + width]
             batch_generate(
                 self._pair.peers,
                 self._pair.processor,
-                videos=[clip for _, clip in part],
+                videos=[_Frames(clip) for _, clip in part],
                 prompts=[question for question, _ in part],
                 max_tokens=asked.tokens,
                 fps=FPS,
-                temperature=0.0,
             )
 
     def reading(self, asked: Asked) -> float:
@@ -144,7 +146,7 @@ class Bench:
         for clip, count in _clips(asked):
             inputs = self._inputs("what?", clip)
             tokens = inputs["input_ids"].shape[1]
-            of_clip = [Request([0] * tokens, asked.tokens, self._params, tokens - 20)] * count
+            of_clip = [Request([0] * tokens, asked.tokens, _params(asked), tokens - 20)] * count
             seconds += sight.operations(inputs["video_grid_thw"].tolist()) / rates.matmul
             seconds += prefill_operations(costs, of_clip) / rates.matmul
             requests += of_clip
@@ -167,6 +169,19 @@ class Bench:
                 video_metadata=[known],
             )
         )
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """A clip as `batch_generate` takes one that is decoded already: no array, no list."""
+
+    frames: Clip
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __array__(self, *_: Any, **__: Any) -> Clip:
+        return self.frames
 
 
 class _Sight:
