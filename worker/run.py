@@ -25,7 +25,7 @@ from vllm_mlx.errors import MLXBatchError
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.scheduler_config import SchedulerConfig
 from worker.embedded import EmbeddedRedis
-from worker.options import media_flags, media_policy, scheduler_flags
+from worker.options import media_flags, scheduler_flags
 from worker.status import RunStatus, run_status
 
 POLL = 0.5  # seconds
@@ -85,7 +85,7 @@ def run(
             if url is None:
                 _reclaim(open_queue(connection, spec.queue))
             paths = [enqueued.folder, *(media.allowed_paths or ())]
-            allowed = media_policy(paths, media.allowed_domains or ())
+            allowed = MediaPolicy.of(paths, media.allowed_domains or ())
             flags = [*scheduler_flags(config), *media_flags(allowed)]
             with _workers(server_url, spec.model, out, workers, flags) as processes:
                 _watch(connection, spec.run_id, processes, show)

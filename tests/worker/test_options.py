@@ -9,12 +9,12 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.scheduler_config import SchedulerConfig
 from worker.options import (
     media_flags,
     media_options,
-    media_policy,
     media_policy_from,
     scheduler_config_from,
     scheduler_flags,
@@ -62,8 +62,8 @@ def policy_of(*flags: str) -> MediaPolicy:
         assert not options
 
     result = CliRunner().invoke(command, flags)
-    if result.exit_code:
-        raise ValueError(result.output)
+    if result.exception:
+        raise result.exception
     return found[0]
 
 
@@ -82,11 +82,11 @@ def test_folders_are_allowed_by_what_they_really_are(tmp_path: Path) -> None:
     )
     assert policy.allowed_paths == (tmp_path / "real", tmp_path)
     assert policy.allowed_domains == ("example.com", "*")
-    assert media_policy([tmp_path / "link"], []).allowed_paths == (tmp_path / "real",)
+    assert MediaPolicy.of([tmp_path / "link"], []).allowed_paths == (tmp_path / "real",)
 
 
 def test_a_policy_survives_the_command_line(tmp_path: Path) -> None:
-    for policy in (MediaPolicy(), media_policy([tmp_path, Path("/")], [".example.com", "*"])):
+    for policy in (MediaPolicy(), MediaPolicy.of([tmp_path, Path("/")], [".example.com", "*"])):
         assert policy_of(*media_flags(policy)) == policy
 
 
@@ -102,5 +102,5 @@ def test_a_policy_survives_the_command_line(tmp_path: Path) -> None:
     ],
 )
 def test_what_could_never_match_is_bad_usage(flag: str, value: str) -> None:
-    with pytest.raises(ValueError, match=flag):
+    with pytest.raises(InvalidRequestError, match=repr(value)):
         policy_of(flag, value)
