@@ -189,10 +189,13 @@ class _Sight:
 
     def __init__(self, model: Any) -> None:
         self._config = model.config.vision_config
-        linears = [m for _, m in model.vision_tower.named_modules() if isinstance(m, nn.Linear)]
-        merging = [m for m in linears if m.weight.shape[1] > 2 * self._config.hidden_size]
-        merging = [m for m in merging if m.weight.shape[1] != self._config.intermediate_size]
-        self._parameters = sum(m.weight.size for m in linears if m not in merging)
+        named = model.vision_tower.named_modules()
+        linears = [(name, module) for name, module in named if isinstance(module, nn.Linear)]
+        merge = self._config.spatial_merge_size**2
+        self._parameters = sum(
+            module.weight.size / (1 if name.startswith("blocks.") else merge)
+            for name, module in linears
+        )
 
     def operations(self, grids: list[list[int]]) -> float:
         total = 0.0

@@ -16,7 +16,6 @@ from mlx_lm import tokenizer_utils
 from mlx_vlm.models import qwen3_vl
 from mlx_vlm.models.qwen3_vl.processing_qwen3_vl import (
     Qwen3VLImageProcessor,
-    Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
 )
 
@@ -80,12 +79,8 @@ def random_pair(shape: str, seed: int) -> VisionPair:
         config[part] |= values
     patch = config["vision_config"]["patch_size"]
     sizes = {"patch_size": patch, "min_pixels": 4 * patch**2, "max_pixels": 1 << 30}
-    processor = Qwen3VLProcessor(
-        image_processor=Qwen3VLImageProcessor(**sizes),
-        video_processor=Qwen3VLVideoProcessor(**sizes),
-        tokenizer=processor.tokenizer,
-        chat_template=processor.tokenizer.chat_template,
-    )
+    processor.image_processor = Qwen3VLImageProcessor(**sizes)
+    processor.video_processor = Qwen3VLVideoProcessor(**sizes)
     platform.prepare()
     peers, ours = _model(config), _model(config)
     _fill(peers, mx.bfloat16, seed)
