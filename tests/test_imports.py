@@ -85,6 +85,14 @@ def test_a_producer_needs_no_mlx() -> None:
     assert not loaded & {*HEAVY, "worker"}
 
 
+def test_reading_media_needs_no_mlx() -> None:
+    modules = ", ".join(name for name in modules_of("vllm_mlx") if ".media" in name)
+    result = python(f"import json, sys, {modules}; print(json.dumps(sorted(sys.modules)))")
+    assert result.returncode == 0, result.stderr
+
+    assert not {name.partition(".")[0] for name in json.loads(result.stdout)} & set(HEAVY)
+
+
 def without_mlx(*words: str) -> subprocess.CompletedProcess[str]:
     """`mlx-batch` on a machine that has none of the packages a model needs."""
     return python(f"""

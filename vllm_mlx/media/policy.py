@@ -26,6 +26,7 @@ class MediaPolicy:
             address, not even one that names it.
         max_bytes: most of one file, downloaded or given inline.
         max_pixels: most of one image, or of one frame of a video.
+        max_frame_bytes: most that the frames taken from one video hold as pixels.
         max_duration_s: longest video.
         timeout_s: longest time for one download.
         max_redirects: most in one download; each is checked like the first address.
@@ -35,6 +36,7 @@ class MediaPolicy:
     allowed_domains: tuple[str, ...] | None = ()
     max_bytes: int = 4 * GIGA
     max_pixels: int = 100 * MEGA
+    max_frame_bytes: int = 4 * GIGA
     max_duration_s: float = 4 * 3600.0
     timeout_s: float = 60.0
     max_redirects: int = 5

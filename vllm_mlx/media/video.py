@@ -1,0 +1,163 @@
+"""`read_video`: the frames of a video file that a model looks at, each with its true time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import av
+import numpy as np
+
+from vllm_mlx.errors import MediaError
+from vllm_mlx.media.clip import Pixels
+from vllm_mlx.media.clip import VideoClip as VideoClip
+from vllm_mlx.media.clip_index import ClipIndex, index_video, open_video, video_stream
+from vllm_mlx.media.decord_reader import decord_is_right, read_by_decord
+from vllm_mlx.media.image import image_format
+from vllm_mlx.media.policy import MEGA, MediaPolicy
+from vllm_mlx.media.pyav_reader import index_by_decoding, read_by_seeking, read_in_order
+from vllm_mlx.media.selection import select_frames
+from vllm_mlx.video_params import VideoParams
+
+Reader = Literal["pyav", "decord"]
+CHANNELS = 3
+
+
+def read_video(
+    path: Path,
+    params: VideoParams,
+    policy: MediaPolicy,
+    *,
+    name: str | None = None,
+    reader: Reader = "pyav",
+) -> VideoClip:
+    """Decode the frames at `video_fps`, at most `video_max_frames` (then spread over the clip).
+
+    Frames that can't be decoded are not there to choose from, and none is made up.
+
+    Args:
+        path: a local file that the caller may read.
+        name: what an error calls it; the path without.
+        reader: `"decord"` reads with decord where it is right on an intact file (otherwise, and
+            where it fails, with PyAV): no faster, and not safe on damaged files.
+
+    Raises:
+        MediaError: naming the file, what is wrong with it and what to do.
+    """
+    try:
+        return _Reading(path, params, policy).clip(reader)
+    except MediaError as error:
+        raise MediaError(f"video {name or path}: {error}") from None
+    except (av.FFmpegError, OSError, ValueError, ArithmeticError, MemoryError) as error:
+        raise MediaError(f"video {name or path}: {_explained(path, error)}") from None
+
+
+class _Reading:
+    """One file on its way to a clip; what it raises does not name the file."""
+
+    def __init__(self, path: Path, params: VideoParams, policy: MediaPolicy) -> None:
+        self.path, self.params, self.policy = path, params, policy
+        self.width = self.height = 0
+
+    def clip(self, reader: Reader) -> VideoClip:
+        index = self._index()
+        if index.ordered and index.pts:
+            wanted = self._wanted(index)
+            frames: Pixels | None = None
+            if reader == "decord" and decord_is_right(index, self.width):
+                frames = read_by_decord(self.path, index, wanted)
+            for read in (read_by_seeking, read_in_order):
+                if frames is None:
+                    frames = read(self.path, index, wanted, self.policy.max_pixels)
+            if frames is not None:
+                return self._clip(index, wanted, frames)
+        # Damaged or odd: only what comes out of the decoder tells which frames there are.
+        longest = self.policy.max_duration_s / index.time_base
+        index = index_by_decoding(self.path, index, self.policy.max_pixels, float(longest))
+        if not index.pts:
+            raise MediaError(
+                "no frame of it can be decoded; check that it plays, or encode it again"
+            )
+        wanted = self._wanted(index)
+        frames = read_in_order(self.path, index, wanted, self.policy.max_pixels)
+        if frames is None:
+            raise MediaError("it reads differently each time; encode it again")
+        return self._clip(index, wanted, frames)
+
+    def _index(self) -> ClipIndex:
+        size = self.path.stat().st_size
+        if size == 0:
+            raise MediaError("the file is empty; check how it was written or downloaded")
+        if size > self.policy.max_bytes:
+            raise MediaError(
+                f"{size} bytes, allowed are {self.policy.max_bytes}; use a smaller file"
+            )
+        with open_video(self.path) as container:
+            stream = video_stream(container)
+            if stream is None:
+                raise MediaError("it has no video, only sound or data; give a file with pictures")
+            self.width, self.height = stream.codec_context.width, stream.codec_context.height
+            self._check_pixels()
+            self._check_duration((container.duration or 0) / av.time_base)
+            return index_video(self.path, container, stream)
+
+    def _wanted(self, index: ClipIndex) -> list[int]:
+        """The times, in the file's units, of the frames to take."""
+        times = np.array([float((each - index.pts[0]) * index.time_base) for each in index.pts])
+        duration_s = self._duration_s(index)
+        self._check_duration(duration_s)
+        wanted = [index.pts[at] for at in select_frames(times, duration_s, self.params)]
+        self._check_memory(len(wanted))
+        return wanted
+
+    def _duration_s(self, index: ClipIndex) -> float:
+        return float((index.end - index.pts[0]) * index.time_base)
+
+    def _clip(self, index: ClipIndex, wanted: list[int], frames: Pixels) -> VideoClip:
+        count = len(index.pts)
+        span = (index.pts[-1] - index.pts[0]) * index.time_base
+        return VideoClip(
+            frames=frames,
+            timestamps=tuple(float((each - index.pts[0]) * index.time_base) for each in wanted),
+            num_frames=count,
+            fps=float((count - 1) / span if span else index.rate),
+            duration_s=self._duration_s(index),
+            width=frames.shape[2],
+            height=frames.shape[1],
+            truncated=index.truncated,
+        )
+
+    def _check_pixels(self) -> None:
+        pixels, most = self.width * self.height, self.policy.max_pixels
+        if pixels > most:
+            raise MediaError(
+                f"frames of {self.width} x {self.height}, allowed are {most} pixels; scale it down"
+            )
+
+    def _check_duration(self, duration_s: float) -> None:
+        most = self.policy.max_duration_s
+        if duration_s > most:
+            raise MediaError(f"{duration_s:.1f} s long, allowed are {most:.1f}; cut it")
+
+    def _check_memory(self, count: int) -> None:
+        total, most = count * self.width * self.height * CHANNELS, self.policy.max_frame_bytes
+        if total > most:
+            raise MediaError(
+                f"{count} frames of {self.width} x {self.height} take {total // MEGA} MiB, allowed "
+                f"are {most // MEGA}; lower video_max_frames or video_fps, or scale it down"
+            )
+
+
+def _explained(path: Path, error: Exception) -> str:
+    """Why a file could not be read, and what to do."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file; check the path"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder; name the files in it"
+    if isinstance(error, PermissionError):
+        return "not readable for this user; check its permissions"
+    picture = image_format(path)
+    if picture:
+        return f"it is a still image ({picture}), not a video; pass it with images="
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return f"FFmpeg can't read it ({reason}); check that it plays and is whole, or encode it as MP4"
