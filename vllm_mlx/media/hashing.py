@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 DIGEST_BYTES = 20
+
+
+def file_hash(path: Path) -> str:
+    """Hexadecimal hash of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(
+            file, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES)
+        ).hexdigest()
 
 
 def content_hash(pixels: NDArray[Any], *params: object) -> str:

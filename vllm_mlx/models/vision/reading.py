@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,11 +13,12 @@ import numpy.typing as npt
 from vllm_mlx.batching.media import Medium
 from vllm_mlx.errors import MediaError
 from vllm_mlx.media.hashing import content_hash, file_hash
-from vllm_mlx.media.image import read_image
+from vllm_mlx.media.image import frames_of, read_image
 from vllm_mlx.media.policy import MediaPolicy
+from vllm_mlx.media.selection import select_frames
 from vllm_mlx.media.source import opened
 from vllm_mlx.media.store import MediaStore
-from vllm_mlx.media.video import VideoClip, frames_of, read_video
+from vllm_mlx.media.video import VideoClip, read_video
 from vllm_mlx.outputs import MediaInfo
 from vllm_mlx.video_params import VideoParams
 
@@ -88,13 +89,27 @@ class Reader:
             with opened(source, self._policy) as file:
                 return self._process(kind, file.path, file.name, params)
         if kind == "image":
-            return self._image(source, "the image")
-        return self._video(frames_of(source, params))
+            return self._image(source, "given as pixels")
+        return self._video(self._given(source, params))
 
     def _process(self, kind: Kind, path: Path, name: str, params: VideoParams) -> Processed:
         if kind == "image":
             return self._image(path, name)
         return self._video(read_video(path, params, self._policy, name=name))
+
+    def _given(self, frames: Any, params: VideoParams) -> VideoClip:
+        """Frames that the caller took at `video_fps`, at most `video_max_frames` of them."""
+        times = np.arange(len(frames)) / params.video_fps
+        taken = list(range(len(frames)))
+        if len(frames) > params.video_max_frames:
+            taken = select_frames(times, len(frames) / params.video_fps, params)
+        clip = frames_of([frames[at] for at in taken], params.video_fps, self._policy)
+        return replace(
+            clip,
+            timestamps=tuple(times[taken].tolist()),
+            num_frames=len(frames),
+            duration_s=len(frames) / params.video_fps,
+        )
 
     def _image(self, source: Any, name: str) -> Processed:
         image = read_image(source, self._policy, name=name)
@@ -148,4 +163,4 @@ def _grid(grids: Any) -> tuple[int, int, int]:
 
 def _pixel_hash(source: Any) -> str:
     frames = source if isinstance(source, list | tuple) else [source]
-    return str(content_hash(*map(np.asarray, frames)))
+    return " ".join(content_hash(np.asarray(frame)) for frame in frames)
