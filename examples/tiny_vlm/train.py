@@ -1,0 +1,159 @@
+"""Train the tiny Qwen3-VL from scratch: `python -m examples.tiny_vlm.train`, from the clone's root.
+
+It takes two cores: one process learns from stills, one from clips, and both take the mean of their
+gradients, so they hold the same weights all the way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# Two threads each on two cores are slower than one.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+from mlx_vlm.models.qwen3_vl import Model, ModelConfig
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from examples.tiny_vlm import batches, checkpoint, network, questions, scenes
+from examples.tiny_vlm.batches import Writer
+from vllm_mlx import platform
+
+KINDS = ("stills", "clips")
+WARMUP = 200
+
+
+class Plan(NamedTuple):
+    """What both processes know."""
+
+    tokenizer: str
+    steps: int
+    learning_rate: float
+    seed: int
+    out: Path
+
+
+class Exchange:
+    """Takes the mean of the processes' gradients."""
+
+    def __init__(self, size: int) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._shared = spawn.RawArray("f", 2 * len(KINDS) * size)
+        self._barrier: Barrier = spawn.Barrier(len(KINDS))
+        self._turn = 0
+
+    def mean(self, kind: int, mine: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Of what all processes bring at the same time."""
+        places = np.frombuffer(self._shared, np.float32).reshape(2, len(KINDS), -1)
+        # In turns, so nobody writes what another still reads.
+        place, self._turn = places[self._turn], 1 - self._turn
+        place[kind] = mine
+        self._barrier.wait(timeout=300)
+        mean: NDArray[np.float32] = place.mean(axis=0)
+        return mean
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=checkpoint.FOLDER)
+    args = parser.parse_args()
+    tokenizer = checkpoint.train_tokenizer(spoken(args.seed))
+    checkpoint.write_files(args.out, tokenizer)
+    plan = Plan(tokenizer.to_str(), args.steps, args.learning_rate, args.seed, args.out)
+    exchange = Exchange(sum(w.size for _, w in tree_flatten(_new(plan).parameters())) + 1)
+    spawn = multiprocessing.get_context("spawn")
+    helper = spawn.Process(target=learn, args=(1, plan, exchange), daemon=True)
+    helper.start()
+    model = learn(0, plan, exchange)
+    helper.join()
+    checkpoint.write_weights(args.out, model)
+
+
+def learn(kind: int, plan: Plan, exchange: Exchange) -> Model:
+    """The model after all steps, seen from the process of this kind."""
+    platform.prepare()
+    mx.set_default_device(mx.cpu)
+    mx.set_cache_limit(1 << 30)
+    model, writer = _new(plan), Writer(Tokenizer.from_str(plan.tokenizer))
+    optimizer = optim.AdamW(_rate(plan), betas=[0.9, 0.98], weight_decay=0.02)
+    gradient, started, recent = nn.value_and_grad(model, network.loss), time.monotonic(), []
+    for step in range(plan.steps):
+        value, gradients = gradient(model, batches.make(KINDS[kind], plan.seed, step, writer))
+        gradients, joint = _shared(gradients, value, kind, exchange)
+        gradients, _ = optim.clip_grad_norm(gradients, 1.0)
+        optimizer.update(model, gradients)
+        mx.eval(model.parameters(), optimizer.state)
+        recent.append((value.item(), joint))
+        if kind == 0 and (step + 1) % 100 == 0:
+            minutes = (time.monotonic() - started) / 60
+            stills, both = np.mean(recent[-100:], axis=0)
+            losses = f"stills {stills:.4f}, clips {2 * both - stills:.4f}"
+            print(f"step {step + 1}, {minutes:.1f} minutes: {losses}", flush=True)
+    return model
+
+
+def _new(plan: Plan) -> Model:
+    mx.random.seed(plan.seed)
+    tokenizer = Tokenizer.from_str(plan.tokenizer)
+    return Model(ModelConfig.from_dict(checkpoint.configuration(tokenizer)))
+
+
+def _rate(plan: Plan) -> Any:
+    rises = optim.linear_schedule(0, plan.learning_rate, WARMUP)
+    falls = optim.cosine_decay(
+        plan.learning_rate, max(1, plan.steps - WARMUP), plan.learning_rate / 50
+    )
+    return optim.join_schedules([rises, falls], [WARMUP])
+
+
+def _shared(gradients: Any, value: mx.array, kind: int, exchange: Exchange) -> tuple[Any, float]:
+    """The mean gradients and the mean loss."""
+    named = tree_flatten(gradients)
+    flat = mx.concatenate([*(each.reshape(-1) for _, each in named), value.reshape(1)])
+    mean = exchange.mean(kind, np.array(flat))
+    ends = np.cumsum([each.size for _, each in named]).tolist()
+    pieces = mx.split(mx.array(mean), ends)
+    shaped = [
+        (name, piece.reshape(each.shape))
+        for (name, each), piece in zip(named, pieces[:-1], strict=True)
+    ]
+    return tree_unflatten(shaped), float(mean[-1])
+
+
+def spoken(seed: int) -> Iterator[str]:
+    """Texts for the tokenizer."""
+    rng = np.random.default_rng([seed, 1 << 31])
+    for question, answer in questions.SMALL_TALK * 20:
+        yield from (question, answer)
+    yield from ["user\n", "assistant\n", "system\n", *batches.SYSTEM] * 3000
+    for _ in range(3000):
+        yield f"<{rng.integers(0, 100) / 10:.1f} seconds>"
+        scene, several = scenes.random_scene(rng, 2), scenes.random_scenes(rng, 2)
+        clip = scenes.random_motion(rng) if rng.random() < 0.5 else scenes.random_events(rng)
+        for asked in (
+            questions.about_image(rng, scene),
+            questions.about_images(rng, several),
+            *(questions.about_clip(rng, clip) for _ in range(3)),
+        ):
+            for question, answer in asked:
+                yield from (question, answer)
+
+
+if __name__ == "__main__":
+    main()
