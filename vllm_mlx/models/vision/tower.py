@@ -42,8 +42,8 @@ class SegmentedAttention(nn.Module):
         qkv = self.qkv(x).reshape(patches, 3, self.num_heads, -1)
         queries, keys = _rotate(qkv[:, 0], rotary_pos_emb), _rotate(qkv[:, 1], rotary_pos_emb)
         outputs, first = [], 0
-        lengths = np.diff(np.array(cu_seqlens)).tolist()
-        for length, run in groupby(lengths):
+        lengths = np.diff(np.array(cu_seqlens))
+        for length, run in groupby(lengths[lengths > 0].tolist()):  # windows may be empty
             part = slice(first, first := first + length * len(list(run)))
             outputs.append(self._attend(length, queries[part], keys[part], qkv[part, 2]))
         output = outputs[0] if len(outputs) == 1 else mx.concatenate(outputs)

@@ -1,0 +1,121 @@
+"""Tiny vision models with random weights: they know nothing, but every pixel changes an answer."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx_vlm
+from mlx.utils import tree_flatten
+from mlx_vlm.generate.ar import generate_step
+from mlx_vlm.utils import prepare_inputs
+
+from tests.decoding import randomize
+
+TINY = Path(__file__).parent.parent / "examples" / "tiny_vlm" / "model"
+
+_TEXT = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3}
+_OLD_TEXT = {
+    **_TEXT,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10_000.0,
+    "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+    "tie_word_embeddings": True,
+}
+_OLD_VISION = {"depth": 2, "num_heads": 4, "patch_size": 8}
+# What each architecture's configuration has instead of the tiny model's.
+_CHANGES: dict[str, dict[str, Any]] = {
+    "qwen3_vl": {},
+    "qwen2_vl": {
+        **_OLD_TEXT,
+        "vision_config": {**_OLD_VISION, "embed_dim": 32, "hidden_size": 64},
+    },
+    "qwen2_5_vl": {
+        **_OLD_TEXT,
+        "vision_config": {
+            **_OLD_VISION,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "out_hidden_size": 64,
+            "window_size": 32,
+            "fullatt_block_indexes": [1],
+        },
+    },
+}
+KINDS = tuple(_CHANGES)
+
+
+def random_vlm(folder: Path, kind: str = "qwen3_vl", seed: int = 0) -> Path:
+    """A model of that kind in a folder of its own, as mlx-vlm loads it."""
+    target = folder / kind
+    target.mkdir(parents=True)
+    for file in TINY.glob("*.json"):
+        shutil.copy(file, target)
+    config = json.loads((TINY / "config.json").read_bytes())
+    vocabulary = config["text_config"]["vocab_size"]
+    config |= {"model_type": kind, "vocab_size": vocabulary, **_CHANGES[kind]}
+    if kind != "qwen3_vl":
+        del config["text_config"]
+        config["vision_config"] |= {"model_type": kind}
+    processor = json.loads((target / "preprocessor_config.json").read_bytes())
+    names = {"qwen3_vl": "Qwen3VL", "qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL"}
+    processor["processor_class"] = f"{names[kind]}Processor"
+    (target / "config.json").write_text(json.dumps(config))
+    (target / "preprocessor_config.json").write_text(json.dumps(processor))
+    weights = dict(tree_flatten(randomize(_built(kind, config), 0.15, seed).parameters()))
+    mx.save_safetensors(str(target / "model.safetensors"), weights)
+    return target
+
+
+def _built(kind: str, config: dict[str, Any]) -> Any:
+    module = importlib.import_module(f"mlx_vlm.models.{kind}")
+    whole = module.ModelConfig.from_dict(json.loads(json.dumps(config)))
+    whole.text_config = module.TextConfig.from_dict(config.get("text_config", config))
+    whole.vision_config = module.VisionConfig.from_dict(config["vision_config"])
+    return module.Model(whole)
+
+
+class Sequential:
+    """mlx-vlm itself, one prompt after the other, in float32."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model, self.processor = mlx_vlm.load(str(folder))
+        self.model.set_dtype(mx.float32)
+
+    def inputs(self, content: list[dict[str, Any]], fps: float = 2.0) -> dict[str, Any]:
+        """What the model gets for one user's message of such parts: PIL images, frames."""
+        told = [part if part["type"] == "text" else {"type": part["type"]} for part in content]
+        text = self.processor.tokenizer.apply_chat_template(
+            [{"role": "user", "content": told}], tokenize=False, add_generation_prompt=True
+        )
+        images = [part["image"] for part in content if part["type"] == "image"]
+        videos = [part["video"] for part in content if part["type"] == "video"]
+        known = [
+            {"total_num_frames": len(v), "fps": fps, "frames_indices": list(range(len(v)))}
+            for v in videos
+        ]
+        return dict(
+            prepare_inputs(
+                self.processor,
+                images=images or None,
+                videos=videos or None,
+                prompts=[text],
+                add_special_tokens=False,
+                **({"video_metadata": known} if videos else {}),
+            )
+        )
+
+    def generate(self, content: list[dict[str, Any]], max_tokens: int) -> list[int]:
+        inputs = self.inputs(content)
+        ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
+        pixels = inputs.pop("pixel_values", None)
+        steps = generate_step(
+            ids, self.model, pixels, mask, max_tokens=max_tokens, temperature=0.0, **inputs
+        )
+        return [int(token) for token, _ in steps]
