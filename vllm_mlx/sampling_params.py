@@ -26,7 +26,25 @@ def _as_tuple(stop: Any) -> Any:
 StopString = Annotated[str, StringConstraints(min_length=1)]
 
 
-class SamplingParams(BaseModel):
+class Parameters(BaseModel):
+    """Settings of one request: frozen, validated, with every default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @classmethod
+    def of(cls, **options: Any) -> Self:
+        """Build from keyword arguments.
+
+        Raises:
+            InvalidRequestError: naming each field, what was given and what is allowed.
+        """
+        try:
+            return cls(**options)
+        except ValidationError as error:
+            raise InvalidRequestError(describe(error, tuple(cls.model_fields))) from None
+
+
+class SamplingParams(Parameters):
     """Sampling settings of one request; frozen, validated, with every default.
 
     Attributes:
@@ -47,8 +65,6 @@ class SamplingParams(BaseModel):
             `finish_reason="repetition"`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
     max_tokens: int = Field(256, ge=1, le=2**31 - 1)
     temperature: float = Field(0.7, ge=0.0, le=2.0, allow_inf_nan=False)
     top_p: float = Field(0.9, gt=0.0, le=1.0, allow_inf_nan=False)
@@ -59,18 +75,6 @@ class SamplingParams(BaseModel):
     seed: int | None = Field(None, ge=0, lt=2**63)
     logprobs: int | None = Field(None, ge=0, le=20)
     stop_on_repetition: bool = False
-
-    @classmethod
-    def of(cls, **options: Any) -> Self:
-        """Build from keyword arguments.
-
-        Raises:
-            InvalidRequestError: naming each field, what was given and what is allowed.
-        """
-        try:
-            return cls(**options)
-        except ValidationError as error:
-            raise InvalidRequestError(describe(error, tuple(cls.model_fields))) from None
 
     def for_samples(self, n: int) -> list[SamplingParams]:
         """These settings for each of `n` samples of one prompt, with seeds that differ.
