@@ -81,6 +81,7 @@ def random_pair(shape: str, seed: int) -> VisionPair:
     sizes = {"patch_size": patch, "min_pixels": 4 * patch**2, "max_pixels": 1 << 30}
     processor.image_processor = Qwen3VLImageProcessor(**sizes)
     processor.video_processor = Qwen3VLVideoProcessor(**sizes)
+    processor.detokenizer = _NoText()
     platform.prepare()
     peers, ours = _model(config), _model(config)
     _fill(peers, mx.bfloat16, seed)
@@ -90,6 +91,21 @@ def random_pair(shape: str, seed: int) -> VisionPair:
         mx.eval(model.parameters())
     name = f"{shape} (random weights, bfloat16)"
     return VisionPair(_loaded(str(TINY), ours, processor), peers, processor, name)
+
+
+class _NoText:
+    """Random weights choose tokens that the tiny tokenizer does not know."""
+
+    text = last_segment = ""
+
+    def reset(self) -> None:
+        """No text."""
+
+    def add_token(self, token: int) -> None:
+        """No text."""
+
+    def finalize(self) -> None:
+        """No text."""
 
 
 def _loaded(folder: str, model: nn.Module, processor: Any) -> LoadedModel:
