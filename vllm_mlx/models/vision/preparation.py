@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from vllm_mlx.batching.media import PromptMedia
+from vllm_mlx.batching.media import Medium, PromptMedia
 from vllm_mlx.batching.prompts import MediaPrompt, Prepared
 from vllm_mlx.errors import MediaError
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.media.store import MediaStore
+from vllm_mlx.models.vision.held import Held
+from vllm_mlx.models.vision.patches import Patches, Processed
 from vllm_mlx.models.vision.placeholders import Expander
 from vllm_mlx.models.vision.positions import rope_positions
-from vllm_mlx.models.vision.reading import Kind, Pinned, Processed, Reader
-from vllm_mlx.outputs import MediaInfo
+from vllm_mlx.models.vision.reading import Reader
 
 
 class VisionPreparer:
@@ -28,7 +28,7 @@ class VisionPreparer:
 
     def __init__(self, processor: Any, config: Any, policy: MediaPolicy, *, max_bytes: int) -> None:
         self._store: MediaStore[Processed] = MediaStore(max_bytes)
-        self._reader = Reader(processor, self._store, policy)
+        self._reader = Reader(Patches(processor), self._store, policy)
         self._expander = Expander(processor, config)
 
     def wait_for_room(self) -> None:
@@ -48,20 +48,15 @@ class VisionPreparer:
             MediaError: a medium can't be read or may not be, or its placeholders don't fit.
             ChatTemplateError: the template rejects the messages.
         """
-        held: list[Pinned] = []
-        release = _once(lambda: [each.release() for each in held])
+        held = self._reader.read_all(prompt)
         try:
-            for kind, source in media_of(prompt):
-                held.append(self._reader.read(kind, source, prompt.video))
-            return self._written(prompt, held, release, sharers)
+            return self._written(prompt, held, sharers)
         except BaseException:
-            release()
+            held.release()
             raise
 
-    def _written(
-        self, prompt: MediaPrompt, held: list[Pinned], release: Callable[[], None], sharers: int
-    ) -> Prepared:
-        media = [each.medium for each in held]
+    def _written(self, prompt: MediaPrompt, held: Held[Processed], sharers: int) -> Prepared:
+        media = [_medium(get) for get in held.contents]
         tokens, places, blocks = self._expander.expand(prompt.messages, media)
         if not media:
             return Prepared(tokens)
@@ -73,35 +68,13 @@ class VisionPreparer:
                 tuple(media),
                 tuple(places),
                 rope_positions(len(tokens), blocks),
-                tuple(sorted((medium.info for medium in media), key=_images_first)),
-                release,
+                held.infos,
+                held.release,
                 sharers,
             ),
         )
 
 
-def media_of(prompt: MediaPrompt) -> Iterator[tuple[Kind, Any]]:
-    """The images and videos of a prompt, in order."""
-    for message in prompt.messages:
-        if not isinstance(message["content"], str):
-            for part in message["content"]:
-                if part["type"] != "text":
-                    yield part["type"], part[part["type"]]
-
-
-def _images_first(info: MediaInfo) -> bool:
-    return info.kind == "video"
-
-
-def _once(act: Callable[[], Any]) -> Callable[[], None]:
-    """`act`, but at the first call only."""
-    lock = threading.Lock()
-    left = [act]
-
-    def call() -> None:
-        with lock:
-            todo = [left.pop()] if left else []
-        for each in todo:
-            each()
-
-    return call
+def _medium(get: Callable[[], Processed]) -> Medium:
+    processed = get()
+    return Medium(processed.grid, processed.info, lambda: get().patches)

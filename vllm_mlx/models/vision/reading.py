@@ -1,16 +1,16 @@
-"""`Reader`: images and videos from where they lie to the patches that a vision tower takes."""
+"""`Reader`: images and videos from where they lie to what a model takes of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
+from PIL.Image import Image
 
-from vllm_mlx.batching.media import Medium
+from vllm_mlx.batching.prompts import MediaPrompt
 from vllm_mlx.errors import MediaError
 from vllm_mlx.media.hashing import content_hash, file_hash
 from vllm_mlx.media.image import frames_of, read_image
@@ -19,48 +19,54 @@ from vllm_mlx.media.selection import select_frames
 from vllm_mlx.media.source import opened
 from vllm_mlx.media.store import MediaStore
 from vllm_mlx.media.video import VideoClip, read_video
+from vllm_mlx.models.vision.held import Content, Held, Pinned, T
 from vllm_mlx.outputs import MediaInfo
 from vllm_mlx.video_params import VideoParams
 
 Kind = Literal["image", "video"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Processed:
-    """A medium's patches, `[p, values]`, their grid, and what it is."""
-
-    patches: npt.NDArray[np.float32]
-    grid: tuple[int, int, int]
-    info: MediaInfo
-
-    @property
-    def nbytes(self) -> int:
-        return self.patches.nbytes
+T_co = TypeVar("T_co", bound=Content, covariant=True)
 
 
-class Pinned(NamedTuple):
-    """A medium whose patches stay in memory until `release()`."""
+class Form(Protocol[T_co]):
+    """What becomes of pixels for a model. Called on any thread."""
 
-    medium: Medium
-    release: Callable[[], None]
+    def of_image(self, image: Image, info: MediaInfo) -> T_co:
+        """Of an RGB image."""
+
+    def of_video(self, clip: VideoClip, info: MediaInfo) -> T_co:
+        """Of the frames of a video."""
 
 
-class Reader:
+class Reader(Generic[T]):
     """Reads each medium once, however many prompts have it at the same time.
 
     What is known is known by content: a file by the hash of its bytes, pixels by the hash of
     these. Only what is being fetched, or held for a prompt, is known by its address.
     """
 
-    def __init__(self, processor: Any, store: MediaStore[Processed], policy: MediaPolicy) -> None:
-        self._image_processor = processor.image_processor
-        self._video_processor = (
-            getattr(processor, "video_processor", None) or processor.image_processor
-        )
+    def __init__(self, form: Form[T], store: MediaStore[T], policy: MediaPolicy) -> None:
+        self._form = form
         self._store = store
         self._policy = policy
 
-    def read(self, kind: Kind, source: Any, params: VideoParams) -> Pinned:
+    def read_all(self, prompt: MediaPrompt) -> Held[T]:
+        """The images and videos of a prompt.
+
+        Raises:
+            MediaError: one of them can't be read, or may not be; none is held then.
+        """
+        pinned: list[Pinned[T]] = []
+        try:
+            for kind, source in _media_of(prompt):
+                pinned.append(self.read(kind, source, prompt.video))
+        except BaseException:
+            Held(pinned).release()
+            raise
+        return Held(pinned)
+
+    def read(self, kind: Kind, source: Any, params: VideoParams) -> Pinned[T]:
         """
         Args:
             source: a path, a `file:`, `http(s):` or `data:` URL, base64, raw bytes, a PIL image, an
@@ -71,7 +77,7 @@ class Reader:
         """
         how = f"{kind} {params.video_fps} {params.video_max_frames}" if kind == "video" else kind
 
-        def load() -> Processed:
+        def load() -> T:
             return self._load(kind, source, params)
 
         if isinstance(source, str) and source.lower().startswith(("http:", "https:")):
@@ -84,7 +90,7 @@ class Reader:
                 )
         return self._pinned(f"{how} of {_pixel_hash(source)}", load, load)
 
-    def _load(self, kind: Kind, source: Any, params: VideoParams) -> Processed:
+    def _load(self, kind: Kind, source: Any, params: VideoParams) -> T:
         if isinstance(source, str | bytes | Path):
             with opened(source, self._policy) as file:
                 return self._process(kind, file.path, file.name, params)
@@ -92,7 +98,7 @@ class Reader:
             return self._image(source, "given as pixels")
         return self._video(self._given(source, params))
 
-    def _process(self, kind: Kind, path: Path, name: str, params: VideoParams) -> Processed:
+    def _process(self, kind: Kind, path: Path, name: str, params: VideoParams) -> T:
         if kind == "image":
             return self._image(path, name)
         return self._video(read_video(path, params, self._policy, name=name))
@@ -111,14 +117,12 @@ class Reader:
             duration_s=len(frames) / params.video_fps,
         )
 
-    def _image(self, source: Any, name: str) -> Processed:
+    def _image(self, source: Any, name: str) -> T:
         image = read_image(source, self._policy, name=name)
-        made = self._image_processor(images=[image])
         info = MediaInfo("image", content_hash(np.asarray(image)), image.width, image.height)
-        return Processed(made["pixel_values"], _grid(made["image_grid_thw"]), info)
+        return self._form.of_image(image, info)
 
-    def _video(self, clip: VideoClip) -> Processed:
-        made = self._video_processor(videos=[clip.frames])
+    def _video(self, clip: VideoClip) -> T:
         info = MediaInfo(
             "video",
             content_hash(clip.frames),
@@ -128,37 +132,38 @@ class Reader:
             clip.timestamps,
             clip.truncated,
         )
-        return Processed(made["pixel_values_videos"], _grid(made["video_grid_thw"]), info)
+        return self._form.of_video(clip, info)
 
     def _pinned(
         self,
         key: str,
-        make: Callable[[], Processed],
-        again: Callable[[], Processed],
+        make: Callable[[], T],
+        again: Callable[[], T],
         *,
         keep: bool = True,
-    ) -> Pinned:
+    ) -> Pinned[T]:
         self._store.pin(key)
         try:
-            processed = self._store.get(key, make)
+            info = self._store.get(key, make).info
         except BaseException:
             self._store.unpin(key, keep=keep)
             raise
-        info = processed.info
 
-        def patches() -> npt.NDArray[np.float32]:
+        def get() -> T:
             found = self._store.get(key, again)
             if found.info.hash != info.hash:
                 raise MediaError(f"the {info.kind} was changed while it was in use: ask again")
-            return found.patches
+            return found
 
-        medium = Medium(processed.grid, info, patches)
-        return Pinned(medium, lambda: self._store.unpin(key, keep=keep))
+        return Pinned(get, lambda: self._store.unpin(key, keep=keep))
 
 
-def _grid(grids: Any) -> tuple[int, int, int]:
-    time, height, width = np.array(grids)[0].tolist()
-    return time, height, width
+def _media_of(prompt: MediaPrompt) -> Iterator[tuple[Kind, Any]]:
+    for message in prompt.messages:
+        if not isinstance(message["content"], str):
+            for part in message["content"]:
+                if part["type"] != "text":
+                    yield part["type"], part[part["type"]]
 
 
 def _pixel_hash(source: Any) -> str:
