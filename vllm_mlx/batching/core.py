@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_mlx import platform
 from vllm_mlx.batching.engine_thread import EngineThread
+from vllm_mlx.batching.media import PromptMedia
 from vllm_mlx.batching.prompts import MediaPrompt, Prepared, Prompt
 from vllm_mlx.batching.sequence import ChunkCallback, Sequence
 from vllm_mlx.batching.text import TextStream
@@ -203,7 +204,7 @@ class EngineCore:
         def queue(prepared: Prepared) -> None:
             if media := prepared.media:
                 for future in futures.values():
-                    future.add_done_callback(lambda _: media.release())
+                    future.add_done_callback(lambda _: _release(media, futures.values()))
             thread.add(*sequences_of(prepared))
 
         thread.media.submit(prompt, futures, queue)
@@ -244,6 +245,12 @@ def _failed(error: Exception) -> Future[GenerationOutput]:
     future: Future[GenerationOutput] = Future()
     future.set_exception(error)
     return future
+
+
+def _release(media: PromptMedia, futures: Iterable[Future[GenerationOutput]]) -> None:
+    """Let go of the media once none of the samples needs them."""
+    if all(future.done() for future in futures):
+        media.release()
 
 
 def _room(loaded: LoadedModel, prompt_tokens: int, max_tokens: int) -> int:
