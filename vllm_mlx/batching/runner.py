@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import mlx.core as mx
 
 from vllm_mlx.batching.counters import Counters
 from vllm_mlx.batching.sequence import Sequence
@@ -14,6 +16,19 @@ class Logprobs(NamedTuple):
 
     chosen: float
     top: list[tuple[int, float]]
+
+    @classmethod
+    def of(cls, logprobs: mx.array, token: int, count: int) -> Logprobs:
+        """From the log-probabilities `[V]` of all tokens; `count` of the likeliest."""
+        logprobs = logprobs.astype(mx.float32)
+        top: list[tuple[int, float]] = []
+        if count:
+            likeliest = mx.argsort(-logprobs)[:count]
+            ids: Any = likeliest.tolist()
+            values: Any = logprobs[likeliest].tolist()
+            top = list(zip(ids, values, strict=True))
+        chosen: Any = logprobs[token].item()
+        return cls(chosen, top)
 
 
 class Produced(NamedTuple):

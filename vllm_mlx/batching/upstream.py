@@ -149,11 +149,4 @@ def _produced(sequence: Sequence, response: Any, is_finite: bool) -> Produced:
     count = sequence.params.logprobs
     if count is None:
         return Produced(sequence, response.token)
-    logprobs = response.logprobs.astype(mx.float32)
-    top: list[tuple[int, float]] = []
-    if count:
-        likeliest = mx.argsort(-logprobs)[:count]
-        ids: Any = likeliest.tolist()
-        values: Any = logprobs[likeliest].tolist()
-        top = list(zip(ids, values, strict=True))
-    return Produced(sequence, response.token, Logprobs(logprobs[response.token].item(), top))
+    return Produced(sequence, response.token, Logprobs.of(response.logprobs, response.token, count))
