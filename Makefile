@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO_OUT := demo-out
 
-.PHONY: install demo test lint types check clean
+.PHONY: install demo test docs lint types check clean
 
 install: $(INSTALLED)
 
@@ -34,6 +34,9 @@ lint: $(INSTALLED)
 
 types: $(INSTALLED)
 	$(BIN)/mypy
+
+docs: $(INSTALLED)
+	UPDATE_DOCS=1 $(BIN)/python -m pytest -q -k docs tests/vllm_mlx/models/vision/test_architectures.py
 
 check: lint types test
 

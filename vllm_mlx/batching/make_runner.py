@@ -1,4 +1,5 @@
-"""Which runner a model gets, decided by looking at the caches it makes and by trying them."""
+"""Which runner a model gets: its own if it brings one, or else decided by looking at the caches it
+makes and by trying them."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def make_runner(
     vocab_size: int,
     config: SchedulerConfig | None = None,
 ) -> Runner:
-    """A `SlotRunner` if every layer keeps plain keys and values, else an `UpstreamRunner`.
+    """The model's own runner if it has a `new_runner`; a `SlotRunner` if every layer keeps plain
+    keys and values, else an `UpstreamRunner`.
 
     Args:
         model: `model(tokens, cache=caches)` gives logits `[B, L, V]`.
@@ -39,6 +41,9 @@ def make_runner(
     if (limit := platform.cache_limit()) is not None:
         mx.set_cache_limit(limit)
     config = platform.resolve(config)
+    if new_runner := getattr(model, "new_runner", None):
+        own: Runner = new_runner(vocab_size=vocab_size, config=config)
+        return own
     num_layers = plain_layers(model, vocab_size)
     if num_layers is None and hasattr(model, "prefill"):
         raise ModelLoadError("slots can't hold the cache of this model, which needs them to see")

@@ -6,7 +6,7 @@ Shapes: n tokens of the prompt, m of them stand for media, p patches of a medium
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -56,6 +56,9 @@ class PromptMedia:
         infos: images first, then videos, each in the order in which they were given.
         release: called when the patches are not needed any more.
         sharers: how many other prompts that are still being prepared have the same media.
+        inputs: gives all that mlx-vlm's own `generate_step` takes, by name, for models that are
+            stepped one at a time; media, places and positions are empty then. They are made again
+            if they were let go meanwhile.
     """
 
     media: tuple[Medium, ...]
@@ -64,17 +67,28 @@ class PromptMedia:
     infos: tuple[MediaInfo, ...]
     release: Callable[[], None] = field(default=lambda: None)
     sharers: int = 0
+    inputs: Callable[[], Mapping[str, Any]] | None = None
+
+    @classmethod
+    def of_inputs(
+        cls,
+        inputs: Callable[[], Mapping[str, Any]],
+        infos: tuple[MediaInfo, ...],
+        release: Callable[[], None],
+    ) -> PromptMedia:
+        """For a model that is stepped one at a time."""
+        return cls((), (), np.empty((3, 0), np.int32), infos, release, inputs=inputs)
 
     @property
     def rope_delta(self) -> int:
         """What a generated token's position is beyond its place: media take fewer positions than
         tokens."""
-        return int(self.positions.max() + 1 - self.positions.shape[1])
+        return int(self.positions.max(initial=-1) + 1 - self.positions.shape[1])
 
     @property
     def end(self) -> int:
         """The place behind the last token that stands for a medium."""
-        return 1 + max(int(places[-1]) for places in self.places)
+        return 1 + max((int(places[-1]) for places in self.places), default=-1)
 
     def identities(self, tokens: list[int]) -> list[int]:
         """The tokens, with those that stand for a medium replaced by what stands for its content:

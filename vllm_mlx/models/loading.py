@@ -41,6 +41,7 @@ class LoadedModel:
     Attributes:
         context_length: tokens of prompt and answer together; None if the model sets no bound.
         new_preparer: what reads images and videos for it; None if it sees none.
+        encode_chat: token ids of messages, where the tokenizer's template does not write them.
     """
 
     name: str
@@ -50,6 +51,7 @@ class LoadedModel:
     context_length: int | None
     _detokenizer: StreamingDetokenizer
     new_preparer: Callable[[MediaPolicy], Preparer] | None = None
+    encode_chat: Callable[[Messages], list[int]] | None = None
     # transformers' fast tokenizers may not be used from two threads at once.
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -89,6 +91,8 @@ class LoadedModel:
         )
 
     def _encode_chat(self, messages: Messages) -> list[int]:
+        if self.encode_chat:
+            return self.encode_chat(messages)
         if not self.tokenizer.has_chat_template:
             raise ChatTemplateError(
                 f"{self.name} has no chat template (it is a base model): use generate() with a "
@@ -114,14 +118,15 @@ def load_model(
         ModelLoadError: with the reason, whatever the library below said.
     """
     path = _resolve(name)
-    new_preparer = None
+    new_preparer = encode_chat = None
     try:
         if path.lower().endswith(".gguf"):
             model, tokenizer, config = load_gguf(Path(path))
         elif sees(path):
             from vllm_mlx.models.vision.loading import load_vision
 
-            model, tokenizer, config, new_preparer = load_vision(path, trust_remote_code)
+            loaded_vision = load_vision(path, trust_remote_code)
+            model, tokenizer, config, new_preparer, encode_chat = loaded_vision
         else:
             loaded: Any = mlx_lm_utils.load(
                 path, lazy=True, return_config=True, trust_remote_code=trust_remote_code
@@ -144,6 +149,7 @@ def load_model(
         context_length=text_config.get("max_position_embeddings"),
         _detokenizer=detokenizer_of(tokenizer),
         new_preparer=new_preparer,
+        encode_chat=encode_chat,
     )
 
 

@@ -53,12 +53,14 @@ def _rotate(x: mx.array, cosine: mx.array, sine: mx.array) -> mx.array:
     return x * cosine + mx.concatenate([-high, low], axis=-1) * sine
 
 
-def accelerate_layers(layers: list[Any]) -> bool:
-    """Swap in our attention and MLP; False if a layer's attention is of another form."""
-    if any(type(layer.self_attn) not in _ATTENTIONS for layer in layers):
-        return False
+def suits(layers: list[Any]) -> bool:
+    """Whether all layers have an attention that `accelerate_layers` knows."""
+    return all(type(getattr(layer, "self_attn", None)) in _ATTENTIONS for layer in layers)
+
+
+def accelerate_layers(layers: list[Any]) -> None:
+    """Swap in our attention and MLP."""
     for layer in layers:
         layer.self_attn = MRoPEAttention(layer.self_attn)
         if type(layer.mlp) is SwiGLUMLP:
             layer.mlp = MLP(layer.mlp)
-    return True

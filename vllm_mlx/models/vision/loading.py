@@ -10,13 +10,17 @@ from typing import Any, NamedTuple
 import mlx_vlm.utils as mlx_vlm_utils
 from mlx_lm import tokenizer_utils
 from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_vlm.generate.diffusion import is_diffusion_model
 
 from vllm_mlx import platform
 from vllm_mlx.batching.media_pool import Preparer
+from vllm_mlx.batching.prompts import Messages
 from vllm_mlx.errors import ModelLoadError
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.models.loading import place
+from vllm_mlx.models.vision.inputs import InputsPreparer, Processing
 from vllm_mlx.models.vision.model import adapt
+from vllm_mlx.models.vision.one_by_one import OneByOneModel
 from vllm_mlx.models.vision.preparation import VisionPreparer
 
 
@@ -27,10 +31,12 @@ class LoadedVision(NamedTuple):
     tokenizer: TokenizerWrapper
     config: dict[str, Any]
     new_preparer: Callable[[MediaPolicy], Preparer]
+    encode_chat: Callable[[Messages], list[int]] | None = None
 
 
 def load_vision(path: str, trust_remote_code: bool) -> LoadedVision:
-    """Load with mlx-vlm; the language model's attention and MLP are ours where they fit."""
+    """Load with mlx-vlm. Those that slots suit get our attention and MLP; the others are stepped
+    one at a time by mlx-vlm itself."""
     folder = mlx_vlm_utils.get_model_path(path)
     model, processor = mlx_vlm_utils.load(
         str(folder), lazy=True, trust_remote_code=trust_remote_code
@@ -39,10 +45,29 @@ def load_vision(path: str, trust_remote_code: bool) -> LoadedVision:
     tokenizer = _tokenizer(folder, processor, config, trust_remote_code)
     place(model)
     adapted = adapt(model)
-    if adapted is None:
-        raise ModelLoadError(f"{config['model_type']} is not supported yet")
-    prepare = partial(VisionPreparer, processor, model.config, max_bytes=platform.media_bytes())
-    return LoadedVision(adapted, tokenizer, config, prepare)
+    room = platform.media_bytes()
+    if adapted is not None:
+        prepare = partial(VisionPreparer, processor, model.config, max_bytes=room)
+        return LoadedVision(adapted, tokenizer, config, prepare)
+    _refuse_other_kinds(model, config)
+    processing = Processing(model, processor)
+    return LoadedVision(
+        OneByOneModel(model),
+        tokenizer,
+        config,
+        partial(InputsPreparer, processing, max_bytes=room),
+        processing.encode,
+    )
+
+
+def _refuse_other_kinds(model: Any, config: dict[str, Any]) -> None:
+    """mlx-vlm has models that make no text from left to right: detectors, embedders, diffusion."""
+    steps = hasattr(model, "language_model") and hasattr(model, "get_input_embeddings")
+    if not steps or is_diffusion_model(model):
+        raise ModelLoadError(
+            f"{config['model_type']} does not answer token after token: mlx-batch runs only models "
+            "that do"
+        )
 
 
 def _tokenizer(

@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from vllm_mlx.batching.media import MediaRow, Medium, Part
-from vllm_mlx.models.vision.attention import accelerate_layers
+from vllm_mlx.models.vision.attention import accelerate_layers, suits
 from vllm_mlx.models.vision.features import FeatureCache, Features
 from vllm_mlx.models.vision.tower import accelerate_tower
 
@@ -125,12 +125,9 @@ def adapt(model: Any) -> VisionLanguageModel | None:
     """mlx-vlm's model for slots; None if it is none of those that they suit."""
     text = getattr(model, "language_model", None)
     layers = getattr(getattr(text, "model", None), "layers", None)
-    if not layers or not all(hasattr(layer, "self_attn") for layer in layers):
-        return None
-    if not hasattr(layers[0].self_attn, "rotary_emb"):
+    if not layers or not suits(layers):
         return None
     adapted = VisionLanguageModel(model)  # asks the attention that is there for its rotation
-    if not accelerate_layers(layers):
-        return None
+    accelerate_layers(layers)
     accelerate_tower(model.vision_tower)
     return adapted

@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 from vllm_mlx.batching.media import Medium
 from vllm_mlx.errors import ChatTemplateError, MediaError
 from vllm_mlx.models.vision.positions import Block
+from vllm_mlx.outputs import MediaInfo
 
 MILLISECONDS = 1000
 
@@ -104,7 +105,7 @@ class Expander:
         processor.image_processor = _Done(original, "image_grid_thw", images)
         original = getattr(processor, "video_processor", None) or original
         processor.video_processor = _Done(original, "video_grid_thw", videos)
-        options: dict[str, Any] = {"video_metadata": [_metadata(v) for v in videos]}
+        options: dict[str, Any] = {"video_metadata": [metadata_of(v.info) for v in videos]}
         made = processor(
             text=[text],
             images=images or None,
@@ -136,10 +137,12 @@ class Expander:
             yield Block(int(places[0]), time, height, width)
 
 
-def _metadata(video: Medium) -> dict[str, Any]:
+def metadata_of(info: MediaInfo) -> dict[str, Any]:
     """Frames by their time: at 1,000 frames a second their numbers are milliseconds."""
-    numbers = [round(time * MILLISECONDS) for time in video.info.timestamps]
-    return {"fps": MILLISECONDS, "frames_indices": numbers, "total_num_frames": len(numbers)}
+    numbers = [round(time * MILLISECONDS) for time in info.timestamps]
+    duration = round((info.duration_s or 0.0) * MILLISECONDS)
+    total = max(duration, numbers[-1] + 1)
+    return {"fps": MILLISECONDS, "frames_indices": numbers, "total_num_frames": total}
 
 
 def _without_sources(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,214 @@
+"""Models of many architectures, tiny and random, answer as mlx-vlm answers alone.
+
+`UPDATE_DOCS=1 pytest` on this file rewrites the table of docs/models.md.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx_vlm
+import numpy as np
+import pytest
+from mlx_vlm.generate.ar import generate_step
+from mlx_vlm.prompt_utils import apply_chat_template, get_chat_template
+from mlx_vlm.utils import prepare_inputs, should_add_special_tokens
+from PIL import Image
+
+from tests.vision_folders import ARCHITECTURES, write_folder
+from tests.vlm import KINDS, random_vlm
+from vllm_mlx.errors import MediaError
+from vllm_mlx.models import MLXMultimodalLM
+from vllm_mlx.models.vision.one_by_one import OneByOneModel
+
+DOCS = Path(__file__).parents[4] / "docs" / "models.md"
+TABLE = re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- end of table -->)", re.DOTALL)
+NAMES = [*KINDS, *ARCHITECTURES]
+ONE_IMAGE = ["llava_next", "mllama", "paligemma"]
+QUESTION = "What is it?"
+TOKENS = 10
+
+
+def pixels(seed: int) -> Any:
+    return np.random.default_rng(seed).integers(0, 255, (40, 48, 3), dtype=np.uint8)
+
+
+PICTURE, OTHER = pixels(1), pixels(2)
+CLIP = [pixels(seed) for seed in range(3, 7)]
+
+
+class Pair(NamedTuple):
+    """A model of ours, and the same as mlx-vlm loads it."""
+
+    name: str
+    ours: MLXMultimodalLM
+    model: Any
+    processor: Any
+
+    @property
+    def end(self) -> set[int]:
+        self.ours.load()
+        return set(self.ours._core.loaded.tokenizer.eos_token_ids)
+
+    def tokens(self, **media: Any) -> list[int]:
+        return [each.token_id for each in self.answer(**media).logprobs or ()]
+
+    def answer(self, **media: Any) -> Any:
+        return self.ours.generate(QUESTION, max_tokens=TOKENS, temperature=0.0, logprobs=0, **media)
+
+    def alone(self, *kinds: str, **media: Any) -> list[int]:
+        """What mlx-vlm answers by itself, the media standing before the question."""
+        parts = [{"type": kind} for kind in kinds] + [{"type": "text", "text": QUESTION}]
+        messages: Any = [{"role": "user", "content": parts if kinds else QUESTION}]
+        config, processor = self.model.config, self.processor
+        if "video" in kinds:
+            text = get_chat_template(processor, messages, True)
+        else:
+            text = apply_chat_template(processor, config, messages, num_images=len(kinds))
+        inputs = prepare_inputs(
+            processor,
+            prompts=[text],
+            add_special_tokens=should_add_special_tokens(self.name, processor),
+            **media,
+        )
+        ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
+        steps = generate_step(
+            ids,
+            self.model,
+            inputs.pop("pixel_values", None),
+            mask,
+            max_tokens=TOKENS,
+            temperature=0.0,
+            **inputs,
+        )
+        tokens = [int(token) for token, _ in steps]
+        end = next((at for at, token in enumerate(tokens) if token in self.end), TOKENS)
+        return tokens[: end + 1]
+
+
+@pytest.fixture(scope="module")
+def pair_of(tmp_path_factory):
+    pairs: dict[str, Pair] = {}
+
+    def load(name: str) -> Pair:
+        if name not in pairs:
+            parent = tmp_path_factory.mktemp("models")
+            write = random_vlm if name in KINDS else write_folder
+            folder = str(write(parent, name))
+            pairs[name] = Pair(name, MLXMultimodalLM(folder), *mlx_vlm.load(folder))
+        return pairs[name]
+
+    yield load
+    for pair in pairs.values():
+        pair.ours.unload()
+
+
+@pytest.fixture(params=NAMES)
+def pair(request, pair_of):
+    return pair_of(request.param)
+
+
+def images(*arrays: Any) -> list[Image.Image]:
+    return [Image.fromarray(array) for array in arrays]
+
+
+def test_slots_hold_qwen_and_all_others_are_stepped_one_at_a_time(pair):
+    pair.ours.load()
+    is_alone = isinstance(pair.ours._core.loaded.model, OneByOneModel)
+    assert is_alone == (pair.name not in KINDS)
+
+
+def test_text_and_images_are_answered_as_by_mlx_vlm_alone(pair):
+    text, one, other = (
+        pair.alone(),
+        *(pair.alone("image", images=images(each)) for each in (PICTURE, OTHER)),
+    )
+    assert pair.tokens() == text
+    assert pair.tokens(images=[PICTURE]) == one
+    assert pair.tokens(images=[OTHER]) == other
+    assert pair.tokens() == text, "what the model knows of an image went on"
+
+
+def test_the_image_is_seen(pair):
+    answers = [pair.answer(images=[each]) for each in (PICTURE, OTHER)]
+    one, other = ([each.logprob for each in answer.logprobs] for answer in answers)
+    assert max(abs(a - b) for a, b in zip(one, other, strict=False)) > 1e-3
+    (seen,) = answers[0].media
+    assert (seen.kind, seen.width, seen.height) == ("image", 48, 40)
+
+
+def test_several_images_stand_in_order_or_are_refused(pair):
+    if pair.name in ONE_IMAGE:
+        with pytest.raises(MediaError, match=f"{pair.name} takes one image a prompt, 2 were given"):
+            pair.answer(images=[PICTURE, OTHER])
+        return
+    answers = [pair.tokens(images=order) for order in ([PICTURE, OTHER], [OTHER, PICTURE])]
+    expected = [
+        pair.alone("image", "image", images=images(*order))
+        for order in ([PICTURE, OTHER], [OTHER, PICTURE])
+    ]
+    assert answers == expected
+
+
+def test_a_video_is_seen_or_refused(pair):
+    if pair.name in ONE_IMAGE:
+        with pytest.raises(MediaError, match=f"{pair.name} takes no videos"):
+            pair.answer(videos=[CLIP])
+        return
+    if pair.name in [*KINDS, "llava_onevision"]:
+        metadata = {"total_num_frames": 4, "fps": 2.0, "frames_indices": [0, 1, 2, 3]}
+        media = {"videos": [np.stack(CLIP)], "video_metadata": [metadata]}
+        expected = pair.alone("video", **media)
+    else:
+        expected = pair.alone(*["image"] * 4, images=images(*CLIP))
+    answer = pair.answer(videos=[CLIP])
+    assert [each.token_id for each in answer.logprobs] == expected
+    (seen,) = answer.media
+    assert (seen.kind, seen.timestamps) == ("video", (0.0, 0.5, 1.0, 1.5))
+
+
+def test_docs_have_the_table(pair_of):
+    table = "".join(
+        [
+            "| Architecture | Runs | Images in a prompt | Videos |\n",
+            "|---|---|---|---|\n",
+            *(row(pair_of(name)) for name in NAMES),
+        ]
+    )
+    text = DOCS.read_text()
+    if os.environ.get("UPDATE_DOCS"):
+        DOCS.write_text(TABLE.sub(lambda _: table, text))
+        return
+    found = TABLE.search(text)
+    assert found
+    assert found[0] == table, "UPDATE_DOCS=1 pytest on this file rewrites it"
+
+
+def row(pair: Pair) -> str:
+    """What is seen of a model by trying."""
+    pair.ours.load()
+    alone = isinstance(pair.ours._core.loaded.model, OneByOneModel)
+    several = tokens_or_none(lambda: pair.answer(images=CLIP))
+    video = tokens_or_none(lambda: pair.answer(videos=[CLIP]))
+    videos = "no" if video is None else "yes"
+    if video and video == several:
+        videos = "its frames, as images"
+    cells = [
+        f"`{pair.name}`",
+        "one at a time" if alone else "in slots",
+        "one" if several is None else "several",
+        videos,
+    ]
+    return f"| {' | '.join(cells)} |\n"
+
+
+def tokens_or_none(ask: Callable[[], Any]) -> tuple[int, str] | None:
+    try:
+        answer = ask()
+    except MediaError:
+        return None
+    return answer.prompt_tokens, answer.text

@@ -1,0 +1,122 @@
+"""`Chat`: messages as text, in the form that the model's own template and processor expect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+from mlx_vlm.prompt_utils import MODEL_CONFIG, MessageFormat, apply_chat_template, get_chat_template
+
+from vllm_mlx.batching.prompts import Messages
+from vllm_mlx.errors import ChatTemplateError, MediaError
+from vllm_mlx.models.vision.pixels import Pixels
+
+_PLACED_BY_PROCESSOR = (MessageFormat.PROMPT_ONLY, MessageFormat.TEXT_ONLY)
+
+
+class Chat:
+    """Writes prompts of an architecture that is stepped one at a time, as mlx-vlm writes them.
+
+    Args:
+        config, processor: mlx-vlm's for the model.
+        videos_as_frames: a video stands in the text as so many images.
+    """
+
+    def __init__(self, config: Any, processor: Any, *, videos_as_frames: bool) -> None:
+        self._config = config
+        self._format = MODEL_CONFIG.get(config.model_type.lower())
+        self._processor = processor
+        self._videos_as_frames = videos_as_frames
+
+    def text(self, messages: Messages, media: Sequence[Pixels] = ()) -> str:
+        """
+        Args:
+            media: those of the messages, in order.
+
+        Raises:
+            ChatTemplateError: the template rejects the messages.
+            MediaError: it has no place for the media, or the messages have places of their own.
+        """
+        if not media:
+            return self._written(messages)
+        left = iter(media)
+        shown = [self._shown(message, left) for message in messages]
+        self._refuse_marks(shown)
+        text = self._written(shown)
+        self._check_places(text, shown)
+        return text
+
+    def _shown(self, message: Mapping[str, Any], media: Iterator[Pixels]) -> dict[str, Any]:
+        """The message with its media by their type only."""
+        if isinstance(message["content"], str):
+            return dict(message)
+        parts: list[dict[str, Any]] = []
+        for part in message["content"]:
+            if part["type"] == "text":
+                parts.append(part)
+            elif self._videos_as_frames:
+                parts += [{"type": "image"}] * len(next(media).frames)
+            else:
+                parts.append({"type": next(media).info.kind})
+        return {**message, "content": parts}
+
+    def _written(self, messages: Messages) -> str:
+        given: Any = list(messages)
+        count, has_videos = _count(messages, "image"), bool(_count(messages, "video"))
+        try:
+            if has_videos or (count and self._format is None):
+                return str(get_chat_template(self._processor, given, True))
+            made = apply_chat_template(self._processor, self._config, given, num_images=count)
+        except (TemplateError, AttributeError, TypeError, LookupError, ValueError) as error:
+            raise ChatTemplateError(f"the chat template rejects these messages: {error}") from error
+        return str(made["content"]) if isinstance(made, dict) else str(made)
+
+    def _refuse_marks(self, messages: Messages) -> None:
+        marks = self._marks()
+        for message in messages:
+            content = message["content"]
+            parts = [{"text": content}] if isinstance(content, str) else content
+            for mark in marks:
+                if any(mark in part.get("text", "") for part in parts):
+                    raise MediaError(
+                        f"the prompt's text has the placeholder {mark}: leave it out, it is "
+                        "written where the media stand"
+                    )
+
+    def _marks(self) -> set[str]:
+        """The texts that stand for media, as far as the processor tells."""
+        names = ("image_token", "video_token", "boi_token")
+        owners = (self._processor, getattr(self._processor, "tokenizer", None))
+        found = {getattr(owner, name, None) for owner in owners for name in names}
+        return {mark for mark in found if isinstance(mark, str) and mark} or {"<image>"}
+
+    def _check_places(self, text: str, messages: Messages) -> None:
+        if self._format in _PLACED_BY_PROCESSOR:
+            return
+        if text == self._written([_without_media(message) for message in messages]):
+            raise MediaError("the model's chat template has no place for images and videos")
+        for name in ("image", "video"):
+            mark, wanted = getattr(self._processor, f"{name}_token", None), _count(messages, name)
+            found = text.count(mark) if isinstance(mark, str) and mark else 0
+            if found and found != wanted:
+                raise MediaError(
+                    f"the chat template writes {found} places {mark} for {wanted} {name}s"
+                )
+
+
+def _count(messages: Messages, kind: str) -> int:
+    contents = [message["content"] for message in messages]
+    return sum(
+        part["type"] == kind
+        for content in contents
+        if isinstance(content, list)
+        for part in content
+    )
+
+
+def _without_media(message: Mapping[str, Any]) -> dict[str, Any]:
+    content = message["content"]
+    if not isinstance(content, str):
+        content = [part for part in content if part["type"] == "text"]
+    return {**message, "content": content}

@@ -1,0 +1,168 @@
+"""`InputsPreparer`: from messages with media to what `generate_step` of mlx-vlm takes."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_vlm.utils import prepare_inputs, should_add_special_tokens
+
+from vllm_mlx.batching.media import PromptMedia
+from vllm_mlx.batching.prompts import MediaPrompt, Messages, Prepared
+from vllm_mlx.errors import MediaError
+from vllm_mlx.media.policy import MediaPolicy
+from vllm_mlx.media.store import MediaStore
+from vllm_mlx.models.vision.abilities import abilities_of
+from vllm_mlx.models.vision.chat import Chat
+from vllm_mlx.models.vision.held import once
+from vllm_mlx.models.vision.pixels import AsPixels, Pixels
+from vllm_mlx.models.vision.reading import Reader
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inputs:
+    """All that a prompt is to a model: `input_ids` and whatever its architecture has besides."""
+
+    by_name: dict[str, Any]
+
+    @property
+    def tokens(self) -> list[int]:
+        tokens: list[int] = self.by_name["input_ids"][0].tolist()
+        return tokens
+
+    @property
+    def nbytes(self) -> int:
+        values: Any = tree_flatten(self.by_name)
+        return sum(value.nbytes for _, value in values if isinstance(value, mx.array))
+
+
+class Processing:
+    """mlx-vlm's processor of a model that is stepped one at a time. Every method is thread-safe.
+
+    Args:
+        model, processor: as mlx-vlm loads them.
+    """
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self._config = model.config
+        self._processor = processor
+        self.abilities = abilities_of(model.config.model_type.lower(), processor)
+        self._chat = Chat(
+            model.config, processor, videos_as_frames=self.abilities.videos == "frames"
+        )
+        # transformers' fast tokenizers may not be used from two threads at once.
+        self._lock = threading.Lock()
+
+    def encode(self, messages: Messages) -> list[int]:
+        """Token ids of messages without media.
+
+        Raises:
+            ChatTemplateError: the template rejects the messages.
+        """
+        with self._lock:
+            return self._prepared(self._chat.text(messages)).tokens
+
+    def inputs(self, messages: Messages, media: Sequence[Pixels]) -> Inputs:
+        """
+        Args:
+            media: those of the messages, in order.
+
+        Raises:
+            ChatTemplateError: the template rejects the messages.
+            MediaError: the model can't be shown these media.
+        """
+        images = [each for each in media if each.info.kind == "image"]
+        videos = [each for each in media if each.info.kind == "video"]
+        self.abilities.check(len(images), len(videos))
+        if self.abilities.videos == "frames":
+            images, videos = list(media), []
+        with self._lock:
+            inputs = self._processed(self._chat.text(messages, media), images, videos)
+        # Some processors compute with MLX, and other threads can't finish what this one began.
+        mx.eval(inputs.by_name)
+        return inputs
+
+    def _processed(self, text: str, images: list[Pixels], videos: list[Pixels]) -> Inputs:
+        given: dict[str, Any] = {}
+        if images:
+            given["images"] = [image for each in images for image in each.images()]
+        if videos:
+            given["videos"] = [each.frames for each in videos]
+            given["video_metadata"] = [each.metadata() for each in videos]
+        name = self.abilities.model_type
+        try:
+            made = self._prepared(text, **given)
+        except Exception as error:  # whatever a processor does with an image
+            raise MediaError(f"{name} can't be shown these images or videos: {error}") from error
+        for key, wanted in (("pixel_values", images), ("pixel_values_videos", videos)):
+            if wanted and made.by_name.get(key) is None:
+                raise MediaError(
+                    f"the processor of {name} left out a {wanted[0].info.kind}: use a model that "
+                    "takes it (docs/models.md lists some)"
+                )
+        return made
+
+    def _prepared(self, text: str, **media: Any) -> Inputs:
+        made = prepare_inputs(
+            self._processor,
+            prompts=[text],
+            image_token_index=getattr(self._config, "image_token_index", None),
+            add_special_tokens=should_add_special_tokens(self._config.model_type, self._processor),
+            **media,
+        )
+        return Inputs(dict(made))
+
+
+class InputsPreparer:
+    """`Preparer` of a model that is stepped one at a time.
+
+    Args:
+        policy: what may be read for a prompt.
+        max_bytes: most of inputs that are held for prompts to come, and of pixels beside them.
+    """
+
+    def __init__(self, processing: Processing, policy: MediaPolicy, *, max_bytes: int) -> None:
+        self._processing = processing
+        self._pixels: MediaStore[Pixels] = MediaStore(max_bytes)
+        self._inputs: MediaStore[Inputs] = MediaStore(max_bytes)
+        self._reader = Reader(AsPixels(), self._pixels, policy)
+
+    def wait_for_room(self) -> None:
+        """Return when less than `max_bytes` of inputs is held for prompts to come."""
+        self._inputs.wait_for_room()
+
+    def close(self) -> None:
+        """Let go of all pixels and inputs, and of whoever waits for room."""
+        self._pixels.close()
+        self._inputs.close()
+
+    def prepare(self, prompt: MediaPrompt, sharers: int = 0) -> Prepared:
+        """
+        Raises:
+            MediaError: a medium can't be read or may not be, or the model can't be shown it.
+            ChatTemplateError: the template rejects the messages.
+        """
+        held = self._reader.read_all(prompt)
+        key = uuid.uuid4().hex  # no two prompts share their inputs
+
+        def inputs() -> Inputs:
+            return self._inputs.get(
+                key,
+                lambda: self._processing.inputs(prompt.messages, [get() for get in held.contents]),
+            )
+
+        self._inputs.pin(key)
+        try:
+            infos, tokens = held.infos, inputs().tokens
+        except BaseException:
+            self._inputs.unpin(key, keep=False)
+            raise
+        finally:
+            held.release()
+        release = once(lambda: self._inputs.unpin(key, keep=False))
+        return Prepared(tokens, PromptMedia.of_inputs(lambda: inputs().by_name, infos, release))
