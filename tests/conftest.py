@@ -11,6 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from redis import Redis
@@ -28,6 +29,14 @@ def language_model() -> Iterator[object]:
 
     with MLXLanguageModel(MODEL) as model:
         yield model
+
+
+@pytest.fixture(scope="session")
+def vision_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen3-VL with random weights."""
+    from tests.vlm import random_vlm
+
+    return random_vlm(tmp_path_factory.mktemp("vision"))
 
 
 @pytest.fixture(scope="session")

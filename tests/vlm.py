@@ -10,6 +10,8 @@ from typing import Any
 
 import mlx.core as mx
 import mlx_vlm
+import numpy as np
+import numpy.typing as npt
 from mlx.utils import tree_flatten
 from mlx_vlm.generate.ar import generate_step
 from mlx_vlm.utils import prepare_inputs
@@ -119,3 +121,14 @@ class Sequential:
             ids, self.model, pixels, mask, max_tokens=max_tokens, temperature=0.0, **inputs
         )
         return [int(token) for token, _ in steps]
+
+
+def image(seed: int = 0, width: int = 64, height: int = 48) -> npt.NDArray[np.uint8]:
+    """Random pixels, uint8 [height, width, 3]."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def clip(seed: int = 0, frames: int = 6) -> list[npt.NDArray[np.uint8]]:
+    """Frames of random pixels."""
+    return [image(100 * (seed + 1) + at) for at in range(frames)]
