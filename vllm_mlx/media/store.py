@@ -31,21 +31,27 @@ class MediaStore(Generic[T]):
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._condition = threading.Condition()
-        self._held: OrderedDict[str, T] = OrderedDict()
+        self._held: dict[str, T] = {}
+        self._idle: OrderedDict[str, None] = OrderedDict()  # of these, what nobody has pinned
         self._making: dict[str, Future[T]] = {}
         self._pins: Counter[str] = Counter()
+        self._nbytes = self._pinned_nbytes = 0
         self._is_closed = False
 
     @property
     def nbytes(self) -> int:
-        with self._condition:
-            return self._size()
+        return self._nbytes
+
+    @property
+    def pinned_nbytes(self) -> int:
+        return self._pinned_nbytes
 
     def get(self, key: str, make: Callable[[], T]) -> T:
         """The thing of that key; who asks first makes it, all others wait for that."""
         with self._condition:
             if key in self._held:
-                self._held.move_to_end(key)
+                if key in self._idle:
+                    self._idle.move_to_end(key)
                 return self._held[key]
             future = self._making.get(key)
             is_mine = future is None
@@ -59,28 +65,39 @@ class MediaStore(Generic[T]):
         """Hold it from now on; as often as it is pinned, it must be unpinned."""
         with self._condition:
             self._pins[key] += 1
+            if key in self._idle:
+                del self._idle[key]
+                self._pinned_nbytes += self._held[key].nbytes
 
     def unpin(self, key: str, *, keep: bool = True) -> None:
         """Undo a `pin()`; without `keep`, it is dropped when nobody has it pinned."""
         with self._condition:
             self._pins[key] -= 1
-            if not self._pins[key]:
-                del self._pins[key]
+            if self._pins[key]:
+                return
+            del self._pins[key]
+            if key in self._held:
+                self._pinned_nbytes -= self._held[key].nbytes
+                self._idle[key] = None
                 if not keep:
-                    self._held.pop(key, None)
-            self._evict()
-            self._condition.notify_all()
+                    self._drop(key)
+                self._evict()
+                self._condition.notify_all()
 
     def wait_for_room(self) -> None:
         """Return when less than `max_bytes` is pinned, or the store is closed."""
         with self._condition:
-            self._condition.wait_for(lambda: self._is_closed or self._pinned() < self.max_bytes)
+            self._condition.wait_for(
+                lambda: self._is_closed or self._pinned_nbytes < self.max_bytes
+            )
 
     def close(self) -> None:
         """Let go of everything, and of whoever waits for room."""
         with self._condition:
             self._is_closed = True
             self._held.clear()
+            self._idle.clear()
+            self._nbytes = self._pinned_nbytes = 0
             self._condition.notify_all()
 
     def _make(self, key: str, make: Callable[[], T], future: Future[T]) -> None:
@@ -94,19 +111,23 @@ class MediaStore(Generic[T]):
         with self._condition:
             del self._making[key]
             if not self._is_closed:
-                self._held[key] = made
-                self._evict()
+                self._hold(key, made)
         future.set_result(made)
+
+    def _hold(self, key: str, made: T) -> None:
+        self._held[key] = made
+        self._nbytes += made.nbytes
+        if key in self._pins:
+            self._pinned_nbytes += made.nbytes
+        else:
+            self._idle[key] = None
+        self._evict()
 
     def _evict(self) -> None:
         """Drop what nobody has pinned, the least recently used first."""
-        for key in [key for key in self._held if key not in self._pins]:
-            if self._size() <= self.max_bytes:
-                return
-            del self._held[key]
+        while self._nbytes > self.max_bytes and self._idle:
+            self._drop(next(iter(self._idle)))
 
-    def _size(self) -> int:
-        return sum(each.nbytes for each in self._held.values())
-
-    def _pinned(self) -> int:
-        return sum(each.nbytes for key, each in self._held.items() if key in self._pins)
+    def _drop(self, key: str) -> None:
+        del self._idle[key]
+        self._nbytes -= self._held.pop(key).nbytes
