@@ -42,6 +42,10 @@ class FeatureCache:
     Args:
         merge: patches that become one token.
         max_bytes: most that is kept; the least recently used go first.
+
+    Attributes:
+        nbytes: of all that is kept.
+        encoded: how many media were computed.
     """
 
     def __init__(self, encode: Encode, merge: int, max_bytes: int) -> None:
@@ -49,15 +53,13 @@ class FeatureCache:
         self._merge = merge
         self._max_bytes = max_bytes
         self._held: OrderedDict[str, Features] = OrderedDict()
+        self.nbytes = 0
         self.encoded = 0
-
-    @property
-    def nbytes(self) -> int:
-        return sum(features.nbytes for features in self._held.values())
 
     def clear(self) -> None:
         """Forget all."""
         self._held.clear()
+        self.nbytes = 0
 
     def get(self, media: Sequence[Medium]) -> dict[str, Features]:
         """The features of these by key; what is not there is computed, several at once."""
@@ -67,22 +69,27 @@ class FeatureCache:
         for group in _groups(missing):
             found |= self._compute(group)
         for key in wanted:
-            self._held[key] = found[key]
+            if key not in self._held:
+                self._held[key] = found[key]
+                self.nbytes += found[key].nbytes
             self._held.move_to_end(key)
         while len(self._held) > 1 and self.nbytes > self._max_bytes:
-            self._held.popitem(last=False)
+            _, evicted = self._held.popitem(last=False)
+            self.nbytes -= evicted.nbytes
         return found
 
     def _compute(self, media: list[Medium]) -> dict[str, Features]:
         patches = np.concatenate([medium.patches() for medium in media])
         grids = mx.array([medium.grid for medium in media])
         merged, deep = self._encode(mx.array(patches), grids)
-        mx.async_eval(merged, *deep)
         self.encoded += len(media)
         found, first = {}, 0
         for medium in media:
             tokens = slice(first, first := first + _patches(medium) // self._merge)
-            found[medium.key] = Features(merged[tokens], tuple(each[tokens] for each in deep))
+            # Copies: a slice would hold all that was computed beside it.
+            parts = [mx.contiguous(each[tokens]) for each in (merged, *deep)]
+            mx.async_eval(parts)
+            found[medium.key] = Features(parts[0], tuple(parts[1:]))
         return found
 
 
