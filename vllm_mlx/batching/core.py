@@ -5,10 +5,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import threading
+import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vllm_mlx import platform
@@ -188,12 +190,17 @@ class EngineCore:
     ) -> tuple[list[Future[GenerationOutput]], list[Sequence]]:
         """The futures of a prompt's samples, and those sequences that can be queued at once: with
         media, a prompt is read first and queued then."""
+        submitted = time.perf_counter()
         names = [request_id or uuid.uuid4().hex, *(uuid.uuid4().hex for _ in params[1:])]
         futures: dict[str, Future[GenerationOutput]] = {name: Future() for name in names}
 
         def sequences_of(prepared: Prepared) -> list[Sequence]:
-            pairs = zip(futures.items(), params, strict=True)
-            return [self._sequence(thread, prepared, *each, on_chunk) for each in pairs]
+            samples = prepared.for_samples(len(params))
+            for sample, future in zip(samples, futures.values(), strict=True):
+                if sample.media:
+                    future.add_done_callback(partial(_release, sample.media))
+            each = zip(samples, futures.items(), params, strict=True)
+            return [self._sequence(thread, *one, on_chunk, submitted) for one in each]
 
         if not isinstance(prompt, MediaPrompt):
             sequences = sequences_of(Prepared(thread.loaded.encode(prompt)))
@@ -202,9 +209,6 @@ class EngineCore:
             raise MediaError(f"{self.model_name} sees no images and videos: use a vision model")
 
         def queue(prepared: Prepared) -> None:
-            if media := prepared.media:
-                for future in futures.values():
-                    future.add_done_callback(lambda _: _release(media, futures.values()))
             thread.add(*sequences_of(prepared))
 
         thread.media.submit(prompt, futures, queue)
@@ -217,6 +221,7 @@ class EngineCore:
         named: tuple[str, Future[GenerationOutput]],
         params: SamplingParams,
         on_chunk: ChunkCallback | None,
+        submitted: float,
     ) -> Sequence:
         loaded, (tokens, media), (name, future) = thread.loaded, prepared, named
         max_tokens = _room(loaded, len(tokens), params.max_tokens)
@@ -233,6 +238,7 @@ class EngineCore:
             media=media,
             future=future,
             on_chunk=on_chunk,
+            submitted=submitted,
         )
 
     def _running(self) -> EngineThread:
@@ -247,10 +253,8 @@ def _failed(error: Exception) -> Future[GenerationOutput]:
     return future
 
 
-def _release(media: PromptMedia, futures: Iterable[Future[GenerationOutput]]) -> None:
-    """Let go of the media once none of the samples needs them."""
-    if all(future.done() for future in futures):
-        media.release()
+def _release(media: PromptMedia, _: Future[GenerationOutput]) -> None:
+    media.release()
 
 
 def _room(loaded: LoadedModel, prompt_tokens: int, max_tokens: int) -> int:

@@ -180,6 +180,8 @@ class EngineThread(threading.Thread):
 
     def _add(self, sequence: Sequence) -> None:
         name = sequence.request_id
+        if sequence.future.done():
+            return  # cancelled or aborted while its media were read
         if name in self._unfinished:
             sequence.fail(InvalidRequestError(f"request_id={name!r}: still running under it"))
             return

@@ -6,8 +6,9 @@ Shapes: n tokens of the prompt, m of them stand for media, p patches of a medium
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,6 +91,11 @@ class PromptMedia:
         """The place behind the last token that stands for a medium."""
         return 1 + max((int(places[-1]) for places in self.places), default=-1)
 
+    def for_samples(self, count: int) -> list[PromptMedia]:
+        """This for each of several samples: it is released when all of them have done so."""
+        last = at_call(count, self.release)
+        return [replace(self, release=at_call(1, last)) for _ in range(count)]
+
     def identities(self, tokens: list[int]) -> list[int]:
         """The tokens, with those that stand for a medium replaced by what stands for its content:
         two prompts that begin with equal ones begin with the same images and videos."""
@@ -114,6 +120,17 @@ class MediaRow(NamedTuple):
 
     media: PromptMedia | None
     start: int
+
+
+def at_call(number: int, act: Callable[[], Any]) -> Callable[[], None]:
+    """Does nothing but at the call of this number (from 1); calls may come from any thread."""
+    calls = itertools.count(1)  # `next` of it is atomic
+
+    def call() -> None:
+        if next(calls) == number:
+            act()
+
+    return call
 
 
 Model = Any

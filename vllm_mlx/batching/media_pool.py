@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections import Counter
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
-from typing import Any, Protocol
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from vllm_mlx.batching.prompts import MediaPrompt, Prepared
-from vllm_mlx.errors import EngineStoppedError, RequestAbortedError
+from vllm_mlx.errors import EngineStoppedError, InvalidRequestError, RequestAbortedError
 from vllm_mlx.outputs import GenerationOutput
 
 MOST_THREADS = 8
@@ -23,23 +25,35 @@ class Preparer(Protocol):
     def wait_for_room(self) -> None:
         """Return when more may be held in memory."""
 
-    def prepare(self, prompt: MediaPrompt, sharers: int) -> Prepared:
+    def prepare(self, prompt: MediaPrompt) -> Prepared:
         """Read the media and write the tokens."""
 
     def close(self) -> None:
         """Let go of what is held, and of whoever waits for room."""
 
 
+class _Job(NamedTuple):
+    """A prompt, the requests that wait for it by id, and what to do when it is ready."""
+
+    prompt: MediaPrompt
+    futures: dict[str, Future[GenerationOutput]]
+    then: Callable[[Prepared], None]
+
+
 class MediaPool:
-    """Prepares prompts, the first ones first, as far ahead as there is room for them."""
+    """Prepares prompts, the first ones first, as far ahead as there is room for them.
+
+    Prompts of the same media are prepared on one thread: the others would only wait for the first.
+    """
 
     def __init__(self, preparer: Preparer) -> None:
         self._preparer = preparer
         threads = min(MOST_THREADS, os.cpu_count() or 1)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="media")
         self._lock = threading.Lock()
-        self._waiting: Counter[tuple[Any, ...]] = Counter()
+        self._groups: dict[Hashable, deque[_Job]] = {}
         self._futures: dict[str, Future[GenerationOutput]] = {}
+        self._is_closed = False
 
     @property
     def waiting(self) -> int:
@@ -59,16 +73,23 @@ class MediaPool:
                 nobody waits.
 
         Raises:
+            InvalidRequestError: a request of one of these ids is being prepared already.
             EngineStoppedError: the pool is closed.
         """
-        key = _sources(prompt)
+        job, key = _Job(prompt, futures, then), _sources(prompt)
         with self._lock:
-            self._waiting[key] += 1
+            if self._is_closed:
+                raise EngineStoppedError("the engine is being stopped")
+            for name in futures.keys() & self._futures.keys():
+                raise InvalidRequestError(f"request_id={name!r}: still running under it")
             self._futures |= futures
-        try:
-            self._threads.submit(self._prepare, prompt, key, futures, then)
-        except RuntimeError as error:
-            raise EngineStoppedError("the engine is being stopped") from error
+            if key in self._groups:
+                self._groups[key].append(job)
+            else:
+                self._groups[key] = deque([job])
+                self._threads.submit(self._prepare_group, key)
+        for name, future in futures.items():
+            future.add_done_callback(partial(self._forget, name))
 
     def abort(self, request_id: str) -> None:
         """End a request that is not prepared yet; unknown ids are ignored."""
@@ -78,34 +99,85 @@ class MediaPool:
             fail(future, RequestAbortedError(f"request {request_id!r} was aborted"))
 
     def close(self) -> None:
-        """Stop; what is not prepared yet gets `EngineStoppedError`."""
-        self._preparer.close()
-        self._threads.shutdown(cancel_futures=True)
-        for future in self._futures.values():
-            fail(future, EngineStoppedError("the engine was stopped"))
+        """Stop; what is not prepared yet gets `EngineStoppedError`.
 
-    def _prepare(
-        self,
-        prompt: MediaPrompt,
-        key: tuple[Any, ...],
-        futures: dict[str, Future[GenerationOutput]],
-        then: Callable[[Prepared], None],
-    ) -> None:
+        Media at hand are not waited for, since a download may take a minute.
+        """
+        with self._lock:
+            self._is_closed = True
+            futures = list(self._futures.values())
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for future in futures:
+            fail(future, EngineStoppedError("the engine was stopped"))
+        self._preparer.close()
+
+    def _prepare_group(self, key: Hashable) -> None:
+        """Each is handed over when the next one holds the media, too."""
+        self._preparer.wait_for_room()
+        before: tuple[_Job, Prepared] | None = None
+        while job := self._next(key):
+            if prepared := self._prepared(job):
+                if before:
+                    self._hand_over(*before, sharers=1 + self._behind(key))
+                before = job, prepared
+            else:
+                self._scatter(key)
+        if before:
+            self._hand_over(*before)
+
+    def _next(self, key: Hashable) -> _Job | None:
+        """The next job of a group that somebody waits for."""
+        with self._lock:
+            group = self._groups[key]
+            while group:
+                job = group.popleft()
+                if not all(future.done() for future in job.futures.values()):
+                    return job
+            del self._groups[key]
+            return None
+
+    def _behind(self, key: Hashable) -> int:
+        with self._lock:
+            return len(self._groups[key])
+
+    def _scatter(self, key: Hashable) -> None:
+        """Let the others of a group fail (or not) side by side: each may wait for a dead host."""
+        with self._lock:
+            group = self._groups[key]
+            if not self._is_closed:
+                for job in group:
+                    self._threads.submit(self._prepare_alone, job)
+                group.clear()
+
+    def _prepare_alone(self, job: _Job) -> None:
+        self._preparer.wait_for_room()
+        if prepared := self._prepared(job):
+            self._hand_over(job, prepared)
+
+    def _prepared(self, job: _Job) -> Prepared | None:
         try:
-            self._preparer.wait_for_room()
-            with self._lock:
-                self._waiting[key] -= 1
-                if not (sharers := self._waiting[key]):
-                    del self._waiting[key]
-            if not all(future.done() for future in futures.values()):
-                then(self._preparer.prepare(prompt, sharers))
+            return self._preparer.prepare(job.prompt)
         except Exception as error:  # whatever a file, a codec or a host can do is this prompt's
-            for future in futures.values():
-                fail(future, error)
-        finally:
-            with self._lock:
-                for request_id in futures:
-                    del self._futures[request_id]
+            _fail_all(job, error)
+            return None
+
+    def _hand_over(self, job: _Job, prepared: Prepared, sharers: int = 0) -> None:
+        try:
+            job.then(prepared.shared_by(sharers))
+        except Exception as error:
+            _fail_all(job, error)
+        for name, future in job.futures.items():
+            self._forget(name, future)
+
+    def _forget(self, name: str, future: Future[GenerationOutput]) -> None:
+        with self._lock:
+            if self._futures.get(name) is future:
+                del self._futures[name]
+
+
+def _fail_all(job: _Job, error: Exception) -> None:
+    for future in job.futures.values():
+        fail(future, error)
 
 
 def fail(future: Future[GenerationOutput], error: Exception) -> None:
@@ -114,13 +186,8 @@ def fail(future: Future[GenerationOutput], error: Exception) -> None:
         future.set_exception(error)
 
 
-def _sources(prompt: MediaPrompt) -> tuple[Any, ...]:
+def _sources(prompt: MediaPrompt) -> Hashable:
     """What tells prompts of the same media from others before anything is read."""
-    parts = [
-        part
-        for message in prompt.messages
-        if not isinstance(message["content"], str)
-        for part in message["content"]
-    ]
-    media = [part.get("image", part.get("video")) for part in parts if part["type"] != "text"]
-    return tuple(each if isinstance(each, str) else id(each) for each in media)
+    media = [part[part["type"]] for part in prompt.media]
+    known = [each if isinstance(each, str | bytes | Path) else id(each) for each in media]
+    return prompt.video, *known

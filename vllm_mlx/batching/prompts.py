@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from vllm_mlx.batching.media import PromptMedia
-from vllm_mlx.content import content_of, media_of
+from vllm_mlx.content import Content, Part, content_of, media_of
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingOptions, SamplingParams
 from vllm_mlx.video_params import VideoOptions, VideoParams
@@ -27,6 +27,11 @@ class MediaPrompt:
     messages: Messages
     video: VideoParams
 
+    @property
+    def media(self) -> list[Part]:
+        """The parts that hold an image or a video, in order."""
+        return media_of(_contents(self.messages))
+
 
 Prompt: TypeAlias = str | Messages | MediaPrompt
 
@@ -36,6 +41,16 @@ class Prepared(NamedTuple):
 
     tokens: list[int]
     media: PromptMedia | None = None
+
+    def shared_by(self, sharers: int) -> Prepared:
+        """This, when so many prompts with the same media will come behind it."""
+        media = replace(self.media, sharers=sharers) if self.media else None
+        return Prepared(self.tokens, media)
+
+    def for_samples(self, count: int) -> list[Prepared]:
+        """This, as often as it is answered."""
+        media = self.media.for_samples(count) if self.media else [None] * count
+        return [Prepared(self.tokens, each) for each in media]
 
 
 class Options(SamplingOptions, VideoOptions, total=False):
@@ -98,10 +113,20 @@ def chat_prompt(messages: object, video: VideoParams | None = None) -> Prompt:
         given = type(messages).__name__
         raise InvalidRequestError(f"messages is a {given}: should be a list of messages")
     found = [_message(at, message) for at, message in enumerate(messages)]
-    media = media_of(message.get("content", "") or "" for message in found)
+    media = media_of(_contents(found))
     if not any(part["type"] == "video" for part in media):
         _refuse_frames_of_nothing(video)
-    return MediaPrompt(found, video or VideoParams.of()) if media else found
+    if not media:
+        return found
+    # Those of an assistant that calls tools may be None.
+    messages = [{**each, "content": each.get("content") or ""} for each in found]
+    return MediaPrompt(messages, video or VideoParams.of())
+
+
+def _contents(messages: Messages) -> list[Content]:
+    """Of the messages that may hold media; what else there may be is the template's to judge."""
+    contents = [message.get("content") for message in messages]
+    return [content for content in contents if isinstance(content, list)]
 
 
 def _message(at: int, message: object) -> Mapping[str, Any]:
@@ -109,12 +134,13 @@ def _message(at: int, message: object) -> Mapping[str, Any]:
         given = type(message).__name__
         raise InvalidRequestError(f"messages[{at}] is a {given}: should be a dict")
     content = message.get("content")
-    if not isinstance(content, list | tuple):
+    if content is None:  # beside calls of tools, or the template's to refuse
         return message
+    parts = list(content) if isinstance(content, tuple) else content
     try:
-        return {**message, "content": content_of(list(content), any_source=True)}
+        return {**message, "content": content_of(parts, any_source=True)}
     except ValueError as error:
-        raise InvalidRequestError(f"messages[{at}]: {error}") from None
+        raise InvalidRequestError(f"messages[{at}]: content: {error}") from None
 
 
 def _parts(kind: str, sources: Sequence[Any] | None) -> list[dict[str, Any]]:

@@ -31,6 +31,7 @@ class Sequence:
         media: the images and videos among the prompt's tokens.
         identities: what other prompts must begin with to share this one's beginning: the tokens,
             and for media their content.
+        submitted: when it was asked for, by `time.perf_counter()`; now without.
         future: resolves to the whole `GenerationOutput`, or to the error that ended it.
         cached_tokens: prompt tokens that were taken from another prompt's prefill.
         alone: the batch it ran in failed, so it is tried again with nobody beside it.
@@ -49,6 +50,7 @@ class Sequence:
         media: PromptMedia | None = None,
         future: Future[GenerationOutput] | None = None,
         on_chunk: ChunkCallback | None = None,
+        submitted: float | None = None,
     ) -> None:
         self.request_id = request_id
         self.prompt_tokens = prompt_tokens
@@ -66,7 +68,7 @@ class Sequence:
         self.finish_reason: FinishReason | None = None
         self._new_text = new_text
         self._token_text = token_text
-        self._submitted = time.perf_counter()
+        self._submitted = time.perf_counter() if submitted is None else submitted
         self.restart()
 
     def restart(self) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from vllm_mlx.batching.media import at_call
 from vllm_mlx.media.store import Sized
 from vllm_mlx.outputs import MediaInfo
 
@@ -55,14 +55,4 @@ class Held(Generic[T]):
 
 def once(*acts: Callable[[], None]) -> Callable[[], None]:
     """All of `acts`, but at the first call only."""
-    lock = threading.Lock()
-    left = list(acts)
-
-    def call() -> None:
-        with lock:
-            todo = left.copy()
-            left.clear()
-        for act in todo:
-            act()
-
-    return call
+    return at_call(1, lambda: [act() for act in acts])

@@ -141,7 +141,7 @@ class InputsPreparer:
         self._pixels.close()
         self._inputs.close()
 
-    def prepare(self, prompt: MediaPrompt, sharers: int = 0) -> Prepared:
+    def prepare(self, prompt: MediaPrompt) -> Prepared:
         """
         Raises:
             MediaError: a medium can't be read or may not be, or the model can't be shown it.

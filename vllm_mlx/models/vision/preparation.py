@@ -39,23 +39,20 @@ class VisionPreparer:
         """Let go of all patches, and of whoever waits for room."""
         self._store.close()
 
-    def prepare(self, prompt: MediaPrompt, sharers: int = 0) -> Prepared:
+    def prepare(self, prompt: MediaPrompt) -> Prepared:
         """
-        Args:
-            sharers: other prompts with the same media that are yet to be prepared.
-
         Raises:
             MediaError: a medium can't be read or may not be, or its placeholders don't fit.
             ChatTemplateError: the template rejects the messages.
         """
         held = self._reader.read_all(prompt)
         try:
-            return self._written(prompt, held, sharers)
+            return self._written(prompt, held)
         except BaseException:
             held.release()
             raise
 
-    def _written(self, prompt: MediaPrompt, held: Held[Processed], sharers: int) -> Prepared:
+    def _written(self, prompt: MediaPrompt, held: Held[Processed]) -> Prepared:
         media = [_medium(get) for get in held.contents]
         tokens, places, blocks = self._expander.expand(prompt.messages, media)
         if not media:
@@ -70,7 +67,6 @@ class VisionPreparer:
                 rope_positions(len(tokens), blocks),
                 held.infos,
                 held.release,
-                sharers,
             ),
         )
 
