@@ -22,7 +22,7 @@ from mlx_lm.tokenizer_utils import StreamingDetokenizer, TokenizerWrapper
 from vllm_mlx import platform
 from vllm_mlx.batching.media_pool import Preparer
 from vllm_mlx.batching.prompts import Messages
-from vllm_mlx.errors import ChatTemplateError, InvalidRequestError, ModelLoadError
+from vllm_mlx.errors import ChatTemplateError, InvalidRequestError, MediaError, ModelLoadError
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.models.accelerated import accelerate
 from vllm_mlx.models.detokenizer import detokenizer_of
@@ -42,6 +42,7 @@ class LoadedModel:
         context_length: tokens of prompt and answer together; None if the model sets no bound.
         new_preparer: what reads images and videos for it; None if it sees none.
         encode_chat: token ids of messages, where the tokenizer's template does not write them.
+        media_tokens: those that stand for images and videos, so that no text may hold them.
     """
 
     name: str
@@ -52,6 +53,7 @@ class LoadedModel:
     _detokenizer: StreamingDetokenizer
     new_preparer: Callable[[MediaPolicy], Preparer] | None = None
     encode_chat: Callable[[Messages], list[int]] | None = None
+    media_tokens: frozenset[int] = frozenset()
     # transformers' fast tokenizers may not be used from two threads at once.
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -61,6 +63,7 @@ class LoadedModel:
         Raises:
             InvalidRequestError: there is nothing to encode.
             ChatTemplateError: the model has no template, or it rejects the messages.
+            MediaError: the text holds a placeholder of an image or a video.
         """
         if not prompt:
             raise InvalidRequestError("the prompt is empty: give at least one character or message")
@@ -68,6 +71,9 @@ class LoadedModel:
             tokens = self._encode(prompt) if isinstance(prompt, str) else self._encode_chat(prompt)
         if not tokens:
             raise InvalidRequestError(f"the prompt {prompt!r} has no tokens")
+        if found := self.media_tokens.intersection(tokens):
+            names = ", ".join(map(self.token_text, sorted(found)))
+            raise MediaError(f"the prompt has placeholders {names} and no media: leave them out")
         return tokens
 
     def new_detokenizer(self) -> StreamingDetokenizer:
@@ -119,14 +125,15 @@ def load_model(
     """
     path = _resolve(name)
     new_preparer = encode_chat = None
+    media_tokens = frozenset[int]()
     try:
         if path.lower().endswith(".gguf"):
             model, tokenizer, config = load_gguf(Path(path))
         elif sees(path):
             from vllm_mlx.models.vision.loading import load_vision
 
-            loaded_vision = load_vision(path, trust_remote_code)
-            model, tokenizer, config, new_preparer, encode_chat = loaded_vision
+            vision = load_vision(path, trust_remote_code)
+            model, tokenizer, config, new_preparer, encode_chat, media_tokens = vision
         else:
             loaded: Any = mlx_lm_utils.load(
                 path, lazy=True, return_config=True, trust_remote_code=trust_remote_code
@@ -150,6 +157,7 @@ def load_model(
         _detokenizer=detokenizer_of(tokenizer),
         new_preparer=new_preparer,
         encode_chat=encode_chat,
+        media_tokens=media_tokens,
     )
 
 

@@ -21,6 +21,7 @@ from vllm_mlx.models.loading import place
 from vllm_mlx.models.vision.inputs import InputsPreparer, Processing
 from vllm_mlx.models.vision.model import adapt
 from vllm_mlx.models.vision.one_by_one import OneByOneModel
+from vllm_mlx.models.vision.placeholders import media_tokens
 from vllm_mlx.models.vision.preparation import VisionPreparer
 
 
@@ -32,6 +33,7 @@ class LoadedVision(NamedTuple):
     config: dict[str, Any]
     new_preparer: Callable[[MediaPolicy], Preparer]
     encode_chat: Callable[[Messages], list[int]] | None = None
+    media_tokens: frozenset[int] = frozenset()
 
 
 def load_vision(path: str, trust_remote_code: bool) -> LoadedVision:
@@ -48,7 +50,8 @@ def load_vision(path: str, trust_remote_code: bool) -> LoadedVision:
     room = platform.media_bytes()
     if adapted is not None:
         prepare = partial(VisionPreparer, processor, model.config, max_bytes=room)
-        return LoadedVision(adapted, tokenizer, config, prepare)
+        tokens = media_tokens(model.config)
+        return LoadedVision(adapted, tokenizer, config, prepare, media_tokens=tokens)
     _refuse_other_kinds(model, config)
     processing = Processing(model, processor)
     return LoadedVision(

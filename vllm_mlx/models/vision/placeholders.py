@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ from vllm_mlx.models.vision.positions import Block
 from vllm_mlx.outputs import MediaInfo
 
 MILLISECONDS = 1000
+
+Kind = Literal["image", "video"]
 
 
 class Expanded(NamedTuple):
@@ -44,8 +46,8 @@ class Expander:
 
     def __init__(self, processor: Any, config: Any) -> None:
         self._processor = processor
-        self._image_id = getattr(config, "image_token_id", None) or config.image_token_index
-        self._video_id = getattr(config, "video_token_id", None) or config.video_token_index
+        self._image_id = token_id(config, "image")
+        self._video_id = token_id(config, "video")
         self._merge = config.vision_config.spatial_merge_size
         # Qwen3-VL writes the time before each group of frames, so that each is a grid of its own.
         self._is_timed = config.model_type.startswith("qwen3")
@@ -91,10 +93,16 @@ class Expander:
             (self._processor.image_token, images, "images"),
             (self._processor.video_token, videos, "videos"),
         ):
-            if (count := text.count(token)) != len(media):
+            given, count = len(media), text.count(token)
+            if count < given:
                 raise MediaError(
-                    f"the prompt has {count} placeholders {token} for {len(media)} {kind}: leave "
-                    "them out of the text, they are written where the media stand"
+                    f"the chat template shows {count} of {given} {kind}: show them in a message of "
+                    "the user"
+                )
+            if count > given:
+                raise MediaError(
+                    f"the prompt has {count} placeholders {token} for {given} {kind}: leave them "
+                    "out of the text, they are written where the media stand"
                 )
 
     def _tokens(
@@ -137,6 +145,17 @@ class Expander:
             yield Block(int(places[0]), time, height, width)
 
 
+def token_id(config: Any, kind: Kind) -> int:
+    """The token that stands for images or videos."""
+    found = getattr(config, f"{kind}_token_id", None)
+    return int(found if found is not None else getattr(config, f"{kind}_token_index"))
+
+
+def media_tokens(config: Any) -> frozenset[int]:
+    """Those of both."""
+    return frozenset({token_id(config, "image"), token_id(config, "video")})
+
+
 def metadata_of(info: MediaInfo) -> dict[str, Any]:
     """Frames by their time: at 1,000 frames a second their numbers are milliseconds."""
     numbers = [round(time * MILLISECONDS) for time in info.timestamps]
@@ -147,7 +166,7 @@ def metadata_of(info: MediaInfo) -> dict[str, Any]:
 
 def _without_sources(message: Mapping[str, Any]) -> dict[str, Any]:
     """The message as templates expect it: media by their type only."""
-    content = message["content"]
-    if not isinstance(content, str):
+    content = message.get("content")
+    if isinstance(content, list):
         content = [part if part["type"] == "text" else {"type": part["type"]} for part in content]
     return {**message, "content": content}
