@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
-from PIL.Image import Image
+from PIL import Image
 
 from vllm_mlx.batching.prompts import MediaPrompt
 from vllm_mlx.errors import MediaError
@@ -24,7 +26,7 @@ from vllm_mlx.outputs import MediaInfo
 from vllm_mlx.video_params import VideoParams
 
 Kind = Literal["image", "video"]
-
+GIVEN = "given as pixels"
 
 T_co = TypeVar("T_co", bound=Content, covariant=True)
 
@@ -32,7 +34,7 @@ T_co = TypeVar("T_co", bound=Content, covariant=True)
 class Form(Protocol[T_co]):
     """What becomes of pixels for a model. Called on any thread."""
 
-    def of_image(self, image: Image, info: MediaInfo) -> T_co:
+    def of_image(self, image: Image.Image, info: MediaInfo) -> T_co:
         """Of an RGB image."""
 
     def of_video(self, clip: VideoClip, info: MediaInfo) -> T_co:
@@ -50,6 +52,8 @@ class Reader(Generic[T]):
         self._form = form
         self._store = store
         self._policy = policy
+        # Pillow reads the file of an opened image late, and not for two threads at once.
+        self._pictures = threading.Lock()
 
     def read_all(self, prompt: MediaPrompt) -> Held[T]:
         """The images and videos of a prompt.
@@ -59,8 +63,9 @@ class Reader(Generic[T]):
         """
         pinned: list[Pinned[T]] = []
         try:
-            for kind, source in _media_of(prompt):
-                pinned.append(self.read(kind, source, prompt.video))
+            for part in prompt.media:
+                kind = part["type"]
+                pinned.append(self.read(kind, part[kind], prompt.video))
         except BaseException:
             Held(pinned).release()
             raise
@@ -88,28 +93,51 @@ class Reader(Generic[T]):
                 return self._pinned(
                     key, lambda: self._process(kind, file.path, file.name, params), load
                 )
-        return self._pinned(f"{how} of {_pixel_hash(source)}", load, load)
+        # By what is shown of it: an image's own pixels lack its palette and how it is turned.
+        if kind == "image":
+            image = self._shown(source)
+            key = f"{how} of {content_hash(np.asarray(image))}"
+            return self._pinned(key, lambda: self._image(image, GIVEN), load)
+        clip = self._given(source, params)
+        key = f"{how} of {content_hash(clip.frames, clip.timestamps, clip.duration_s)}"
+        return self._pinned(key, lambda: self._video(clip, GIVEN), load)
 
     def _load(self, kind: Kind, source: Any, params: VideoParams) -> T:
         if isinstance(source, str | bytes | Path):
             with opened(source, self._policy) as file:
                 return self._process(kind, file.path, file.name, params)
         if kind == "image":
-            return self._image(source, "given as pixels")
-        return self._video(self._given(source, params))
+            return self._image(self._shown(source), GIVEN)
+        return self._video(self._given(source, params), GIVEN)
 
     def _process(self, kind: Kind, path: Path, name: str, params: VideoParams) -> T:
         if kind == "image":
-            return self._image(path, name)
-        return self._video(read_video(path, params, self._policy, name=name))
+            return self._image(read_image(path, self._policy, name=name), name)
+        return self._video(read_video(path, params, self._policy, name=name), name)
+
+    def _shown(self, picture: Any) -> Image.Image:
+        if not isinstance(picture, Image.Image | np.ndarray):
+            raise MediaError(
+                f"image given as {type(picture).__name__}: give a path, a URL, base64, bytes, a "
+                "PIL image or an array uint8 [height, width, 3]"
+            )
+        with self._pictures:
+            return read_image(picture, self._policy, name=GIVEN)
 
     def _given(self, frames: Any, params: VideoParams) -> VideoClip:
         """Frames that the caller took at `video_fps`, at most `video_max_frames` of them."""
+        if not _are_frames(frames):
+            given = list(frames.shape) if isinstance(frames, np.ndarray) else type(frames).__name__
+            raise MediaError(
+                f"video given as {given}: give a path, a URL, base64, bytes, an array uint8 "
+                "[T, height, width, 3], or a list of PIL images or arrays uint8 [height, width, 3]"
+            )
         times = np.arange(len(frames)) / params.video_fps
         taken = list(range(len(frames)))
         if len(frames) > params.video_max_frames:
             taken = select_frames(times, len(frames) / params.video_fps, params)
-        clip = frames_of([frames[at] for at in taken], params.video_fps, self._policy)
+        with self._pictures:
+            clip = frames_of([frames[at] for at in taken], params.video_fps, self._policy)
         return replace(
             clip,
             timestamps=tuple(times[taken].tolist()),
@@ -117,12 +145,12 @@ class Reader(Generic[T]):
             duration_s=len(frames) / params.video_fps,
         )
 
-    def _image(self, source: Any, name: str) -> T:
-        image = read_image(source, self._policy, name=name)
+    def _image(self, image: Image.Image, name: str) -> T:
         info = MediaInfo("image", content_hash(np.asarray(image)), image.width, image.height)
-        return self._form.of_image(image, info)
+        with _refusals_told(f"image {name}"):
+            return self._form.of_image(image, info)
 
-    def _video(self, clip: VideoClip) -> T:
+    def _video(self, clip: VideoClip, name: str) -> T:
         info = MediaInfo(
             "video",
             content_hash(clip.frames),
@@ -132,7 +160,8 @@ class Reader(Generic[T]):
             clip.timestamps,
             clip.truncated,
         )
-        return self._form.of_video(clip, info)
+        with _refusals_told(f"video {name}"):
+            return self._form.of_video(clip, info)
 
     def _pinned(
         self,
@@ -158,14 +187,18 @@ class Reader(Generic[T]):
         return Pinned(get, lambda: self._store.unpin(key, keep=keep))
 
 
-def _media_of(prompt: MediaPrompt) -> Iterator[tuple[Kind, Any]]:
-    for message in prompt.messages:
-        if not isinstance(message["content"], str):
-            for part in message["content"]:
-                if part["type"] != "text":
-                    yield part["type"], part[part["type"]]
+def _are_frames(frames: Any) -> bool:
+    if isinstance(frames, np.ndarray):
+        return frames.ndim == 4
+    return isinstance(frames, list | tuple) and all(
+        isinstance(frame, Image.Image | np.ndarray) for frame in frames
+    )
 
 
-def _pixel_hash(source: Any) -> str:
-    frames = source if isinstance(source, list | tuple) else [source]
-    return " ".join(content_hash(np.asarray(frame)) for frame in frames)
+@contextmanager
+def _refusals_told(name: str) -> Iterator[None]:
+    """What a model's processor can't take (too small, too narrow) is the medium's error."""
+    try:
+        yield
+    except ValueError as error:
+        raise MediaError(f"{name}: the model can't take it: {error}; scale or crop it") from error

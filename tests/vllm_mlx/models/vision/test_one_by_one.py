@@ -9,6 +9,7 @@ import mlx_vlm
 import numpy as np
 import pytest
 from mlx_lm.sample_utils import make_logits_processors
+from PIL import Image
 
 from tests.decoding import new_scheduler, run, sequence, step
 from tests.vision_folders import VOCAB, write_folder
@@ -246,14 +247,15 @@ def test_inputs_that_were_let_go_are_made_again(preparer):
     assert mx.array_equal(media.inputs()["pixel_values"], expected)
 
 
-def test_an_image_is_read_once_for_many_prompts(preparer, monkeypatch):
+def test_an_image_is_read_once_for_many_prompts(preparer, monkeypatch, tmp_path):
+    Image.fromarray(pixels(0)).save(tmp_path / "image.png")
     read = []
     original = reading.read_image
     monkeypatch.setattr(
         reading, "read_image", lambda *given, **how: read.append(1) or original(*given, **how)
     )
     for text in ("What?", "Where?", "When?"):
-        preparer.prepare(asked(text, pixels(0)))
+        preparer.prepare(asked(text, tmp_path / "image.png"))
     assert len(read) == 1
 
 
