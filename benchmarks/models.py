@@ -14,6 +14,7 @@ from mlx_lm.models import llama
 from vllm_mlx import platform
 from vllm_mlx.models import loading
 from vllm_mlx.models.accelerated import accelerate
+from vllm_mlx.models.weights import place
 
 GROUP_SIZE = 64
 _LLAMA: dict[str, Any] = {
@@ -90,7 +91,7 @@ def random_models(shape: str, bits: int | None, seed: int) -> ModelPair:
     for model in (peers, ours):
         model.eval()
         mx.eval(model.parameters())
-    placed = accelerate(loading.place(ours))
+    placed = accelerate(place(ours))
     quantized = f", {bits} bits" if bits else ""
     name = f"{shape} (random weights, {str(dtype).removeprefix('mlx.core.')}{quantized})"
     return ModelPair(placed, peers, args.vocab_size, name)

@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import mlx.nn as nn
 from huggingface_hub import hf_hub_download
 from jinja2 import TemplateError
-from mlx.utils import tree_flatten
 from mlx_lm import utils as mlx_lm_utils
 from mlx_lm.tokenizer_utils import StreamingDetokenizer, TokenizerWrapper
 
@@ -27,6 +25,7 @@ from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.models.accelerated import accelerate
 from vllm_mlx.models.detokenizer import detokenizer_of
 from vllm_mlx.models.gguf import load_gguf
+from vllm_mlx.models.weights import place
 
 platform.prepare()
 
@@ -177,18 +176,6 @@ def _has_lone_surrogate(text: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
-
-
-def place(model: nn.Module) -> nn.Module:
-    """Bring the weights into memory in the type this backend is fast in; returns the model."""
-    if dtype := platform.weight_dtype():
-        model.set_dtype(dtype)  # first: scales in float16 would round the weights they make
-    arrays: Any = tree_flatten(model.parameters())
-    if platform.dequantizes(sum(array.nbytes for _, array in arrays)):
-        mlx_lm_utils.dequantize_model(model)
-    model.eval()
-    mx.eval(model.parameters())
-    return model
 
 
 def _resolve(name: str) -> str:
