@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable
@@ -16,7 +15,8 @@ from vllm_mlx.batching.prompts import MediaPrompt, Prepared
 from vllm_mlx.errors import EngineStoppedError, InvalidRequestError, RequestAbortedError
 from vllm_mlx.outputs import GenerationOutput
 
-MOST_THREADS = 8
+THREADS = 16
+"""More than cores: a thread that fetches from a slow host computes nothing meanwhile."""
 
 
 class Preparer(Protocol):
@@ -48,8 +48,7 @@ class MediaPool:
 
     def __init__(self, preparer: Preparer) -> None:
         self._preparer = preparer
-        threads = min(MOST_THREADS, os.cpu_count() or 1)
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="media")
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="media")
         self._lock = threading.Lock()
         self._groups: dict[Hashable, deque[_Job]] = {}
         self._futures: dict[str, Future[GenerationOutput]] = {}

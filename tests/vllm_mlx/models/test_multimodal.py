@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
 import shutil
+import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from PIL import Image
 from tests.vllm_mlx.media.clips import drawn, make_clip
 from tests.vllm_mlx.media.web import Web, ok
 from tests.vlm import clip, image
+from vllm_mlx.engine import BatchedEngine
 from vllm_mlx.errors import (
     ContextLengthError,
     InvalidRequestError,
@@ -24,6 +28,7 @@ from vllm_mlx.errors import (
     ModelLoadError,
 )
 from vllm_mlx.models import MLXLanguageModel, MLXMultimodalLM
+from vllm_mlx.models.vision import reading
 
 GREEDY = {"max_tokens": 6, "temperature": 0}
 LONG = {"max_tokens": 30, "temperature": 0}
@@ -450,3 +455,48 @@ def test_a_language_model_of_a_vision_folder_reads_text(vision_folder):
 def test_a_model_that_is_not_there_says_which():
     with pytest.raises(ModelLoadError, match="no/such"):
         MLXMultimodalLM("no/such-model").load()
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error_and_not_kept(mllm, tmp_path, monkeypatch):
+    path, same = tmp_path / "a.png", tmp_path / "b.png"
+    Image.fromarray(image(1)).save(path)
+    shutil.copy(path, same)
+    right = mllm.generate("What?", images=[str(same)], **GREEDY).media[0].hash
+    hash_of = reading.file_hash
+    Image.fromarray(image(2)).save(path)
+    shutil.copy(path, same)
+
+    def then_changed(file: Path) -> str:
+        found = hash_of(file)
+        Image.fromarray(image(3)).save(path)
+        return found
+
+    monkeypatch.setattr(reading, "file_hash", then_changed)
+    with pytest.raises(MediaError, match="changed while it was read"):
+        mllm.generate("What?", images=[str(path)], **GREEDY)
+    monkeypatch.undo()
+    found = mllm.generate("What?", images=[str(same)], **GREEDY).media[0].hash
+    assert found == mllm.generate("What?", images=[image(2)], **GREEDY).media[0].hash != right
+
+
+def test_slow_hosts_do_not_hold_up_what_is_at_hand(vision_folder):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+
+        async def ask() -> None:
+            async with BatchedEngine(str(vision_folder), max_num_seqs=4) as engine:
+                slow = [
+                    asyncio.ensure_future(
+                        engine.generate("?", images=[f"http://127.0.0.1:{port}/{n}.png"])
+                    )
+                    for n in range(4)
+                ]
+                asked = engine.generate("?", images=[image(1)], **GREEDY)
+                assert (await asyncio.wait_for(asked, 30)).completion_tokens
+                for each in slow:
+                    each.cancel()
+                await asyncio.gather(*slow, return_exceptions=True)
+
+        started = time.monotonic()
+        asyncio.run(ask())
+        assert time.monotonic() - started < 40

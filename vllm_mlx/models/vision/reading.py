@@ -89,10 +89,15 @@ class Reader(Generic[T]):
             return self._pinned(f"{how} at {source}", load, load, keep=False)
         if isinstance(source, str | bytes | Path):
             with opened(source, self._policy) as file:
-                key = f"{how} of {file_hash(file.path)}"
-                return self._pinned(
-                    key, lambda: self._process(kind, file.path, file.name, params), load
-                )
+                found = file_hash(file.path)
+
+                def process() -> T:
+                    made = self._process(kind, file.path, file.name, params)
+                    if file_hash(file.path) != found:  # or others would get this for the old bytes
+                        raise MediaError(f"{kind} {file.name} changed while it was read: ask again")
+                    return made
+
+                return self._pinned(f"{how} of {found}", process, load)
         # By what is shown of it: an image's own pixels lack its palette and how it is turned.
         if kind == "image":
             image = self._shown(source)
