@@ -120,7 +120,12 @@ class Sequential:
         steps = generate_step(
             ids, self.model, pixels, mask, max_tokens=max_tokens, temperature=0.0, **inputs
         )
-        return [int(token) for token, _ in steps]
+        tokens: list[int] = []
+        for token, _ in steps:  # which go on behind the end token
+            tokens.append(int(token))
+            if tokens[-1] == self.processor.tokenizer.eos_token_id:
+                break
+        return tokens
 
 
 def image(seed: int = 0, width: int = 64, height: int = 48) -> npt.NDArray[np.uint8]:

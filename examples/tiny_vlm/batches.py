@@ -186,23 +186,23 @@ def pad(rows: Sequence[Row], writer: Writer, pixels: Floats, grid: Size) -> Batc
     )
 
 
-def make(kind: str, seed: int, step: int, writer: Writer) -> Batch:
+def make(seed: int, kind: str, writer: Writer, step: int) -> Batch:
     """A step's batch of "stills" or "clips"."""
     rng = np.random.default_rng([seed, step, kind == "clips"])
     if kind == "stills":
-        size = _one_of(rng, IMAGE_SIZES)
+        size = one_of(rng, IMAGE_SIZES)
         rows = _stills(rng, size)
     else:
-        counts = _one_of(rng, dict(zip(CLIP_SIZES, (0.25, 0.4, 0.3, 0.05), strict=True)))
-        size = _one_of(rng, CLIP_SIZES[counts])
+        counts = one_of(rng, dict(zip(CLIP_SIZES, (0.25, 0.4, 0.3, 0.05), strict=True)))
+        size = one_of(rng, CLIP_SIZES[counts])
         rows = _clips(rng, size, int(rng.choice(counts)))
-    media = [_camera(rng, medium) for row in rows for medium in row.media]
+    media = [camera(rng, medium) for row in rows for medium in row.media]
     return pad(rows, writer, np.concatenate(media), (size[0] // PATCH, size[1] // PATCH))
 
 
 def _stills(rng: np.random.Generator, size: Size) -> list[Row]:
     rows = []
-    for kind in rng.choice(5, 12, p=[0.45, 0.38, 0.05, 0.07, 0.05]):
+    for kind in rng.choice(5, 9, p=[0.45, 0.38, 0.05, 0.07, 0.05]):
         if kind == 0:
             scene = scenes.random_scene(rng, int(rng.choice([1, 2, 3], p=[0.4, 0.3, 0.3])))
             rows.append(_row(rng, [_image(scene, size)], questions.about_image(rng, scene)))
@@ -223,7 +223,7 @@ def _stills(rng: np.random.Generator, size: Size) -> list[Row]:
 
 def _clips(rng: np.random.Generator, size: Size, count: int) -> list[Row]:
     rows = []
-    for _ in range(min(12, 40 // -(-count // GROUP))):
+    for _ in range(min(9, 32 // -(-count // GROUP))):
         moving = rng.random() < 0.5
         clip = scenes.random_motion(rng) if moving else scenes.random_events(rng)
         rows.append(_row(rng, [_clip(rng, clip, count, size)], questions.about_clip(rng, clip)))
@@ -252,7 +252,7 @@ def _clip(rng: np.random.Generator, clip: Motion | Events, count: int, size: Siz
     return Medium(scenes.film(clip, moments, size), tuple(float(i / fps) for i in indices))
 
 
-def _camera(rng: np.random.Generator, medium: Medium) -> Floats:
+def camera(rng: np.random.Generator, medium: Medium) -> Floats:
     """Patches of what a camera and a codec leave: tinted, blurred, noisy."""
     frames = medium.frames.astype(np.float32) / 255
     frames = frames * rng.uniform(0.9, 1.08, 3).astype(np.float32)
@@ -281,5 +281,5 @@ def _blur(frames: Floats) -> Floats:
     return frames
 
 
-def _one_of(rng: np.random.Generator, shares: dict[_Choice, float]) -> _Choice:
+def one_of(rng: np.random.Generator, shares: dict[_Choice, float]) -> _Choice:
     return list(shares)[int(rng.choice(len(shares), p=list(shares.values())))]

@@ -19,7 +19,7 @@ from PIL import Image
 
 from examples.tiny_vlm import checkpoint, questions, scenes
 from examples.tiny_vlm.questions import Question
-from examples.tiny_vlm.scenes import Frame, Frames
+from examples.tiny_vlm.scenes import Frame, Frames, Size
 from vllm_mlx import platform
 
 FPS = 10
@@ -33,51 +33,54 @@ class Sample(NamedTuple):
     clip: Frames | None = None
 
 
-def color(rng: np.random.Generator) -> Sample:
+Ability = Callable[[np.random.Generator, Size], Sample]
+
+
+def color(rng: np.random.Generator, size: Size) -> Sample:
     """Of one of up to three things."""
-    image, scene = scenes.draw_image(rng)
+    image, scene = scenes.draw_image(rng, size)
     return Sample(questions.color(rng, scene), (image,))
 
 
-def shape(rng: np.random.Generator) -> Sample:
+def shape(rng: np.random.Generator, size: Size) -> Sample:
     """Of one of up to three things."""
-    image, scene = scenes.draw_image(rng)
+    image, scene = scenes.draw_image(rng, size)
     return Sample(questions.shape(rng, scene), (image,))
 
 
-def describe(rng: np.random.Generator) -> Sample:
+def describe(rng: np.random.Generator, size: Size) -> Sample:
     """One to three things, all of it right."""
-    image, scene = scenes.draw_image(rng)
+    image, scene = scenes.draw_image(rng, size)
     return Sample(questions.describe(rng, scene), (image,))
 
 
-def order(rng: np.random.Generator) -> Sample:
+def order(rng: np.random.Generator, size: Size) -> Sample:
     """Two images."""
     two = scenes.random_scenes(rng, 2)
-    return Sample(questions.order(rng, two), tuple(scenes.draw(scene) for scene in two))
+    return Sample(questions.order(rng, two), tuple(scenes.draw(scene, size) for scene in two))
 
 
-def direction(rng: np.random.Generator) -> Sample:
+def direction(rng: np.random.Generator, size: Size) -> Sample:
     """A clip of 2 to 8 seconds."""
-    frames, motion = scenes.moving_clip(rng, seconds=float(rng.uniform(2, 8)), fps=FPS)
+    frames, motion = scenes.moving_clip(rng, size, seconds=float(rng.uniform(2, 8)), fps=FPS)
     return Sample(questions.direction(rng, motion), clip=frames)
 
 
-def first_event(rng: np.random.Generator) -> Sample:
+def first_event(rng: np.random.Generator, size: Size) -> Sample:
     """A clip of 2 to 8 seconds."""
-    frames, events = scenes.event_clip(rng, seconds=float(rng.uniform(2, 8)), fps=FPS)
+    frames, events = scenes.event_clip(rng, size, seconds=float(rng.uniform(2, 8)), fps=FPS)
     return Sample(questions.first_event(rng, events), clip=frames)
 
 
-def describe_clip(rng: np.random.Generator) -> Sample:
+def describe_clip(rng: np.random.Generator, size: Size) -> Sample:
     """A motion or two events, all of it right."""
     film = scenes.moving_clip if rng.random() < 0.5 else scenes.event_clip
-    frames, clip = film(rng, seconds=float(rng.uniform(2, 8)), fps=FPS)
+    frames, clip = film(rng, size, seconds=float(rng.uniform(2, 8)), fps=FPS)
     return Sample(questions.describe_clip(rng, clip), clip=frames)
 
 
 # The share of right answers that the tests rely on.
-ABILITIES: dict[Callable[[np.random.Generator], Sample], float | None] = {
+ABILITIES: dict[Ability, float | None] = {
     color: 0.98,
     shape: 0.90,
     order: 0.95,
@@ -94,6 +97,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=checkpoint.FOLDER)
     parser.add_argument("--samples", type=int, default=400)
     parser.add_argument("--seed", type=int, default=1234)
+    parser.add_argument("--side", type=int, default=64, help="of the square pictures, in pixels")
     parser.add_argument("--show-errors", action="store_true")
     args = parser.parse_args()
     platform.prepare()
@@ -104,7 +108,7 @@ def main() -> None:
     mx.eval(model.parameters())
     print(f"| Ability | right of {args.samples} | needed |\n|---|---|---|")
     for sample, needed in ABILITIES.items():
-        wrong = _wrong(model, processor, sample, args.samples, args.seed)
+        wrong = _wrong(model, processor, sample, args)
         right = f"{1 - len(wrong) / args.samples:.1%}"
         name = sample.__name__.replace("_", " ")
         print(f"| {name} | {right} | {'' if needed is None else f'{needed:.0%}'} |", flush=True)
@@ -134,16 +138,14 @@ def answer(model: Any, processor: Any, sample: Sample, folder: Path) -> str:
 
 
 def _wrong(
-    model: Any,
-    processor: Any,
-    sample: Callable[[np.random.Generator], Sample],
-    count: int,
-    seed: int,
+    model: Any, processor: Any, sample: Ability, args: argparse.Namespace
 ) -> list[tuple[Question, str]]:
+    """What was asked and is not answered word for word, with what was said."""
     wrong = []
     with tempfile.TemporaryDirectory() as folder:
-        for i in range(count):
-            shown = sample(np.random.default_rng([seed, *sample.__name__.encode(), i]))
+        for i in range(args.samples):
+            rng = np.random.default_rng([args.seed, *sample.__name__.encode(), i])
+            shown = sample(rng, (args.side, args.side))
             said = answer(model, processor, shown, Path(folder))
             if said != shown.asked.answer:
                 wrong.append((shown.asked, said))

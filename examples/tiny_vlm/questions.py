@@ -59,9 +59,11 @@ COMPARE = (
 def color(rng: np.random.Generator, scene: Scene) -> Question:
     """Of one thing; by name where there are several."""
     thing = _one(rng, scene.things)
-    named = [f"What color is the {thing.shape}?", f"What is the color of the {thing.shape}?"]
-    alone = ["What color is it?", "What color is the object?"] if len(scene.things) == 1 else []
-    return Question(_pick(rng, named * 2 + alone), f"{thing.color.capitalize()}.")
+    if len(scene.things) == 1 and rng.random() < 0.35:
+        asked = _pick(rng, ("What color is it?", "What color is the object?"))
+        return Question(asked, f"It is {thing.color}.")
+    named = (f"What color is the {thing.shape}?", f"What is the color of the {thing.shape}?")
+    return Question(_pick(rng, named), f"The {thing.shape} is {thing.color}.")
 
 
 def shape(rng: np.random.Generator, scene: Scene) -> Question:
@@ -81,12 +83,14 @@ def order(rng: np.random.Generator, scenes: Sequence[Scene]) -> Question:
     """Which of several images shows what, each of one thing."""
     index = int(rng.integers(len(scenes)))
     thing, place = scenes[index].things[0], ORDINALS[index]
-    if rng.random() < 0.5:
+    if rng.random() < 0.35:
         return Question(f"What is in the {place} image?", f"A {thing.name}.")
     name = _pick(rng, (thing.shape, thing.name))
-    if len(scenes) != 2 or rng.random() < 0.3:
-        return Question(f"Which image shows the {name}?", f"The {place}.")
-    return Question(f"Is the {name} in the first or the second image?", f"The {place}.")
+    if len(scenes) == 2 and rng.random() < 0.7:
+        asked = f"Is the {name} in the first or the second image?"
+    else:
+        asked = f"Which image shows the {name}?"
+    return Question(asked, f"The {name} is in the {place} image.")
 
 
 def compare(rng: np.random.Generator, scenes: Sequence[Scene]) -> Question:
@@ -100,14 +104,15 @@ def compare(rng: np.random.Generator, scenes: Sequence[Scene]) -> Question:
 def direction(rng: np.random.Generator, motion: Motion) -> Question:
     """Where the thing goes."""
     name = motion.thing.shape
+    if rng.random() < 0.2:
+        return Question("In which direction does it move?", f"It moves {motion.direction}.")
     asked = (
         f"In which direction does the {name} move?",
         f"In which direction does the {name} move?",
         f"Which direction does the {name} move?",
         f"Where does the {name} go?",
-        "In which direction does it move?",
     )
-    return Question(_pick(rng, asked), f"{motion.direction.capitalize()}.")
+    return Question(_pick(rng, asked), f"The {name} moves {motion.direction}.")
 
 
 def first_event(rng: np.random.Generator, events: Events) -> Question:
@@ -150,7 +155,7 @@ def about_clip(rng: np.random.Generator, clip: Motion | Events) -> list[Question
     """Different questions, in any order."""
     scene = clip.scene(1.0)
     if isinstance(clip, Motion):
-        asked = [direction(rng, clip), color(rng, scene), shape(rng, scene)]
+        asked = [*(direction(rng, clip) for _ in range(2)), color(rng, scene), shape(rng, scene)]
     else:
         both = Scene((clip.first, clip.second))
         asked = [first_event(rng, clip), first_event(rng, clip), color(rng, both)]

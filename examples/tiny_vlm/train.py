@@ -1,7 +1,8 @@
 """Train the tiny Qwen3-VL from scratch: `python -m examples.tiny_vlm.train`, from the clone's root.
 
-It takes two cores: one process learns from stills, one from clips, and both take the mean of their
-gradients, so they hold the same weights all the way.
+First its vision tower (`eyes.py`), then all of it. It takes two cores: one process learns from
+stills, one from clips, and both take the mean of their gradients, so they hold the same weights
+all the way.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import argparse
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,22 +29,22 @@ from mlx_vlm.models.qwen3_vl import Model, ModelConfig
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from examples.tiny_vlm import batches, checkpoint, network, questions, scenes
+from examples.tiny_vlm import batches, checkpoint, eyes, network, questions, scenes
 from examples.tiny_vlm.batches import Writer
 from vllm_mlx import platform
 
 KINDS = ("stills", "clips")
-WARMUP = 200
+WARMUP = 100
 
 
 class Plan(NamedTuple):
     """What both processes know."""
 
     tokenizer: str
+    first_steps: int
     steps: int
     learning_rate: float
     seed: int
-    out: Path
 
 
 class Exchange:
@@ -54,20 +56,21 @@ class Exchange:
         self._barrier: Barrier = spawn.Barrier(len(KINDS))
         self._turn = 0
 
-    def mean(self, kind: int, mine: NDArray[np.float32]) -> NDArray[np.float32]:
+    def mean(self, process: int, mine: NDArray[np.float32]) -> NDArray[np.float32]:
         """Of what all processes bring at the same time."""
         places = np.frombuffer(self._shared, np.float32).reshape(2, len(KINDS), -1)
         # In turns, so nobody writes what another still reads.
         place, self._turn = places[self._turn], 1 - self._turn
-        place[kind] = mine
+        place[process, : mine.size] = mine
         self._barrier.wait(timeout=300)
-        mean: NDArray[np.float32] = place.mean(axis=0)
+        mean: NDArray[np.float32] = place[:, : mine.size].mean(axis=0)
         return mean
 
 
 def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--first-steps", type=int, default=1200, help="of the vision tower alone")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -75,8 +78,8 @@ def main() -> None:
     args = parser.parse_args()
     tokenizer = checkpoint.train_tokenizer(spoken(args.seed))
     checkpoint.write_files(args.out, tokenizer)
-    plan = Plan(tokenizer.to_str(), args.steps, args.learning_rate, args.seed, args.out)
-    exchange = Exchange(sum(w.size for _, w in tree_flatten(_new(plan).parameters())) + 1)
+    plan = Plan(tokenizer.to_str(), args.first_steps, args.steps, args.learning_rate, args.seed)
+    exchange = Exchange(2 * sum(w.size for _, w in tree_flatten(_new(plan).parameters())))
     spawn = multiprocessing.get_context("spawn")
     helper = spawn.Process(target=learn, args=(1, plan, exchange), daemon=True)
     helper.start()
@@ -85,27 +88,45 @@ def main() -> None:
     checkpoint.write_weights(args.out, model)
 
 
-def learn(kind: int, plan: Plan, exchange: Exchange) -> Model:
-    """The model after all steps, seen from the process of this kind."""
+def learn(process: int, plan: Plan, exchange: Exchange) -> Model:
+    """The model after all steps, seen from this process."""
     platform.prepare()
     mx.set_default_device(mx.cpu)
     mx.set_cache_limit(1 << 30)
-    model, writer = _new(plan), Writer(Tokenizer.from_str(plan.tokenizer))
-    optimizer = optim.AdamW(_rate(plan), betas=[0.9, 0.98], weight_decay=0.02)
-    gradient, started, recent = nn.value_and_grad(model, network.loss), time.monotonic(), []
-    for step in range(plan.steps):
-        value, gradients = gradient(model, batches.make(KINDS[kind], plan.seed, step, writer))
-        gradients, joint = _shared(gradients, value, kind, exchange)
+    model, kind = _new(plan), KINDS[process]
+    descend = partial(_descend, rate=plan.learning_rate, process=process, exchange=exchange)
+    looking = eyes.Eyes(model.vision_tower, model.config.text_config.hidden_size)
+    descend(looking, eyes.loss, partial(eyes.make, plan.seed, kind), plan.first_steps)
+    writer = Writer(Tokenizer.from_str(plan.tokenizer))
+    descend(model, network.loss, partial(batches.make, plan.seed, kind, writer), plan.steps)
+    return model
+
+
+def _descend(
+    model: nn.Module,
+    loss: Callable[..., mx.array],
+    make: Callable[[int], Any],
+    steps: int,
+    *,
+    rate: float,
+    process: int,
+    exchange: Exchange,
+) -> None:
+    """Improve the model so many times."""
+    optimizer = optim.AdamW(_schedule(rate, steps), betas=[0.9, 0.98], weight_decay=0.02)
+    gradient, started, recent = nn.value_and_grad(model, loss), time.monotonic(), []
+    for step in range(steps):
+        value, gradients = gradient(model, make(step))
+        gradients, joint = _shared(gradients, value, process, exchange)
         gradients, _ = optim.clip_grad_norm(gradients, 1.0)
         optimizer.update(model, gradients)
         mx.eval(model.parameters(), optimizer.state)
-        recent.append((value.item(), joint))
-        if kind == 0 and (step + 1) % 100 == 0:
-            minutes = (time.monotonic() - started) / 60
-            stills, both = np.mean(recent[-100:], axis=0)
-            losses = f"stills {stills:.4f}, clips {2 * both - stills:.4f}"
-            print(f"step {step + 1}, {minutes:.1f} minutes: {losses}", flush=True)
-    return model
+        recent.append((value.item(), 2 * joint - value.item()))
+        if process == 0 and (step + 1) % 100 == 0:
+            stills, clips = np.mean(recent[-100:], axis=0)
+            minutes, busy = (time.monotonic() - started) / 60, time.process_time() / 60
+            passed = f"step {step + 1}, {minutes:.1f} minutes ({busy:.1f} of CPU)"
+            print(f"{passed}: stills {stills:.4f}, clips {clips:.4f}", flush=True)
 
 
 def _new(plan: Plan) -> Model:
@@ -114,19 +135,17 @@ def _new(plan: Plan) -> Model:
     return Model(ModelConfig.from_dict(checkpoint.configuration(tokenizer)))
 
 
-def _rate(plan: Plan) -> Any:
-    rises = optim.linear_schedule(0, plan.learning_rate, WARMUP)
-    falls = optim.cosine_decay(
-        plan.learning_rate, max(1, plan.steps - WARMUP), plan.learning_rate / 50
-    )
+def _schedule(rate: float, steps: int) -> Any:
+    rises = optim.linear_schedule(0, rate, WARMUP)
+    falls = optim.cosine_decay(rate, max(1, steps - WARMUP), rate / 50)
     return optim.join_schedules([rises, falls], [WARMUP])
 
 
-def _shared(gradients: Any, value: mx.array, kind: int, exchange: Exchange) -> tuple[Any, float]:
+def _shared(gradients: Any, value: mx.array, process: int, exchange: Exchange) -> tuple[Any, float]:
     """The mean gradients and the mean loss."""
     named = tree_flatten(gradients)
     flat = mx.concatenate([*(each.reshape(-1) for _, each in named), value.reshape(1)])
-    mean = exchange.mean(kind, np.array(flat))
+    mean = exchange.mean(process, np.array(flat))
     ends = np.cumsum([each.size for _, each in named]).tolist()
     pieces = mx.split(mx.array(mean), ends)
     shaped = [
