@@ -133,7 +133,7 @@ class Bench:
         preparer = self._pair.ours.new_preparer(UNRESTRICTED)
         started = time.perf_counter()
         for question, clip in asked.questions:
-            prepared = preparer.prepare(_prompt(question, clip), 0)
+            prepared = preparer.prepare(_prompt(question, clip))
             assert prepared.media is not None
             prepared.media.release()
         return time.perf_counter() - started

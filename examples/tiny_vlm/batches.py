@@ -14,6 +14,7 @@ from examples.tiny_vlm import questions, scenes
 from examples.tiny_vlm.questions import Question
 from examples.tiny_vlm.scenes import Events, Frames, Motion, Scene, Size
 
+ROWS = 18
 PATCH, MERGE, GROUP = 8, 2, 2  # pixels, patches and frames; see `checkpoint.py`
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -64,7 +65,8 @@ class Batch(NamedTuple):
         pixels: normalized patches of each group of frames, `[G, P, 384]`.
         grid: patches down and across.
         visual: where their features go, flat indices into `[B * L]`.
-        asked: flat indices of the tokens whose next one counts, and `targets` are those.
+        asked: flat indices of the tokens that must tell something, and `targets` what: those of
+            answers the next one, those of images which image they are of.
     """
 
     ids: Ints
@@ -84,18 +86,23 @@ class _Line:
     positions: list[tuple[int, int, int]] = field(default_factory=list)
     visual: list[int] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
     next: int = 0
 
     def text(self, ids: Sequence[int], *, counts: bool = False) -> None:
         if counts:
             self.asked += range(len(self.ids) - 1, len(self.ids) + len(ids) - 1)
+            self.targets += ids
         self.positions += [(self.next + i,) * 3 for i in range(len(ids))]
         self.ids += ids
         self.next += len(ids)
 
-    def picture(self, pad: int, grid: Size) -> None:
+    def picture(self, pad: int, grid: Size, ordinal: int | None) -> None:
         height, width = grid[0] // MERGE, grid[1] // MERGE
         count = height * width
+        if ordinal is not None:
+            self.asked += range(len(self.ids), len(self.ids) + count)
+            self.targets += [ordinal] * count
         self.visual += range(len(self.ids), len(self.ids) + count)
         self.ids += [pad] * count
         start = self.next
@@ -133,12 +140,17 @@ class Writer:
     def _media(self, line: _Line, media: Sequence[Medium], grid: Size) -> None:
         start, end = self._ids("<|vision_start|>"), self._ids("<|vision_end|>")
         image, video = self._ids("<|image_pad|>")[0], self._ids("<|video_pad|>")[0]
+        # Without being asked, images' tokens did not come to know which image they are of.
+        ordinals = iter(self._ids(f" {ordinal}")[0] for ordinal in questions.ORDINALS)
         for medium in media:
             for seconds in [None] if medium.times is None else group_times(medium.times):
                 if seconds is not None:
                     line.text(self._ids(f"<{seconds:.1f} seconds>"))
                 line.text(start)
-                line.picture(image if seconds is None else video, grid)
+                if seconds is None:
+                    line.picture(image, grid, next(ordinals))
+                else:
+                    line.picture(video, grid, None)
                 line.text(end)
 
     def _ids(self, text: str) -> list[int]:
@@ -174,15 +186,15 @@ def pad(rows: Sequence[Row], writer: Writer, pixels: Floats, grid: Size) -> Batc
         ids[i, : len(line.ids)] = line.ids
         positions[:, i, : len(line.ids)] = np.asarray(line.positions).T
     visual = [i * length + at for i, line in enumerate(lines) for at in line.visual]
-    asked = np.asarray([i * length + at for i, line in enumerate(lines) for at in line.asked])
+    asked = [i * length + at for i, line in enumerate(lines) for at in line.asked]
     return Batch(
         ids,
         positions,
         pixels,
         grid,
         np.asarray(visual, np.int32),
-        asked.astype(np.int32),
-        ids.reshape(-1)[asked + 1],
+        np.asarray(asked, np.int32),
+        np.asarray([target for line in lines for target in line.targets], np.int32),
     )
 
 
@@ -202,7 +214,7 @@ def make(seed: int, kind: str, writer: Writer, step: int) -> Batch:
 
 def _stills(rng: np.random.Generator, size: Size) -> list[Row]:
     rows = []
-    for kind in rng.choice(5, 9, p=[0.45, 0.38, 0.05, 0.07, 0.05]):
+    for kind in rng.choice(5, ROWS, p=[0.45, 0.38, 0.05, 0.07, 0.05]):
         if kind == 0:
             scene = scenes.random_scene(rng, int(rng.choice([1, 2, 3], p=[0.4, 0.3, 0.3])))
             rows.append(_row(rng, [_image(scene, size)], questions.about_image(rng, scene)))
@@ -223,7 +235,7 @@ def _stills(rng: np.random.Generator, size: Size) -> list[Row]:
 
 def _clips(rng: np.random.Generator, size: Size, count: int) -> list[Row]:
     rows = []
-    for _ in range(min(9, 32 // -(-count // GROUP))):
+    for _ in range(min(ROWS, 64 // -(-count // GROUP))):
         moving = rng.random() < 0.5
         clip = scenes.random_motion(rng) if moving else scenes.random_events(rng)
         rows.append(_row(rng, [_clip(rng, clip, count, size)], questions.about_clip(rng, clip)))

@@ -1,8 +1,8 @@
 """Train the tiny Qwen3-VL from scratch: `python -m examples.tiny_vlm.train`, from the clone's root.
 
-First its vision tower (`eyes.py`), then all of it. It takes two cores: one process learns from
-stills, one from clips, and both take the mean of their gradients, so they hold the same weights
-all the way.
+First its vision tower (`eyes.py`), then all of it. It takes two cores, and a GPU if told so: one
+process learns from stills, one from clips, and both take the mean of their gradients, so they hold
+the same weights all the way.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import argparse
 import multiprocessing
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -24,8 +26,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from mlx_vlm.models.qwen3_vl import Model, ModelConfig
+from mlx_vlm.utils import load_model
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
@@ -45,6 +48,9 @@ class Plan(NamedTuple):
     steps: int
     learning_rate: float
     seed: int
+    gpu: bool
+    on: bool
+    out: Path
 
 
 class Exchange:
@@ -70,53 +76,77 @@ class Exchange:
 def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--first-steps", type=int, default=1200, help="of the vision tower alone")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--first-steps", type=int, default=1500, help="of the vision tower alone")
+    parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--gpu", action="store_true", help="instead of two cores")
     parser.add_argument("--out", type=Path, default=checkpoint.FOLDER)
+    parser.add_argument("--on", action="store_true", help="from the weights that are in --out")
     args = parser.parse_args()
-    tokenizer = checkpoint.train_tokenizer(spoken(args.seed))
-    checkpoint.write_files(args.out, tokenizer)
-    plan = Plan(tokenizer.to_str(), args.first_steps, args.steps, args.learning_rate, args.seed)
+    if args.on:
+        tokenizer = Tokenizer.from_file(str(args.out / "tokenizer.json"))
+    else:
+        tokenizer = checkpoint.train_tokenizer(spoken(args.seed))
+        checkpoint.write_files(args.out, tokenizer)
+    plan = Plan(
+        tokenizer.to_str(),
+        args.first_steps,
+        args.steps,
+        args.learning_rate,
+        args.seed,
+        args.gpu,
+        args.on,
+        args.out,
+    )
     exchange = Exchange(2 * sum(w.size for _, w in tree_flatten(_new(plan).parameters())))
     spawn = multiprocessing.get_context("spawn")
-    helper = spawn.Process(target=learn, args=(1, plan, exchange), daemon=True)
+    helper = spawn.Process(target=learn, args=(1, plan, exchange))
     helper.start()
-    model = learn(0, plan, exchange)
+    learn(0, plan, exchange)
     helper.join()
-    checkpoint.write_weights(args.out, model)
 
 
-def learn(process: int, plan: Plan, exchange: Exchange) -> Model:
-    """The model after all steps, seen from this process."""
+def learn(process: int, plan: Plan, exchange: Exchange) -> None:
+    """A process's share of all steps; the first writes the weights, again and again."""
     platform.prepare()
-    mx.set_default_device(mx.cpu)
+    mx.set_default_device(mx.gpu if plan.gpu else mx.cpu)
     mx.set_cache_limit(1 << 30)
     model, kind = _new(plan), KINDS[process]
-    descend = partial(_descend, rate=plan.learning_rate, process=process, exchange=exchange)
+
+    def save() -> None:
+        if process == 0:
+            checkpoint.write_weights(plan.out, model)
+
+    descend = partial(
+        _descend, rate=plan.learning_rate, process=process, exchange=exchange, save=save
+    )
     looking = eyes.Eyes(model.vision_tower, model.config.text_config.hidden_size)
-    descend(looking, eyes.loss, partial(eyes.make, plan.seed, kind), plan.first_steps)
+    if not plan.on:
+        make_first = partial(eyes.make, plan.seed, kind)
+        descend(looking, eyes.loss, _ahead(plan, make_first, plan.first_steps), plan.first_steps)
     writer = Writer(Tokenizer.from_str(plan.tokenizer))
-    descend(model, network.loss, partial(batches.make, plan.seed, kind, writer), plan.steps)
-    return model
+    make = partial(batches.make, plan.seed, kind, writer)
+    descend(model, network.loss, _ahead(plan, make, plan.steps), plan.steps)
+    save()
 
 
 def _descend(
     model: nn.Module,
     loss: Callable[..., mx.array],
-    make: Callable[[int], Any],
+    made: Iterator[Any],
     steps: int,
     *,
     rate: float,
     process: int,
     exchange: Exchange,
+    save: Callable[[], None],
 ) -> None:
     """Improve the model so many times."""
     optimizer = optim.AdamW(_schedule(rate, steps), betas=[0.9, 0.98], weight_decay=0.02)
     gradient, started, recent = nn.value_and_grad(model, loss), time.monotonic(), []
-    for step in range(steps):
-        value, gradients = gradient(model, make(step))
+    for step, batch in enumerate(made):
+        value, gradients = gradient(model, batch)
         gradients, joint = _shared(gradients, value, process, exchange)
         gradients, _ = optim.clip_grad_norm(gradients, 1.0)
         optimizer.update(model, gradients)
@@ -127,9 +157,28 @@ def _descend(
             minutes, busy = (time.monotonic() - started) / 60, time.process_time() / 60
             passed = f"step {step + 1}, {minutes:.1f} minutes ({busy:.1f} of CPU)"
             print(f"{passed}: stills {stills:.4f}, clips {clips:.4f}", flush=True)
+        if (step + 1) % 500 == 0:
+            save()
+
+
+def _ahead(plan: Plan, make: Callable[[int], Any], steps: int) -> Iterator[Any]:
+    """Batches; other processes draw them ahead if a GPU waits for them."""
+    if not plan.gpu:
+        yield from map(make, range(steps))
+        return
+    with ProcessPoolExecutor(6, multiprocessing.get_context("spawn")) as pool:
+        coming = deque(pool.submit(make, step) for step in range(min(12, steps)))
+        for step in range(steps):
+            yield coming.popleft().result()
+            if step + 12 < steps:
+                coming.append(pool.submit(make, step + 12))
 
 
 def _new(plan: Plan) -> Model:
+    if plan.on:
+        known: Model = load_model(plan.out)
+        known.update(tree_map(lambda weight: weight.astype(mx.float32), known.parameters()))
+        return known
     mx.random.seed(plan.seed)
     tokenizer = Tokenizer.from_str(plan.tokenizer)
     return Model(ModelConfig.from_dict(checkpoint.configuration(tokenizer)))
