@@ -1,26 +1,24 @@
 """Ask the trained model about fresh samples: `python -m examples.tiny_vlm.evaluate`.
 
-Everything goes mlx-vlm's own way: PNG and H.264 files, its reader, processor and `generate`.
+Through the public API, from PNG and H.264 files.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_map
-from mlx_vlm import generate, load
 from PIL import Image
 
 from examples.tiny_vlm import checkpoint, questions, scenes
 from examples.tiny_vlm.questions import Question
 from examples.tiny_vlm.scenes import Frame, Frames, Size
-from vllm_mlx import platform
+from vllm_mlx.engine import BatchedEngine
 
 FPS = 10
 
@@ -100,56 +98,51 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=64, help="of the square pictures, in pixels")
     parser.add_argument("--show-errors", action="store_true")
     args = parser.parse_args()
-    platform.prepare()
-    model, processor = load(str(args.model))
-    dtype = platform.weight_dtype()
-    if dtype is not None:
-        model.update(tree_map(lambda weight: weight.astype(dtype), model.parameters()))
-    mx.eval(model.parameters())
     print(f"| Ability | right of {args.samples} | needed |\n|---|---|---|")
-    for sample, needed in ABILITIES.items():
-        wrong = _wrong(model, processor, sample, args)
+    for ability, needed in ABILITIES.items():
+        wrong = asyncio.run(mistakes(args.model, ability, args.samples, args.seed, args.side))
         right = f"{1 - len(wrong) / args.samples:.1%}"
-        name = sample.__name__.replace("_", " ")
+        name = ability.__name__.replace("_", " ")
         print(f"| {name} | {right} | {'' if needed is None else f'{needed:.0%}'} |", flush=True)
-        for asked, answer in wrong if args.show_errors else ():
-            print(f"    {asked.question} {asked.answer!r}, not {answer!r}")
+        for asked, said in wrong if args.show_errors else ():
+            print(f"    {asked.question} {asked.answer!r}, not {said!r}")
 
 
-def answer(model: Any, processor: Any, sample: Sample, folder: Path) -> str:
-    """The model's words, decoded greedily."""
-    content = []
-    files: dict[str, list[str]] = {"image": [], "video": []}
-    for i, image in enumerate(sample.images):
-        files["image"].append(str(folder / f"{i}.png"))
-        Image.fromarray(image).save(files["image"][-1])
-        content.append({"type": "image"})
-    if sample.clip is not None:
-        files["video"].append(str(folder / "clip.mp4"))
-        scenes.write_clip(files["video"][-1], sample.clip, FPS)
-        content.append({"type": "video"})
-    content.append({"type": "text", "text": sample.asked.question})
-    prompt = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-    )
-    media = {kind: paths for kind, paths in files.items() if paths}
-    result = generate(model, processor, prompt, **media, max_tokens=40, temperature=0.0)
-    return str(result.text).strip()
-
-
-def _wrong(
-    model: Any, processor: Any, sample: Ability, args: argparse.Namespace
+async def mistakes(
+    model: Path, ability: Ability, samples: int, seed: int, side: int = 64
 ) -> list[tuple[Question, str]]:
     """What was asked and is not answered word for word, with what was said."""
-    wrong = []
     with tempfile.TemporaryDirectory() as folder:
-        for i in range(args.samples):
-            rng = np.random.default_rng([args.seed, *sample.__name__.encode(), i])
-            shown = sample(rng, (args.side, args.side))
-            said = answer(model, processor, shown, Path(folder))
-            if said != shown.asked.answer:
-                wrong.append((shown.asked, said))
-    return wrong
+        async with BatchedEngine(str(model)) as engine:
+
+            async def ask(i: int) -> tuple[Question, str]:
+                rng = np.random.default_rng([seed, *ability.__name__.encode(), i])
+                shown = ability(rng, (side, side))
+                images, videos = _files(shown, Path(folder) / str(i))
+                output = await engine.generate(
+                    shown.asked.question,
+                    images=images,
+                    videos=videos,
+                    max_tokens=40,
+                    temperature=0,
+                )
+                return shown.asked, output.text.strip()
+
+            said = await asyncio.gather(*map(ask, range(samples)))
+    return [(asked, text) for asked, text in said if text != asked.answer]
+
+
+def _files(sample: Sample, folder: Path) -> tuple[list[str], list[str]]:
+    """The sample's images and videos, written to disk."""
+    folder.mkdir()
+    images = [str(folder / f"{i}.png") for i in range(len(sample.images))]
+    for path, image in zip(images, sample.images, strict=True):
+        Image.fromarray(image).save(path)
+    if sample.clip is None:
+        return images, []
+    clip = str(folder / "clip.mp4")
+    scenes.write_clip(clip, sample.clip, FPS)
+    return images, [clip]
 
 
 if __name__ == "__main__":
