@@ -6,7 +6,7 @@ Each is written to a temporary file in a folder of its own, forced to disk and m
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -16,13 +16,24 @@ import pyarrow as pa
 from jobs.errors import DatasetError
 
 
-def replace_file(target: Path, data: bytes | pa.Buffer, temporary: Path) -> None:
+def replace_file(
+    target: Path,
+    data: bytes | pa.Buffer,
+    temporary: Path,
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Write `target` by way of the folder `temporary`, which lies on the same file system.
+
+    Args:
+        check: called when all is written, right before the file appears; what it raises prevents
+            that.
 
     Raises:
         DatasetError: the file can't be written; it is then as it was before.
     """
     with _staged(target, data, temporary) as staged:
+        check()
         staged.replace(target)
 
 

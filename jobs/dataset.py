@@ -7,7 +7,7 @@ or a crash at any moment sees only finished parts, and a shard done twice leaves
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -158,8 +158,13 @@ class Dataset:
         """Where the part of one shard stands once it is written."""
         return self._layout.part(shard, shards)
 
-    def write_part(self, shard: int, rows: Sequence[ResultRow]) -> Path:
+    def write_part(
+        self, shard: int, rows: Sequence[ResultRow], *, check: Callable[[], None] = lambda: None
+    ) -> Path:
         """Put one shard's rows into the dataset, in input order, replacing the shard's part.
+
+        Args:
+            check: called right before the part appears; what it raises prevents that.
 
         Raises:
             ValueError: there are no rows, or no such shard.
@@ -172,7 +177,8 @@ class Dataset:
         if not 0 <= shard < shards:
             raise ValueError(f"shard {shard} is not one of this run's {shards}")
         part = self.part_path(shard, shards)
-        self._replace(part, _parquet(_table(rows, manifest["columns"])))
+        parquet = _parquet(_table(rows, manifest["columns"]))
+        replace_file(part, parquet, self._layout.temporary, check=check)
         return part
 
     def finalize(self) -> Verification:

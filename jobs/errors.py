@@ -5,6 +5,8 @@ MLXBatchError
 ├── RunExistsError              this very run was enqueued before
 ├── RunNotFoundError            the server knows no such run
 ├── JobPayloadError             a job's payload is not one this version writes
+├── LedgerError                 the ledger in Redis holds what this version does not write
+├── LeaseLostError              another worker has claimed the shard meanwhile
 └── DatasetError                the output folder holds another run, or fails verification
 """
 
@@ -27,6 +29,14 @@ class RunNotFoundError(MLXBatchError):
 
 class JobPayloadError(MLXBatchError):
     """A job in the queue was not written by this version's producer."""
+
+
+class LedgerError(MLXBatchError):
+    """Somebody else, or another version, wrote into the ledger."""
+
+
+class LeaseLostError(MLXBatchError):
+    """A worker that slept, or whose Redis was away, came back after its shard was claimed."""
 
 
 class DatasetError(MLXBatchError):

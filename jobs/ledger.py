@@ -4,26 +4,41 @@ Keys, all under `mlx-batch:`
     runs                    sorted set, run id by creation time
     run:ID                  hash: `spec` (JSON) and `state`
     run:ID:done             hash: committed shard → its `Counts` as a JSON list
+    run:ID:leases           hash: shard → how often it was claimed
+    run:ID:partial          hash: shard that is not whole → `Counts` of its rows that are done
+    run:ID:rows:SHARD       hash: place in the shard → a row that is done; gone with the commit
     out:FOLDER              the run that an output folder belongs to
-    live:WORKER             JSON of what a worker holds that is not committed yet; expires
+    live:WORKER             JSON of what a worker's engine does; expires
+
+`jobs.lease` writes the four that change with every row and shard.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, cast
 
 from redis import Redis
 
-from jobs.errors import RunExistsError, RunNotFoundError
+from jobs.counts import Counts
+from jobs.errors import LedgerError, RunExistsError, RunNotFoundError
+from jobs.keys import (
+    RUNS,
+    done_key,
+    leases_key,
+    live_key,
+    out_key,
+    partial_key,
+    rows_key,
+    run_key,
+)
 from jobs.run import RunSpec
-from vllm_mlx.outputs import GenerationOutput
 
-PREFIX = "mlx-batch"
 LIVE_TTL = 15  # seconds; a worker writes its live counts every second
+DELETED_AT_ONCE = 1000
 KEEP_FINISHED = 30 * 24 * 3600  # seconds the record of a finished run stays
 
 
@@ -35,40 +50,18 @@ class RunState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
-    """Rows and tokens that are done."""
-
-    ok: int = 0
-    error: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-    @classmethod
-    def of(cls, outputs: Iterable[GenerationOutput]) -> Counts:
-        outputs = list(outputs)
-        errors = sum(output.finish_reason == "error" for output in outputs)
-        return cls(
-            ok=len(outputs) - errors,
-            error=errors,
-            prompt_tokens=sum(output.prompt_tokens for output in outputs),
-            completion_tokens=sum(output.completion_tokens for output in outputs),
-        )
-
-    @property
-    def rows(self) -> int:
-        return self.ok + self.error
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(*(a + b for a, b in zip(_values(self), _values(other), strict=True)))
-
-
-@dataclass(frozen=True, slots=True)
 class Progress:
-    """A run as the ledger knows it: what was asked for, what is committed."""
+    """A run as the ledger knows it: what was asked for, what is done.
+
+    Attributes:
+        done: of committed shards.
+        partial: of shards that are not whole yet.
+    """
 
     spec: RunSpec
     state: RunState
     done: Counts
+    partial: Counts
     shards_done: int
 
 
@@ -85,16 +78,16 @@ class Ledger:
             RunExistsError: the output folder belongs to another run.
         """
         self._claim_folder(spec)
-        key = _run(spec.run_id)
+        key = run_key(spec.run_id)
         with self._redis.pipeline() as pipeline:  # one transaction: a run is there whole
             pipeline.hsetnx(key, "spec", spec.model_dump_json())
             pipeline.hsetnx(key, "state", RunState.RUNNING)
-            pipeline.zadd(f"{PREFIX}:runs", {spec.run_id: created}, nx=True)
+            pipeline.zadd(RUNS, {spec.run_id: created}, nx=True)
             is_new, *_ = pipeline.execute()
         return bool(is_new)
 
     def _claim_folder(self, spec: RunSpec) -> None:
-        holder = self._redis.set(_out(spec.out), spec.run_id, nx=True, get=True)
+        holder = self._redis.set(out_key(spec.out), spec.run_id, nx=True, get=True)
         if holder is not None and cast(bytes, holder).decode() != spec.run_id:
             other = cast(bytes, holder).decode()
             raise RunExistsError(
@@ -108,10 +101,10 @@ class Ledger:
         Raises:
             RunNotFoundError: the server knows no such run.
         """
-        raw = self._redis.hget(_run(run_id), "spec")
+        raw = self._redis.hget(run_key(run_id), "spec")
         if raw is None:
             raise RunNotFoundError(f"no run {run_id!r} on this server")
-        return RunSpec.model_validate_json(cast(bytes, raw))
+        return _spec(cast(bytes, raw), run_id)
 
     def progress(self, run_id: str) -> Progress:
         """How far a run is.
@@ -119,60 +112,57 @@ class Ledger:
         Raises:
             RunNotFoundError: the server knows no such run.
         """
-        with self._redis.pipeline() as pipeline:
-            pipeline.hgetall(_run(run_id))
-            pipeline.hvals(_done(run_id))
-            record, shards = pipeline.execute()
+        with self._redis.pipeline() as pipeline:  # one moment, in which no shard is in both
+            pipeline.hgetall(run_key(run_id))
+            pipeline.hvals(done_key(run_id))
+            pipeline.hvals(partial_key(run_id))
+            record, done, partial = pipeline.execute()
         if b"spec" not in record:
             raise RunNotFoundError(f"no run {run_id!r} on this server")
-        done = [json.loads(counts) for counts in shards]
         return Progress(
-            spec=RunSpec.model_validate_json(record[b"spec"]),
-            state=RunState(record.get(b"state", b"running").decode()),
-            done=Counts(*map(sum, zip(*done, strict=True))) if done else Counts(),
+            spec=_spec(record[b"spec"], run_id),
+            state=_state(record.get(b"state", b"running")),
+            done=Counts.sum_of(done),
+            partial=Counts.sum_of(partial),
             shards_done=len(done),
         )
 
     def runs(self) -> list[str]:
         """All run ids, newest first, but for those whose record has expired."""
-        names = cast(list[bytes], self._redis.zrevrange(f"{PREFIX}:runs", 0, -1))
+        names = cast(list[bytes], self._redis.zrevrange(RUNS, 0, -1))
         with self._redis.pipeline() as pipeline:
             for name in names:
-                pipeline.exists(_run(name.decode()))
+                pipeline.exists(run_key(name.decode()))
             known = pipeline.execute() if names else []
         return [name.decode() for name, exists in zip(names, known, strict=True) if exists]
-
-    def commit_shard(self, run_id: str, shard: int, counts: Counts) -> bool:
-        """Record a shard whose part is on disk; it counts once. False if it was recorded before."""
-        return bool(self._redis.hset(_done(run_id), str(shard), json.dumps(_values(counts))))
 
     def reopen(self, run_id: str, lost_shards: Iterable[int]) -> None:
         """The run goes on: these shards' parts are lost, they are to be made again."""
         with self._redis.pipeline() as pipeline:
             for shard in lost_shards:
-                pipeline.hdel(_done(run_id), str(shard))
-            pipeline.hset(_run(run_id), "state", RunState.RUNNING)
-            for key in (_run(run_id), _done(run_id)):
+                pipeline.hdel(done_key(run_id), str(shard))
+            pipeline.hset(run_key(run_id), "state", RunState.RUNNING)
+            for key in _keys(run_id):
                 pipeline.persist(key)
             pipeline.execute()
 
     def is_done(self, run_id: str, shard: int) -> bool:
         """Whether a shard's part is committed."""
-        return bool(self._redis.hexists(_done(run_id), str(shard)))
+        return bool(self._redis.hexists(done_key(run_id), str(shard)))
 
     def done_shards(self, run_id: str) -> set[int]:
         """The committed shards."""
-        return {int(shard) for shard in cast(list[bytes], self._redis.hkeys(_done(run_id)))}
+        return {int(shard) for shard in cast(list[bytes], self._redis.hkeys(done_key(run_id)))}
 
     def shards_done(self, run_id: str) -> int:
         """How many shards are committed."""
-        return self._redis.hlen(_done(run_id))
+        return self._redis.hlen(done_key(run_id))
 
     def finish(self, run_id: str) -> None:
         """The run's dataset is verified; its record is forgotten after `KEEP_FINISHED`."""
         with self._redis.pipeline() as pipeline:
-            pipeline.hset(_run(run_id), "state", RunState.FINISHED)
-            for key in (_run(run_id), _done(run_id)):
+            pipeline.hset(run_key(run_id), "state", RunState.FINISHED)
+            for key in _keys(run_id):
                 pipeline.expire(key, KEEP_FINISHED)
             pipeline.execute()
 
@@ -183,43 +173,46 @@ class Ledger:
             RunNotFoundError: the server knows no such run.
         """
         spec = self.spec(run_id)
-        self._redis.delete(_run(run_id), _done(run_id))
-        if self._redis.get(_out(spec.out)) == run_id.encode():
-            self._redis.delete(_out(spec.out))
-        self._redis.zrem(f"{PREFIX}:runs", run_id)
+        self._redis.delete(*_keys(run_id), partial_key(run_id))
+        shards = range(spec.shards)
+        for first in shards[::DELETED_AT_ONCE]:
+            some = shards[first : first + DELETED_AT_ONCE]
+            self._redis.delete(*(rows_key(run_id, shard) for shard in some))
+        if self._redis.get(out_key(spec.out)) == run_id.encode():
+            self._redis.delete(out_key(spec.out))
+        self._redis.zrem(RUNS, run_id)
 
     def publish_live(self, worker: str, live: Mapping[str, Any]) -> None:
-        """What a worker holds beyond the ledger: `{"runs": {id: counts}, ...}`."""
-        self._redis.set(_live(worker), json.dumps(live), ex=LIVE_TTL)
+        """What a worker's engine does."""
+        self._redis.set(live_key(worker), json.dumps(live), ex=LIVE_TTL)
 
     def forget_live(self, worker: str) -> None:
         """A worker has ended."""
-        self._redis.delete(_live(worker))
+        self._redis.delete(live_key(worker))
 
     def live(self, workers: Iterable[str]) -> dict[str, dict[str, Any]]:
         """The last word of each worker that spoke within `LIVE_TTL` seconds."""
         names = list(workers)
         if not names:
             return {}
-        said = cast(list[bytes | None], self._redis.mget([_live(name) for name in names]))
+        said = cast(list[bytes | None], self._redis.mget([live_key(name) for name in names]))
         return {name: json.loads(raw) for name, raw in zip(names, said, strict=True) if raw}
 
 
-def _run(run_id: str) -> str:
-    return f"{PREFIX}:run:{run_id}"
+def _keys(run_id: str) -> tuple[str, ...]:
+    """What stays of a finished run. The leases, too: who slept through its end must not write."""
+    return run_key(run_id), done_key(run_id), leases_key(run_id)
 
 
-def _done(run_id: str) -> str:
-    return f"{PREFIX}:run:{run_id}:done"
+def _spec(raw: bytes, run_id: str) -> RunSpec:
+    try:
+        return RunSpec.model_validate_json(raw)
+    except ValueError as error:
+        raise LedgerError(f"the record of {run_id} is not one this version writes") from error
 
 
-def _out(folder: str) -> str:
-    return f"{PREFIX}:out:{folder}"
-
-
-def _live(worker: str) -> str:
-    return f"{PREFIX}:live:{worker}"
-
-
-def _values(counts: Counts) -> tuple[int, ...]:
-    return tuple(asdict(counts).values())
+def _state(raw: bytes) -> RunState:
+    try:
+        return RunState(raw.decode())
+    except ValueError:
+        raise LedgerError(f"the ledger holds {raw[:80]!r} in place of a state") from None

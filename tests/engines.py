@@ -14,6 +14,8 @@ from typing import Any
 from redis import Redis
 from rq.job import Job
 
+from jobs.counts import Counts
+from jobs.lease import ShardLease
 from jobs.producer import Enqueued, enqueue_run
 from jobs.run import RunSpec
 from jobs.run_jobs import open_queue
@@ -157,6 +159,13 @@ def job_of(redis: Redis, spec: RunSpec, shard: int | None = None) -> Job:
 
 def status_of(redis: Redis, spec: RunSpec, shard: int | None = None) -> str:
     return str(job_of(redis, spec, shard).get_status().value)
+
+
+def commit_shard(redis: Redis, run_id: str, shard: int, counts: Counts) -> None:
+    """As a worker does that has all rows of a shard."""
+    lease = ShardLease.claim(redis, run_id, shard)
+    if lease:
+        lease.commit(counts)
 
 
 def wait_for(condition: Callable[[], Any], timeout: float = 20.0) -> None:

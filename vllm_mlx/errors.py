@@ -9,7 +9,8 @@ MLXBatchError
 │   └── MediaError              an image or a video can't be read or used
 │       └── MediaNotAllowedError    reading or fetching it is not allowed here
 ├── EngineError                 the model failed while it stepped this request
-│   └── NonFiniteLogitsError    its logits were NaN or infinite
+│   ├── NonFiniteLogitsError    its logits were NaN or infinite
+│   └── WorkerKilled            the engine's process died of this request
 ├── EngineStoppedError          the engine was stopped, or its thread ended
 └── RequestAbortedError         `abort()` ended this request
 
@@ -57,6 +58,10 @@ class EngineError(MLXBatchError):
 
 class NonFiniteLogitsError(EngineError):
     """The model computed NaN or infinity for this request."""
+
+
+class WorkerKilled(EngineError):
+    """The engine's process died while it ran this request, twice, the second time alone."""
 
 
 class EngineStoppedError(MLXBatchError):

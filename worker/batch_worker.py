@@ -16,21 +16,21 @@ from functools import partial
 from pathlib import Path
 
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 from rq.executions import Execution
 from rq.job import Job
 
+from jobs.connection import is_passing
 from jobs.dataset import Dataset
-from jobs.errors import JobPayloadError
+from jobs.errors import JobPayloadError, LeaseLostError, LedgerError
+from jobs.lease import ShardLease
 from jobs.ledger import Ledger
 from jobs.run import QUEUE_PREFIX, RunSpec, queue_name
 from jobs.run_jobs import open_queue
 from jobs.tasks import GenerateShard, read_task
 from vllm_mlx.errors import MLXBatchError
 from vllm_mlx.outputs import EngineStats
-from worker.bookkeeping import HEARTBEAT, MAINTENANCE, Bookkeeper
+from worker.bookkeeping import HEARTBEAT, MAINTENANCE, TIDY, Bookkeeper
 from worker.flight import FinalizeFlight, Flight, ShardFlight, TextEngine
 from worker.live import LiveCounts
 from worker.statistics import Meter, Statistics
@@ -75,6 +75,7 @@ class BatchWorker(Bookkeeper):
         self._specs: dict[str, RunSpec] = {}
         self._ended: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._complete: deque[Flight] = deque()
+        self._again: list[tuple[float, ShardFlight, int]] = []
         self._background = ThreadPoolExecutor(1, thread_name_prefix="finalize")
         self._due = {self._report.__name__: time.monotonic() + REPORT}
         self._told = ""
@@ -89,7 +90,7 @@ class BatchWorker(Bookkeeper):
             ModelLoadError: the model can't be loaded; Redis was not touched.
             ValueError: a worker of this name is at work.
             EngineStoppedError: the engine has ended; its jobs were given back.
-            redis.exceptions.ConnectionError: Redis was away for longer than `redis_timeout`.
+            redis.exceptions.RedisError: Redis was away, or full, for longer than `redis_timeout`.
         """
         self._engine.start()
         self.register()
@@ -103,7 +104,9 @@ class BatchWorker(Bookkeeper):
                     self.settle()
                     self.tend()
                     lost_at = None
-                except (RedisConnectionError, RedisTimeoutError) as error:
+                except RedisError as error:
+                    if not is_passing(error):
+                        raise
                     lost_at = lost_at or time.monotonic()
                     self._wait_for_redis(error, time.monotonic() - lost_at)
         finally:
@@ -134,13 +137,15 @@ class BatchWorker(Bookkeeper):
             self._start(job)
 
     def settle(self) -> None:
-        """Take what the engine has answered; commit the shards that are whole."""
+        """Take what the engine has answered and record it; commit the shards that are whole."""
         try:
             self._ended.get(timeout=0 if self._complete or not self.flights else TICK)()
             while True:
                 self._ended.get_nowait()()
         except queue.Empty:
             pass
+        for flight in [f for f in self.flights.values() if isinstance(f, ShardFlight)]:
+            self._save(flight)
         while self._complete:
             self._conclude(self._complete[0])  # if Redis fails here, it is tried again
             self._complete.popleft()
@@ -150,12 +155,14 @@ class BatchWorker(Bookkeeper):
         for job_id in self.jobs_to_stop() & self.flights.keys():
             flight = self.flights[job_id]
             self._end(flight, partial(self.stop, flight.execution))
+        self._submit_again()
         self._every(1, self._end_overdue_jobs)
         self._every(1, self._publish)
         self._every(REPORT, self._report)
         self._every(1, self.enqueue_delayed_retries)
         self._every(HEARTBEAT, self.send_heartbeats)
         self._every(MAINTENANCE, self.run_maintenance_tasks)
+        self._every(TIDY, self.tidy)
 
     # A job, from its start to its end.
 
@@ -171,16 +178,23 @@ class BatchWorker(Bookkeeper):
             self.fail(execution, error, retry=False)
             return
         if isinstance(task, GenerateShard):
-            self._start_shard(ShardFlight(execution=execution, spec=spec, task=task))
+            self._start_shard(execution, spec, task)
         else:
             self._start_finalize(FinalizeFlight(execution=execution, spec=spec))
 
-    def _start_shard(self, flight: ShardFlight) -> None:
-        spec, shard = flight.spec, flight.task.shard
-        if self._ledger.is_done(spec.run_id, shard):
-            rows = len(flight.task.samples)
-            self.succeed(flight.execution, {"rows": rows, "committed": "before"})
+    def _start_shard(self, execution: Execution, spec: RunSpec, task: GenerateShard) -> None:
+        try:
+            lease = ShardLease.claim(self.connection, spec.run_id, task.shard)
+        except LedgerError as error:
+            self.fail(execution, error, retry=False)
             return
+        if lease is None:
+            rows = len(task.samples)
+            self.succeed(execution, {"rows": rows, "committed": "before"})
+            return
+        flight = ShardFlight(
+            execution=execution, spec=spec, task=task, lease=lease, worker=self.name
+        )
         self.flights[flight.job.id] = flight
         flight.launch(self._engine, self._row_ended)
         if flight.is_complete:
@@ -190,8 +204,27 @@ class BatchWorker(Bookkeeper):
         self._ended.put(partial(self._answer, flight, index))  # called on the engine's thread
 
     def _answer(self, flight: ShardFlight, index: int) -> None:
-        if flight.settle(index) and flight.is_complete:
+        again_after = flight.settle(index)
+        if again_after is not None:
+            self._again.append((time.monotonic() + again_after, flight, index))
+        elif flight.is_complete and flight not in self._complete:
             self._complete.append(flight)
+
+    def _submit_again(self) -> None:
+        """Rows at which the engine failed, when it is time."""
+        due = [each for each in self._again if each[0] <= time.monotonic()]
+        for each in due:
+            self._again.remove(each)
+            _, flight, index = each
+            if self.flights.get(flight.job.id) is flight:
+                flight.submit(self._engine, [index], self._row_ended)
+
+    def _save(self, flight: ShardFlight) -> None:
+        """Make what has ended of a shard last."""
+        try:
+            flight.save()
+        except LeaseLostError:
+            self._end(flight, lambda: None, is_ours=False)
 
     def _start_finalize(self, flight: FinalizeFlight) -> None:
         self.flights[flight.job.id] = flight
@@ -205,16 +238,18 @@ class BatchWorker(Bookkeeper):
         if self.flights.get(flight.job.id) is not flight:  # stopped meanwhile
             return
         execution = flight.execution
-        is_ours = self.holds(execution)
         try:
-            result = self._commit(flight, is_ours=is_ours)
+            result = self._commit(flight)
         except RedisError:
             raise
+        except LeaseLostError:
+            self._end(flight, lambda: None, is_ours=False)
+            return
         except Exception as error:  # whatever a file system or a row can raise
             end = partial(self.fail, execution, error)
         else:
             end = partial(self.succeed, execution, result)
-        self._end(flight, end, is_ours=is_ours)
+        self._end(flight, end)
         self._publish()
 
     def _end(self, flight: Flight, end: Callable[[], None], *, is_ours: bool | None = None) -> None:
@@ -227,30 +262,29 @@ class BatchWorker(Bookkeeper):
             self.let_go(flight.execution)
         self._land(flight)
 
-    def _commit(self, flight: Flight, *, is_ours: bool) -> dict[str, int]:
+    def _commit(self, flight: Flight) -> dict[str, int]:
         """Make the job's work last; returns the job's result.
 
-        A job that is not ours any more keeps the work it has done, unless its heir was faster.
+        A shard that RQ has taken from us is still ours to commit until somebody claims it.
 
         Raises:
             DatasetError: the part can't be written, or the dataset does not verify.
+            LeaseLostError: another worker has claimed the shard.
         """
         spec = flight.spec
         if isinstance(flight, ShardFlight):
-            if not is_ours and self._ledger.is_done(spec.run_id, flight.task.shard):
-                return {}
+            flight.save()
             dataset, counts = Dataset(Path(spec.out)), flight.counts()
             dataset.prepare(spec.manifest())
-            dataset.write_part(flight.task.shard, flight.results(self.name))
-            self._ledger.commit_shard(spec.run_id, flight.task.shard, counts)
+            dataset.write_part(flight.task.shard, flight.rows(), check=flight.lease.check)
+            flight.lease.commit(counts)
             return {"rows": counts.rows, "errors": counts.error}
         assert isinstance(flight, FinalizeFlight)
         assert flight.done is not None
         verification = flight.done.result()
-        if not is_ours:
-            return {}
-        self._ledger.finish(spec.run_id)
-        logger.info("%s is complete: %s", spec.run_id, spec.out)
+        if self.holds(flight.execution):
+            self._ledger.finish(spec.run_id)
+            logger.info("%s is complete: %s", spec.run_id, spec.out)
         return {"rows": verification.rows_in}
 
     def _land(self, flight: Flight) -> Execution:
@@ -275,6 +309,9 @@ class BatchWorker(Bookkeeper):
         held = sum(flight.rows_in_engine for flight in self.flights.values())
         return held < LOOKAHEAD * self._engine.max_num_seqs
 
+    def has_in_hand(self, job_id: str) -> bool:
+        return job_id in self.flights
+
     def _every(self, seconds: float, act: Callable[[], None]) -> None:
         if time.monotonic() >= self._due.get(act.__name__, 0):
             self._due[act.__name__] = time.monotonic() + seconds
@@ -292,7 +329,7 @@ class BatchWorker(Bookkeeper):
             self._end(flight, partial(self.fail, flight.execution, error))
 
     def _publish(self) -> None:
-        self._live.publish(self.flights.values(), self._engine.stats)
+        self._live.publish(self._engine.stats)
 
     def _report(self) -> None:
         """Log what the engine did since the last time, unless it was idle."""
@@ -327,7 +364,7 @@ class BatchWorker(Bookkeeper):
     def _wait_for_redis(self, error: Exception, away: float) -> None:
         if away > self._redis_timeout:
             raise error
-        logger.warning("Redis is away for %.0f s, the engine goes on: %s", away, error)
+        logger.warning("Redis fails for %.0f s, the engine goes on: %s", away, error)
         time.sleep(min(5.0, 0.5 + away / 4))
 
     def _shut_down(self) -> None:

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 from redis import Redis
+from redis.client import Pipeline
 from redis.exceptions import RedisError
 from rq import Queue, worker_registration
 from rq.command import parse_payload
@@ -29,12 +30,16 @@ from rq.worker.base import BaseWorker, WorkerStatus
 
 from jobs.job import BatchJob
 from jobs.run_jobs import FAILURE_TTL
+from worker.reaper import Reaper
 
 logger = logging.getLogger("mlx_batch.worker")
 
-LEASE = 60  # seconds a job stays ours after its last heartbeat
-HEARTBEAT = 10  # seconds between heartbeats
-MAINTENANCE = 15  # seconds between looks for jobs whose worker died
+LEASE = 10  # seconds a worker counts as alive after its last heartbeat, by Redis' clock
+HEARTBEAT = 2  # seconds between heartbeats
+MAINTENANCE = 2  # seconds between looks for jobs whose worker died
+TIDY = 60  # seconds between RQ's own looks at its registries
+# Seconds. RQ gives up jobs by the clock of whoever looks, also of `rq info`: never before ours do.
+EXECUTION_TTL = 7 * 24 * 3600
 
 
 class Bookkeeper(BaseWorker):
@@ -68,6 +73,7 @@ class Bookkeeper(BaseWorker):
         self._grace = grace
         self._stop_at = float("inf")
         self._stop_jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reaper = Reaper(from_queue, self.name, LEASE, self.has_in_hand)
 
     def register(self) -> None:
         """Make the worker known, listen for commands and signals.
@@ -76,6 +82,7 @@ class Bookkeeper(BaseWorker):
             ValueError: a worker of this name is at work.
         """
         self.bootstrap(None)
+        self.heartbeat()
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self.request_stop)
         self.scheduler = RQScheduler(
@@ -179,10 +186,23 @@ class Bookkeeper(BaseWorker):
     # All of them, by the clock.
 
     def send_heartbeats(self) -> None:
-        """Renew the worker's and every job's lease."""
-        self.heartbeat()
-        for execution in list(self.executions.values()):
-            self.maintain_heartbeats(execution.job, execution)
+        """Renew this worker's record, by which its jobs are held."""
+        with self.connection.pipeline() as pipeline:
+            self.heartbeat(pipeline=pipeline)
+            if pipeline.execute()[0]:  # it had expired: Redis was away, or we slept
+                pipeline.hset(self.key, mapping=self.serialize())
+                pipeline.hset(self.key, "state", self.get_state())
+                worker_registration.register(self, pipeline)
+                pipeline.expire(self.key, LEASE)
+                if held := [each.composite_key for each in self.executions.values()]:
+                    pipeline.sadd(self.executions_key, *held)
+                    pipeline.expire(self.executions_key, LEASE)
+                pipeline.execute()
+        self._reaper.note_heartbeat()
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:  # noqa: ARG002
+        """Live on for `LEASE` seconds, whatever RQ would grant."""
+        super().heartbeat(LEASE, pipeline)
 
     def enqueue_delayed_retries(self) -> None:
         """Enqueue what is due. RQ runs its scheduler in a forked process; this is its step."""
@@ -192,21 +212,29 @@ class Bookkeeper(BaseWorker):
         self.scheduler.heartbeat()
 
     def run_maintenance_tasks(self) -> None:
-        """Look for jobs whose worker died, and tidy the registries."""
+        """Take back the jobs of workers that died."""
+        if self._reaper.may_judge:
+            self._reaper.take_back_lost()
+
+    def tidy(self) -> None:
+        """Let RQ remove what has expired."""
         if not self.queue.acquire_maintenance_lock():
             return
         # RQ's lock would keep everybody out for 15 minutes if we died now.
-        self.connection.expire(self.queue.registry_cleaning_key, LEASE)
+        self.connection.expire(self.queue.registry_cleaning_key, TIDY)
         try:
             clean_registries(self.queue, self._exc_handlers)
             worker_registration.clean_worker_registry(self.queue)
-            self.queue.intermediate_queue.cleanup(self, self.queue)
         finally:
             self.queue.release_maintenance_lock()
 
+    def has_in_hand(self, job_id: str) -> bool:
+        """Whether this worker works on a job."""
+        return any(execution.job_id == job_id for execution in self.executions.values())
+
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002
-        """Seconds until a job without a heartbeat is taken from this worker."""
-        return LEASE
+        """Seconds until RQ itself takes a job for lost."""
+        return EXECUTION_TTL
 
     # Commands and signals.
 

@@ -47,7 +47,7 @@ class RunDisplay:
 
     def update(self, status: RunStatus) -> None:
         """Show this moment."""
-        errors = status.done.error + status.live.error
+        errors = status.rows_error
         note = f"{status.tokens_per_second:.0f} tok/s"
         if errors:
             note += f", {errors} in error"
@@ -99,7 +99,7 @@ def print_status(console: Console, status: RunStatus) -> None:
         "missing": status.missing,
     }
     counted = ", ".join(f"{count} {name}" for name, count in shards.items() if count)
-    rows = f"{status.rows_done} of {spec.rows}, {status.done.error + status.live.error} in error"
+    rows = f"{status.rows_done} of {spec.rows}, {status.rows_error} in error"
     for name, value in {
         "run": spec.run_id,
         "state": status.state.value,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -13,19 +14,28 @@ from rq.executions import Execution
 from rq.job import Job
 
 from jobs.columns import encode
+from jobs.counts import Counts
 from jobs.dataset import ResultRow
-from jobs.ledger import Counts
+from jobs.lease import ShardLease, counts_of
 from jobs.requests import GenerationRequest
 from jobs.run import RunSpec
-from jobs.run_jobs import RETRY
 from jobs.sources import carried_columns, parse_row
 from jobs.tasks import GenerateShard, Row
 from jobs.verify import Verification
 from vllm_mlx.batching.prompts import MediaPrompt
-from vllm_mlx.errors import EngineStoppedError, InvalidRequestError
+from vllm_mlx.errors import (
+    EngineError,
+    EngineStoppedError,
+    InvalidRequestError,
+    NonFiniteLogitsError,
+    WorkerKilled,
+)
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.seeds import row_seed, sample_seed
+
+MAX_IDLE_CLAIMS = 5  # of a shard, in a row, before its rows are given up
+ROW_BACKOFF = (0.5, 5.0)  # seconds before a row at which the engine failed is tried again
 
 
 class TextEngine(Protocol):
@@ -93,26 +103,33 @@ class ShardFlight(Flight):
     """A shard whose rows are in the engine; with several samples, a row stands there as often.
 
     Attributes:
+        worker: who works on it.
         ids: the rows' ids, by their place in the shard.
         pending: the rows that the engine has not answered, by the same place.
-        outputs: the answers, by the same place.
+        results: the rows that are done, by the same place.
+        unsaved: those of them that the ledger does not know yet.
+        tries: how often the engine failed at a row since the flight began.
     """
 
     task: GenerateShard
+    lease: ShardLease
+    worker: str
     ids: dict[int, str] = field(default_factory=dict)
     pending: dict[int, Future[GenerationOutput]] = field(default_factory=dict)
-    outputs: dict[int, GenerationOutput] = field(default_factory=dict)
+    results: dict[int, ResultRow] = field(default_factory=dict)
+    unsaved: set[int] = field(default_factory=set)
+    tries: Counter[int] = field(default_factory=Counter)
 
     @property
     def is_complete(self) -> bool:
-        return len(self.outputs) == len(self.task.samples)
+        return len(self.results) == len(self.task.samples)
 
     @property
     def rows_in_engine(self) -> int:
         return len(self.pending)
 
     def launch(self, engine: TextEngine, on_done: Callable[[ShardFlight, int], None]) -> None:
-        """Submit all rows at once; one that can't be is an error row.
+        """Submit all rows that no earlier holder has finished; one that can't be is an error row.
 
         Args:
             on_done: called from any thread as each submitted row ends.
@@ -120,26 +137,56 @@ class ShardFlight(Flight):
         Raises:
             EngineStoppedError: no row's fault, so no row's error.
         """
+        places = range(len(self.task.samples))
+        self.results = {at: row for at, row in self.lease.known.items() if at in places}
+        if self.lease.idle > MAX_IDLE_CLAIMS:
+            self._give_up()
+        else:
+            self.submit(engine, [at for at in places if at not in self.results], on_done)
+
+    def submit(
+        self,
+        engine: TextEngine,
+        places: Iterable[int],
+        on_done: Callable[[ShardFlight, int], None],
+    ) -> None:
+        """Give the engine these rows."""
+        wanted = set(places)
         asked: list[tuple[Any, list[SamplingParams]]] = []
         submitted: list[int] = []
         for row, indices in self._places():
+            indices = [at for at in indices if at in wanted]
+            if not indices:
+                continue
             self.ids |= dict.fromkeys(indices, row.id or str(row.row))
             try:
                 asked.append(self._asked(row, indices))
             except Exception as error:  # one row must never cost its neighbours
-                output = GenerationOutput.from_error(error, self.spec.model)
-                self.outputs |= dict.fromkeys(indices, output)
+                for at in indices:
+                    self._end_row(at, GenerationOutput.from_error(error, self.spec.model))
             else:
                 submitted += indices
-        self.pending = dict(zip(submitted, engine.submit_all(asked), strict=True))
-        for index, future in list(self.pending.items()):
+        pending = dict(zip(submitted, engine.submit_all(asked), strict=True))
+        self.pending |= pending
+        for index, future in pending.items():
             future.add_done_callback(partial(self._on_done, on_done, index))
 
-    def _places(self) -> Iterator[tuple[Row, range]]:
+    def _give_up(self) -> None:
+        """Whoever took the shard died before it finished one row: the next would die, too."""
+        error = WorkerKilled(
+            f"{MAX_IDLE_CLAIMS} workers in a row ended while they held this shard, before one more "
+            "of its rows was done; `mlx-batch retry` tries its rows again"
+        )
+        for at, (row, _) in enumerate(self.task.samples):
+            if at not in self.results:
+                self.ids[at] = row.id or str(row.row)
+                self._end_row(at, GenerationOutput.from_error(error, self.spec.model))
+
+    def _places(self) -> Iterator[tuple[Row, list[int]]]:
         """Each row of the input, and the places of its samples in the shard."""
         start = 0
         for row in self.task.rows:
-            yield row, range(start, start + row.samples)
+            yield row, list(range(start, start + row.samples))
             start += row.samples
 
     def _on_done(
@@ -147,22 +194,50 @@ class ShardFlight(Flight):
     ) -> None:
         tell(self, index)
 
-    def settle(self, index: int) -> bool:
-        """Take the answer of a row that ended; False if the row was cancelled.
+    def settle(self, index: int) -> float | None:
+        """Take the answer of a row that ended.
+
+        Returns:
+            Seconds after which it is to be submitted again, if the engine failed at it.
 
         Raises:
             EngineStoppedError: the engine has ended before the row did.
         """
         future = self.pending.pop(index, None)
-        if future is None:
-            return False
+        if future is None:  # cancelled
+            return None
         error = future.exception()
         if isinstance(error, EngineStoppedError):
             raise error
-        self.outputs[index] = (
-            GenerationOutput.from_error(error, self.spec.model) if error else future.result()
+        if _is_passing(error) and self.tries[index] < len(ROW_BACKOFF):
+            self.tries[index] += 1
+            return ROW_BACKOFF[self.tries[index] - 1]
+        output = GenerationOutput.from_error(error, self.spec.model) if error else future.result()
+        self._end_row(index, output)
+        return None
+
+    def _end_row(self, index: int, output: GenerationOutput) -> None:
+        row, sample = self.task.samples[index]
+        self.results[index] = ResultRow(
+            id=self.ids[index],
+            row=row.row,
+            output=output,
+            attempts=self.lease.epoch + self.tries[index],
+            worker=self.worker,
+            sample_index=sample,
         )
-        return True
+        self.unsaved.add(index)
+
+    def save(self) -> None:
+        """Record what has ended since the last time.
+
+        Raises:
+            LeaseLostError: another worker has claimed the shard.
+        """
+        if self.unsaved:
+            rows = {index: self.results[index] for index in sorted(self.unsaved)}
+            self.lease.record(rows, self.counts())
+            self.unsaved.clear()
 
     def cancel(self) -> None:
         pending, self.pending = self.pending, {}
@@ -170,25 +245,16 @@ class ShardFlight(Flight):
             future.cancel()
 
     def counts(self) -> Counts:
-        return Counts.of(self.outputs.values())
+        return counts_of(self.results.values())
 
-    def results(self, worker: str) -> list[ResultRow]:
+    def rows(self) -> list[ResultRow]:
         """The shard as it goes to the dataset."""
-        attempts = 1 + RETRY.max - (self.job.retries_left or 0)
         return [
-            ResultRow(
-                id=self.ids[index],
-                row=row.row,
-                output=self.outputs[index],
-                attempts=attempts,
-                worker=worker,
-                sample_index=sample,
-                columns=self._columns(row),
-            )
-            for index, (row, sample) in enumerate(self.task.samples)
+            replace(self.results[index], columns=self._columns(row))
+            for index, (row, _) in enumerate(self.task.samples)
         ]
 
-    def _asked(self, row: Row, indices: range) -> tuple[Any, list[SamplingParams]]:
+    def _asked(self, row: Row, indices: list[int]) -> tuple[Any, list[SamplingParams]]:
         """A row's prompt and the parameters of its samples; what is read of it also names it."""
         request = self._request(row)
         self.ids |= dict.fromkeys(indices, request.id or str(row.row))
@@ -221,3 +287,10 @@ class ShardFlight(Flight):
         kinds = self.spec.columns
         columns = carried_columns(self.spec.input.format, row.data)
         return {name: encode(value, kinds[name]) for name, value in columns.items()}
+
+
+def _is_passing(error: BaseException | None) -> bool:
+    """Whether the row may fare better the next time."""
+    return isinstance(error, EngineError) and not isinstance(
+        error, NonFiniteLogitsError | WorkerKilled
+    )

@@ -1,23 +1,20 @@
-"""`LiveCounts`: what a worker tells the ledger every second, beyond what is committed."""
+"""`LiveCounts`: what a worker tells the ledger every second of its engine."""
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from typing import Any
 
-from jobs.ledger import Counts, Ledger
+from jobs.ledger import Ledger
 from vllm_mlx.outputs import EngineStats
-from worker.flight import Flight, ShardFlight
 from worker.statistics import Meter, Statistics
 
 SPEED_OVER = 1.0  # seconds, at least, that speeds and shares are taken over
 
 
 class LiveCounts:
-    """Publishes the answered rows of unfinished shards and what the engine does."""
+    """Publishes what the engine does."""
 
     def __init__(self, ledger: Ledger, worker: str, model: str) -> None:
         self._ledger = ledger
@@ -29,16 +26,11 @@ class LiveCounts:
         self._meter = Meter()
         self._statistics = Statistics()
 
-    def publish(self, flights: Iterable[Flight], stats: EngineStats) -> None:
+    def publish(self, stats: EngineStats) -> None:
         """Write the counts of now; they expire when they are not renewed."""
-        runs: defaultdict[str, Counts] = defaultdict(Counts)
-        for flight in flights:
-            if isinstance(flight, ShardFlight):
-                runs[flight.spec.run_id] += flight.counts()
         self._measure(stats)
         live: dict[str, Any] = {
             "model": self._model,
-            "runs": {run_id: asdict(counts) for run_id, counts in runs.items()},
             "tokens_per_second": round(self._per_second, 1),
         }
         now = replace(

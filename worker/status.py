@@ -12,8 +12,9 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker.base import BaseWorker
 
+from jobs.counts import Counts
 from jobs.job import BatchJob
-from jobs.ledger import Counts, Ledger, RunState
+from jobs.ledger import Ledger, RunState
 from jobs.run import QUEUE_PREFIX, RunSpec
 from jobs.run_jobs import open_queue
 
@@ -24,7 +25,7 @@ class RunStatus:
 
     Attributes:
         done: rows and tokens of committed shards.
-        live: the same of rows that are answered in shards that are not whole yet.
+        partial: the same of rows that are done in shards that are not whole yet.
         queued, started, delayed, failed, done_shards: shards by where they are.
         missing: shards that are nowhere; `--resume` enqueues them.
         workers: what each worker of this model said last.
@@ -34,7 +35,7 @@ class RunStatus:
     spec: RunSpec
     state: RunState
     done: Counts
-    live: Counts
+    partial: Counts
     queued: int
     started: int
     delayed: int
@@ -45,7 +46,11 @@ class RunStatus:
 
     @property
     def rows_done(self) -> int:
-        return min(self.spec.rows, self.done.rows + self.live.rows)
+        return self.done.rows + self.partial.rows
+
+    @property
+    def rows_error(self) -> int:
+        return self.done.error + self.partial.error
 
     @property
     def missing(self) -> int:
@@ -69,7 +74,7 @@ class RunStatus:
             "state": self.state.value,
             "rows": self.spec.rows,
             "rows_done": self.rows_done,
-            "rows_error": self.done.error + self.live.error,
+            "rows_error": self.rows_error,
             "committed": asdict(self.done),
             "shards": {
                 "total": self.spec.shards,
@@ -107,7 +112,7 @@ def run_status(connection: Redis, run_id: str) -> RunStatus:
         spec=spec,
         state=progress.state,
         done=progress.done,
-        live=_live_counts(workers.values(), run_id),
+        partial=progress.partial,
         queued=len(_shards_of(spec, queue.get_job_ids())),
         started=len(_shards_of(spec, started)),
         delayed=len(_shards_of(spec, queue.scheduled_job_registry.get_job_ids(cleanup=False))),
@@ -127,13 +132,6 @@ def waiting_queues(connection: Redis) -> dict[str, int]:
 def _shards_of(spec: RunSpec, job_ids: Iterable[str]) -> set[str]:
     shards = {job_id for job_id in job_ids if job_id.startswith(f"{spec.run_id}-")}
     return shards - {spec.finalize_id}
-
-
-def _live_counts(said: Iterable[dict[str, Any]], run_id: str) -> Counts:
-    counts = Counts()
-    for worker in said:
-        counts += Counts(**worker.get("runs", {}).get(run_id, {}))
-    return counts
 
 
 def _reasons(connection: Redis, job_ids: Iterable[str], most: int = 5) -> dict[str, str]:

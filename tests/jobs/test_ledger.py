@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from jobs.counts import Counts
 from jobs.errors import RunNotFoundError
-from jobs.ledger import KEEP_FINISHED, LIVE_TTL, Counts, Ledger, Progress, RunState
+from jobs.ledger import KEEP_FINISHED, LIVE_TTL, Ledger, Progress, RunState
 from jobs.run import InputSpec, RunSpec
 from jobs.sources import Format
+from tests.engines import commit_shard
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
 
@@ -48,7 +50,7 @@ def spec(ledger: Ledger) -> RunSpec:
 
 
 def test_a_run_is_created_once(ledger: Ledger, spec: RunSpec) -> None:
-    ledger.commit_shard(spec.run_id, 0, Counts(ok=3))
+    commit_shard(redis, spec.run_id, 0, Counts(ok=3))
     again = spec.model_copy(update={"created_at": "later"})
 
     assert not ledger.create(again, time.time())
@@ -69,7 +71,7 @@ def test_a_shard_counts_once_however_often_it_is_committed(ledger: Ledger, spec:
     counts = Counts(ok=2, error=1, prompt_tokens=30, completion_tokens=40)
 
     for _ in range(3):
-        ledger.commit_shard(spec.run_id, 4, counts)
+        commit_shard(redis, spec.run_id, 4, counts)
 
     assert ledger.progress(spec.run_id) == Progress(spec, RunState.RUNNING, counts, 1)
 
@@ -77,7 +79,7 @@ def test_a_shard_counts_once_however_often_it_is_committed(ledger: Ledger, spec:
 def test_counts_of_shards_add_up(ledger: Ledger, spec: RunSpec) -> None:
     shards = [0, 7, 8, 31, 33]
     for shard in shards:
-        ledger.commit_shard(spec.run_id, shard, Counts(1, 2, 3, 4))
+        commit_shard(redis, spec.run_id, shard, Counts(1, 2, 3, 4))
 
     progress = ledger.progress(spec.run_id)
     assert progress.done == Counts(5, 10, 15, 20)
@@ -90,7 +92,7 @@ def test_counts_of_shards_add_up(ledger: Ledger, spec: RunSpec) -> None:
 def test_runs_do_not_touch_each_other(ledger: Ledger, spec: RunSpec) -> None:
     other = make_spec(model="other", out="/data/other")
     ledger.create(other, time.time() + 1)
-    ledger.commit_shard(other.run_id, 1, Counts(ok=3))
+    commit_shard(redis, other.run_id, 1, Counts(ok=3))
 
     assert ledger.runs() == [other.run_id, spec.run_id], "newest first"
     assert ledger.done_shards(spec.run_id) == set()
@@ -100,7 +102,7 @@ def test_runs_do_not_touch_each_other(ledger: Ledger, spec: RunSpec) -> None:
 def test_a_finished_run_is_remembered_for_a_while(
     redis: Redis, ledger: Ledger, spec: RunSpec
 ) -> None:
-    ledger.commit_shard(spec.run_id, 0, Counts(ok=3))
+    commit_shard(redis, spec.run_id, 0, Counts(ok=3))
     keys = redis.keys(f"mlx-batch:run:{spec.run_id}*")
     assert len(keys) == 2
     assert all(redis.ttl(key) == -1 for key in keys), "a run in flight must not expire"
@@ -121,7 +123,7 @@ def test_a_run_whose_record_has_expired_is_not_listed(
 
 
 def test_a_forgotten_run_leaves_nothing(redis: Redis, ledger: Ledger, spec: RunSpec) -> None:
-    ledger.commit_shard(spec.run_id, 0, Counts(ok=3))
+    commit_shard(redis, spec.run_id, 0, Counts(ok=3))
 
     ledger.forget(spec.run_id)
 

@@ -13,14 +13,15 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from jobs import producer
+from jobs.counts import Counts
 from jobs.errors import InputFileError, RunExistsError
 from jobs.job import BatchJob
-from jobs.ledger import Counts, Ledger
+from jobs.ledger import Ledger
 from jobs.producer import enqueue_run
 from jobs.run import RunSpec
 from jobs.run_jobs import FAILURE_TTL, JOB_TIMEOUT, RESULT_TTL, RETRY, open_queue
 from jobs.tasks import GenerateShard, read_task
-from tests.engines import MODEL, enqueue, job_of, status_of, write_prompts
+from tests.engines import MODEL, commit_shard, enqueue, job_of, status_of, write_prompts
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams
 
@@ -56,7 +57,7 @@ def end(redis: Redis, spec: RunSpec, shard: int, counts: Counts | None) -> None:
     queue.remove(job)
     with redis.pipeline() as pipeline:
         if counts:
-            Ledger(redis).commit_shard(spec.run_id, shard, counts)
+            commit_shard(redis, spec.run_id, shard, counts)
             job._handle_success(RESULT_TTL, pipeline)
         else:
             job.set_status("failed", pipeline)

@@ -17,9 +17,10 @@ from click.testing import CliRunner, Result
 from redis import Redis
 from rich.console import Console
 
+from jobs.counts import Counts
 from jobs.dataset import Dataset, ResultRow, verify
-from jobs.ledger import Counts, Ledger
-from tests.engines import MODEL, DoubleEngine, enqueue, write_prompts
+from jobs.ledger import Ledger
+from tests.engines import MODEL, DoubleEngine, commit_shard, enqueue, write_prompts
 from tests.worker.conftest import StartWorker, work_in_burst
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.outputs import GenerationOutput
@@ -609,7 +610,7 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(redis: Redis, tmp_
     view = display.RunDisplay(console)
     with view.shown():
         view.update(run_status(redis, spec.run_id))
-        Ledger(redis).commit_shard(spec.run_id, 0, Counts(ok=1, error=1))
+        commit_shard(redis, spec.run_id, 0, Counts(ok=1, error=1))
         view._last_line = 0.0  # five seconds later
         view.update(run_status(redis, spec.run_id))
         view.update(run_status(redis, spec.run_id))

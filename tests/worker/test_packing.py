@@ -15,8 +15,9 @@ import pyarrow.dataset
 import pytest
 from redis import Redis
 
+from jobs.counts import Counts
 from jobs.dataset import Dataset, verify
-from jobs.ledger import Counts, Ledger, RunState
+from jobs.ledger import Ledger, RunState
 from jobs.producer import enqueue_run
 from jobs.run import RunSpec
 from jobs.run_jobs import open_queue

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from redis import Redis
 
-from jobs.ledger import LIVE_TTL, Counts, Ledger
+from jobs.counts import Counts
+from jobs.ledger import LIVE_TTL, Ledger
 from jobs.run import RunSpec
 from jobs.run_jobs import open_queue
 from tests.engines import DoubleEngine, enqueue, job_of, status_of, wait_for

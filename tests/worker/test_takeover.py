@@ -17,9 +17,10 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from rq.scheduler import RQScheduler
 
+from jobs.counts import Counts
 from jobs.dataset import Dataset, verify
 from jobs.errors import DatasetError
-from jobs.ledger import Counts, Ledger, RunState
+from jobs.ledger import Ledger, RunState
 from jobs.run import RunSpec
 from jobs.run_jobs import RETRY, open_queue
 from tests.engines import DoubleEngine, enqueue, job_of, status_of, wait_for
