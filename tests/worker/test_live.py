@@ -39,16 +39,16 @@ def test_speeds_are_those_of_the_last_second_and_counts_those_of_now(
     live = LiveCounts(Ledger(redis), "w", "m")
 
     clock[0] += 1
-    live.publish([], BEFORE)
+    live.publish(BEFORE)
     assert published(redis) == Statistics.between(EngineStats(), BEFORE)
 
     clock[0] += 0.5
-    live.publish([], replace(NOW, waiting=99))
+    live.publish(replace(NOW, waiting=99))
     assert published(redis).waiting == 99
     assert published(redis).decode_tokens_per_second == 250, "half a second is too little"
 
     clock[0] += 0.5
-    live.publish([], NOW)
+    live.publish(NOW)
     assert published(redis) == Statistics.between(BEFORE, NOW)
     assert Ledger(redis).live(["w"])["w"]["tokens_per_second"] == 812
 
@@ -62,7 +62,7 @@ def test_a_step_of_many_seconds_leaves_the_last_speeds_standing(
 
     def publish(stats: EngineStats) -> Statistics:
         clock[0] += 1
-        live.publish([], stats)
+        live.publish(stats)
         return published(redis)
 
     inside = EngineStats(running=8, slots=8, prefill_seconds=1.0)

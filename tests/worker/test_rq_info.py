@@ -164,7 +164,7 @@ def test_status_counts_answered_rows_of_shards_that_are_not_whole(
     worker.tend()
 
     status = run_status(redis, spec.run_id)
-    assert (status.done.rows, status.live, status.rows_done) == (0, Counts(3, 0, 9, 6), 3)
+    assert (status.done.rows, status.partial, status.rows_done) == (0, Counts(3, 0, 9, 6), 3)
     assert list(status.workers) == [worker.name]
     assert status.tokens_per_second > 0
 

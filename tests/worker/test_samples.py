@@ -105,8 +105,8 @@ def test_samples_are_counted_as_rows(
     worker._publish()
 
     status = run_status(redis, spec.run_id)
-    assert (status.done.rows, status.live.rows, status.rows_done) == (3, 2, 5)
-    assert status.live.error == 1
+    assert (status.done.rows, status.partial.rows, status.rows_done) == (3, 2, 5)
+    assert status.partial.error == 1
 
     engine.answer()
     worker.settle()

@@ -1,6 +1,6 @@
 """Leases: renewed for every job in flight, and what happens to a job whose worker died.
 
-A lease is a minute. The tests do not wait for it: they move the scores of RQ's registry instead.
+A worker lives as long as its record does. The tests do not wait for that: they remove records.
 Rows come from the double, in this process or, to be killed, in one of their own.
 """
 
@@ -13,43 +13,37 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import rq.registry
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from rq.scheduler import RQScheduler
+from rq.worker.base import BaseWorker
 
 from jobs.counts import Counts
 from jobs.dataset import Dataset, verify
 from jobs.errors import DatasetError
+from jobs.lease import ShardLease
 from jobs.ledger import Ledger, RunState
 from jobs.run import RunSpec
 from jobs.run_jobs import RETRY, open_queue
 from tests.engines import DoubleEngine, enqueue, job_of, status_of, wait_for
 from tests.worker.conftest import StartProcess, StartWorker
 from worker.batch_worker import BatchWorker
-from worker.bookkeeping import LEASE
+from worker.bookkeeping import LEASE, TIDY
 from worker.run import _reclaim
 
 
-def expire_leases(redis: Redis, spec: RunSpec) -> None:
-    """In place of waiting for a minute without heartbeats."""
-    registry = open_queue(redis, spec.queue).started_job_registry
-    for entry in redis.zrange(registry.key, 0, -1):
-        redis.zadd(registry.key, {entry: time.time() - 1})
-    redis.delete(RQScheduler.get_locking_key(spec.queue))  # a lease as well
+def expire_records(redis: Redis, *alive: BatchWorker) -> None:
+    """In place of waiting for a lease without heartbeats."""
+    for key in redis.keys("rq:worker:*"):
+        if key.decode() not in {worker.key for worker in alive}:
+            redis.delete(key)
 
 
-def make_retries_due(redis: Redis, spec: RunSpec) -> None:
-    registry = open_queue(redis, spec.queue).scheduled_job_registry
-    for job_id in registry.get_job_ids():
-        redis.zadd(registry.key, {job_id: time.time() - 1})
-
-
-def take_over(redis: Redis, spec: RunSpec, worker: BatchWorker) -> None:
-    """What `tend` does in the course of a minute."""
-    expire_leases(redis, spec)
+def take_over(redis: Redis, worker: BatchWorker) -> None:
+    """What `tend` does in the course of a lease."""
+    expire_records(redis, worker)
+    worker._reaper._steady_since -= LEASE
     worker.run_maintenance_tasks()
-    make_retries_due(redis, spec)
-    worker.enqueue_delayed_retries()
     worker._due.clear()
 
 
@@ -62,54 +56,76 @@ def finish(redis: Redis, spec: RunSpec, worker: BatchWorker) -> None:
     wait_for(is_finished)
 
 
-def test_a_heartbeat_renews_the_lease_of_every_job_in_flight(
+def test_a_heartbeat_renews_the_worker_s_record(
     redis: Redis, tmp_path: Path, start_worker: StartWorker
 ) -> None:
-    spec = enqueue(redis, tmp_path, rows=6, shard_size=2)
+    enqueue(redis, tmp_path, rows=6, shard_size=2)
     worker = start_worker(DoubleEngine(held=True))
+    assert redis.ttl(worker.key) <= LEASE, "from the start"
     worker.admit(wait=False)
-    key = open_queue(redis, spec.queue).started_job_registry.key
-    entries = redis.zrange(key, 0, -1)
-    assert len(entries) == 3
-    redis.zadd(key, dict.fromkeys(entries, time.time() + 5))
-    for execution in worker.executions.values():
-        redis.expire(execution.key, 5)
-    redis.expire(worker.key, 5)
-    redis.expire(worker.executions_key, 5)
-    soon = time.time() + LEASE - 5
-
-    worker.send_heartbeats()
-
-    assert all(redis.zscore(key, entry) > soon for entry in entries)
-    assert all(redis.ttl(execution.key) > LEASE - 5 for execution in worker.executions.values())
-    assert redis.ttl(worker.key) > LEASE - 5
-    assert redis.ttl(worker.executions_key) > LEASE - 5
-
-
-def test_the_loop_sends_heartbeats(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    worker = start_worker(DoubleEngine(held=True))
-    worker.admit(wait=False)
-    key = open_queue(redis, spec.queue).started_job_registry.key
-    (entry,) = redis.zrange(key, 0, -1)
-    redis.zadd(key, {entry: time.time() + 5})
+    assert redis.ttl(worker.key) <= LEASE, "also after it began jobs"
+    for key in (worker.key, worker.executions_key):
+        redis.expire(key, 1)
 
     worker.tend()
 
-    assert redis.zscore(key, entry) > time.time() + LEASE - 5
+    assert redis.ttl(worker.key) == redis.ttl(worker.executions_key) == LEASE
 
 
-def test_a_lease_is_a_minute_from_the_start(
+def test_a_worker_whose_record_expired_is_known_again(
     redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    """Redis was away for longer than a lease."""
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    worker = start_worker(DoubleEngine(held=True))
+    worker.admit(wait=False)
+    redis.delete(worker.key, worker.executions_key, f"rq:workers:{spec.queue}", "rq:workers")
+
+    worker.send_heartbeats()
+
+    assert BaseWorker.all_keys(connection=redis) == [worker.key]
+    assert redis.hget(worker.key, "state") == b"busy"
+    assert redis.smembers(worker.executions_key) == {
+        execution.composite_key.encode() for execution in worker.executions.values()
+    }
+    assert worker.current_execution_count == 1
+
+
+@pytest.mark.parametrize("jump", [-3600, 3600])
+def test_no_clock_takes_a_job_from_who_lives(
+    redis: Redis,
+    tmp_path: Path,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    jump: int,
 ) -> None:
     spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
     start_worker(DoubleEngine(held=True)).admit(wait=False)
-    key = open_queue(redis, spec.queue).started_job_registry.key
-    ((_, score),) = redis.zrange(key, 0, -1, withscores=True)
+    other = start_worker(DoubleEngine())
+    monkeypatch.setattr(rq.registry, "current_timestamp", lambda: int(time.time()) + jump)
+    other._reaper._steady_since -= LEASE
 
-    assert score == pytest.approx(time.time() + LEASE, abs=3)
+    other.run_maintenance_tasks()
+    other.tidy()
+
+    assert status_of(redis, spec, 0) == "started"
+
+
+def test_who_was_away_judges_nobody(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    """All records expired while Redis was frozen, and one worker is back first."""
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    start_worker(DoubleEngine(held=True)).admit(wait=False)
+    first = start_worker(DoubleEngine())
+    first._reaper._steady_since -= LEASE
+    first._reaper._beat -= LEASE
+    expire_records(redis)
+
+    first.send_heartbeats()
+    first.run_maintenance_tasks()
+
+    assert status_of(redis, spec, 0) == "started"
 
 
 def test_the_jobs_of_a_killed_worker_are_taken_over(
@@ -124,8 +140,8 @@ def test_the_jobs_of_a_killed_worker_are_taken_over(
     worker.run_maintenance_tasks()
     assert status_of(redis, spec, 0) == "started", "the lease still runs"
 
-    take_over(redis, spec, worker)
-    assert job_of(redis, spec, 0).retries_left == RETRY.max - 1
+    take_over(redis, worker)
+    assert job_of(redis, spec, 0).retries_left == RETRY.max
     finish(redis, spec, worker)
 
     found = verify(Path(spec.out))
@@ -138,15 +154,16 @@ def test_a_worker_that_is_killed_while_it_commits_leaves_a_whole_dataset(
     """The part is on disk but not in the ledger: it is written again, not twice."""
     spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
     dying = start_worker(DoubleEngine(), name="dying")
-    monkeypatch.setattr(dying._ledger, "commit_shard", lambda *_: sys.exit("killed"))
     dying.admit(wait=False)
-    with pytest.raises(SystemExit):
-        dying.settle()
+    with monkeypatch.context() as patched:
+        patched.setattr(ShardLease, "commit", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            dying.settle()
     dying.flights.clear()
     dying.executions.clear()
     worker = start_worker(DoubleEngine(), name="heir")
 
-    take_over(redis, spec, worker)
+    take_over(redis, worker)
     finish(redis, spec, worker)
 
     assert verify(Path(spec.out)).complete
@@ -162,7 +179,7 @@ def test_the_late_result_of_a_worker_that_slept_is_refused(
     sleeper = start_worker(engine, name="sleeper")
     sleeper.admit(wait=False)
     worker = start_worker(DoubleEngine(), name="awake")
-    take_over(redis, spec, worker)
+    take_over(redis, worker)
     finish(redis, spec, worker)
 
     engine.answer()
@@ -189,7 +206,7 @@ def test_finished_work_is_kept_though_the_lease_was_lost(
     late.admit(wait=False)
     heir_engine = DoubleEngine()
     heir = start_worker(heir_engine)
-    take_over(redis, spec, heir)
+    take_over(redis, heir)
     assert status_of(redis, spec, 0) == "queued"
 
     engine.answer()
@@ -213,7 +230,7 @@ def test_a_late_failure_does_not_touch_the_job_of_the_heir(
     sleeper = start_worker(engine)
     sleeper.admit(wait=False)
     heir = start_worker(DoubleEngine(held=True))
-    take_over(redis, spec, heir)
+    take_over(redis, heir)
     heir.admit(wait=False)
     before = redis.hgetall(job_of(redis, spec, 0).key)
 
@@ -248,26 +265,18 @@ def test_a_resumed_run_takes_its_jobs_back_with_no_retry_spent(
     assert verify(Path(spec.out)).complete
 
 
-def test_rq_info_may_hand_on_the_job_of_a_dead_worker(
+def test_rq_info_takes_no_job_from_anybody(
     redis: Redis, redis_url: str, tmp_path: Path, start_worker: StartWorker
 ) -> None:
     """Stock `rq info` cleans registries, and does not know our serializer or job class."""
     spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    dead = start_worker(DoubleEngine(held=True))
-    dead.admit(wait=False)
-    dead.flights.clear()
-    dead.executions.clear()
-    expire_leases(redis, spec)
-    rq = str(Path(sys.executable).with_name("rq"))
+    start_worker(DoubleEngine(held=True)).admit(wait=False)
+    expire_records(redis)
+    command = str(Path(sys.executable).with_name("rq"))
 
-    subprocess.run([rq, "info", "-u", redis_url, "--raw"], check=True, capture_output=True)
+    subprocess.run([command, "info", "-u", redis_url, "--raw"], check=True, capture_output=True)
 
-    assert status_of(redis, spec, 0) == "scheduled"
-    worker = start_worker(DoubleEngine())
-    make_retries_due(redis, spec)
-    worker.enqueue_delayed_retries()
-    finish(redis, spec, worker)
-    assert verify(Path(spec.out)).complete
+    assert status_of(redis, spec, 0) == "started"
 
 
 def test_a_job_lost_between_taking_and_starting_is_found(
@@ -277,10 +286,11 @@ def test_a_job_lost_between_taking_and_starting_is_found(
     queue = open_queue(redis, spec.queue)
     redis.lmove(queue.key, queue.intermediate_queue.key)
     worker = start_worker(DoubleEngine())
-    worker.run_maintenance_tasks()
-    redis.set(queue.intermediate_queue.get_first_seen_key(spec.shard_id(0)), time.time() - 90)
+    take_over(redis, worker)
+    assert queue.count == 0, "its worker may be about to begin it"
+    worker._reaper._taken_at[spec.shard_id(0)] -= LEASE
 
-    take_over(redis, spec, worker)
+    take_over(redis, worker)
 
     assert status_of(redis, spec, 0) == "queued"
     finish(redis, spec, worker)
@@ -318,6 +328,6 @@ def test_maintenance_that_breaks_off_does_not_keep_others_from_it_for_long(
 
     monkeypatch.setattr("rq.registry.StartedJobRegistry.cleanup", broken)
     with pytest.raises(RedisConnectionError):
-        worker.run_maintenance_tasks()
+        worker.tidy()
 
-    assert redis.ttl(open_queue(redis, spec.queue).registry_cleaning_key) <= LEASE
+    assert redis.ttl(open_queue(redis, spec.queue).registry_cleaning_key) <= TIDY
