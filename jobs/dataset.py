@@ -188,8 +188,7 @@ class Dataset:
             DatasetError: rows are missing or stand twice, parts are damaged, or the folder can't
                 be written. There is no `_SUCCESS` then.
         """
-        with explain_write(self._layout.success):
-            self._layout.success.unlink(missing_ok=True)
+        self.unfinish()
         verification = verify(self.root)
         if not verification.complete:
             raise DatasetError(f"{self.root} is not complete: {_summary(verification.problems)}")
@@ -199,6 +198,15 @@ class Dataset:
         self._sweep()
         self._replace(self._layout.success, b"")
         return verification
+
+    def unfinish(self) -> None:
+        """Take the mark away: some rows are to be replaced.
+
+        Raises:
+            DatasetError: the folder can't be written.
+        """
+        with explain_write(self._layout.success):
+            self._layout.success.unlink(missing_ok=True)
 
     def _foreign_files(self) -> list[str]:
         own = [self._layout.card, self._layout.success, *self._layout.data.glob("*.parquet")]

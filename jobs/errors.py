@@ -4,6 +4,7 @@ MLXBatchError
 ├── InputFileError              the prompt file can't be read, or holds bad rows
 ├── RunExistsError              this very run was enqueued before
 ├── RunNotFoundError            the server knows no such run
+├── RunStateError               the run is not where this can be done with it
 ├── JobPayloadError             a job's payload is not one this version writes
 ├── LedgerError                 the ledger in Redis holds what this version does not write
 ├── LeaseLostError              another worker has claimed the shard meanwhile
@@ -25,6 +26,10 @@ class RunExistsError(MLXBatchError):
 
 class RunNotFoundError(MLXBatchError):
     """The server knows no run of this name."""
+
+
+class RunStateError(MLXBatchError):
+    """What was asked for can't be done with a run that is still at work."""
 
 
 class JobPayloadError(MLXBatchError):

@@ -146,6 +146,20 @@ class Ledger:
                 pipeline.persist(key)
             pipeline.execute()
 
+    def reopen_shard(
+        self, run_id: str, shard: int, rows: Mapping[int, bytes], counts: Counts
+    ) -> None:
+        """A committed shard is to be made again, but for these rows (see `jobs.lease`)."""
+        with self._redis.pipeline() as pipeline:
+            for place, row in rows.items():
+                pipeline.hset(rows_key(run_id, shard), str(place), row)
+            pipeline.hset(partial_key(run_id), str(shard), counts.encode())
+            pipeline.hdel(done_key(run_id), str(shard))
+            pipeline.hset(run_key(run_id), "state", RunState.RUNNING)
+            for key in _keys(run_id):
+                pipeline.persist(key)
+            pipeline.execute()
+
     def is_done(self, run_id: str, shard: int) -> bool:
         """Whether a shard's part is committed."""
         return bool(self._redis.hexists(done_key(run_id), str(shard)))

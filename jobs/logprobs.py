@@ -25,5 +25,15 @@ def logprobs_cell(tokens: Iterable[TokenLogprob] | None) -> list[dict[str, Any]]
     return [_token(token) | {"top": [_token(other) for other in token.top]} for token in tokens]
 
 
+def logprobs_of(cell: Iterable[dict[str, Any]] | None) -> tuple[TokenLogprob, ...] | None:
+    """What `logprobs_cell` made the cell of."""
+    if cell is None:
+        return None
+    return tuple(
+        TokenLogprob(**token | {"top": tuple(TokenLogprob(**other) for other in token["top"])})
+        for token in cell
+    )
+
+
 def _token(token: TokenLogprob) -> dict[str, Any]:
     return {"token_id": token.token_id, "token": token.token, "logprob": token.logprob}

@@ -28,3 +28,10 @@ MEDIA = pa.list_(
 def media_cell(media: Iterable[MediaInfo] | None) -> list[dict[str, Any]] | None:
     """One row's cell; null where there was no image and no video."""
     return None if media is None else [asdict(each) for each in media]
+
+
+def media_of(cell: Iterable[dict[str, Any]] | None) -> tuple[MediaInfo, ...] | None:
+    """What `media_cell` made the cell of."""
+    if cell is None:
+        return None
+    return tuple(MediaInfo(**each | {"timestamps": tuple(each["timestamps"])}) for each in cell)

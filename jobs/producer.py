@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from redis import Redis
 
+from jobs.connection import redacted
 from jobs.dataset import Dataset
 from jobs.errors import InputFileError, RunExistsError
 from jobs.ledger import Ledger, RunState
@@ -87,20 +88,30 @@ def enqueue_run(
             another run's.
         DatasetError: the output folder, seen from here, belongs to another run.
     """
+    if "://" in str(out):
+        raise InvalidRequestError(
+            f"out={redacted(str(out))!r}: should be a folder; mount the bucket, or copy the "
+            "dataset there when it is finished"
+        )
     if type(n) is not int or not 1 <= n <= MAX_SAMPLES:
         raise InvalidRequestError(f"n={n!r}: should be 1 to {MAX_SAMPLES}")
     sampling = sampling or SamplingParams.of()
     source = input_of(path, videos=videos, images=images, prompt=prompt)
     version = source.version()
     digest = source.fingerprint()
-    read = partial(_read, source, sampling, n)
-    survey = survey_input(read(), source.format, partial(report, "read"))
+    survey = survey_input(_read(source, sampling, n), source.format, partial(report, "read"))
     if survey.bad_rows and not skip_bad_rows:
         raise survey.refuse(source.path)
     spec = RunSpec.create(
         model=model,
         out=str(Path(out).expanduser().absolute()),
-        input=InputSpec(path=str(source.path.absolute()), fingerprint=digest, format=source.format),
+        input=InputSpec(
+            path=str(source.path.absolute()),
+            fingerprint=digest,
+            format=source.format,
+            media="video" if videos is not None else "image" if images is not None else None,
+            prompt=prompt,
+        ),
         rows=survey.samples,
         input_rows=survey.rows,
         samples=survey.most_samples,
@@ -114,12 +125,52 @@ def enqueue_run(
     )
     shards = 0
     if not _is_finished_here(spec, resume=resume):
-        rows: Iterable[SourceRow | RawRow] = (  # ids are settled: good rows need no second look
-            read() if survey.bad_rows else source.rows()
-        )
-        payloads = _shards(_unchanged(rows, source, version), spec, source.folder)
+        payloads = _payloads(source, spec, version)
         shards = _enqueue(connection, spec, payloads, resume=resume, report=report)
     return Enqueued(spec=spec, shards=shards, bad_rows=survey.first_bad, folder=source.folder)
+
+
+def resume_run(
+    connection: Redis, run_id: str, *, report: Report = lambda _phase, _rows: None
+) -> Enqueued:
+    """Enqueue again what of a run is neither done nor on its way; its input is read again.
+
+    Raises:
+        RunNotFoundError: the server knows no such run.
+        InputFileError: the input can't be read, or is not what the run was made of.
+    """
+    spec = Ledger(connection).spec(run_id)
+    source = _input_again(spec)
+    payloads = _payloads(source, spec, source.version())
+    shards = _enqueue(connection, spec, payloads, resume=True, report=report)
+    return Enqueued(spec=spec, shards=shards, bad_rows=[], folder=source.folder)
+
+
+def _input_again(spec: RunSpec) -> Input:
+    known = spec.input
+    if known.media is None:
+        source = input_of(known.path)
+    elif known.media == "video":
+        source = input_of(videos=known.path, prompt=known.prompt)
+    else:
+        source = input_of(images=known.path, prompt=known.prompt)
+    found = source.fingerprint()
+    if (found, source.format) != (known.fingerprint, known.format):
+        raise InputFileError(
+            f"{known.path} is not what {spec.run_id} was made of: that was {known.fingerprint}, "
+            f"this is {found}. Put the old file back, or enqueue this one as a run of its own"
+        )
+    return source
+
+
+def _payloads(
+    source: Input, spec: RunSpec, version: Hashable
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """All shards. The survey settled the ids: rows need a second look only if some are bad."""
+    rows: Iterable[SourceRow | RawRow] = (
+        _read(source, spec.sampling, spec.n) if spec.bad_rows else source.rows()
+    )
+    return _shards(_unchanged(rows, source, version), spec, source.folder)
 
 
 def forget_run(connection: Redis, run_id: str) -> int:

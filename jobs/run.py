@@ -9,7 +9,7 @@ import re
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,13 +25,20 @@ _IDENTITY = ("model", "out", "shard_size", "n", "chat", "bad_rows")
 
 
 class InputSpec(BaseModel):
-    """Where the rows came from, and the content hash that identifies them."""
+    """Where the rows came from, and the content hash that identifies them.
+
+    Attributes:
+        path: of a prompt file; of media files, their folder or pattern.
+        media: what the files are, if it is no prompt file, and `prompt` what is asked of each.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str
     fingerprint: str
     format: Format
+    media: Literal["image", "video"] | None = None
+    prompt: str | None = None
 
 
 class RunSpec(BaseModel):

@@ -1,4 +1,4 @@
-"""The command line: `mlx-batch run | enqueue | worker | status | verify | forget`.
+"""The command line: `mlx-batch run | enqueue | worker | status | tail | resume | retry | …`.
 
 Exit codes: 0 ok; 1 rows in error with `--strict`, or a dataset that does not verify; 2 bad usage
 or bad input; 3 the infrastructure failed.
@@ -15,14 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import click
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 from rich.console import Console
 
 from jobs.connection import connect, redacted
 from jobs.dataset import Dataset
-from jobs.errors import DatasetError, InputFileError, RunExistsError, RunNotFoundError
+from jobs.errors import (
+    DatasetError,
+    InputFileError,
+    RunExistsError,
+    RunNotFoundError,
+    RunStateError,
+)
 from jobs.ledger import Ledger
-from jobs.producer import Enqueued, enqueue_run, forget_run
+from jobs.producer import Enqueued, enqueue_run, forget_run, resume_run
+from jobs.retry import retry_errors
 from jobs.verify import verify as verify_dataset
 from vllm_mlx import __version__
 from vllm_mlx.errors import InvalidRequestError, MLXBatchError, ModelLoadError
@@ -40,6 +47,7 @@ from worker.options import (
 )
 from worker.run import run as run_everything
 from worker.status import run_status
+from worker.tail import rows_as_they_come
 
 ROWS_IN_ERROR, BAD_INPUT, INFRASTRUCTURE = 1, 2, 3
 INTERRUPTED, TERMINATED = 130, 143  # as shells have it
@@ -50,12 +58,19 @@ _BAD_INPUT = (
     ModelLoadError,
     RunExistsError,
     RunNotFoundError,
+    RunStateError,
 )
 
 logger = logging.getLogger("mlx_batch")
 
 
 _STOPPED = "mlx-batch: stopped; what was enqueued stays, --resume goes on"
+
+
+_FULL = (
+    "raise its maxmemory, or let workers finish runs, which frees it; what was enqueued stays, and "
+    "`mlx-batch resume RUN` enqueues the rest"
+)
 
 
 class _Cli(click.Group):
@@ -70,6 +85,10 @@ class _Cli(click.Group):
         except KeyboardInterrupt:
             click.echo(_STOPPED, err=True)
             context.exit(INTERRUPTED)
+        except OutOfMemoryError:
+            url = redacted(str(context.meta.get("url", "Redis")))
+            click.echo(f"mlx-batch: {url} is full: {_FULL}", err=True)
+            context.exit(INFRASTRUCTURE)
         except RedisError as error:
             url = redacted(str(context.meta.get("url", "Redis")))
             click.echo(f"mlx-batch: {url}: {type(error).__name__}: {error}", err=True)
@@ -219,6 +238,46 @@ def status(run_id: str | None, url: str, as_json: bool, watch: bool) -> None:
             if not watch or all(each.is_finished for each in statuses):
                 return
             time.sleep(2)
+
+
+@main.command()
+@click.argument("run_id", metavar="RUN")
+@url_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a row.")
+def tail(run_id: str, url: str, as_json: bool) -> None:
+    """Show RUN's rows as they come, until it is finished."""
+    _remember(url)
+    with connect(url) as connection:
+        Ledger(connection).spec(run_id)
+        for row in rows_as_they_come(connection, run_id):
+            click.echo(display.row_as_json(row) if as_json else display.row_as_line(row))
+
+
+@main.command()
+@click.argument("run_id", metavar="RUN")
+@url_option
+def resume(run_id: str, url: str) -> None:
+    """Enqueue again what of RUN is neither done nor on its way."""
+    _remember(url)
+    with connect(url) as connection:
+        _tell_enqueued(resume_run(connection, run_id))
+    click.echo(run_id)
+
+
+@main.command()
+@click.argument("run_id", metavar="RUN")
+@url_option
+@click.option("--errors", is_flag=True, required=True, help="Those that ended in an error.")
+@click.option("--type", "error_type", metavar="T", help="Only those with this error_type.")
+def retry(run_id: str, url: str, errors: bool, error_type: str | None) -> None:  # noqa: ARG001
+    """Run rows of a finished RUN again, and replace them in its dataset."""
+    _remember(url)
+    with connect(url) as connection:
+        rows, enqueued = retry_errors(connection, run_id, error_type=error_type)
+    click.echo(f"{rows} rows are tried again", err=True)
+    if enqueued is not None:
+        _tell_enqueued(enqueued)
+    click.echo(run_id)
 
 
 @main.command()

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from jobs.dataset import ResultRow
 from jobs.verify import Verification
 from worker.statistics import Statistics
 from worker.status import RunStatus
@@ -115,6 +117,21 @@ def print_status(console: Console, status: RunStatus) -> None:
     for job_id, reason in status.errors.items():
         table.add_row(f"failed {job_id}", Text(reason))
     console.print(table)
+
+
+def row_as_line(row: ResultRow) -> str:
+    """A row on one line of a terminal."""
+    output = row.output
+    said = f"{output.error_type}: {output.error}" if output.error_type else output.text
+    sample = f".{row.sample_index}" if row.sample_index else ""
+    return f"{row.id}{sample}: {_clip(said)} ({output.finish_reason})"
+
+
+def row_as_json(row: ResultRow) -> str:
+    """A row as the dataset has it, without the input's columns."""
+    own = asdict(row)
+    del own["columns"]
+    return json.dumps(own.pop("output") | own)
 
 
 def _sample(out: Path, count: int) -> list[dict[str, Any]]:

@@ -1,0 +1,212 @@
+"""Rows last as they end: an heir goes on in the middle of a shard, and errors are tried again."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pyarrow.dataset as pads
+import pytest
+from redis import Redis
+
+from jobs.dataset import verify
+from jobs.errors import InputFileError, RunStateError
+from jobs.producer import resume_run
+from jobs.retry import retry_errors
+from jobs.run import RunSpec
+from tests.engines import DoubleEngine, echo, enqueue, status_of, wait_for
+from tests.worker.conftest import StartWorker, work_in_burst
+from tests.worker.test_cli import cli
+from tests.worker.test_takeover import finish, take_over
+from vllm_mlx.errors import EngineError, NonFiniteLogitsError
+from vllm_mlx.outputs import GenerationOutput
+from worker import flight
+from worker.status import run_status
+
+
+def rows_of(spec: RunSpec) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = pads.dataset(Path(spec.out) / "data").to_table().to_pylist()
+    return sorted(rows, key=lambda row: int(str(row["row"])))
+
+
+class Moody:
+    """Answers, but fails at some prompts, each so many times."""
+
+    def __init__(self, error: Exception | None = None, **failures: int) -> None:
+        self.left = {f"prompt {name.removeprefix('n')}": count for name, count in failures.items()}
+        self.error = error or EngineError("a step failed")
+
+    def __call__(self, prompt: str) -> GenerationOutput:
+        if self.left.get(prompt, 0):
+            self.left[prompt] -= 1
+            raise self.error
+        return echo(prompt)
+
+
+def test_an_heir_goes_on_in_the_middle_of_a_shard(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=8, shard_size=8)
+    engine = DoubleEngine(held=True)
+    dying = start_worker(engine, name="dying")
+    dying.admit(wait=False)
+    engine.answer(5)
+    dying.settle()
+    heir_engine = DoubleEngine()
+    heir = start_worker(heir_engine, name="heir")
+    assert run_status(redis, spec.run_id).rows_done == 5
+
+    take_over(redis, heir)
+    finish(redis, spec, heir)
+
+    assert heir_engine.prompts == ["prompt 5", "prompt 6", "prompt 7"]
+    rows = rows_of(spec)
+    assert [row["worker"] for row in rows] == ["dying"] * 5 + ["heir"] * 3
+    assert [row["attempts"] for row in rows] == [1] * 5 + [2] * 3
+    assert verify(Path(spec.out)).complete
+    assert redis.keys(f"mlx-batch:run:{spec.run_id}:rows:*") == []
+
+
+def test_a_worker_that_is_told_its_shard_is_taken_drops_it(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=4, shard_size=4)
+    engine = DoubleEngine(held=True)
+    sleeper = start_worker(engine, name="sleeper")
+    sleeper.admit(wait=False)
+    heir = start_worker(DoubleEngine(held=True), name="heir")
+    take_over(redis, heir)
+    heir.admit(wait=False)
+
+    engine.answer(1)
+    sleeper.settle()
+
+    assert sleeper.flights == {}
+    assert engine.open == [], "the rows are cancelled"
+    assert status_of(redis, spec, 0) == "started"
+
+
+def test_a_shard_whose_workers_all_die_ends_in_error_rows(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    for _ in range(flight.MAX_IDLE_CLAIMS):
+        start_worker(DoubleEngine(held=True)).admit(wait=False)
+        take_over(redis, start_worker(DoubleEngine()))
+
+    finish(redis, spec, start_worker(DoubleEngine()))
+
+    assert [row["error_type"] for row in rows_of(spec)] == ["WorkerKilled"] * 2
+    assert verify(Path(spec.out)).complete
+
+
+def test_a_row_at_which_the_engine_fails_is_tried_again(
+    redis: Redis, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flight, "ROW_BACKOFF", (0.01, 0.02))
+    spec = enqueue(redis, tmp_path, rows=4, shard_size=4)
+
+    work_in_burst(redis_url, DoubleEngine(say=Moody(n1=2, n2=99)))
+
+    rows = rows_of(spec)
+    assert [row["error_type"] for row in rows] == [None, None, "EngineError", None]
+    assert [row["attempts"] for row in rows] == [1, 3, 3, 1]
+
+
+def test_a_row_whose_numbers_are_not_finite_is_not(
+    redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+
+    work_in_burst(redis_url, DoubleEngine(say=Moody(NonFiniteLogitsError("NaN"), n1=1)))
+
+    assert [row["error_type"] for row in rows_of(spec)] == [None, "NonFiniteLogitsError"]
+
+
+def test_retry_runs_error_rows_again_and_only_those(
+    redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=9, shard_size=3)
+    work_in_burst(redis_url, DoubleEngine(say=Moody(NonFiniteLogitsError("NaN"), n1=1, n7=1)))
+    before = rows_of(spec)
+
+    assert retry_errors(redis, spec.run_id, error_type="MediaError") == (0, None)
+    retried, enqueued = retry_errors(redis, spec.run_id, error_type="NonFiniteLogitsError")
+    assert retried == 2
+    assert enqueued is not None
+    assert enqueued.shards == 2
+    assert not (Path(spec.out) / "_SUCCESS").exists()
+    assert run_status(redis, spec.run_id).rows_done == 7
+    with pytest.raises(RunStateError, match="has not ended"):
+        retry_errors(redis, spec.run_id)
+    engine = DoubleEngine()
+    work_in_burst(redis_url, engine)
+
+    assert engine.prompts == ["prompt 1", "prompt 7"]
+    found = verify(Path(spec.out))
+    assert (found.complete, found.ok, found.error) == (True, 9, 0)
+    after = rows_of(spec)
+    assert [row for row in after if row["row"] not in (1, 7)] == [
+        row for row in before if row["row"] not in (1, 7)
+    ]
+    assert [row["attempts"] for row in after if row["row"] in (1, 7)] == [2, 2]
+    assert (Path(spec.out) / "_SUCCESS").exists()
+
+
+def test_retry_says_so_if_there_is_nothing_to_do(
+    redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    work_in_burst(redis_url, DoubleEngine())
+
+    said = cli("retry", spec.run_id, "--errors", "-u", redis_url)
+
+    assert (said.exit_code, said.stderr) == (0, "0 rows are tried again\n")
+    assert cli("retry", spec.run_id, "-u", redis_url).exit_code == 2
+
+
+def test_resume_enqueues_what_is_missing(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    spec = enqueue(redis, tmp_path, rows=6, shard_size=2)
+    work_in_burst(redis_url, DoubleEngine())
+    (Path(spec.out) / "data" / "train-00001-of-00003.parquet").unlink()
+
+    said = cli("resume", spec.run_id, "-u", redis_url)
+
+    assert said.stdout.strip().splitlines()[-1] == spec.run_id
+    assert "1 of 3 shards enqueued" in said.stderr
+    engine = DoubleEngine()
+    work_in_burst(redis_url, engine)
+    assert engine.prompts == ["prompt 2", "prompt 3"]
+    assert verify(Path(spec.out)).complete
+
+
+def test_resume_refuses_another_input(redis: Redis, tmp_path: Path) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    Path(spec.input.path).write_text('{"prompt": "another"}\n')
+
+    with pytest.raises(InputFileError) as refused:
+        resume_run(redis, spec.run_id)
+
+    assert spec.input.fingerprint in str(refused.value)
+    assert str(refused.value).count("sha256:") == 2
+
+
+def test_tail_shows_rows_as_they_come(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
+    said: list[str] = []
+
+    def watch() -> None:
+        said.append(cli("tail", spec.run_id, "-u", redis_url, "--json").stdout)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    channel = f"mlx-batch:run:{spec.run_id}:told"
+    wait_for(lambda: redis.pubsub_numsub(channel)[0][1])
+    work_in_burst(redis_url, DoubleEngine())
+    watcher.join(timeout=20)
+
+    (output,) = said
+    rows = [json.loads(line) for line in output.splitlines()]
+    texts = {row["id"]: row["text"] for row in rows}
+    assert texts == {f"r{n}": f"echo prompt {n}" for n in range(4)}
