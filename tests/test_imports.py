@@ -19,6 +19,7 @@ LIGHT = {
     "vllm_mlx.content",
     "vllm_mlx.sampling_params",
     "vllm_mlx.video_params",
+    "vllm_mlx.output_json",
     "vllm_mlx.outputs",
     "vllm_mlx.errors",
 }

@@ -178,7 +178,8 @@ def test_the_manifest_is_the_run(tmp_path: Path) -> None:
 def test_the_manifest_says_what_made_the_dataset() -> None:
     manifest = make_spec().manifest()
 
-    assert manifest["input"] == {"path": "/in.jsonl", "fingerprint": "abc", "format": "jsonl"}
+    known = {"path": "/in.jsonl", "fingerprint": "abc", "format": "jsonl"}
+    assert manifest["input"] == known | {"media": None, "prompt": None}
     assert set(manifest["versions"]) == {"mlx-batch", "python"}
     assert manifest["created_at"].endswith("+00:00")
     assert manifest["sampling"]["max_tokens"] == 256
