@@ -6,6 +6,7 @@ MLXBatchError
 ├── RunNotFoundError            the server knows no such run
 ├── RunStateError               the run is not where this can be done with it
 ├── JobPayloadError             a job's payload is not one this version writes
+│   └── OutputNotAllowedError       its run's folder is outside what the worker's owner allows
 ├── LedgerError                 the ledger in Redis holds what this version does not write
 ├── LeaseLostError              another worker has claimed the shard meanwhile
 └── DatasetError                the output folder holds another run, or fails verification
@@ -34,6 +35,10 @@ class RunStateError(MLXBatchError):
 
 class JobPayloadError(MLXBatchError):
     """A job in the queue was not written by this version's producer."""
+
+
+class OutputNotAllowedError(JobPayloadError):
+    """A run's output folder is not below the worker's `--output-root`."""
 
 
 class LedgerError(MLXBatchError):

@@ -133,6 +133,13 @@ def test_the_worker_image_runs_mlx_batch_as_an_ordinary_user() -> None:
         assert last(stage, "USER") not in {"root", "0"}
 
 
+def test_the_worker_writes_into_the_folder_that_is_mounted(services: dict[str, Any]) -> None:
+    words = shlex.split(interpolate(services["worker"]["command"]))
+    root = words[words.index("--output-root") + 1]
+    mounts = services["worker"]["volumes"]
+    assert root in {mount["target"] for mount in mounts if isinstance(mount, dict)}
+
+
 def test_pip_installs_an_extra_that_exists_under_constraints() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     runs = " ".join(rest for word, rest in instructions() if word == "RUN")

@@ -33,6 +33,7 @@ from vllm_mlx.outputs import EngineStats
 from worker.bookkeeping import HEARTBEAT, MAINTENANCE, TIDY, Bookkeeper
 from worker.flight import FinalizeFlight, Flight, ShardFlight, TextEngine
 from worker.live import LiveCounts
+from worker.output_root import OutputRoot
 from worker.statistics import Meter, Statistics
 from worker.status import waiting_queues
 
@@ -51,6 +52,7 @@ class BatchWorker(Bookkeeper):
         engine: what answers rows.
         grace: seconds that jobs may go on after a stop was asked for, before they are given back.
         redis_timeout: seconds to wait for a Redis that went away.
+        output_root: a run whose folder is not below this one is refused; None takes every run.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class BatchWorker(Bookkeeper):
         name: str | None = None,
         grace: float = 10.0,
         redis_timeout: float = 300.0,
+        output_root: Path | None = None,
     ) -> None:
         from_queue = open_queue(connection, queue_name(model))
         super().__init__(from_queue, connection=connection, name=name, grace=grace)
@@ -69,6 +72,7 @@ class BatchWorker(Bookkeeper):
         self.flights: dict[str, Flight] = {}
         self._engine = engine
         self._redis_timeout = redis_timeout
+        self._output_root = OutputRoot.of(output_root)
         self._ledger = Ledger(connection)
         self._live = LiveCounts(self._ledger, self.name, model)
         self._meter = Meter()
@@ -298,6 +302,7 @@ class BatchWorker(Bookkeeper):
             spec = self._ledger.spec(run_id)
             if spec.queue != self.queue.name:
                 raise JobPayloadError(f"{run_id} wants {spec.model}, this worker has {self.model}")
+            self._output_root.check(run_id, spec.out)
             self._specs[run_id] = spec
         return self._specs[run_id]
 

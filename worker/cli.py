@@ -39,6 +39,7 @@ from worker.options import (
     media_options,
     media_policy_from,
     model_option,
+    output_root_option,
     sampling_from,
     scheduler_config_from,
     scheduler_options,
@@ -172,6 +173,7 @@ def enqueue(url: str, **options: Any) -> None:
     show_default=True,
     help="Seconds to wait for it.",
 )
+@output_root_option
 @click.option("-v", "--verbose", is_flag=True, help="Log what RQ does, too.")
 def worker(
     model: str,
@@ -180,6 +182,7 @@ def worker(
     name: str | None,
     grace: float,
     redis_timeout: float,
+    output_root: Path,
     verbose: bool,
     **options: Any,
 ) -> None:
@@ -207,6 +210,7 @@ def worker(
                 name=name,
                 grace=grace,
                 redis_timeout=redis_timeout,
+                output_root=output_root,
             )
             batch_worker.work(burst=burst)
         except ValueError as error:  # RQ: a worker of this name is at work

@@ -33,6 +33,14 @@ model_option = click.option(
     "--model", required=True, help="Hub id, local folder, .gguf file, or the alias smollm2-135m."
 )
 
+output_root_option = click.option(
+    "--output-root",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    metavar="DIR",
+    help="Write only datasets below this folder; default: the current one.",
+)
+
 
 def scheduler_options(command: F) -> F:
     """What `run` and `worker` say of an engine; what is not said is the backend's choice."""

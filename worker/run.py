@@ -157,7 +157,7 @@ def _start_worker(
     log = out / "_job" / f"worker-{number}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "worker.cli", "worker", "--burst", "--model", model]
-    command += flags
+    command += ["--output-root", str(out), *flags]
     if url.startswith("unix:"):
         # Our own server: when it is gone, so are we, and nobody will bring it back.
         command += ["--redis-timeout", "5"]

@@ -445,6 +445,36 @@ def test_a_worker_reads_and_fetches_what_its_flags_allow_and_nothing_else(
     ]
 
 
+@pytest.mark.parametrize("flags", [["--output-root", "in"], []], ids=["given", "where it starts"])
+def test_a_worker_writes_below_its_output_root_only(
+    redis: Redis,
+    redis_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+) -> None:
+    inside, outside = enqueue(redis, tmp_path, 2, 2, say="in"), enqueue(redis, tmp_path, 2, 2)
+    Path(inside.out).mkdir()
+    monkeypatch.setattr("vllm_mlx.batching.core.EngineCore", lambda *_, **__: DoubleEngine())
+    monkeypatch.chdir(tmp_path if flags else inside.out)
+    words = ["worker", "--model", MODEL, "-u", redis_url, "--burst"]
+
+    assert cli(*words, *flags).exit_code == 0
+
+    assert run_status(redis, inside.run_id).is_finished
+    (reason,) = set(run_status(redis, outside.run_id).errors.values())
+    assert reason.startswith("OutputNotAllowedError: ")
+    assert not Path(outside.out).exists()
+
+
+def test_an_output_root_that_is_no_folder_is_bad_usage(redis_url: str, tmp_path: Path) -> None:
+    result = cli("worker", "--model", MODEL, "-u", redis_url, "--output-root", tmp_path / "none")
+
+    assert result.exit_code == 2
+    assert "--output-root" in result.stderr
+    assert "Traceback" not in result.output
+
+
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
@@ -491,6 +521,7 @@ def test_the_workers_of_a_run_may_read_its_inputs_folder(
     cli(*words, tmp_path / "two", "--videos", tmp_path / "link" / "*.mp4", "--prompt", "?", *flags)
 
     alone, more = (" ".join(command) for command in commands)
+    assert f"--output-root {tmp_path}/one " in alone
     assert f"--allowed-media-path {tmp_path}/in" in alone
     assert alone.count("--allowed-media") == 1
     assert f"--allowed-media-path {tmp_path}/in --allowed-media-path {tmp_path} " in more

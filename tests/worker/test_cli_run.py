@@ -268,6 +268,7 @@ def test_a_killed_run_is_resumed_at_once(interrupted: Interrupted) -> None:
 
 def test_two_workers_share_a_run(redis: Redis, redis_url: str, tmp_path: Path) -> None:
     words = ["worker", "--model", MODEL, "-u", redis_url, "--max-num-seqs", 1]
+    words += ["--output-root", tmp_path]
     workers = [
         subprocess.Popen(
             mlx_batch(*words, "--name", name), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
@@ -295,6 +296,7 @@ def test_a_worker_that_is_told_to_end_gives_its_job_back(
 ) -> None:
     spec = enqueue(redis, tmp_path, rows=2, shard_size=2, say="Tell me a long story of")
     words = ["worker", "--model", MODEL, "-u", redis_url, "--grace", 0]
+    words += ["--output-root", tmp_path]
     worker = subprocess.Popen(mlx_batch(*words), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     try:
         wait_for(lambda: status_of(redis, spec, 0) == "started", timeout=60)

@@ -1,0 +1,117 @@
+"""Where a worker may write: a run's folder is data out of Redis, and may say anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from jobs.errors import OutputNotAllowedError
+from jobs.job import BatchJob
+from tests.engines import MODEL, DoubleEngine, enqueue, job_of, status_of
+from tests.worker.conftest import StartWorker
+from vllm_mlx.errors import InvalidRequestError
+from worker.output_root import OutputRoot
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder with a link to the outside and one to the inside."""
+    root = tmp_path / "root"
+    (root / "below").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (root / "out-link").symlink_to(tmp_path / "elsewhere")
+    (root / "in-link").symlink_to(root / "below")
+    (root / "loop").symlink_to("loop")
+    (tmp_path / "root-link").symlink_to(root)
+    return root
+
+
+INSIDE = ["", "below", "new/folder", "below/../new", "in-link/new", "../root-link/new", "a" * 200]
+OUTSIDE = ["..", "../elsewhere", "below/../../x", "out-link", "out-link/new", "in-link/../../x"]
+
+
+@pytest.mark.parametrize("out", INSIDE)
+def test_folders_below_the_root_are_allowed(root: Path, out: str) -> None:
+    OutputRoot.of(root).check("run-1", f"{root}/{out}")
+
+
+@pytest.mark.parametrize("out", [*OUTSIDE, "nul\0byte", "half \ud800 a character", "a/" * 5000])
+def test_all_others_are_refused(root: Path, out: str) -> None:
+    with pytest.raises(OutputNotAllowedError, match="only below"):
+        OutputRoot.of(root).check("run-1", f"{root}/{out}")
+
+
+@pytest.mark.parametrize("out", ["", "/", "/etc", "relative", "~"])
+def test_refused_wherever_it_is(root: Path, out: str) -> None:
+    with pytest.raises(OutputNotAllowedError):
+        OutputRoot.of(root).check("run-1", out)
+
+
+def test_a_folder_whose_name_begins_like_the_root_is_outside(root: Path) -> None:
+    with pytest.raises(OutputNotAllowedError):
+        OutputRoot.of(root).check("run-1", f"{root}-2/out")
+
+
+def test_a_root_that_becomes_a_link_later_allows_nothing_new(root: Path, tmp_path: Path) -> None:
+    allowed = OutputRoot.of(root / "below")
+    (root / "below").rmdir()
+    (root / "below").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(OutputNotAllowedError):
+        allowed.check("run-1", f"{root}/below/out")
+
+
+def test_a_root_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in ("file", "none"):
+        with pytest.raises(InvalidRequestError, match="is not a folder"):
+            OutputRoot.of(tmp_path / path)
+
+
+def test_without_a_root_every_folder_is_allowed() -> None:
+    OutputRoot.of(None).check("run-1", "/anywhere")
+
+
+def test_a_run_elsewhere_is_failed_at_once_and_others_go_on(
+    redis: Redis, tmp_path: Path, root: Path, start_worker: StartWorker
+) -> None:
+    outside = enqueue(redis, tmp_path, rows=2, shard_size=2, say="outside")
+    inside = enqueue(redis, tmp_path, rows=2, shard_size=2, out=root / "out")
+    engine = DoubleEngine()
+    worker = start_worker(engine, MODEL, output_root=root)
+
+    worker.admit(wait=False)
+    worker.settle()
+
+    job = job_of(redis, outside, 0)
+    assert job.get_status() == "failed", "another try would end the same"
+    result = job.latest_result()
+    assert result is not None
+    for told in (outside.run_id, str(tmp_path / "outside"), str(root), "--output-root", "--out"):
+        assert told in str(result.exc_string)
+    assert not (tmp_path / "outside").exists()
+    assert engine.prompts == ["prompt 0", "prompt 1"]
+    assert status_of(redis, inside, 0) == "finished"
+
+
+def test_a_finalize_job_writes_nothing_elsewhere(
+    redis: Redis, tmp_path: Path, root: Path, start_worker: StartWorker
+) -> None:
+    """The dataset is whole but for its end, and the job comes to another worker."""
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    first = start_worker(DoubleEngine())
+    first.admit(wait=False)
+    first.settle()
+    assert status_of(redis, spec) == "queued"
+    before = sorted(Path(spec.out).iterdir())
+
+    second = start_worker(DoubleEngine(), MODEL, output_root=root)
+    second.admit(wait=False)
+    second.settle()
+
+    result = BatchJob.fetch(spec.finalize_id, redis, second.serializer).latest_result()
+    assert result is not None
+    assert str(result.exc_string).startswith("OutputNotAllowedError: ")
+    assert sorted(Path(spec.out).iterdir()) == before
