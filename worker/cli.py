@@ -34,6 +34,7 @@ from jobs.verify import verify as verify_dataset
 from vllm_mlx import __version__
 from vllm_mlx.errors import InvalidRequestError, MLXBatchError, ModelLoadError
 from worker import display
+from worker.acl import acl
 from worker.options import (
     enqueue_options,
     media_options,
@@ -100,6 +101,9 @@ class _Cli(click.Group):
 @click.version_option(__version__, prog_name="mlx-batch")
 def main() -> None:
     """Bulk inference for MLX: a prompt file in, a Parquet dataset out."""
+
+
+main.add_command(acl)
 
 
 @main.command()

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,10 +20,12 @@ StartWorker = Callable[..., BatchWorker]
 StartProcess = Callable[..., subprocess.Popen[str]]
 
 
-def work_in_burst(redis_url: str, engine: DoubleEngine, model: str = MODEL) -> BatchWorker:
+def work_in_burst(
+    redis_url: str, engine: DoubleEngine, model: str = MODEL, **options: Any
+) -> BatchWorker:
     """Run all that is enqueued, in this process; stopped if there is no end to it."""
     with connect(redis_url) as connection:
-        worker = BatchWorker(model, engine, connection=connection, grace=0)
+        worker = BatchWorker(model, engine, connection=connection, grace=0, **options)
         watchdog = threading.Timer(20, worker.request_stop, (signal.SIGTERM, None))
         watchdog.start()
         try:
