@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from redis import Redis
@@ -10,6 +12,7 @@ from redis.exceptions import (
     ConnectionError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisError,
     ResponseError,
     TimeoutError,
 )
@@ -30,24 +33,33 @@ def is_passing(error: Exception) -> bool:
 
 
 def connect(url: str) -> Redis:
-    """A connection for RQ and the ledger.
+    """A connection for RQ and the ledger; `rediss://` is encrypted.
 
     redis-py would repeat a command whose reply was lost, and so apply a transaction twice; the
     worker repeats what is safe to repeat itself.
 
     Raises:
-        InvalidRequestError: it is not the URL of a Redis.
+        InvalidRequestError: it is not the URL of a Redis, or names a file of certificates that
+            can't be used.
     """
     try:
-        return Redis.from_url(
+        connection = Redis.from_url(
             url,
             retry=Retry(NoBackoff(), 0),
             health_check_interval=30,
             socket_timeout=SOCKET_TIMEOUT,
             socket_connect_timeout=5.0,
         )
-    except ValueError as error:
-        raise InvalidRequestError(f"{redacted(url)} is not the URL of a Redis: {error}") from None
+        pool = connection.connection_pool
+        # Otherwise its options would be looked at with the first command.
+        pool.connection_class(**pool.connection_kwargs)
+        _check_certificates(pool.connection_kwargs)
+    except (ValueError, TypeError, RedisError) as error:
+        reason = str(error).rpartition("__init__() ")[2]
+        if url.startswith("redis:") and "'ssl_" in reason:
+            reason += ": write rediss:// for an encrypted connection"
+        raise InvalidRequestError(f"{redacted(url)} is not the URL of a Redis: {reason}") from None
+    return connection
 
 
 def redacted(url: str) -> str:
@@ -56,3 +68,31 @@ def redacted(url: str) -> str:
     if "@" in parts.netloc:
         parts = parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2])
     return urlunsplit(parts._replace(query="***" if parts.query else "", fragment=""))
+
+
+def _check_certificates(options: dict[str, Any]) -> None:
+    """Read the files that the options name, as the first command will.
+
+    Raises:
+        ValueError: one is missing or holds no certificate or key.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority, certificate = options.get("ssl_ca_certs"), options.get("ssl_certfile")
+    try:
+        if authority:
+            context.load_verify_locations(authority)
+    except OSError as error:
+        raise ValueError(f"ssl_ca_certs: {authority} can't be used: {_reason(error)}") from None
+    try:
+        if certificate:
+            password = options.get("ssl_password")
+            context.load_cert_chain(certificate, options.get("ssl_keyfile"), password)
+    except OSError as error:
+        raise ValueError(f"ssl_certfile: {certificate} can't be used: {_reason(error)}") from None
+
+
+def _reason(error: OSError) -> str:
+    """`ssl.SSLError` is an OSError with a reason of its own."""
+    if isinstance(error, ssl.SSLError):
+        return error.reason or "it is not in PEM format"
+    return error.strerror or type(error).__name__
