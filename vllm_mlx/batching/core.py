@@ -119,12 +119,18 @@ class EngineCore:
         return self._submit(prompt, params)
 
     def submit_all(
-        self, asked: Iterable[tuple[Prompt, list[SamplingParams]]]
+        self,
+        asked: Iterable[tuple[Prompt, list[SamplingParams]]],
+        *,
+        on_begin: Callable[[int], None] | None = None,
     ) -> list[Future[GenerationOutput]]:
         """Queue many prompts at once, so that what any of them share is computed once.
 
         Args:
             asked: prompts, each with the parameters of its samples.
+            on_begin: called with a sample's place among all when it is about to enter the batch,
+                or to have its media read: what happens to the process from then on may be its
+                fault.
 
         Returns:
             The futures of all samples in order. What `submit` would raise for a prompt is the
@@ -137,8 +143,10 @@ class EngineCore:
         sequences: list[Sequence] = []
         futures: list[Future[GenerationOutput]] = []
         for prompt, params in asked:
+            places = range(len(futures), len(futures) + len(params))
+            tell = [partial(on_begin, place) for place in places] if on_begin else []
             try:
-                begun, ready = self._begin(thread, prompt, params)
+                begun, ready = self._begin(thread, prompt, params, on_begin=tell)
             except Exception as error:  # one prompt must never cost its neighbours
                 futures += [_failed(error) for _ in params]
             else:
@@ -187,6 +195,7 @@ class EngineCore:
         *,
         request_id: str | None = None,
         on_chunk: ChunkCallback | None = None,
+        on_begin: Iterable[Callable[[], None]] = (),
     ) -> tuple[list[Future[GenerationOutput]], list[Sequence]]:
         """The futures of a prompt's samples, and those sequences that can be queued at once: with
         media, a prompt is read first and queued then."""
@@ -199,7 +208,8 @@ class EngineCore:
             for sample, future in zip(samples, futures.values(), strict=True):
                 if sample.media:
                     future.add_done_callback(partial(_release, sample.media))
-            each = zip(samples, futures.items(), params, strict=True)
+            tell: list[Callable[[], None] | None] = [*on_begin] or [None] * len(params)
+            each = zip(samples, futures.items(), params, tell, strict=True)
             return [self._sequence(thread, *one, on_chunk, submitted) for one in each]
 
         if not isinstance(prompt, MediaPrompt):
@@ -211,6 +221,8 @@ class EngineCore:
         def queue(prepared: Prepared) -> None:
             thread.add(*sequences_of(prepared))
 
+        for begin in on_begin:
+            begin()
         thread.media.submit(prompt, futures, queue)
         return list(futures.values()), []
 
@@ -220,6 +232,7 @@ class EngineCore:
         prepared: Prepared,
         named: tuple[str, Future[GenerationOutput]],
         params: SamplingParams,
+        on_begin: Callable[[], None] | None,
         on_chunk: ChunkCallback | None,
         submitted: float,
     ) -> Sequence:
@@ -238,6 +251,7 @@ class EngineCore:
             media=media,
             future=future,
             on_chunk=on_chunk,
+            on_begin=on_begin,
             submitted=submitted,
         )
 

@@ -100,6 +100,8 @@ class Scheduler:
             self._window.popleft()
             self.running[sequence.request_id] = sequence
             admitted.append(sequence)
+            if sequence.on_begin:
+                sequence.on_begin()
             self._runner.reserve(sequence)
         if admitted:
             self._runner.insert(admitted)

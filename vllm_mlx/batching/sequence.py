@@ -31,6 +31,7 @@ class Sequence:
         media: the images and videos among the prompt's tokens.
         identities: what other prompts must begin with to share this one's beginning: the tokens,
             and for media their content.
+        on_begin: called on the engine's thread when it is about to enter the batch.
         submitted: when it was asked for, by `time.perf_counter()`; now without.
         future: resolves to the whole `GenerationOutput`, or to the error that ended it.
         cached_tokens: prompt tokens that were taken from another prompt's prefill.
@@ -50,6 +51,7 @@ class Sequence:
         media: PromptMedia | None = None,
         future: Future[GenerationOutput] | None = None,
         on_chunk: ChunkCallback | None = None,
+        on_begin: Callable[[], None] | None = None,
         submitted: float | None = None,
     ) -> None:
         self.request_id = request_id
@@ -64,6 +66,7 @@ class Sequence:
         self.identities = media.identities(prompt_tokens) if media else prompt_tokens
         self.future: Future[GenerationOutput] = future or Future()
         self.on_chunk = on_chunk
+        self.on_begin = on_begin
         self.alone = False
         self.finish_reason: FinishReason | None = None
         self._new_text = new_text

@@ -33,6 +33,7 @@ from vllm_mlx.models.loading import load_model
 from vllm_mlx.models.vision import reading
 from vllm_mlx.models.vision.preparation import VisionPreparer
 from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.scheduler_config import SchedulerConfig
 
 GREEDY = {"max_tokens": 6, "temperature": 0}
 ENDLESS = {"max_tokens": 3500, "temperature": 0}
@@ -368,6 +369,21 @@ def test_a_core_reads_what_it_is_allowed_to(vision_folder, files, slow, tmp_path
     frames = user_prompt("?", None, [[outside, outside]], None)
     with pytest.raises(MediaError, match="given as list"):
         core.submit(frames, SamplingParams.of()).result(5)
+    core.stop()
+
+
+def test_a_core_tells_which_samples_it_has_begun(vision_folder):
+    core = EngineCore(str(vision_folder), load_model, SchedulerConfig(max_num_seqs=1))
+    core.start()
+    begun: list[int] = []
+    endless, short = [SamplingParams.of(**ENDLESS)], [SamplingParams.of(**GREEDY)] * 2
+    asked = [("one", endless), ("two", short), (user_prompt("?", [image()], None, None), short)]
+    futures = core.submit_all(asked, on_begin=begun.append)
+    wait_for(lambda: 0 in begun)
+    assert sorted(begun) == [0, 3, 4]  # images are read ahead of the batch
+    futures[0].cancel()
+    wait_for(lambda: all(future.done() for future in futures))
+    assert set(begun) == set(range(5))
     core.stop()
 
 
