@@ -10,7 +10,7 @@ MLXBatchError
 │       └── MediaNotAllowedError    reading or fetching it is not allowed here
 ├── EngineError                 the model failed while it stepped this request
 │   ├── NonFiniteLogitsError    its logits were NaN or infinite
-│   └── WorkerKilled            the engine's process died of this request
+│   └── WorkerKilled            a process died of this request, again and again
 ├── EngineStoppedError          the engine was stopped, or its thread ended
 └── RequestAbortedError         `abort()` ended this request
 
@@ -61,7 +61,7 @@ class NonFiniteLogitsError(EngineError):
 
 
 class WorkerKilled(EngineError):
-    """The engine's process died while it ran this request, twice, the second time alone."""
+    """Whoever ran this request died: the engine's process twice, or worker after worker."""
 
 
 class EngineStoppedError(MLXBatchError):

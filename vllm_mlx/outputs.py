@@ -3,7 +3,7 @@ and `EngineStats`, its counts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 FinishReason = Literal["stop", "length", "repetition", "error"]
@@ -97,6 +97,10 @@ class GenerationOutput:
         )
 
 
+HELD_NOW = frozenset({"running", "waiting", "slots", "kv_cache_bytes"})
+"""The numbers of `EngineStats` that are no counts."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineStats:
     """Counts since an engine started, and what it holds now.
@@ -133,6 +137,12 @@ class EngineStats:
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     deliver_seconds: float = 0.0
+
+    def after(self, before: EngineStats) -> EngineStats:
+        """These counts, going on from the last ones of an engine that this one replaces."""
+        counts = [each.name for each in fields(self) if each.name not in HELD_NOW]
+        total = {name: getattr(before, name) + getattr(self, name) for name in counts}
+        return replace(self, **total)
 
     @property
     def prefill_tokens_per_second(self) -> float:

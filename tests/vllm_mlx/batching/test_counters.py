@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vllm_mlx.batching.counters import Counters
+from vllm_mlx.outputs import EngineStats
 
 
 @pytest.fixture
@@ -41,3 +42,11 @@ def test_a_part_that_raises_counts_until_then(clock):
         fail()
     clock[0] += 1
     assert counters.stats().decode_seconds == 4
+
+
+def test_counts_go_on_from_those_of_an_engine_before():
+    before = EngineStats(running=3, slots=8, steps=5, decode_seconds=1.5)
+    now = EngineStats(running=1, slots=4, steps=2, decode_seconds=0.5, completion_tokens=7)
+    assert now.after(before) == EngineStats(
+        running=1, slots=4, steps=7, decode_seconds=2.0, completion_tokens=7
+    )
