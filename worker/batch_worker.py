@@ -30,6 +30,7 @@ from jobs.run_jobs import open_queue
 from jobs.tasks import GenerateShard, read_task
 from vllm_mlx.errors import MLXBatchError
 from vllm_mlx.outputs import EngineStats
+from worker.awake import kept_awake
 from worker.bookkeeping import HEARTBEAT, MAINTENANCE, TIDY, Bookkeeper
 from worker.flight import FinalizeFlight, Flight, ShardFlight, TextEngine
 from worker.live import LiveCounts
@@ -98,24 +99,28 @@ class BatchWorker(Bookkeeper):
         """
         self._engine.start()
         self.register()
-        lost_at: float | None = None
         try:
-            while True:
-                try:
-                    if self._is_over(burst):
-                        break
-                    self.admit(wait=not burst)
-                    self.settle()
-                    self.tend()
-                    lost_at = None
-                except RedisError as error:
-                    if not is_passing(error):
-                        raise
-                    lost_at = lost_at or time.monotonic()
-                    self._wait_for_redis(error, time.monotonic() - lost_at)
+            with kept_awake():
+                self._work(burst)
         finally:
             self._shut_down()
         return bool(self.successful_job_count + self.failed_job_count)
+
+    def _work(self, burst: bool) -> None:
+        lost_at: float | None = None
+        while True:
+            try:
+                if self._is_over(burst):
+                    return
+                self.admit(wait=not burst)
+                self.settle()
+                self.tend()
+                lost_at = None
+            except RedisError as error:
+                if not is_passing(error):
+                    raise
+                lost_at = lost_at or time.monotonic()
+                self._wait_for_redis(error, time.monotonic() - lost_at)
 
     def admit(self, *, wait: bool) -> None:
         """Start as many jobs as it takes to keep every place of the engine filled.

@@ -27,7 +27,6 @@ from vllm_mlx.errors import (
     EngineError,
     EngineStoppedError,
     InvalidRequestError,
-    NonFiniteLogitsError,
     WorkerKilled,
 )
 from vllm_mlx.outputs import EngineStats, GenerationOutput
@@ -209,10 +208,10 @@ class ShardFlight(Flight):
         error = future.exception()
         if isinstance(error, EngineStoppedError):
             raise error
-        if _is_passing(error) and self.tries[index] < len(ROW_BACKOFF):
+        output = GenerationOutput.from_error(error, self.spec.model) if error else future.result()
+        if output.error_type == EngineError.__name__ and self.tries[index] < len(ROW_BACKOFF):
             self.tries[index] += 1
             return ROW_BACKOFF[self.tries[index] - 1]
-        output = GenerationOutput.from_error(error, self.spec.model) if error else future.result()
         self._end_row(index, output)
         return None
 
@@ -287,10 +286,3 @@ class ShardFlight(Flight):
         kinds = self.spec.columns
         columns = carried_columns(self.spec.input.format, row.data)
         return {name: encode(value, kinds[name]) for name, value in columns.items()}
-
-
-def _is_passing(error: BaseException | None) -> bool:
-    """Whether the row may fare better the next time."""
-    return isinstance(error, EngineError) and not isinstance(
-        error, NonFiniteLogitsError | WorkerKilled
-    )
