@@ -6,7 +6,6 @@ or bad input; 3 the infrastructure failed.
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import sys
@@ -27,13 +26,11 @@ from jobs.errors import (
     RunNotFoundError,
     RunStateError,
 )
-from jobs.ledger import Ledger
-from jobs.producer import Enqueued, enqueue_run, forget_run, resume_run
-from jobs.retry import retry_errors
+from jobs.producer import enqueue_run
 from jobs.verify import verify as verify_dataset
 from vllm_mlx import __version__
 from vllm_mlx.errors import InvalidRequestError, MLXBatchError, ModelLoadError
-from worker import display
+from worker import display, run_commands
 from worker.acl import acl
 from worker.options import (
     enqueue_options,
@@ -48,8 +45,7 @@ from worker.options import (
     video_params_from,
 )
 from worker.run import run as run_everything
-from worker.status import run_status
-from worker.tail import rows_as_they_come
+from worker.run_commands import remember, tell_enqueued
 
 ROWS_IN_ERROR, BAD_INPUT, INFRASTRUCTURE = 1, 2, 3
 INTERRUPTED, TERMINATED = 130, 143  # as shells have it
@@ -103,7 +99,8 @@ def main() -> None:
     """Bulk inference for MLX: a prompt file in, a Parquet dataset out."""
 
 
-main.add_command(acl)
+for command in (*run_commands.COMMANDS, acl):
+    main.add_command(command)
 
 
 @main.command()
@@ -120,7 +117,7 @@ def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
     where --allowed-media-path and --allowed-media-domain say.
     """
     if url:
-        _remember(url)
+        remember(url)
     signal.signal(signal.SIGTERM, _terminate)
     console = Console()
     view = display.RunDisplay(console)
@@ -148,11 +145,11 @@ def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
 @url_option
 def enqueue(url: str, **options: Any) -> None:
     """Validate PROMPTS and enqueue it; prints the run id on the last line."""
-    _remember(url)
+    remember(url)
     run_options = _run_options(options)
     with connect(url) as connection:
         enqueued = enqueue_run(connection, **run_options)
-    _tell_enqueued(enqueued)
+    tell_enqueued(enqueued)
     click.echo(enqueued.spec.run_id)
 
 
@@ -201,7 +198,7 @@ def worker(
         ) from error
     from worker.batch_worker import BatchWorker
 
-    _remember(url)
+    remember(url)
     _log_to_stderr(verbose)
     config, media = scheduler_config_from(options), media_policy_from(options)
     engine = EngineCore(model, load_model, config, media=media)
@@ -219,73 +216,6 @@ def worker(
             batch_worker.work(burst=burst)
         except ValueError as error:  # RQ: a worker of this name is at work
             raise click.UsageError(str(error)) from error
-
-
-@main.command()
-@click.argument("run_id", metavar="[RUN]", required=False)
-@url_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a run.")
-@click.option("--watch", is_flag=True, help="Again every two seconds, until it is finished.")
-def status(run_id: str | None, url: str, as_json: bool, watch: bool) -> None:
-    """Where RUN stands, or every run."""
-    _remember(url)
-    console = Console()
-    with connect(url) as connection:
-        while True:
-            names = [run_id] if run_id else Ledger(connection).runs()
-            statuses = [run_status(connection, name) for name in names]
-            if watch and console.is_terminal:
-                console.clear()
-            for each in statuses:
-                if as_json:
-                    click.echo(json.dumps(each.as_dict()))
-                else:
-                    display.print_status(console, each)
-            if not statuses:
-                click.echo("no runs on this server", err=True)
-            if not watch or all(each.is_finished for each in statuses):
-                return
-            time.sleep(2)
-
-
-@main.command()
-@click.argument("run_id", metavar="RUN")
-@url_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a row.")
-def tail(run_id: str, url: str, as_json: bool) -> None:
-    """Show RUN's rows as they come, until it is finished."""
-    _remember(url)
-    with connect(url) as connection:
-        Ledger(connection).spec(run_id)
-        for row in rows_as_they_come(connection, run_id):
-            click.echo(display.row_as_json(row) if as_json else display.row_as_line(row))
-
-
-@main.command()
-@click.argument("run_id", metavar="RUN")
-@url_option
-def resume(run_id: str, url: str) -> None:
-    """Enqueue again what of RUN is neither done nor on its way."""
-    _remember(url)
-    with connect(url) as connection:
-        _tell_enqueued(resume_run(connection, run_id))
-    click.echo(run_id)
-
-
-@main.command()
-@click.argument("run_id", metavar="RUN")
-@url_option
-@click.option("--errors", is_flag=True, required=True, help="Those that ended in an error.")
-@click.option("--type", "error_type", metavar="T", help="Only those with this error_type.")
-def retry(run_id: str, url: str, errors: bool, error_type: str | None) -> None:  # noqa: ARG001
-    """Run rows of a finished RUN again, and replace them in its dataset."""
-    _remember(url)
-    with connect(url) as connection:
-        rows, enqueued = retry_errors(connection, run_id, error_type=error_type)
-    click.echo(f"{rows} rows are tried again", err=True)
-    if enqueued is not None:
-        _tell_enqueued(enqueued)
-    click.echo(run_id)
 
 
 @main.command()
@@ -310,17 +240,6 @@ def verify(folder: Path, strict: bool) -> None:
         sys.exit(ROWS_IN_ERROR)
 
 
-@main.command()
-@click.argument("run_id", metavar="RUN")
-@url_option
-def forget(run_id: str, url: str) -> None:
-    """Remove RUN's jobs and record from the server; its dataset stays."""
-    _remember(url)
-    with connect(url) as connection:
-        jobs = forget_run(connection, run_id)
-    click.echo(f"{run_id} and {jobs} jobs are forgotten")
-
-
 def _run_options(options: dict[str, Any]) -> dict[str, Any]:
     """What `enqueue_run` takes, of the options of `enqueue_options`.
 
@@ -336,25 +255,6 @@ def _terminate(*_: Any) -> None:
     """Leave like after Ctrl-C: the workers and the server of `run` end with us."""
     click.echo(_STOPPED, err=True)
     sys.exit(TERMINATED)
-
-
-def _tell_enqueued(enqueued: Enqueued) -> None:
-    spec = enqueued.spec
-    if spec.bad_rows:
-        click.echo(f"{spec.bad_rows} bad rows will be error rows of the dataset:", err=True)
-        for bad in enqueued.bad_rows:
-            click.echo(f"  line {bad.line}, row {bad.row}: {bad.error}", err=True)
-        if more := spec.bad_rows - len(enqueued.bad_rows):
-            click.echo(f"  ... and {more} more", err=True)
-    rows = f"{spec.input_rows} rows"
-    if spec.rows != spec.input_rows:
-        rows += f" with {spec.rows} samples"
-    click.echo(f"{rows}; {enqueued.shards} of {spec.shards} shards enqueued", err=True)
-
-
-def _remember(url: str) -> None:
-    """For the message when Redis fails."""
-    click.get_current_context().find_root().meta["url"] = url
 
 
 def _log_to_stderr(verbose: bool) -> None:
