@@ -49,6 +49,11 @@ redis.call('HDEL', KEYS[3], ARGV[1])
 redis.call('DEL', KEYS[2])
 return 1
 """
+_RELEASE = """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HDEL', KEYS[1], ARGV[1] .. ':idle')
+return 1
+"""
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,14 @@ class ShardLease:
             LeaseLostError: the shard was claimed by somebody else.
         """
         self._run(_COMMIT, counts)
+
+    def release(self) -> None:
+        """The shard is handed back in order: nobody died of it.
+
+        Raises:
+            LeaseLostError: the shard was claimed by somebody else.
+        """
+        self._run(_RELEASE, Counts())
 
     def check(self) -> None:
         """

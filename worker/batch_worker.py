@@ -6,6 +6,7 @@ This thread does RQ's bookkeeping and the dataset, the engine's thread does MLX.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import time
@@ -102,6 +103,7 @@ class BatchWorker(Bookkeeper):
         try:
             with kept_awake():
                 self._work(burst)
+            self.settle()  # what ended in the last moment
         finally:
             self._shut_down()
         return bool(self.successful_job_count + self.failed_job_count)
@@ -377,10 +379,16 @@ class BatchWorker(Bookkeeper):
         logger.warning("Redis fails for %.0f s, the engine goes on: %s", away, error)
         time.sleep(min(5.0, 0.5 + away / 4))
 
+    def _give_back(self, flight: Flight) -> None:
+        if isinstance(flight, ShardFlight):
+            with contextlib.suppress(LeaseLostError):
+                flight.lease.release()
+        self.give_back(flight.execution)
+
     def _shut_down(self) -> None:
         try:
             for flight in reversed(list(self.flights.values())):  # each goes to the front
-                self._end(flight, partial(self.give_back, flight.execution))
+                self._end(flight, partial(self._give_back, flight))
             self._ledger.forget_live(self.name)
             self.teardown()
             self._report_all()

@@ -92,6 +92,17 @@ def test_claims_without_a_row_are_counted(redis: Redis) -> None:
     assert (claim(redis).idle, claim(redis, shard=1).idle) == (1, 1)
 
 
+def test_a_shard_handed_back_in_order_was_not_idle(redis: Redis) -> None:
+    for _ in range(3):
+        claim(redis).release()
+    late = claim(redis)
+    assert late.idle == 1
+
+    claim(redis)
+    with pytest.raises(LeaseLostError):
+        late.release()
+
+
 def test_rows_are_told_as_they_are_recorded(redis: Redis) -> None:
     with redis.pubsub() as channel:
         channel.subscribe(rows_channel(RUN))
