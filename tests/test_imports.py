@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+CommandLine = Callable[..., subprocess.CompletedProcess[str]]
 OURS = {"vllm_mlx", "jobs", "worker"}
 HEAVY = ["mlx", "mlx_lm", "mlx_vlm", "transformers"]
 LIGHT = {
@@ -94,9 +96,13 @@ def test_reading_media_needs_no_mlx() -> None:
     assert not {name.partition(".")[0] for name in json.loads(result.stdout)} & set(HEAVY)
 
 
-def without_mlx(*words: str) -> subprocess.CompletedProcess[str]:
-    """`mlx-batch` on a machine that has none of the packages a model needs."""
-    return python(f"""
+@pytest.fixture
+def without_mlx(tmp_path: Path) -> CommandLine:
+    """Runs `mlx-batch` on a machine that has none of the packages a model needs."""
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    # Python imports this first, in the engine's process as well.
+    (hidden / "sitecustomize.py").write_text(f"""
 import sys
 
 class Absent:
@@ -105,21 +111,35 @@ class Absent:
             raise ModuleNotFoundError("No module named " + repr(name), name=name)
 
 sys.meta_path.insert(0, Absent())
-from worker.cli import main
-sys.argv = ["mlx-batch", *{words!r}]
-main()
 """)
+    path = os.pathsep.join(filter(None, [str(hidden), os.environ.get("PYTHONPATH")]))
+    code = "import sys, worker.cli; sys.argv[0] = 'mlx-batch'; worker.cli.main()"
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code, *words],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+
+    return run
 
 
 @pytest.mark.parametrize("command", ["run", "enqueue", "worker", "status", "verify"])
-def test_the_command_line_explains_itself_without_mlx(command: str) -> None:
+def test_the_command_line_explains_itself_without_mlx(
+    command: str, without_mlx: CommandLine
+) -> None:
     result = without_mlx(command, "--help")
 
     assert result.returncode == 0, result.stderr
     assert f"mlx-batch {command}" in result.stdout
 
 
-def test_a_worker_without_mlx_says_what_to_install(redis_url: str) -> None:
+def test_a_worker_without_mlx_says_what_to_install(
+    redis_url: str, without_mlx: CommandLine
+) -> None:
     result = without_mlx("worker", "--model", "m", "-u", redis_url)
 
     assert result.returncode == 3, "1 would say that rows are in error"
@@ -127,7 +147,9 @@ def test_a_worker_without_mlx_says_what_to_install(redis_url: str) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_a_producer_without_mlx_enqueues_and_looks(redis_url: str, tmp_path: Path) -> None:
+def test_a_producer_without_mlx_enqueues_and_looks(
+    redis_url: str, tmp_path: Path, without_mlx: CommandLine
+) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "hello"}\n')
     words = ["enqueue", str(prompts), "--model", "m", "--out", str(tmp_path / "out")]

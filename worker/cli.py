@@ -32,6 +32,7 @@ from vllm_mlx import __version__
 from vllm_mlx.errors import InvalidRequestError, MLXBatchError, ModelLoadError
 from worker import display, run_commands
 from worker.acl import acl
+from worker.logs import log_to_stderr
 from worker.options import (
     enqueue_options,
     media_options,
@@ -188,20 +189,13 @@ def worker(
     **options: Any,
 ) -> None:
     """Answer the rows of MODEL's jobs; stop with Ctrl-C."""
-    # The only command that needs MLX: a producer's machine may not have it.
-    try:
-        from vllm_mlx.batching.core import EngineCore
-        from vllm_mlx.models.loading import load_model
-    except ImportError as error:
-        raise MLXBatchError(
-            f"a worker needs MLX ({error}): pip install 'mlx-batch[metal]', [cpu] or [cuda13]"
-        ) from error
     from worker.batch_worker import BatchWorker
+    from worker.supervisor import SupervisedEngine
 
     remember(url)
-    _log_to_stderr(verbose)
+    log_to_stderr(verbose)
     config, media = scheduler_config_from(options), media_policy_from(options)
-    engine = EngineCore(model, load_model, config, media=media)
+    engine = SupervisedEngine(model, config, media=media, verbose=verbose)
     with connect(url) as connection:
         try:
             batch_worker = BatchWorker(
@@ -255,14 +249,6 @@ def _terminate(*_: Any) -> None:
     """Leave like after Ctrl-C: the workers and the server of `run` end with us."""
     click.echo(_STOPPED, err=True)
     sys.exit(TERMINATED)
-
-
-def _log_to_stderr(verbose: bool) -> None:
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    for name in ("rq.worker", "rq.job", "rq.scheduler", "httpx"):
-        logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.WARNING)
 
 
 if __name__ == "__main__":

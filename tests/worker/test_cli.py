@@ -407,17 +407,17 @@ def test_a_worker_s_engine_is_bounded_by_its_flags(
 ) -> None:
     made: list[tuple[Any, ...]] = []
 
-    def make_engine(*arguments: Any, media: MediaPolicy) -> DoubleEngine:
+    def make_engine(*arguments: Any, **_: Any) -> DoubleEngine:
         made.append(arguments)
         return DoubleEngine()
 
-    monkeypatch.setattr("vllm_mlx.batching.core.EngineCore", make_engine)
+    monkeypatch.setattr("worker.supervisor.SupervisedEngine", make_engine)
     words = ["worker", "--model", MODEL, "-u", redis_url, "--burst"]
 
     assert cli(*words, "--max-num-seqs", 7, "--kv-cache-bytes", "2GB").exit_code == 0
     assert cli(*words).exit_code == 0
 
-    (model, _, bounded), (_, _, free) = made
+    (model, bounded), (_, free) = made
     assert model == MODEL
     assert bounded == SchedulerConfig(max_num_seqs=7, kv_cache_bytes=2 * 10**9)
     assert free == SchedulerConfig()
@@ -428,11 +428,11 @@ def test_a_worker_reads_and_fetches_what_its_flags_allow_and_nothing_else(
 ) -> None:
     policies: list[MediaPolicy] = []
 
-    def make_engine(*_: Any, media: MediaPolicy) -> DoubleEngine:
+    def make_engine(*_: Any, media: MediaPolicy, verbose: bool) -> DoubleEngine:
         policies.append(media)
         return DoubleEngine()
 
-    monkeypatch.setattr("vllm_mlx.batching.core.EngineCore", make_engine)
+    monkeypatch.setattr("worker.supervisor.SupervisedEngine", make_engine)
     words = ["worker", "--model", MODEL, "-u", redis_url, "--burst"]
 
     assert cli(*words).exit_code == 0
