@@ -3,8 +3,8 @@
 Three measurements, each against a real Redis of its own:
 
     instant   a worker whose engine answers at once: rows/s from Redis to committed Parquet
-    model     tokens/s of the real model through the queue ÷ the same engine fed directly, in the
-              same process, alternating; the median of the pairwise ratios
+    model     tokens/s of the real model through the queue, in a supervised process, ÷ an engine
+              fed directly in this process, alternating; the median of the pairwise ratios
     enqueue   a file of short prompts: seconds, memory in Redis, peak memory of the process
 
     python benchmarks/overhead.py [instant] [model] [enqueue] [--rows N] [--rounds N]
@@ -39,6 +39,7 @@ from vllm_mlx.scheduler_config import SchedulerConfig
 from worker.batch_worker import BatchWorker
 from worker.embedded import EmbeddedRedis
 from worker.flight import TextEngine
+from worker.supervisor import SupervisedEngine
 
 MODEL = "smollm2-135m"
 
@@ -112,18 +113,17 @@ def instant(rows: int, rounds: int) -> None:
 class KeptEngine:
     """An engine that outlives the worker that uses it."""
 
-    def __init__(self, core: Any) -> None:
-        self._core = core
-        self.max_num_seqs = core.max_num_seqs
-        self.submit_all = core.submit_all
+    def __init__(self, engine: TextEngine) -> None:
+        self._engine = engine
+        self.max_num_seqs = engine.max_num_seqs
+        self.submit_all = engine.submit_all
 
     @property
     def stats(self) -> EngineStats:
-        stats: EngineStats = self._core.stats
-        return stats
+        return self._engine.stats
 
     def start(self) -> None:
-        self._core.start()
+        self._engine.start()
 
     def stop(self) -> None:
         """The next round goes on with it."""
@@ -133,17 +133,21 @@ def model(rounds: int) -> None:
     from vllm_mlx.batching.core import EngineCore
     from vllm_mlx.models.loading import load_model
 
-    core = EngineCore(MODEL, load_model, SchedulerConfig(max_num_seqs=16))
+    config = SchedulerConfig(max_num_seqs=16)
+    core, supervised = EngineCore(MODEL, load_model, config), SupervisedEngine(MODEL, config)
     core.start()
+    supervised.start()
     prompts = Path(__file__).parents[1] / "examples" / "prompts.jsonl"
-    _direct(core, prompts)  # warm up
+    for engine in (core, supervised):
+        _direct(engine, prompts)  # warm up
     ratios = []
     for _ in range(rounds):
         direct = _direct(core, prompts)
-        queued = _queued(core, prompts)
+        queued = _queued(supervised, prompts)
         ratios.append(queued / direct)
         print(f"model: direct {direct:.1f} tok/s, queued {queued:.1f}: {queued / direct:.3f}")
     print(f"model: queued ÷ direct {statistics.median(ratios):.3f} (of {_list(ratios)})")
+    supervised.stop()
     core.stop()
 
 
@@ -159,11 +163,11 @@ def _direct(core: Any, prompts: Path) -> float:
     return float(tokens / (time.perf_counter() - started))
 
 
-def _queued(core: Any, prompts: Path) -> float:
+def _queued(engine: TextEngine, prompts: Path) -> float:
     with workplace() as (folder, connection):
         out = folder / "out"
         enqueue_run(connection, prompts, model=MODEL, out=out, sampling=GREEDY, shard_size=16)
-        seconds = work(KeptEngine(core), connection)
+        seconds = work(KeptEngine(engine), connection)
         return verify(out).completion_tokens / seconds
 
 
