@@ -56,6 +56,7 @@ _WRITE = _words(
 )
 _SCRIPTS = _words("eval evalsha script|load script|exists")
 _LISTEN = _words("subscribe unsubscribe")
+_WORK = _words("blmove lmove publish zcount zpopmin")  # the last two for strangers' rate limits
 
 # Queues are named after models and jobs after runs: other users of RQ are none of our business.
 _STATES = ("wip", "deferred", "scheduled", "ready", "finished", "failed", "canceled")
@@ -82,7 +83,7 @@ ACCESS: Mapping[Role, Access] = {
     # All of RQ's keys: it has to read a stranger's job to fail it, and to release those of other
     # queues that wait for a run.
     Role.WORKER: Access(
-        commands=_CONNECTION | _READ | _WRITE | _SCRIPTS | _LISTEN | _words("blmove lmove publish"),
+        commands=_CONNECTION | _READ | _WRITE | _SCRIPTS | _LISTEN | _WORK,
         writes=("rq:*", *_OURS),
         channels=("rq:pubsub:*", *_OURS),
     ),

@@ -88,8 +88,8 @@ class Ledger:
 
     def _claim_folder(self, spec: RunSpec) -> None:
         holder = self._redis.set(out_key(spec.out), spec.run_id, nx=True, get=True)
-        if holder is not None and cast(bytes, holder).decode() != spec.run_id:
-            other = cast(bytes, holder).decode()
+        if holder is not None and cast(bytes, holder) != spec.run_id.encode():
+            other = cast(bytes, holder).decode(errors="replace")
             raise RunExistsError(
                 f"{spec.out} is the folder of {other}: choose another one, or make the server "
                 f"forget that run (mlx-batch forget {other})"
@@ -129,12 +129,13 @@ class Ledger:
 
     def runs(self) -> list[str]:
         """All run ids, newest first, but for those whose record has expired."""
-        names = cast(list[bytes], self._redis.zrevrange(RUNS, 0, -1))
+        found = cast(list[bytes], self._redis.zrevrange(RUNS, 0, -1))
+        names = [name.decode(errors="replace") for name in found]
         with self._redis.pipeline() as pipeline:
             for name in names:
-                pipeline.exists(run_key(name.decode()))
+                pipeline.exists(run_key(name))
             known = pipeline.execute() if names else []
-        return [name.decode() for name, exists in zip(names, known, strict=True) if exists]
+        return [name for name, exists in zip(names, known, strict=True) if exists]
 
     def reopen(self, run_id: str, lost_shards: Iterable[int]) -> None:
         """The run goes on: these shards' parts are lost, they are to be made again."""
@@ -165,8 +166,12 @@ class Ledger:
         return bool(self._redis.hexists(done_key(run_id), str(shard)))
 
     def done_shards(self, run_id: str) -> set[int]:
-        """The committed shards."""
-        return {int(shard) for shard in cast(list[bytes], self._redis.hkeys(done_key(run_id)))}
+        """The committed shards.
+
+        Raises:
+            LedgerError: somebody else wrote there.
+        """
+        return set(map(_shard, cast(list[bytes], self._redis.hkeys(done_key(run_id)))))
 
     def shards_done(self, run_id: str) -> int:
         """How many shards are committed."""
@@ -210,7 +215,8 @@ class Ledger:
         if not names:
             return {}
         said = cast(list[bytes | None], self._redis.mget([live_key(name) for name in names]))
-        return {name: json.loads(raw) for name, raw in zip(names, said, strict=True) if raw}
+        heard = {name: _said(raw) for name, raw in zip(names, said, strict=True) if raw}
+        return {name: words for name, words in heard.items() if words is not None}
 
 
 def _keys(run_id: str) -> tuple[str, ...]:
@@ -220,9 +226,12 @@ def _keys(run_id: str) -> tuple[str, ...]:
 
 def _spec(raw: bytes, run_id: str) -> RunSpec:
     try:
-        return RunSpec.model_validate_json(raw)
+        spec = RunSpec.model_validate_json(raw)
     except ValueError as error:
         raise LedgerError(f"the record of {run_id} is not one this version writes") from error
+    if spec.run_id != run_id or not spec.model:
+        raise LedgerError(f"the record of {run_id} is that of another run, or of no model")
+    return spec
 
 
 def _state(raw: bytes) -> RunState:
@@ -230,3 +239,18 @@ def _state(raw: bytes) -> RunState:
         return RunState(raw.decode())
     except ValueError:
         raise LedgerError(f"the ledger holds {raw[:80]!r} in place of a state") from None
+
+
+def _shard(raw: bytes) -> int:
+    if not raw.isdigit() or len(raw) > 9:
+        raise LedgerError(f"the ledger holds {raw[:80]!r} in place of a shard")
+    return int(raw)
+
+
+def _said(raw: bytes) -> dict[str, Any] | None:
+    """What a worker said; None if it is not what one says."""
+    try:
+        said = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return said if isinstance(said, dict) else None

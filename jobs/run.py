@@ -124,8 +124,11 @@ def queue_name(model: str) -> str:
     """
     if not model:
         raise InvalidRequestError("model='': should be a hub id, a path or an alias")
-    local = model.startswith(("/", ".", "~")) or model.endswith(".gguf") or Path(model).exists()
-    name = Path(model).expanduser().absolute().name if local else model
+    try:
+        local = model.startswith(("/", ".", "~")) or model.endswith(".gguf") or Path(model).exists()
+        name = Path(model).expanduser().absolute().name if local else model
+    except (OSError, RuntimeError):  # no path: too long for one, or the home of no user
+        name = model
     return QUEUE_PREFIX + re.sub(r"[^A-Za-z0-9_.-]+", "--", name)
 
 

@@ -257,7 +257,8 @@ class BatchWorker(Bookkeeper):
             self._end(flight, lambda: None, is_ours=False)
             return
         except Exception as error:  # whatever a file system or a row can raise
-            end = partial(self.fail, execution, error)
+            retry = not isinstance(error, JobPayloadError)
+            end = partial(self.fail, execution, error, retry=retry)
         else:
             end = partial(self.succeed, execution, result)
         self._end(flight, end)

@@ -11,6 +11,8 @@ import logging
 import queue
 import signal
 import time
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -21,7 +23,7 @@ from rq import Queue, worker_registration
 from rq.command import parse_payload
 from rq.exceptions import DequeueTimeout, DeserializationError
 from rq.executions import Execution
-from rq.job import Job, JobStatus
+from rq.job import Job
 from rq.registry import clean_registries
 from rq.scheduler import RQScheduler
 from rq.serializers import JSONSerializer
@@ -29,8 +31,8 @@ from rq.suspension import is_suspended
 from rq.worker.base import BaseWorker, WorkerStatus
 
 from jobs.job import BatchJob
-from jobs.run_jobs import FAILURE_TTL
 from worker.reaper import Reaper
+from worker.sweep import mark_failed, sweep, sweep_dependents
 
 logger = logging.getLogger("mlx_batch.worker")
 
@@ -112,19 +114,12 @@ class Bookkeeper(BaseWorker):
             raise
         except Exception as error:
             job_id = getattr(error, "job_id", None)
-            if job_id is None:  # RQ names the job when its record is at fault
+            if job_id is not None:  # RQ names the job when its record is at fault
+                mark_failed(self.queue, job_id, error)
+            elif not sweep(self.queue):
                 raise
-            self._fail_unreadable(job_id, error)
             return self.dequeue(None)
         return dequeued[0] if dequeued else None
-
-    def _fail_unreadable(self, job_id: str, error: Exception) -> None:
-        logger.error("job %s has a broken record: %s: %s", job_id, type(error).__name__, error)
-        with self.connection.pipeline() as pipeline:
-            pipeline.hset(self.job_class.key_for(job_id), "status", JobStatus.FAILED)
-            pipeline.zadd(self.queue.failed_job_registry.key, {job_id: time.time() + FAILURE_TTL})
-            pipeline.lrem(self.queue.intermediate_queue_key, 1, job_id)
-            pipeline.execute()
 
     def drop(self, job: Job) -> None:
         """Forget a job that was dequeued a second time while it runs."""
@@ -155,7 +150,14 @@ class Bookkeeper(BaseWorker):
         self.handle_execution_ended(job, self.queue, LEASE)
         job._result = result
         registry = self.queue.started_job_registry
-        self.handle_job_success(job, self.queue, registry, execution)
+        try:
+            self.handle_job_success(job, self.queue, registry, execution)
+        except RedisError:
+            raise
+        except Exception:  # whatever waits for this job, and can't be read
+            if not sweep_dependents(self.queue, job.id):
+                raise
+            self.handle_job_success(job, self.queue, registry, execution)
         self.successful_job_count += 1
         self._idle_if_empty()
 
@@ -208,13 +210,13 @@ class Bookkeeper(BaseWorker):
         """Enqueue what is due. RQ runs its scheduler in a forked process; this is its step."""
         assert self.scheduler is not None
         if self.scheduler.acquire_locks():
-            self.scheduler.enqueue_scheduled_jobs()
+            self._swept(self.scheduler.enqueue_scheduled_jobs)
         self.scheduler.heartbeat()
 
     def run_maintenance_tasks(self) -> None:
         """Take back the jobs of workers that died."""
         if self._reaper.may_judge:
-            self._reaper.take_back_lost()
+            self._swept(self._reaper.take_back_lost)
 
     def tidy(self) -> None:
         """Let RQ remove what has expired."""
@@ -223,10 +225,20 @@ class Bookkeeper(BaseWorker):
         # RQ's lock would keep everybody out for 15 minutes if we died now.
         self.connection.expire(self.queue.registry_cleaning_key, TIDY)
         try:
-            clean_registries(self.queue, self._exc_handlers)
-            worker_registration.clean_worker_registry(self.queue)
+            self._swept(partial(clean_registries, self.queue, self._exc_handlers))
+            self._swept(partial(worker_registration.clean_worker_registry, self.queue))
         finally:
             self.queue.release_maintenance_lock()
+
+    def _swept(self, look: Callable[[], object]) -> None:
+        """Do what stops at entries that are no jobs; remove these then, for the next time."""
+        try:
+            look()
+        except RedisError:
+            raise
+        except Exception as error:  # whatever a broken record makes RQ raise
+            logger.error("the queue can't be read: %s: %s", type(error).__name__, error)
+            sweep(self.queue)
 
     def has_in_hand(self, job_id: str) -> bool:
         """Whether this worker works on a job."""
@@ -240,11 +252,14 @@ class Bookkeeper(BaseWorker):
 
     def handle_payload(self, message: Any) -> None:
         """A command from `rq`, on its own thread; stopping works for each of many jobs."""
-        payload = parse_payload(message)
-        if payload.get("command") in ("stop-job", "stop-execution"):
-            self._stop_jobs.put(str(payload.get("job_id")))
-        else:
-            super().handle_payload(message)
+        try:
+            payload = parse_payload(message)
+            if payload["command"] in ("stop-job", "stop-execution"):
+                self._stop_jobs.put(str(payload["job_id"]))
+            else:
+                super().handle_payload(message)
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
+            logger.warning("a command that is none was ignored: %s", type(error).__name__)
 
     def jobs_to_stop(self) -> set[str]:
         """The jobs that were asked to stop since the last call."""

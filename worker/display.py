@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from jobs.verify import Verification
 from worker.statistics import Statistics
 from worker.status import RunStatus
 
+# What moves a terminal's cursor or writes backwards.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 PLAIN_EVERY = 5.0  # seconds between progress lines where there is no terminal
 
 
@@ -75,9 +78,8 @@ def print_summary(
     console.print(f"{len(rows)} of {verification.rows_in} rows:", highlight=False)
     for row in rows:
         said = row["text"] or row["error"] or ""
-        asked = (
-            f"  {row['id']}: {_clip(row['input'])}\n    → {_clip(said)} ({row['finish_reason']})"
-        )
+        asked = f"  {plain(row['id'])}: {_clip(row['input'])}"
+        asked += f"\n    → {_clip(said)} ({row['finish_reason']})"
         console.print(asked, markup=False, emoji=False, highlight=False, soft_wrap=True)
     tokens = verification.completion_tokens
     console.print(
@@ -111,11 +113,11 @@ def print_status(console: Console, status: RunStatus) -> None:
         "shards": f"{counted} of {spec.shards}",
         "speed": f"{status.tokens_per_second:.1f} tokens/s on {len(status.workers)} workers",
     }.items():
-        table.add_row(name, Text(value))
+        table.add_row(name, Text(plain(value)))
     for name, said in status.workers.items():
-        table.add_row(f"worker {name}", Text(str(Statistics.from_live(said))))
+        table.add_row(Text(plain(f"worker {name}")), Text(plain(str(Statistics.from_live(said)))))
     for job_id, reason in status.errors.items():
-        table.add_row(f"failed {job_id}", Text(reason))
+        table.add_row(Text(plain(f"failed {job_id}")), Text(plain(reason)))
     console.print(table)
 
 
@@ -124,7 +126,7 @@ def row_as_line(row: ResultRow) -> str:
     output = row.output
     said = f"{output.error_type}: {output.error}" if output.error_type else output.text
     sample = f".{row.sample_index}" if row.sample_index else ""
-    return f"{row.id}{sample}: {_clip(said)} ({output.finish_reason})"
+    return f"{plain(row.id)}{sample}: {_clip(said)} ({output.finish_reason})"
 
 
 def row_as_json(row: ResultRow) -> str:
@@ -132,6 +134,11 @@ def row_as_json(row: ResultRow) -> str:
     own = asdict(row)
     del own["columns"]
     return json.dumps(own.pop("output") | own)
+
+
+def plain(text: str) -> str:
+    """`text` as it may be shown on a terminal; it may be anybody's."""
+    return _CONTROL.sub("\ufffd", text)
 
 
 def _sample(out: Path, count: int) -> list[dict[str, Any]]:
@@ -156,5 +163,5 @@ def _said(row: Mapping[str, Any]) -> str:
 
 
 def _clip(text: str, length: int = 160) -> str:
-    text = " ".join(text.split())
+    text = plain(" ".join(text.split()))
     return text if len(text) <= length else text[: length - 1] + "…"

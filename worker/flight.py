@@ -16,6 +16,7 @@ from rq.job import Job
 from jobs.columns import encode
 from jobs.counts import Counts
 from jobs.dataset import ResultRow
+from jobs.errors import JobPayloadError
 from jobs.lease import ShardLease, counts_of
 from jobs.requests import GenerationRequest
 from jobs.run import RunSpec
@@ -285,4 +286,9 @@ class ShardFlight(Flight):
     def _columns(self, row: Row) -> dict[str, Any]:
         kinds = self.spec.columns
         columns = carried_columns(self.spec.input.format, row.data)
-        return {name: encode(value, kinds[name]) for name, value in columns.items()}
+        try:
+            return {name: encode(value, kinds[name]) for name, value in columns.items()}
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+            raise JobPayloadError(
+                f"row {row.row} has a column that its run has not, or has as another type: {error}"
+            ) from None

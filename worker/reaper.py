@@ -72,7 +72,7 @@ class Reaper:
     def _lost_executions(self) -> list[str]:
         """Keys of executions that nobody works on."""
         entries = cast(list[bytes], self._redis.zrange(self._queue.started_job_registry.key, 0, -1))
-        keys = [entry.decode(errors="replace") for entry in entries]
+        keys = [entry.decode() for entry in entries]
         holders = self._read([("hget", _execution_key(key), "worker_name") for key in keys])
         names = [raw.decode(errors="replace") if raw else "" for raw in holders]
         alive = self._alive(set(names))

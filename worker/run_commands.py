@@ -6,15 +6,17 @@ import json
 import time
 
 import click
+from redis import Redis
 from rich.console import Console
 
 from jobs.connection import connect
+from jobs.errors import LedgerError
 from jobs.ledger import Ledger
 from jobs.producer import Enqueued, forget_run, resume_run
 from jobs.retry import retry_errors
 from worker import display
 from worker.options import url_option
-from worker.status import run_status
+from worker.status import RunStatus, run_status
 from worker.tail import rows_as_they_come
 
 
@@ -29,8 +31,7 @@ def status(run_id: str | None, url: str, as_json: bool, watch: bool) -> None:
     console = Console()
     with connect(url) as connection:
         while True:
-            names = [run_id] if run_id else Ledger(connection).runs()
-            statuses = [run_status(connection, name) for name in names]
+            statuses = [run_status(connection, run_id)] if run_id else _all_runs(connection)
             if watch and console.is_terminal:
                 console.clear()
             for each in statuses:
@@ -94,6 +95,17 @@ def forget(run_id: str, url: str) -> None:
     with connect(url) as connection:
         jobs = forget_run(connection, run_id)
     click.echo(f"{run_id} and {jobs} jobs are forgotten")
+
+
+def _all_runs(connection: Redis) -> list[RunStatus]:
+    """Where each run stands; one whose record is broken hides no other."""
+    statuses = []
+    for name in Ledger(connection).runs():
+        try:
+            statuses.append(run_status(connection, name))
+        except LedgerError as error:
+            click.echo(f"mlx-batch: {display.plain(str(error))}", err=True)
+    return statuses
 
 
 def tell_enqueued(enqueued: Enqueued) -> None:

@@ -69,6 +69,15 @@ class Statistics:
         names = (each.name for each in fields(cls))
         return cls(**{name: said[name] for name in names if name in said})
 
+    @classmethod
+    def can_be_of(cls, said: Mapping[str, Any]) -> bool:
+        """Whether a worker can have said this; anybody may write where it is published."""
+        try:
+            str(cls.from_live(said))
+            return float(said.get("tokens_per_second", 0)) >= 0
+        except (TypeError, ValueError, AttributeError, ArithmeticError):
+            return False
+
     @property
     def is_idle(self) -> bool:
         """Whether nothing happened."""

@@ -7,16 +7,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from redis import Redis
-from rq import Queue
-from rq.job import Job
-from rq.serializers import JSONSerializer
-from rq.worker.base import BaseWorker
 
 from jobs.counts import Counts
-from jobs.job import BatchJob
 from jobs.ledger import Ledger, RunState
 from jobs.run import QUEUE_PREFIX, RunSpec
 from jobs.run_jobs import open_queue
+from worker.queue_state import QueueState, queue_names
+from worker.statistics import Statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,33 +97,30 @@ def run_status(connection: Redis, run_id: str) -> RunStatus:
     ledger = Ledger(connection)
     progress = ledger.progress(run_id)
     spec = progress.spec
-    queue = open_queue(connection, spec.queue)
-    names = BaseWorker.all_keys(connection=connection, queue=queue)
-    workers = ledger.live(name.rpartition(":")[2] for name in names)
-    started = (
-        job_id for job_id, _ in queue.started_job_registry.get_job_and_execution_ids(cleanup=False)
-    )
-    ended_badly = queue.failed_job_registry.get_job_ids(cleanup=False)
+    there = QueueState(open_queue(connection, spec.queue))
+    heard = ledger.live(there.workers)
+    workers = {name: said for name, said in heard.items() if Statistics.can_be_of(said)}
+    ended_badly = there.failed
     failed = _shards_of(spec, ended_badly)
     return RunStatus(
         spec=spec,
         state=progress.state,
         done=progress.done,
         partial=progress.partial,
-        queued=len(_shards_of(spec, queue.get_job_ids())),
-        started=len(_shards_of(spec, started)),
-        delayed=len(_shards_of(spec, queue.scheduled_job_registry.get_job_ids(cleanup=False))),
+        queued=len(_shards_of(spec, there.queued)),
+        started=len(_shards_of(spec, there.started)),
+        delayed=len(_shards_of(spec, there.delayed)),
         failed=len(failed),
         done_shards=progress.shards_done,
         workers=workers,
-        errors=_reasons(connection, failed | ({spec.finalize_id} & set(ended_badly))),
+        errors=_reasons(there, failed | ({spec.finalize_id} & set(ended_badly))),
     )
 
 
 def waiting_queues(connection: Redis) -> dict[str, int]:
     """Jobs that wait, by the queues of mlx-batch."""
-    queues = Queue.all(connection, serializer=JSONSerializer)
-    return {q.name: q.count for q in queues if q.name.startswith(QUEUE_PREFIX)}
+    ours = [name for name in queue_names(connection) if name.startswith(QUEUE_PREFIX)]
+    return {name: open_queue(connection, name).count for name in ours}
 
 
 def _shards_of(spec: RunSpec, job_ids: Iterable[str]) -> set[str]:
@@ -134,13 +128,6 @@ def _shards_of(spec: RunSpec, job_ids: Iterable[str]) -> set[str]:
     return shards - {spec.finalize_id}
 
 
-def _reasons(connection: Redis, job_ids: Iterable[str], most: int = 5) -> dict[str, str]:
-    jobs = BatchJob.fetch_many(sorted(job_ids)[:most], connection, serializer=JSONSerializer)
-    return {job.id: _reason(job) for job in jobs if job}
-
-
-def _reason(job: Job) -> str:
-    result = job.latest_result()
-    return (
-        (result.exc_string or "").strip().splitlines()[-1] if result and result.exc_string else ""
-    )
+def _reasons(there: QueueState, job_ids: Iterable[str], most: int = 5) -> dict[str, str]:
+    reasons = {job_id: there.reason(job_id) for job_id in sorted(job_ids)[:most]}
+    return {job_id: reason for job_id, reason in reasons.items() if reason is not None}

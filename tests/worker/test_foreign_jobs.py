@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import http.server
+import io
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
+from rich.console import Console
 from rq import Queue
 from rq.job import Job
 from rq.registry import StartedJobRegistry
@@ -24,6 +27,8 @@ from jobs.run_jobs import open_queue
 from tests.engines import MODEL, DoubleEngine, enqueue, status_of, wait_for
 from tests.worker.conftest import StartWorker
 from worker.batch_worker import BatchWorker
+from worker.display import print_status
+from worker.status import run_status
 
 QUEUE = queue_name(MODEL)
 CALLBACKS = ("success_callback_name", "failure_callback_name", "stopped_callback_name")
@@ -251,3 +256,33 @@ def test_a_job_with_a_broken_record_does_not_end_the_worker(
 
     assert status_of(redis, spec, 0) == "finished"
     assert open_queue(redis, QUEUE).intermediate_queue.get_job_ids() == []
+
+
+def test_rows_with_columns_that_the_run_lacks_fail_at_once(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=1, shard_size=1)
+    job = open_queue(redis, QUEUE).fetch_job(spec.shard_id(0))
+    assert job is not None
+    job.kwargs = {**job.kwargs, "rows": [{"row": 0, "data": {"prompt": "a", "more": 1}}]}
+    job.save()
+
+    step(start_worker(DoubleEngine()))
+
+    assert status_of(redis, spec, 0) == "failed"
+    job = BatchJob.fetch(spec.shard_id(0), redis, JSONSerializer)
+    assert reason_of(job).startswith("JobPayloadError: row 0 has a column that its run has not")
+
+
+def test_what_a_terminal_would_obey_is_not_shown(redis: Redis, tmp_path: Path) -> None:
+    spec = enqueue(redis, tmp_path, rows=1, shard_size=1)
+    reason = "\x1b]0;title\x07 \x1b[2J \u202e [bold]text[/nothing]"
+    console = Console(file=io.StringIO(), width=200, force_terminal=True)
+
+    status = run_status(redis, spec.run_id)
+    print_status(console, replace(status, errors={"\x1b[31m[/x]": reason}, workers={"\x9b": {}}))
+
+    shown = console.file.getvalue()
+    assert "[bold]text[/nothing]" in shown
+    for bad in ("\x1b]", "\x07", "\x1b[2J", "\x1b[31m[/x]", "\x9b", "\u202e"):
+        assert bad not in shown

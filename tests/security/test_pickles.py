@@ -1,0 +1,406 @@
+"""Pickles wherever RQ and the ledger read: none is loaded, and the good jobs are done.
+
+Unpickling the trap makes a folder. So does the import of a module that jobs name.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from redis import Redis
+from rq.job import Job
+
+from jobs.dataset import verify
+from jobs.job import BatchJob
+from jobs.keys import rows_channel
+from jobs.run import RunSpec, queue_name
+from jobs.tasks import GENERATE_SHARD
+from tests.engines import MODEL, DoubleEngine, enqueue, status_of, wait_for
+from tests.worker.conftest import StartWorker, work_in_burst
+from vllm_mlx.sampling_params import SamplingParams
+from worker.cli import main
+from worker.status import run_status
+
+QUEUE = queue_name(MODEL)
+CALLBACKS = ("success_callback_name", "failure_callback_name", "stopped_callback_name")
+TIMES = ("created_at", "enqueued_at", "started_at", "ended_at", "last_heartbeat")
+NUMBERS = ("timeout", "result_ttl", "failure_ttl", "ttl", "retries_left", "number_of_retries")
+NUMBERS += (
+    "repeats_left",
+    "rate_limit_concurrency",
+    "enqueue_at_front",
+    "success_callback_timeout",
+)
+LISTS = ("dependency_ids", "retry_intervals", "repeat_intervals", "webhooks")
+TEXTS = ("meta", "result", "exc_info", "worker_name", "group_id", "origin", "description", "status")
+TEXTS += ("dependency_id", "rate_limit_key", "allow_dependency_failures")
+FIELDS = ("data", *CALLBACKS, *TIMES, *NUMBERS, *LISTS, *TEXTS)
+
+
+class Trap:
+    """Its pickle makes a folder when it is loaded."""
+
+    def __init__(self, sprung: Path) -> None:
+        self._sprung = sprung
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.mkdir, (str(self._sprung),)
+
+
+@pytest.fixture(autouse=True)
+def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of dead workers' jobs some must be waited for."""
+    monkeypatch.setattr("worker.bookkeeping.LEASE", 1)
+    monkeypatch.setattr("worker.bookkeeping.MAINTENANCE", 0.2)
+    monkeypatch.setattr("worker.batch_worker.MAINTENANCE", 0.2)
+
+
+@pytest.fixture
+def sprung(tmp_path: Path) -> Path:
+    """What is there once a trap has been sprung."""
+    return tmp_path / "sprung"
+
+
+@pytest.fixture
+def trap(sprung: Path) -> bytes:
+    """A pickle."""
+    return pickle.dumps(Trap(sprung))
+
+
+@pytest.fixture
+def module(tmp_path: Path, sprung: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a function; importing its module springs the trap."""
+    source = f"import os\nos.mkdir({str(sprung)!r})\ndef spring(*_, **__): pass\n"
+    (tmp_path / "trap_module.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    monkeypatch.delitem(sys.modules, "trap_module", raising=False)
+    return "trap_module.spring"
+
+
+def cli(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def planted(redis: Redis, folder: Path, say: str = "planted") -> RunSpec:
+    """A run of one shard, into whose records something is put."""
+    few = SamplingParams.of(max_tokens=2)
+    return enqueue(redis, folder, rows=2, shard_size=2, say=say, sampling=few)
+
+
+def plant(redis: Redis, job_id: str, field: str, value: bytes) -> None:
+    redis.hset(BatchJob.key_for(job_id), field, value)
+
+
+def check_work_goes_on(redis: Redis, redis_url: str, folder: Path, sprung: Path) -> None:
+    """All is tried that a worker and a monitor do; a run beside the planted one is completed."""
+    good = enqueue(redis, folder, rows=4, shard_size=2, say="good")
+
+    work_in_burst(redis_url, DoubleEngine())
+
+    assert not sprung.exists()
+    assert run_status(redis, good.run_id).is_finished
+    assert verify(Path(good.out)).complete
+    for words in (["status"], ["status", good.run_id], ["status", "--json"]):
+        said = cli(*words, "-u", redis_url)
+        assert said.exception is None or isinstance(said.exception, SystemExit), said.exception
+        assert good.run_id in said.stdout
+    assert not sprung.exists()
+
+
+# The trap itself.
+
+
+def test_the_pickle_is_a_trap(trap: bytes, sprung: Path) -> None:
+    pickle.loads(trap)
+    assert sprung.exists()
+
+
+def test_rq_s_own_serializer_springs_it(redis: Redis, trap: bytes, sprung: Path) -> None:
+    redis.hset(Job.key_for("a"), mapping={"data": b"", "meta": trap})
+    Job.fetch("a", redis)
+    assert sprung.exists()
+
+
+# Jobs.
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_pickle_in_a_field_of_a_job(
+    redis: Redis, redis_url: str, tmp_path: Path, trap: bytes, sprung: Path, field: str
+) -> None:
+    spec = planted(redis, tmp_path)
+    for job_id in (spec.shard_id(0), spec.finalize_id):
+        plant(redis, job_id, field, trap)
+
+    check_work_goes_on(redis, redis_url, tmp_path, sprung)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("place", range(4), ids=["function", "instance", "args", "kwargs"])
+def test_a_pickle_as_a_part_of_a_call(
+    redis: Redis,
+    redis_url: str,
+    tmp_path: Path,
+    sprung: Path,
+    place: int,
+    compressed: bool,
+) -> None:
+    spec = planted(redis, tmp_path)
+    call: list[Any] = [GENERATE_SHARD, None, (), {}]
+    call[place] = Trap(sprung)
+    data = pickle.dumps(tuple(call))
+    plant(redis, spec.shard_id(0), "data", zlib.compress(data) if compressed else data)
+
+    check_work_goes_on(redis, redis_url, tmp_path, sprung)
+
+    assert status_of(redis, spec, 0) == "failed"
+    (reason,) = run_status(redis, spec.run_id).errors.values()
+    assert reason.startswith("JobPayloadError: the job's data is not JSON")
+
+
+def test_a_function_that_is_not_ours_is_not_imported(
+    redis: Redis, redis_url: str, tmp_path: Path, module: str, sprung: Path
+) -> None:
+    spec = planted(redis, tmp_path)
+    data = json.dumps([module, None, [], {}]).encode()
+    plant(redis, spec.shard_id(0), "data", zlib.compress(data))
+
+    check_work_goes_on(redis, redis_url, tmp_path, sprung)
+
+    assert status_of(redis, spec, 0) == "failed"
+    (reason,) = run_status(redis, spec.run_id).errors.values()
+    assert reason == f"JobPayloadError: this worker runs mlx-batch jobs only, not {module!r}"
+
+
+@pytest.mark.parametrize("field", CALLBACKS)
+def test_a_callback_is_not_imported(
+    redis: Redis, redis_url: str, tmp_path: Path, module: str, sprung: Path, field: str
+) -> None:
+    spec = planted(redis, tmp_path)
+    for job_id in (spec.shard_id(0), spec.finalize_id):
+        plant(redis, job_id, field, module.encode())
+
+    check_work_goes_on(redis, redis_url, tmp_path, sprung)
+    assert status_of(redis, spec, 0) == "failed"
+
+
+@pytest.mark.parametrize("field", ["return_value", "exc_string", "type", "worker_name"])
+@pytest.mark.parametrize("of", ["shard", "finalize"])
+def test_a_pickle_among_the_results_of_a_failed_job(
+    redis: Redis,
+    redis_url: str,
+    tmp_path: Path,
+    trap: bytes,
+    sprung: Path,
+    field: str,
+    of: str,
+) -> None:
+    spec = planted(redis, tmp_path)
+    job_id = spec.shard_id(0) if of == "shard" else spec.finalize_id
+    plant(redis, spec.shard_id(0), "data", b"no job of ours")
+    work_in_burst(redis_url, DoubleEngine())
+    redis.zadd(f"rq:failed:{QUEUE}", {job_id: time.time() + 1000})
+    result = {"type": 2, field: base64.b64encode(trap)}
+    redis.xadd(f"rq:results:{job_id}", result)
+
+    check_work_goes_on(redis, redis_url, tmp_path, sprung)
+
+
+# What holds the names of jobs, workers and queues.
+
+SORTED_SETS = ("wip", "scheduled", "ready", "failed", "finished", "deferred", "canceled")
+
+
+@pytest.mark.parametrize("name", SORTED_SETS)
+@pytest.mark.parametrize("kind", ["a pickle", "no name", "a broken record"])
+def test_a_registry_with_what_is_no_job(
+    redis: Redis, redis_url: str, tmp_path: Path, trap: bytes, sprung: Path, name: str, kind: str
+) -> None:
+    broken = b"broken:1" if name == "wip" else b"broken"
+    redis.hset("rq:job:broken", mapping={"data": trap, "timeout": trap, "status": "started"})
+    entry = {"a pickle": trap, "no name": b"../x:y:z", "a broken record": broken}[kind]
+    redis.zadd(f"rq:{name}:{QUEUE}", {entry: 1})
+    if name == "ready":
+        redis.hset("rq:job:broken", "status", "ready_to_enqueue")
+
+    check_work_goes_on(redis, redis_url, tmp_path, sprung)
+
+
+@pytest.mark.parametrize("entry", [None, b"", b"../x", b"a:b:c", b"\xff" * 9])
+@pytest.mark.parametrize("key", [f"rq:queue:{QUEUE}", f"rq:queue:{QUEUE}:intermediate"])
+def test_a_queue_with_what_is_no_job(
+    redis: Redis,
+    redis_url: str,
+    tmp_path: Path,
+    trap: bytes,
+    sprung: Path,
+    entry: bytes | None,
+    key: str,
+) -> None:
+    redis.rpush(key, trap if entry is None else entry)
+    check_work_goes_on(redis, redis_url, tmp_path, sprung)
+
+
+def test_jobs_that_a_dead_worker_left(
+    redis: Redis, redis_url: str, tmp_path: Path, trap: bytes, module: str, sprung: Path
+) -> None:
+    """What `clean_registries` makes of them: it calls callbacks, retries, and asks for results."""
+    spec = planted(redis, tmp_path)
+    redis.lrem(f"rq:queue:{QUEUE}", 1, spec.shard_id(0))
+    redis.zadd(f"rq:wip:{QUEUE}", {f"{spec.shard_id(0)}:dead": 1})
+    fields = {"status": "started", "meta": trap, "result": trap, "exc_info": trap}
+    fields |= dict.fromkeys(CALLBACKS, module)
+    redis.hset(BatchJob.key_for(spec.shard_id(0)), mapping=fields)
+    redis.xadd(f"rq:results:{spec.shard_id(0)}", {"type": 2, "exc_string": trap})
+
+    check_work_goes_on(redis, redis_url, tmp_path, sprung)
+
+
+@pytest.mark.parametrize("suffix", ["dependents", "executions"])
+def test_dependents_and_executions(
+    redis: Redis, redis_url: str, tmp_path: Path, trap: bytes, sprung: Path, suffix: str
+) -> None:
+    spec = planted(redis, tmp_path)
+    if suffix == "dependents":
+        redis.sadd(BatchJob.dependents_key_for(spec.shard_id(0)), trap, "../x", "foreign")
+        redis.hset("rq:job:foreign", mapping={"data": trap, "meta": trap, "origin": trap})
+        redis.sadd(f"rq:job::{spec.finalize_id}:dependencies", trap)
+    else:
+        redis.zadd(f"rq:executions:{spec.shard_id(0)}", {trap: 1, b"e": 1})
+        redis.hset(f"rq:execution:{spec.shard_id(0)}:e", mapping={"created_at": trap, "id": trap})
+
+    check_work_goes_on(redis, redis_url, tmp_path, sprung)
+
+
+@pytest.mark.parametrize("key", ["rq:queues", "rq:workers", f"rq:workers:{QUEUE}", "rq:rl-keys"])
+def test_lists_of_queues_and_workers(
+    redis: Redis, redis_url: str, tmp_path: Path, trap: bytes, sprung: Path, key: str
+) -> None:
+    redis.sadd(key, trap, "rq:worker:fake", "rq:queue:mlx-fake", "nonsense")
+    fields = ("queues", "current_job", "state", "birth", "last_heartbeat", "pid", "version")
+    redis.hset("rq:worker:fake", mapping=dict.fromkeys(fields, trap))
+    redis.set("mlx-batch:live:fake", trap)
+    redis.sadd("rq:worker:fake:executions", trap)
+    redis.hset("rq:scheduler:fake", mapping=dict.fromkeys(fields, trap))
+
+    check_work_goes_on(redis, redis_url, tmp_path, sprung)
+
+
+def test_commands_to_a_worker(
+    redis: Redis,
+    redis_url: str,
+    tmp_path: Path,
+    trap: bytes,
+    sprung: Path,
+    start_worker: StartWorker,
+) -> None:
+    spec = planted(redis, tmp_path)
+    worker = start_worker(DoubleEngine(held=True))
+    worker.admit(wait=False)
+    for message in (trap, b"{", b"[]", b'{"command": 1}', b'{"command": "stop-job"}'):
+        redis.publish(f"rq:pubsub:{worker.name}", message)
+    stop = {"command": "stop-job", "job_id": spec.shard_id(0)}
+    redis.publish(f"rq:pubsub:{worker.name}", json.dumps(stop))
+
+    def is_stopped() -> bool:
+        worker.tend()
+        return status_of(redis, spec, 0) == "stopped"
+
+    wait_for(is_stopped, timeout=5)
+    assert not sprung.exists()
+
+
+# Our own keys.
+
+
+@pytest.mark.parametrize(
+    "where", ["spec", "state", "done", "leases", "partial", "rows", "live", "out", "runs"]
+)
+def test_a_pickle_in_the_ledger(
+    redis: Redis, redis_url: str, tmp_path: Path, trap: bytes, sprung: Path, where: str
+) -> None:
+    spec = planted(redis, tmp_path)
+    key = f"mlx-batch:run:{spec.run_id}"
+    match where:
+        case "spec" | "state":
+            redis.hset(key, where, trap)
+        case "rows":
+            redis.hset(f"{key}:rows:0", mapping={"0": trap, "1": trap})
+        case "done" | "leases" | "partial":
+            redis.hset(f"{key}:{where}", mapping={"1": trap, trap: trap})
+        case "live":
+            redis.set("mlx-batch:live:fake", trap)
+            redis.sadd(f"rq:workers:{QUEUE}", "rq:worker:fake")
+            redis.hset("rq:worker:fake", "state", "busy")
+        case "out":
+            redis.set(f"mlx-batch:out:{spec.out}", trap)
+        case "runs":
+            redis.zadd("mlx-batch:runs", {trap: 1})
+
+    check_work_goes_on(redis, redis_url, tmp_path, sprung)
+
+
+def test_tail_loads_no_pickle(
+    redis: Redis, redis_url: str, tmp_path: Path, trap: bytes, sprung: Path
+) -> None:
+    spec = planted(redis, tmp_path)
+    teller = threading.Timer(0.5, redis.publish, (rows_channel(spec.run_id), trap))
+    teller.start()
+
+    said = cli("tail", spec.run_id, "-u", redis_url)
+
+    teller.join()
+    assert said.exit_code == 3
+    assert "in place of a row" in said.stderr
+    assert not sprung.exists()
+
+
+# All of it at once, with the real worker.
+
+
+def test_a_real_worker_among_pickles(
+    redis: Redis, redis_url: str, tmp_path: Path, trap: bytes, module: str, sprung: Path
+) -> None:
+    specs = [planted(redis, tmp_path, field) for field in FIELDS]
+    for spec, field in zip(specs, FIELDS, strict=True):
+        plant(redis, spec.shard_id(0), field, trap)
+        plant(redis, spec.finalize_id, field, trap)
+    named = planted(redis, tmp_path, "named")
+    data = json.dumps([module, None, [], {}]).encode()
+    plant(redis, named.shard_id(0), "data", zlib.compress(data))
+    redis.lpush(f"rq:queue:{QUEUE}", trap, "../x")
+    for name in SORTED_SETS:
+        redis.zadd(f"rq:{name}:{QUEUE}", {trap: 1})
+    few = SamplingParams.of(max_tokens=2)
+    good = enqueue(redis, tmp_path, rows=2, shard_size=1, say="good", sampling=few)
+    words = ["worker", "--burst", "--model", MODEL, "--max-num-seqs", "8", "-u", redis_url]
+    command = [sys.executable, "-m", "worker.cli", *words, "--output-root", str(tmp_path)]
+
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    assert ran.returncode == 0, ran.stderr
+    assert run_status(redis, good.run_id).is_finished
+    assert verify(Path(good.out)).complete
+    status = subprocess.run(
+        [sys.executable, "-m", "worker.cli", "status", "-u", redis_url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert good.run_id in status.stdout
+    assert not sprung.exists()
