@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -22,6 +22,7 @@ from vllm_mlx.errors import InvalidRequestError
 
 # Seconds a server may take to answer: a frozen one must be noticed, and no command is slow.
 SOCKET_TIMEOUT = 15.0
+_SAFE = ("Redis URL must", "Invalid value for", "got an unexpected", "Invalid SSL", "ssl_")
 _PASSING = (ConnectionError, TimeoutError, OutOfMemoryError, ReadOnlyError)
 
 
@@ -55,19 +56,32 @@ def connect(url: str) -> Redis:
         pool.connection_class(**pool.connection_kwargs)
         _check_certificates(pool.connection_kwargs)
     except (ValueError, TypeError, RedisError) as error:
-        reason = str(error).rpartition("__init__() ")[2]
-        if url.startswith("redis:") and "'ssl_" in reason:
-            reason += ": write rediss:// for an encrypted connection"
+        reason = _why_no_url(error, url)
         raise InvalidRequestError(f"{redacted(url)} is not the URL of a Redis: {reason}") from None
     return connection
 
 
 def redacted(url: str) -> str:
-    """The URL as it may be shown: without user, password and options."""
-    parts = urlsplit(url)
-    if "@" in parts.netloc:
-        parts = parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2])
-    return urlunsplit(parts._replace(query="***" if parts.query else "", fragment=""))
+    """The URL as it may be shown: without user, password and options, also of a malformed one."""
+    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
+    found = re.match(r"(?P<place>[^?#]*)(?P<options>.*)", rest, re.DOTALL)
+    assert found is not None
+    place, options = found["place"], found["options"]
+    if "@" in options:  # of an option, or of a password with a ? or a #
+        return f"{scheme}{separator}***"
+    if "@" in place:
+        place = "***@" + place.rpartition("@")[2]
+    return f"{scheme}{separator}{place}" + ("?***" if options else "")
+
+
+def _why_no_url(error: Exception, url: str) -> str:
+    """The reason, unless it may quote a password, as urllib does of one with a slash in it."""
+    reason = str(error).rpartition("__init__() ")[2]
+    if not reason.startswith(_SAFE):
+        return "host or port are not spelled as such; in a password / ? # @ : are percent-encoded"
+    if url.startswith("redis:") and "'ssl_" in reason:
+        reason += ": write rediss:// for an encrypted connection"
+    return reason
 
 
 def _check_certificates(options: dict[str, Any]) -> None:
