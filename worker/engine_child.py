@@ -9,9 +9,10 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -63,7 +64,11 @@ class EngineChild:
         self._orders: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._words = ""
         self._threads = [_started(self._write), _started(self._pass_on_logs)]
-        self.send(setup.encode())
+        # Media that were being read when it died would stay for ever, up to gigabytes of them.
+        self._scratch = tempfile.TemporaryDirectory(
+            prefix="mlx-batch-engine-", ignore_cleanup_errors=True
+        )
+        self.send(replace(setup, scratch=self._scratch.name).encode())
 
     @property
     def pid(self) -> int:
@@ -92,6 +97,7 @@ class EngineChild:
         assert self._process.stdout
         self._process.stdout.close()
         code = self._end()
+        self._scratch.cleanup()
         lines = self._words.strip().splitlines()[-LAST_WORDS:]
         return Death(code, "\n".join(lines))
 

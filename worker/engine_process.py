@@ -11,7 +11,9 @@ import importlib
 import logging
 import os
 import queue
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -158,9 +160,12 @@ def main() -> None:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     _offer_to_oom_killer()
-    setup = Setup.decode(orders.readline())
+    if not (line := orders.readline()):  # the worker was killed a moment ago
+        return
+    setup = Setup.decode(line)
     log_to_stderr(setup.verbose)
     host = EngineHost(setup, reports)
+    tempfile.tempdir = setup.scratch
     threading.Thread(target=_read, args=(orders, host), name="orders", daemon=True).start()
     try:
         host.run()
@@ -173,6 +178,8 @@ def _read(orders: IO[bytes], host: EngineHost) -> None:
     """Pass orders on; if the worker is gone, end at once, in the midst of whatever goes on."""
     for line in orders:
         host.inbox.put(partial(host.obey, Order.decode(line)))
+    if tempfile.tempdir:
+        shutil.rmtree(tempfile.tempdir, ignore_errors=True)
     os._exit(0)
 
 

@@ -32,6 +32,7 @@ class Setup:
 
     Attributes:
         make: `module:function`, which makes the engine of a setup.
+        scratch: a folder for temporary files, which is removed when the process has died.
     """
 
     make: str
@@ -39,6 +40,7 @@ class Setup:
     config: SchedulerConfig
     media: MediaPolicy
     verbose: bool = False
+    scratch: str | None = None
 
     def encode(self) -> bytes:
         return _line(asdict(self))

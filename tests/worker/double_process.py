@@ -11,6 +11,7 @@ import os
 import queue
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -110,6 +111,11 @@ class FailingEngine:
         elif act == "once":
             if not is_done_before(Path(str(row.prompt).split()[1])):
                 os.kill(os.getpid(), signal.SIGKILL)
+        elif act == "leave":
+            tempfile.mkdtemp(prefix="left-")
+            os.abort()
+        elif act == "scratch":
+            row.future.set_result(GenerationOutput(tempfile.gettempdir()))
         elif act == "sleep":
             time.sleep(1000)
         elif act == "end":

@@ -246,6 +246,20 @@ def test_it_dies_with_nothing_to_do(start_engine: StartEngine) -> None:
     assert answer(engine, "row").finish_reason == "stop"
 
 
+def test_no_temporary_file_outlives_its_process(start_engine: StartEngine) -> None:
+    engine = start_engine()
+    first = Path(answer(engine, "scratch").text)
+    assert first.is_dir()
+
+    answer(engine, "leave")
+
+    second = Path(answer(engine, "scratch").text)
+    assert not first.exists()
+    assert second != first
+    engine.stop()
+    assert not second.exists()
+
+
 def test_an_engine_that_ends_by_itself_is_started_again(start_engine: StartEngine) -> None:
     engine = start_engine()
 
