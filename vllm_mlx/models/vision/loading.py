@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,8 @@ def load_vision(path: str, trust_remote_code: bool) -> LoadedVision:
     """Load with mlx-vlm. Those that slots suit get our attention and MLP; the others are stepped
     one at a time by mlx-vlm itself."""
     folder = mlx_vlm_utils.get_model_path(path)
+    if not trust_remote_code:
+        _refuse_code(folder)
     model, processor = mlx_vlm_utils.load(
         str(folder), lazy=True, trust_remote_code=trust_remote_code
     )
@@ -84,3 +87,13 @@ def _tokenizer(
         tokenizer.chat_template = getattr(processor, "chat_template", None)
         tokenizer.has_chat_template = tokenizer.chat_template is not None
     return tokenizer
+
+
+def _refuse_code(folder: Path) -> None:
+    """mlx-vlm, unlike mlx-lm, runs a `model_file` of the folder whether it is trusted or not."""
+    config = json.loads((folder / "config.json").read_bytes())
+    if config.get("model_file") is not None:
+        raise ModelLoadError(
+            f"{folder} brings code of its own ({config['model_file']!r}), which is run only with "
+            "trust_remote_code=True"
+        )
