@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO_OUT := demo-out
 
-.PHONY: install demo test docs lint types check clean
+.PHONY: install demo test fuzz docs lint types check clean
 
 install: $(INSTALLED)
 
@@ -27,6 +27,10 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q
+
+# The fuzz tests of `make test` with 20,000 cases in all, and others each time.
+fuzz: $(INSTALLED)
+	FUZZ_CASES=$(or $(CASES),20000) $(BIN)/python -m pytest -q tests/fuzz
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from redis.exceptions import ResponseError
+
+from jobs.errors import LedgerError
+
 PREFIX = "mlx-batch"
 RUNS = f"{PREFIX}:runs"
 
@@ -44,3 +51,18 @@ def out_key(folder: str) -> str:
 def live_key(worker: str) -> str:
     """String: what a worker's engine does; expires."""
     return f"{PREFIX}:live:{worker}"
+
+
+@contextmanager
+def of_our_kind(run_id: str) -> Iterator[None]:
+    """Tell apart what Redis refuses because a key of a run holds what we never put there.
+
+    Raises:
+        LedgerError: instead of Redis' own error.
+    """
+    try:
+        yield
+    except ResponseError as error:
+        if not any(sign in str(error) for sign in ("WRONGTYPE", "is not an integer")):
+            raise
+        raise LedgerError(f"somebody else wrote into the records of {run_id}: {error}") from None

@@ -21,7 +21,14 @@ from redis import Redis
 from jobs.counts import Counts
 from jobs.dataset import ResultRow
 from jobs.errors import LeaseLostError, LedgerError
-from jobs.keys import done_key, leases_key, partial_key, rows_channel, rows_key
+from jobs.keys import (
+    done_key,
+    leases_key,
+    of_our_kind,
+    partial_key,
+    rows_channel,
+    rows_key,
+)
 from vllm_mlx.output_json import decode_output, encode_output
 
 _CLAIM = """
@@ -82,7 +89,8 @@ class ShardLease:
         """
         claim = connection.register_script(_CLAIM)
         keys = [done_key(run_id), leases_key(run_id), rows_key(run_id, shard)]
-        epoch, *rest = cast(list[Any], claim(keys=keys, args=[shard]))
+        with of_our_kind(run_id):
+            epoch, *rest = cast(list[Any], claim(keys=keys, args=[shard]))
         if not epoch:
             return None
         idle, flat = rest

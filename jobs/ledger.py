@@ -30,6 +30,7 @@ from jobs.keys import (
     done_key,
     leases_key,
     live_key,
+    of_our_kind,
     out_key,
     partial_key,
     rows_key,
@@ -101,7 +102,8 @@ class Ledger:
         Raises:
             RunNotFoundError: the server knows no such run.
         """
-        raw = self._redis.hget(run_key(run_id), "spec")
+        with of_our_kind(run_id):
+            raw = self._redis.hget(run_key(run_id), "spec")
         if raw is None:
             raise RunNotFoundError(f"no run {run_id!r} on this server")
         return _spec(cast(bytes, raw), run_id)
@@ -116,7 +118,8 @@ class Ledger:
             pipeline.hgetall(run_key(run_id))
             pipeline.hvals(done_key(run_id))
             pipeline.hvals(partial_key(run_id))
-            record, done, partial = pipeline.execute()
+            with of_our_kind(run_id):
+                record, done, partial = pipeline.execute()
         if b"spec" not in record:
             raise RunNotFoundError(f"no run {run_id!r} on this server")
         return Progress(
@@ -171,7 +174,9 @@ class Ledger:
         Raises:
             LedgerError: somebody else wrote there.
         """
-        return set(map(_shard, cast(list[bytes], self._redis.hkeys(done_key(run_id)))))
+        with of_our_kind(run_id):
+            names = cast(list[bytes], self._redis.hkeys(done_key(run_id)))
+        return set(map(_shard, names))
 
     def shards_done(self, run_id: str) -> int:
         """How many shards are committed."""
