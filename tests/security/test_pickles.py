@@ -135,6 +135,20 @@ def test_rq_s_own_serializer_springs_it(redis: Redis, trap: bytes, sprung: Path)
     assert sprung.exists()
 
 
+def test_rq_info_springs_it(
+    redis: Redis, redis_url: str, tmp_path: Path, trap: bytes, sprung: Path
+) -> None:
+    """As `docs/security.md` says; should this fail one day, it may say something kinder."""
+    spec = planted(redis, tmp_path)
+    redis.zadd(f"rq:wip:{QUEUE}", {f"{spec.shard_id(0)}:dead": 1})
+    redis.hset(BatchJob.key_for(spec.shard_id(0)), mapping={"status": "started", "meta": trap})
+    rq = Path(sys.executable).with_name("rq")
+
+    subprocess.run([rq, "info", "-u", redis_url], capture_output=True, timeout=60, check=False)
+
+    assert sprung.exists()
+
+
 # Jobs.
 
 
