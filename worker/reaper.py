@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from redis import Redis
 from rq import Queue
-from rq.executions import Execution
+from rq.executions import Execution, ExecutionRegistry
 from rq.job import JobStatus
 from rq.worker.base import BaseWorker
 
@@ -23,6 +23,7 @@ logger = logging.getLogger("mlx_batch.worker")
 _TAKE_BACK = """
 local held = redis.call('ZREM', KEYS[1], ARGV[1]) + redis.call('LREM', KEYS[2], 1, ARGV[2])
 redis.call('DEL', KEYS[5])
+redis.call('ZREM', KEYS[6], ARGV[4])
 if held == 0 or redis.call('EXISTS', KEYS[4]) == 0 then return 0 end
 redis.call('HSET', KEYS[4], 'status', ARGV[3])
 redis.call('LPUSH', KEYS[3], ARGV[2])
@@ -109,9 +110,12 @@ class Reaper:
             self._queue.key,
             job_key if isinstance(job_key, str) else job_key.decode(),
             _execution_key(execution),
+            ExecutionRegistry(job_id, self._redis).key,
         ]
         script = self._redis.register_script(_TAKE_BACK)
-        taken = int(script(keys=keys, args=[execution, job_id, str(JobStatus.QUEUED.value)]))
+        execution_id = execution.rpartition(":")[2]
+        args = [execution, job_id, str(JobStatus.QUEUED.value), execution_id]
+        taken = int(script(keys=keys, args=args))
         if taken:
             logger.warning("job %s was lost with its worker and is queued again", job_id)
         return taken

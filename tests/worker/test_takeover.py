@@ -146,6 +146,7 @@ def test_the_jobs_of_a_killed_worker_are_taken_over(
 
     found = verify(Path(spec.out))
     assert (found.complete, found.ok, found.rows_in) == (True, 6, 6)
+    assert redis.keys("rq:execution*") == [], "nothing is left of the dead worker's executions"
 
 
 def test_a_worker_that_is_killed_while_it_commits_leaves_a_whole_dataset(
