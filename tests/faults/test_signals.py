@@ -1,0 +1,85 @@
+"""SIGTERM and Ctrl-C: a worker ends in order, within its grace, and hands back what is open."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from tests.engines import status_of
+from tests.faults.harness import Stage, Undisturbed, front_of_queue, known_workers
+
+ROWS, SHARD_SIZE = 200, 50
+SIGNALS = pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+
+
+@SIGNALS
+def test_a_worker_with_time_ends_its_jobs_and_takes_no_more(
+    stage: Stage, undisturbed: Undisturbed, signum: signal.Signals
+) -> None:
+    spec = stage.enqueue(ROWS, shard_size=SHARD_SIZE)
+    worker = stage.start()
+    stage.wait_for_rows("answered", 10)
+    worker.signal(signum)
+    at = time.monotonic()
+
+    assert worker.wait(timeout=12) == 0
+
+    asked = [event for event in stage.events() if event.what == "asked"]
+    assert [event for event in asked if event.at > at + 0.2] == []
+    assert stage.open_rows(worker) == set()
+    taken = {event.row // SHARD_SIZE for event in asked}
+    with stage.server.client() as redis:
+        assert front_of_queue(redis, spec) == sorted(set(range(4)) - taken)
+        assert {status_of(redis, spec, shard) for shard in taken} == {"finished"}
+        assert known_workers(redis, spec) == []
+    stage.start("--burst", delay=0)
+    stage.finish(spec)
+    stage.check(spec, undisturbed(ROWS))
+    assert stage.generated_again() == 0
+
+
+@SIGNALS
+def test_a_worker_out_of_time_hands_its_jobs_back_first_in_the_queue(
+    stage: Stage, undisturbed: Undisturbed, signum: signal.Signals
+) -> None:
+    spec = stage.enqueue(ROWS, shard_size=SHARD_SIZE)
+    worker = stage.start("--grace", 2, delay=2)
+    stage.wait_for_rows("answered", 20)
+    worker.signal(signum)
+    at = time.monotonic()
+
+    assert worker.wait(timeout=10) == 0
+
+    assert 1.5 < time.monotonic() - at < 5
+    with stage.server.client() as redis:
+        assert front_of_queue(redis, spec) == [0, 1, 2, 3]
+        assert known_workers(redis, spec) == []
+    # What its engine answered while the worker handed back was for nobody.
+    answered = {e.row for e in stage.events() if e.what == "answered" and e.at < at + 1.5}
+    heir = stage.start("--burst", delay=0)
+    stage.finish(spec)
+    stage.check(spec, undisturbed(ROWS))
+    assert not answered & set(stage.rows("asked", heir)), "what was answered stays answered"
+
+
+@SIGNALS
+def test_a_second_signal_ends_it_at_once(
+    stage: Stage, undisturbed: Undisturbed, signum: signal.Signals
+) -> None:
+    spec = stage.enqueue(ROWS, shard_size=SHARD_SIZE)
+    worker = stage.start("--grace", 600, delay=3)
+    stage.wait_for_rows("answered", 10)
+    worker.signal(signum)
+    time.sleep(1)
+    assert worker.is_alive
+    worker.signal(signum)
+
+    assert worker.wait(timeout=3) == 0
+
+    with stage.server.client() as redis:
+        assert front_of_queue(redis, spec) == [0, 1, 2, 3]
+    stage.start("--burst", delay=0)
+    stage.finish(spec)
+    stage.check(spec, undisturbed(ROWS))
