@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO_OUT := demo-out
 
-.PHONY: install demo test fuzz docs lint types check clean
+.PHONY: install demo test fuzz faults-short faults soak docs lint types check clean
 
 install: $(INSTALLED)
 
@@ -31,6 +31,16 @@ test: $(INSTALLED)
 # The fuzz tests of `make test` with 20,000 cases in all, and others each time.
 fuzz: $(INSTALLED)
 	FUZZ_CASES=$(or $(CASES),20000) $(BIN)/python -m pytest -q tests/fuzz
+
+# Workers and servers that are killed, frozen and starved: some minutes, or in full many.
+faults-short: $(INSTALLED)
+	FAULTS=short $(BIN)/python -m pytest -q tests/faults
+
+faults: $(INSTALLED)
+	FAULTS=full $(BIN)/python -m pytest -q tests/faults --deselect tests/faults/test_soak.py
+
+soak: $(INSTALLED)
+	FAULTS=full $(BIN)/python -m pytest -q tests/faults/test_soak.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
