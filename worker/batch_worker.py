@@ -178,7 +178,10 @@ class BatchWorker(Bookkeeper):
     # A job, from its start to its end.
 
     def _start(self, job: Job) -> None:
-        if job.id in self.flights:  # enqueued twice
+        if flight := self.flights.get(job.id):
+            self._meet_again(flight, job)
+            return
+        if self.is_held(job):  # enqueued twice
             self.drop(job)
             return
         execution = self.begin(job)
@@ -192,6 +195,14 @@ class BatchWorker(Bookkeeper):
             self._start_shard(execution, spec, task)
         else:
             self._start_finalize(FinalizeFlight(execution=execution, spec=spec))
+
+    def _meet_again(self, flight: Flight, job: Job) -> None:
+        """A job that is in flight was dequeued."""
+        if self.holds(flight.execution):  # enqueued twice
+            self.drop(job)
+        else:  # taken back while we slept: it is ours again, with all that is done of it
+            self.let_go(flight.execution)
+            flight.execution = self.begin(job)
 
     def _start_shard(self, execution: Execution, spec: RunSpec, task: GenerateShard) -> None:
         try:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 from redis import Redis
 from redis.client import Pipeline
@@ -23,7 +23,7 @@ from rq import Queue, worker_registration
 from rq.command import parse_payload
 from rq.exceptions import DequeueTimeout, DeserializationError
 from rq.executions import Execution
-from rq.job import Job
+from rq.job import Job, JobStatus
 from rq.registry import clean_registries
 from rq.scheduler import RQScheduler
 from rq.serializers import JSONSerializer
@@ -122,8 +122,15 @@ class Bookkeeper(BaseWorker):
         return dequeued[0] if dequeued else None
 
     def drop(self, job: Job) -> None:
-        """Forget a job that was dequeued a second time while it runs."""
+        """Forget a job that was dequeued a second time while somebody holds it."""
         self.queue.intermediate_queue.remove(job.id)
+
+    def is_held(self, job: Job) -> bool:
+        """Whether somebody has begun a job that was just dequeued: it stood in the queue twice.
+
+        If it is a dead worker, the job comes back when that is found out.
+        """
+        return job.get_status(refresh=False) is JobStatus.STARTED and bool(self._holders(job.id))
 
     def begin(self, job: Job) -> Execution:
         """The job is ours from here on."""
@@ -141,8 +148,18 @@ class Bookkeeper(BaseWorker):
         """Forget a job that is not ours any more, and leave its record alone."""
         logger.warning("job %s was taken over while this worker slept", execution.job_id)
         self.executions.pop(execution.id, None)
-        self.connection.srem(self.executions_key, execution.composite_key)
+        ours = execution.composite_key
+        # If nobody else holds the job, ours is what it is found by and taken back.
+        if self._holders(execution.job_id) - {ours.encode()}:
+            self.connection.zrem(self.queue.started_job_registry.key, ours)
+        self.connection.srem(self.executions_key, ours)
         self._idle_if_empty()
+
+    def _holders(self, job_id: str) -> set[bytes]:
+        """The entries of a job among those that have begun."""
+        key, begins = self.queue.started_job_registry.key, f"{job_id}:".encode()
+        entries = cast(list[bytes], self.connection.zrange(key, 0, -1))
+        return {entry for entry in entries if entry.startswith(begins)}
 
     def succeed(self, execution: Execution, result: dict[str, Any]) -> None:
         """The job is finished; its dependents are released."""
