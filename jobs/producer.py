@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def enqueue_run(
             another run's.
         DatasetError: the output folder, seen from here, belongs to another run.
     """
-    if "://" in str(out):
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(out)):  # a Path has made one slash of two
         raise InvalidRequestError(
             f"out={redacted(str(out))!r}: should be a folder; mount the bucket, or copy the "
             "dataset there when it is finished"
