@@ -99,27 +99,29 @@ class Bookkeeper(BaseWorker):
 
         A job whose record can't be read is failed and passed over.
         """
-        try:
-            dequeued = self.queue_class.dequeue_any(
-                self.queues,
-                wait,
-                connection=self.connection,
-                job_class=self.job_class,
-                serializer=self.serializer,
-                death_penalty_class=self.death_penalty_class,
-            )
-        except DequeueTimeout:
-            return None
-        except RedisError:
-            raise
-        except Exception as error:
-            job_id = getattr(error, "job_id", None)
-            if job_id is not None:  # RQ names the job when its record is at fault
-                mark_failed(self.queue, job_id, error)
-            elif not sweep(self.queue):
+        while True:
+            try:
+                dequeued = self.queue_class.dequeue_any(
+                    self.queues,
+                    wait,
+                    connection=self.connection,
+                    job_class=self.job_class,
+                    serializer=self.serializer,
+                    death_penalty_class=self.death_penalty_class,
+                )
+            except DequeueTimeout:
+                return None
+            except RedisError:
                 raise
-            return self.dequeue(None)
-        return dequeued[0] if dequeued else None
+            except Exception as error:
+                job_id = getattr(error, "job_id", None)
+                if job_id is not None:  # RQ names the job when its record is at fault
+                    mark_failed(self.queue, job_id, error)
+                elif not sweep(self.queue):
+                    raise
+                wait = None
+            else:
+                return dequeued[0] if dequeued else None
 
     def drop(self, job: Job) -> None:
         """Forget a job that was dequeued a second time while somebody holds it."""

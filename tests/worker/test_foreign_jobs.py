@@ -25,7 +25,7 @@ from jobs.ledger import Ledger
 from jobs.run import queue_name
 from jobs.run_jobs import open_queue
 from tests.engines import MODEL, DoubleEngine, enqueue, status_of, wait_for
-from tests.worker.conftest import StartWorker
+from tests.worker.conftest import StartWorker, work_in_burst
 from worker.batch_worker import BatchWorker
 from worker.display import print_status
 from worker.status import run_status
@@ -286,3 +286,20 @@ def test_what_a_terminal_would_obey_is_not_shown(redis: Redis, tmp_path: Path) -
     assert "[bold]text[/nothing]" in shown
     for bad in ("\x1b]", "\x07", "\x1b[2J", "\x1b[31m[/x]", "\x9b", "\u202e"):
         assert bad not in shown
+
+
+def test_a_thousand_broken_records_in_a_row_are_passed_over(
+    redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    """More than Python nests calls."""
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    with redis.pipeline() as pipeline:
+        for number in range(1100):
+            pipeline.hset(f"rq:job:broken{number}", mapping={"created_at": "x", "data": b"\xff"})
+            pipeline.hset(f"rq:job:broken{number}", "status", b"\xff\xfe")
+            pipeline.lpush(f"rq:queue:{spec.queue}", f"broken{number}")
+        pipeline.execute()
+
+    work_in_burst(redis_url, DoubleEngine())
+
+    assert status_of(redis, spec) == "finished"
