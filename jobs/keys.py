@@ -66,3 +66,8 @@ def of_our_kind(run_id: str) -> Iterator[None]:
         if not any(sign in str(error) for sign in ("WRONGTYPE", "is not an integer")):
             raise
         raise LedgerError(f"somebody else wrote into the records of {run_id}: {error}") from None
+
+
+def steady_key(queue: str) -> str:
+    """String: since when a queue's workers have heartbeats without a gap, in Redis' seconds."""
+    return f"{PREFIX}:steady:{queue}"

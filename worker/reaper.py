@@ -18,6 +18,8 @@ from rq.executions import Execution, ExecutionRegistry
 from rq.job import JobStatus
 from rq.worker.base import BaseWorker
 
+from jobs.keys import steady_key
+
 logger = logging.getLogger("mlx_batch.worker")
 
 _TAKE_BACK = """
@@ -28,6 +30,14 @@ if held == 0 or redis.call('EXISTS', KEYS[4]) == 0 then return 0 end
 redis.call('HSET', KEYS[4], 'status', ARGV[3])
 redis.call('LPUSH', KEYS[3], ARGV[2])
 return 1
+"""
+# Seconds since which somebody's heartbeats came without a gap.
+_STEADY = """
+local now = tonumber(redis.call('TIME')[1])
+local since = tonumber(redis.call('GET', KEYS[1]) or '')
+if not since or since > now then since = now end
+redis.call('SET', KEYS[1], since, 'EX', ARGV[1])
+return now - since
 """
 
 
@@ -40,7 +50,7 @@ class Reaper:
     """
 
     def __init__(
-        self, queue: Queue, worker: str, lease: float, is_ours: Callable[[str], bool]
+        self, queue: Queue, worker: str, lease: int, is_ours: Callable[[str], bool]
     ) -> None:
         self._queue = queue
         self._redis: Redis = queue.connection
@@ -48,22 +58,21 @@ class Reaper:
         self._lease = lease
         self._is_ours = is_ours
         self._taken_at: dict[str, float] = {}
-        self._beat = self._steady_since = time.monotonic()
+        self._steady = 0
 
     def note_heartbeat(self) -> None:
-        """Called as Redis answers a heartbeat: who was away can't tell who else is dead."""
-        now = time.monotonic()
-        if now - self._beat > self._lease / 2:
-            self._steady_since = now
-        self._beat = now
+        """Called with each heartbeat: the workers of a queue together keep it steady."""
+        script = self._redis.register_script(_STEADY)
+        self._steady = int(script(keys=[steady_key(self._queue.name)], args=[self._lease // 2]))
 
     @property
     def may_judge(self) -> bool:
         """Whether all that live have had the time to say so.
 
-        After Redis was away, or this worker slept, everybody's record may have expired.
+        After Redis was away everybody's record may have expired. So there must have been
+        heartbeats, of whomever, for a lease without a gap; how long is known to Redis.
         """
-        return time.monotonic() - self._steady_since >= self._lease
+        return self._steady >= self._lease
 
     def take_back_lost(self) -> int:
         """Enqueue the jobs whose worker is dead; returns how many."""

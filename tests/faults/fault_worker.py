@@ -42,6 +42,7 @@ def arm(how: str, point: str) -> None:
     def strike() -> None:
         if armed:
             os.kill(os.getpid(), armed.pop())
+            time.sleep(0.5)  # the signal may reach another thread first
 
     when, _, what = point.partition("_")
     if what == "success_of_rq":

@@ -10,9 +10,8 @@ from jobs.dataset import verify
 from jobs.run_jobs import open_queue
 from tests.engines import DoubleEngine, enqueue, status_of
 from tests.worker.conftest import StartWorker
-from tests.worker.test_takeover import finish, take_over
+from tests.worker.test_takeover import finish, stay_steady, take_over
 from worker.batch_worker import BatchWorker
-from worker.bookkeeping import LEASE
 
 
 def test_who_slept_and_gets_its_own_job_again_goes_on_with_it(
@@ -71,7 +70,7 @@ def test_of_two_that_begin_a_job_at_once_one_has_it_in_the_end(
 
     def step(worker: BatchWorker, engine: DoubleEngine) -> None:
         worker._due.clear()
-        worker._reaper._steady_since -= LEASE
+        stay_steady(redis, worker)
         worker.admit(wait=False)
         engine.answer(1)
         worker.settle()

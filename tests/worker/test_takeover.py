@@ -21,6 +21,7 @@ from rq.worker.base import BaseWorker
 from jobs.counts import Counts
 from jobs.dataset import Dataset, verify
 from jobs.errors import DatasetError
+from jobs.keys import steady_key
 from jobs.lease import ShardLease
 from jobs.ledger import Ledger, RunState
 from jobs.run import RunSpec
@@ -42,9 +43,15 @@ def expire_records(redis: Redis, *alive: BatchWorker) -> None:
 def take_over(redis: Redis, worker: BatchWorker) -> None:
     """What `tend` does in the course of a lease."""
     expire_records(redis, worker)
-    worker._reaper._steady_since -= LEASE
+    stay_steady(redis, worker)
     worker.run_maintenance_tasks()
     worker._due.clear()
+
+
+def stay_steady(redis: Redis, worker: BatchWorker) -> None:
+    """In place of heartbeats for a lease."""
+    redis.set(steady_key(worker.queue.name), int(time.time()) - LEASE)
+    worker.send_heartbeats()
 
 
 def finish(redis: Redis, spec: RunSpec, worker: BatchWorker) -> None:
@@ -103,7 +110,7 @@ def test_no_clock_takes_a_job_from_who_lives(
     start_worker(DoubleEngine(held=True)).admit(wait=False)
     other = start_worker(DoubleEngine())
     monkeypatch.setattr(rq.registry, "current_timestamp", lambda: int(time.time()) + jump)
-    other._reaper._steady_since -= LEASE
+    stay_steady(redis, other)
 
     other.run_maintenance_tasks()
     other.tidy()
@@ -118,8 +125,9 @@ def test_who_was_away_judges_nobody(
     spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
     start_worker(DoubleEngine(held=True)).admit(wait=False)
     first = start_worker(DoubleEngine())
-    first._reaper._steady_since -= LEASE
-    first._reaper._beat -= LEASE
+    stay_steady(redis, first)
+    assert redis.ttl(steady_key(spec.queue)) == LEASE // 2
+    redis.delete(steady_key(spec.queue))  # expired
     expire_records(redis)
 
     first.send_heartbeats()
