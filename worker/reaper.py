@@ -63,7 +63,9 @@ class Reaper:
     def note_heartbeat(self) -> None:
         """Called with each heartbeat: the workers of a queue together keep it steady."""
         script = self._redis.register_script(_STEADY)
-        self._steady = int(script(keys=[steady_key(self._queue.name)], args=[self._lease // 2]))
+        self._steady = int(
+            script(keys=[steady_key(self._queue.name)], args=[max(1, self._lease // 2)])
+        )
 
     @property
     def may_judge(self) -> bool:

@@ -84,7 +84,7 @@ def read_parquet(path: FilePath) -> Iterator[tuple[int, Content]]:
             _check_columns(path, file.schema_arrow.names)
             batches = file.iter_batches(batch_size=_BATCH_ROWS)
             yield from enumerate(chain.from_iterable(map(_parquet_rows, batches)), start=1)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputFileError(f"{path} can't be read as Parquet: {error}") from error
 
 
