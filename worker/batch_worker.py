@@ -219,8 +219,7 @@ class BatchWorker(Bookkeeper):
         )
         self.flights[flight.job.id] = flight
         flight.launch(self._engine, self._row_ended)
-        if flight.is_complete:
-            self._complete.append(flight)
+        self._look_if_complete(flight)
 
     def _row_ended(self, flight: ShardFlight, index: int) -> None:
         self._ended.put(partial(self._answer, flight, index))  # called on the engine's thread
@@ -229,7 +228,10 @@ class BatchWorker(Bookkeeper):
         again_after = flight.settle(index)
         if again_after is not None:
             self._again.append((time.monotonic() + again_after, flight, index))
-        elif flight.is_complete and flight not in self._complete:
+        self._look_if_complete(flight)
+
+    def _look_if_complete(self, flight: ShardFlight) -> None:
+        if flight.is_complete and flight not in self._complete:
             self._complete.append(flight)
 
     def _submit_again(self) -> None:
@@ -240,6 +242,7 @@ class BatchWorker(Bookkeeper):
             _, flight, index = each
             if self.flights.get(flight.job.id) is flight:
                 flight.submit(self._engine, [index], self._row_ended)
+                self._look_if_complete(flight)
 
     def _save(self, flight: ShardFlight) -> None:
         """Make what has ended of a shard last."""

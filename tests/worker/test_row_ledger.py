@@ -10,8 +10,10 @@ import pyarrow.dataset as pads
 import pytest
 from redis import Redis
 
-from jobs.dataset import verify
+from jobs.counts import Counts
+from jobs.dataset import ResultRow, verify
 from jobs.errors import InputFileError, RunStateError
+from jobs.lease import ShardLease
 from jobs.producer import resume_run
 from jobs.retry import retry_errors
 from jobs.run import RunSpec
@@ -210,3 +212,38 @@ def test_tail_shows_rows_as_they_come(redis: Redis, redis_url: str, tmp_path: Pa
     rows = [json.loads(line) for line in output.splitlines()]
     texts = {row["id"]: row["text"] for row in rows}
     assert texts == {f"r{n}": f"echo prompt {n}" for n in range(4)}
+
+
+def test_a_row_that_fails_to_be_asked_again_ends_its_shard(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flight, "ROW_BACKOFF", (0.0,))
+    spec = enqueue(redis, tmp_path, rows=1, shard_size=1)
+    worker = start_worker(DoubleEngine(say=Moody(n0=1)))
+    worker.admit(wait=False)
+    worker.settle()
+
+    def broken(*_: object) -> None:
+        raise ValueError("no request any more")
+
+    monkeypatch.setattr(flight.ShardFlight, "_asked", broken)
+    worker.tend()
+    worker.settle()
+
+    assert status_of(redis, spec, 0) == "finished"
+
+
+def test_a_recorded_row_of_another_place_is_generated(
+    redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=3, shard_size=3)
+    lease = ShardLease.claim(redis, spec.run_id, 0)
+    assert lease
+    rows = {at: ResultRow(f"r{row}", row, echo(f"prompt {row}")) for at, row in ((0, 0), (1, 2))}
+    lease.record(rows, Counts(2))
+    engine = DoubleEngine()
+
+    work_in_burst(redis_url, engine)
+
+    assert engine.prompts == ["prompt 1", "prompt 2"]
+    assert verify(Path(spec.out)).complete
