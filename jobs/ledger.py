@@ -164,10 +164,6 @@ class Ledger:
                 pipeline.persist(key)
             pipeline.execute()
 
-    def is_done(self, run_id: str, shard: int) -> bool:
-        """Whether a shard's part is committed."""
-        return bool(self._redis.hexists(done_key(run_id), str(shard)))
-
     def done_shards(self, run_id: str) -> set[int]:
         """The committed shards.
 

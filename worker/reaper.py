@@ -78,7 +78,7 @@ class Reaper:
 
     def take_back_lost(self) -> int:
         """Enqueue the jobs whose worker is dead; returns how many."""
-        taken = sum(self._take_back_execution(key) for key in self._lost_executions())
+        taken = sum(self._take_back(_job_id(key), key) for key in self._lost_executions())
         return taken + sum(self._take_back(job_id) for job_id in self._stuck_jobs())
 
     def _lost_executions(self) -> list[str]:
@@ -109,9 +109,6 @@ class Reaper:
         taken = self._queue.intermediate_queue.get_job_ids()
         self._taken_at = {job_id: self._taken_at.get(job_id, now) for job_id in taken}
         return [job_id for job_id, at in self._taken_at.items() if now - at >= self._lease]
-
-    def _take_back_execution(self, key: str) -> int:
-        return self._take_back(_job_id(key), key)
 
     def _take_back(self, job_id: str, execution: str = "") -> int:
         job_key = self._queue.job_class.key_for(job_id)
