@@ -42,6 +42,7 @@ from worker.flight import TextEngine
 from worker.supervisor import SupervisedEngine
 
 MODEL = "smollm2-135m"
+COPIES = 3  # of the 64 prompts, in jobs of 16: a bulk job does not end with its first window
 
 
 class InstantEngine:
@@ -137,18 +138,29 @@ def model(rounds: int) -> None:
     core, supervised = EngineCore(MODEL, load_model, config), SupervisedEngine(MODEL, config)
     core.start()
     supervised.start()
-    prompts = Path(__file__).parents[1] / "examples" / "prompts.jsonl"
-    for engine in (core, supervised):
-        _direct(engine, prompts)  # warm up
-    ratios = []
-    for _ in range(rounds):
-        direct = _direct(core, prompts)
-        queued = _queued(supervised, prompts)
-        ratios.append(queued / direct)
-        print(f"model: direct {direct:.1f} tok/s, queued {queued:.1f}: {queued / direct:.3f}")
+    examples = Path(__file__).parents[1] / "examples" / "prompts.jsonl"
+    with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
+        prompts = _repeated(examples, Path(folder) / "prompts.jsonl", COPIES)
+        for engine in (core, supervised):
+            _direct(engine, examples)  # warm up
+        ratios = []
+        for _ in range(rounds):
+            direct = _direct(core, prompts)
+            queued = _queued(supervised, prompts)
+            ratios.append(queued / direct)
+            print(f"model: direct {direct:.1f} tok/s, queued {queued:.1f}: {queued / direct:.3f}")
     print(f"model: queued ÷ direct {statistics.median(ratios):.3f} (of {_list(ratios)})")
     supervised.stop()
     core.stop()
+
+
+def _repeated(source: Path, path: Path, times: int) -> Path:
+    """A longer file of the same prompts, without their ids: these may stand in it once."""
+    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    for row in rows:
+        del row["id"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows * times))
+    return path
 
 
 def _direct(core: Any, prompts: Path) -> float:

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from vllm_mlx.errors import InvalidRequestError
 
+WINDOW = 4
+"""Waiting sequences are put into a better order `WINDOW * max_num_seqs` at a time. The next ones
+are looked at when all of these have been admitted, so none waits longer than that."""
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:

@@ -31,6 +31,7 @@ from jobs.run_jobs import open_queue
 from jobs.tasks import GenerateShard, read_task
 from vllm_mlx.errors import MLXBatchError
 from vllm_mlx.outputs import EngineStats
+from vllm_mlx.scheduler_config import WINDOW
 from worker.awake import kept_awake
 from worker.bookkeeping import HEARTBEAT, MAINTENANCE, TIDY, Bookkeeper
 from worker.flight import FinalizeFlight, Flight, ShardFlight, TextEngine
@@ -43,7 +44,10 @@ logger = logging.getLogger("mlx_batch.worker")
 
 TICK = 0.2  # seconds the loop waits at most for the engine before it looks around
 REPORT = 60  # seconds between log lines of what the engine does
-LOOKAHEAD = 2  # rows held, in batches: one runs, one waits so that no place stays empty
+# Rows held, in batches: one runs, one waits so that no place stays empty. More only as long as no
+# other worker goes short of them: the engine orders the rows of a whole window, and fills it.
+LOOKAHEAD = 2
+FULL_WINDOW = 1 + WINDOW
 
 
 class BatchWorker(Bookkeeper):
@@ -334,7 +338,13 @@ class BatchWorker(Bookkeeper):
         if self._complete:  # commit first: jobs that need no engine would pile up
             return False
         held = sum(flight.rows_in_engine for flight in self.flights.values())
-        return held < LOOKAHEAD * self._engine.max_num_seqs
+        batches = held / self._engine.max_num_seqs
+        return batches < LOOKAHEAD or (batches < FULL_WINDOW and self._others_have_enough())
+
+    def _others_have_enough(self) -> bool:
+        """Whether every other worker could take as many jobs as are held here."""
+        waiting, others = self.queue.count, self.workers_of_queue() - 1
+        return waiting > 0 and waiting >= others * len(self.flights)
 
     def has_in_hand(self, job_id: str) -> bool:
         return job_id in self.flights

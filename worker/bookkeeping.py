@@ -29,6 +29,7 @@ from rq.scheduler import RQScheduler
 from rq.serializers import JSONSerializer
 from rq.suspension import is_suspended
 from rq.worker.base import BaseWorker, WorkerStatus
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from jobs.job import BatchJob
 from worker.reaper import Reaper
@@ -319,6 +320,10 @@ class Bookkeeper(BaseWorker):
             or delayed.get_job_count(cleanup=False)
             or started.get_job_count(cleanup=False)
         )
+
+    def workers_of_queue(self) -> int:
+        """How many there are, this one included; for a minute, also one that died."""
+        return self.connection.scard(WORKERS_BY_QUEUE_KEY % self.queue.name)
 
     def stop_scheduler(self) -> None:
         """Called by `teardown`; ours is no process."""

@@ -14,6 +14,7 @@ import pytest
 
 from jobs.connection import connect
 from tests.engines import MODEL, DoubleEngine, wait_for
+from worker import batch_worker
 from worker.batch_worker import BatchWorker
 
 StartWorker = Callable[..., BatchWorker]
@@ -43,6 +44,12 @@ def signal_handlers() -> Iterator[None]:
     yield
     for signum, handler in handlers.items():
         signal.signal(signum, handler)
+
+
+@pytest.fixture
+def two_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers hold two batches and no more, as where others need the rest."""
+    monkeypatch.setattr(batch_worker, "FULL_WINDOW", batch_worker.LOOKAHEAD)
 
 
 @pytest.fixture

@@ -274,6 +274,7 @@ def test_status_without_runs(redis_url: str) -> None:
     assert "no runs" in result.stderr
 
 
+@pytest.mark.usefixtures("two_batches")
 def test_status_as_json(
     redis: Redis, redis_url: str, tmp_path: Path, start_worker: StartWorker
 ) -> None:

@@ -25,6 +25,8 @@ from worker.status import run_status
 
 # Time.
 
+pytestmark = pytest.mark.usefixtures("two_batches")
+
 
 def test_a_job_past_its_timeout_fails_and_its_rows_make_room(
     redis: Redis, tmp_path: Path, start_worker: StartWorker

@@ -46,6 +46,33 @@ def statuses(redis: Redis, spec: RunSpec) -> list[str]:
     return [status_of(redis, spec, shard) for shard in range(spec.shards)]
 
 
+def test_a_lone_worker_holds_as_much_as_its_engine_orders_at_a_time(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=30, shard_size=3)
+    engine = DoubleEngine(max_num_seqs=4, held=True)
+
+    start_worker(engine).admit(wait=False)
+
+    assert len(engine.open) == 21, "one batch that runs and a window of four"
+    assert statuses(redis, spec) == ["started"] * 7 + ["queued"] * 3
+
+
+def test_nobody_holds_more_than_two_batches_when_another_would_go_short(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    enqueue(redis, tmp_path, rows=30, shard_size=3)
+    first, second = (DoubleEngine(max_num_seqs=4, held=True) for _ in range(2))
+    workers = [start_worker(first, name="first"), start_worker(second, name="second")]
+
+    workers[0].admit(wait=False)
+    assert len(first.open) == 18, "six jobs; four wait, fewer than the other might take"
+
+    workers[1].admit(wait=False)
+    assert len(second.open) == 9, "two batches, as many as are never too many"
+
+
+@pytest.mark.usefixtures("two_batches")
 def test_jobs_are_taken_until_two_batches_of_rows_are_held(
     redis: Redis, tmp_path: Path, start_worker: StartWorker
 ) -> None:
@@ -69,6 +96,7 @@ def test_jobs_are_taken_until_two_batches_of_rows_are_held(
     assert statuses(redis, spec) == ["started"] * 4 + ["queued"]
 
 
+@pytest.mark.usefixtures("two_batches")
 def test_the_tail_of_one_job_runs_beside_the_head_of_the_next(
     redis: Redis, tmp_path: Path, start_worker: StartWorker
 ) -> None:
@@ -224,6 +252,7 @@ def test_a_row_that_the_engine_refuses_is_an_error_row(
     assert [row["error_type"] for row in rows_of(spec)] == ["ContextLengthError"] * 2
 
 
+@pytest.mark.usefixtures("two_batches")
 def test_jobs_that_need_no_engine_do_not_pile_up(
     redis: Redis, tmp_path: Path, start_worker: StartWorker
 ) -> None:

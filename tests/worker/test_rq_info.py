@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from redis import Redis
 
 from jobs.counts import Counts
@@ -24,6 +25,8 @@ from worker.status import RunStatus, run_status
 
 QUEUE_LINE = re.compile(r"queue (\S+) (\d+), (\d+) executing, (\d+) finished, (\d+) failed")
 WORKER_LINE = re.compile(r"worker (\S+) .* (\w+) \S+\. jobs: (\d+) finished, (\d+) failed")
+
+pytestmark = pytest.mark.usefixtures("two_batches")
 
 
 @dataclass(frozen=True)

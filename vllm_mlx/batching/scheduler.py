@@ -10,12 +10,9 @@ from vllm_mlx.batching.runner import Produced, Runner
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.errors import EngineError, NonFiniteLogitsError
 from vllm_mlx.outputs import EngineStats
+from vllm_mlx.scheduler_config import WINDOW
 
 logger = logging.getLogger(__name__)
-
-WINDOW = 4
-"""Waiting sequences are put into a better order `WINDOW * max_num_seqs` at a time. The next ones
-are looked at when all of these have been admitted, so none waits longer than that."""
 
 
 class Scheduler:
