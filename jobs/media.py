@@ -18,8 +18,22 @@ LONGEST_CARRIED = 256
 _MEDIA_COLUMNS = frozenset({"images", "videos", "image", "video"})
 _LONGEST_PATH = 4096
 _ADDRESS = re.compile(r"(data|file|https?):|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-# How PNG, JPEG, GIF and RIFF (WebP, AVI) begin; a JPEG's looks like an absolute path besides.
-_BASE64 = re.compile(r"(iVBORw0KGgo|/9j/|R0lGOD|UklGR)[A-Za-z0-9+/]{32,}={0,2}")
+# How files of these begin; a JPEG's looks like an absolute path besides. BMP's two letters only
+# count with the zero bytes behind its size.
+_BEGINNINGS = (
+    "iVBORw0KGgo",  # PNG
+    "/9j/",  # JPEG
+    "R0lGOD",  # GIF
+    "UklGR",  # RIFF: WebP, AVI
+    "Qk[A-Za-z0-9+/]{6}AAAAA",  # BMP
+    "SUkqA|TU0AK",  # TIFF
+    "AAAA[A-Za-z0-9+/]{2}Z0eX",  # ftyp: AVIF, MP4, MOV
+    "AAAADGpQICAN",  # JPEG 2000
+    "AAABAA",  # ICO
+    "UD[UY]K",  # PGM, PPM
+    "GkXfo",  # WebM, Matroska
+)
+_BASE64 = re.compile(f"({'|'.join(_BEGINNINGS)})[A-Za-z0-9+/]{{32,}}={{0,2}}")
 
 
 def located(source: str, folder: str | Path) -> str:
