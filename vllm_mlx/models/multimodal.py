@@ -13,6 +13,7 @@ from vllm_mlx.batching.prompts import (
     split_options,
     user_prompt,
 )
+from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.models.language import MLXLanguageModel
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingOptions
@@ -133,6 +134,9 @@ class MLXMultimodalLM(MLXLanguageModel):
         Args:
             fps, max_frames: `video_fps` and `video_max_frames`.
         """
+        for name, here in (("video_fps", "fps"), ("video_max_frames", "max_frames")):
+            if name in options:  # the other calls' name, which would be given twice
+                raise InvalidRequestError(f"{name}: describe_video takes it as {here}")
         options.setdefault("max_tokens", DESCRIPTION_TOKENS)
         return self.generate(
             prompt, videos=[video], video_fps=fps, video_max_frames=max_frames, **options

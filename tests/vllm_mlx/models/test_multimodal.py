@@ -116,6 +116,14 @@ def test_describe_video(mllm, here):
     assert mllm.describe_video("video.mp4", fps=1.0, max_frames=2, **LONG) != text
 
 
+@pytest.mark.parametrize(
+    ("given", "here_it_is"), [({"video_fps": 1.0}, "fps"), ({"video_max_frames": 2}, "max_frames")]
+)
+def test_describe_video_says_how_it_calls_what_others_call_video(mllm, here, given, here_it_is):
+    with pytest.raises(InvalidRequestError, match=f"takes it as {here_it_is}$"):
+        mllm.describe_video("video.mp4", **given)
+
+
 def test_a_video_from_the_web(mllm, here, web):
     web.says("/video.mp4", ok((here / "video.mp4").read_bytes()))
     url = f"http://127.0.0.1:{web.port}/video.mp4"
