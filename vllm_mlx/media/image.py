@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,14 +137,28 @@ def _check_pixels(image: Image.Image, policy: MediaPolicy) -> None:
 
 def _as_shown(image: Image.Image) -> Image.Image:
     image.load()
+    # Sixteen bits a pixel, which Pillow keeps in 32 if they are from a PGM file.
+    is_deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):  # convert() would cut off at 255
+    if not is_deep and image.mode in ("I", "F"):
+        _check_greys(image)
+    if is_deep:  # convert() would cut off at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         above = image.convert("RGBA")
         image = Image.new("RGBA", above.size, "white")
         image.alpha_composite(above)
     return image.convert("RGB")
+
+
+def _check_greys(image: Image.Image) -> None:
+    """Pillow would make black of floats up to 1, and white of all that is above 255."""
+    low, high = cast("tuple[float, float]", image.getextrema())
+    if not 0 <= low <= high <= 255 or (image.mode == "F" and 0 < high <= 1):
+        raise MediaError(
+            f"greys of 32 bits from {low:g} to {high:g}, and nothing says what is white; scale "
+            "them to 0 to 255"
+        )
 
 
 def _explained(error: Exception) -> str:

@@ -89,6 +89,32 @@ def test_sixteen_bits_keep_their_greys() -> None:
     assert np.asarray(read_image(encoded(deep), UNRESTRICTED))[0, :, 0].tolist() == [0, 128, 255]
 
 
+def test_a_pgm_of_sixteen_bits_keeps_its_greys() -> None:
+    deep = np.array([[0, 32768, 65535]], ">u2")
+
+    image = read_image(b"P5 3 1 65535\n" + deep.tobytes(), UNRESTRICTED)
+
+    assert np.asarray(image)[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_greys_of_32_bits_up_to_255_are_what_they_say() -> None:
+    grey = Image.fromarray(np.array([[0, 128, 255]], np.uint8))
+
+    for mode in ("I", "F"):
+        read = read_image(grey.convert(mode), UNRESTRICTED)
+        assert np.asarray(read)[0, :, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("greys", [[0, 0.5, 1.0], [0, 128.0, 256.0], [-1.0, 0, 9], [0, 128, 65535]])
+def test_greys_without_a_known_white_are_an_error(greys: list[float]) -> None:
+    deep = np.array([greys])
+    image = Image.fromarray(deep.astype(np.float32 if deep.dtype == float else np.int32))
+
+    for source in (image, encoded(image, "TIFF")):
+        with pytest.raises(MediaError, match=r"32 bits from .* scale them to 0 to 255"):
+            read_image(source, UNRESTRICTED)
+
+
 def test_grey_and_one_channel() -> None:
     grey = np.full((3, 5), 77, np.uint8)
 
