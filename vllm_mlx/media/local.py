@@ -85,7 +85,7 @@ def _open_below(roots: tuple[Path, ...], path: Path, name: str) -> int:
 def _open_unlinked(root: Path, parts: tuple[str, ...], name: str) -> int:
     """Open `root/*parts` where none of the parts is a link (any more)."""
     if not parts:
-        raise MediaError(f"{name}: is a folder, not a file")
+        raise MediaError(f"{name}: is a folder, not a file; name the files in it")
     folder = os.open(root, _FOLDER)
     try:
         for part in parts[:-1]:
@@ -121,14 +121,14 @@ def _check(found: os.stat_result, policy: MediaPolicy, name: str) -> None:
     _check_kind(found, name)
     if found.st_size == 0:
         # Also all of /proc and much of /sys, where a regular file is none.
-        raise MediaError(f"{name}: is empty")
+        raise MediaError(f"{name}: is empty; check how it was written or downloaded")
     if found.st_size > policy.max_bytes:
         raise MediaError(too_large(name, found.st_size, policy.max_bytes))
 
 
 def _check_kind(found: os.stat_result, name: str) -> None:
     if stat.S_ISDIR(found.st_mode):
-        raise MediaError(f"{name}: is a folder, not a file")
+        raise MediaError(f"{name}: is a folder, not a file; name the files in it")
     if not stat.S_ISREG(found.st_mode):
         raise MediaError(f"{name}: is not a regular file but a link, a device, a pipe or a socket")
 
@@ -139,7 +139,8 @@ def _errors_told(name: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            raise MediaError(f"{name}: no such file") from error
+            raise MediaError(f"{name}: no such file; check the path") from error
         if error.errno == errno.ELOOP:
             raise MediaError(f"{name}: a link came in the way while it was opened") from error
-        raise MediaError(f"{name}: can't be read: {error.strerror}") from error
+        hint = "; check its permissions" if error.errno == errno.EACCES else ""
+        raise MediaError(f"{name}: can't be read: {error.strerror}{hint}") from error

@@ -348,17 +348,17 @@ def test_only_regular_files(
     expected = {
         "fifo": "not a regular file",
         "socket": "not a regular file",
-        "sub": "is a folder",
+        "sub": "is a folder, not a file; name the files in it",
         ".": "is a folder",
-        "empty": "is empty",
-        "missing": "no such file",
+        "empty": "is empty; check how it was written",
+        "missing": "no such file; check the path",
         "a.png/b": "no such file",
         "loop": "a link|links",
         "a." * 150: "name too long",
         "zero\0byte": "zero bytes",
     }
     if not os.access("unreadable", os.R_OK):  # whoever is root reads all
-        expected["unreadable"] = "can't be read: Permission denied"
+        expected["unreadable"] = "can't be read: Permission denied; check its permissions"
     for name, error in expected.items():
         with pytest.raises(MediaError, match=error) as caught:
             read(name, allowed)
