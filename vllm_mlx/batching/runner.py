@@ -39,6 +39,20 @@ class Produced(NamedTuple):
     logprobs: Logprobs | None = None
 
 
+class PrefillError(Exception):
+    """Computing prompts failed; what was decoding goes on.
+
+    Attributes:
+        sequences: whose prompts they are; the runner has let go of these.
+        reason: what the model raised.
+    """
+
+    def __init__(self, sequences: list[Sequence], reason: Exception) -> None:
+        super().__init__(f"the prefill of {len(sequences)} sequences failed: {reason}")
+        self.sequences = sequences
+        self.reason = reason
+
+
 class Runner(Protocol):
     """The model's side of the scheduler. All calls come from one thread.
 
@@ -75,7 +89,11 @@ class Runner(Protocol):
         """Free its place; nothing happens if it is not running."""
 
     def step(self) -> list[Produced]:
-        """Compute: at most one new token for each running sequence."""
+        """Compute: at most one new token for each running sequence.
+
+        Raises:
+            PrefillError: only these prompts failed; after any other error all has to be restarted.
+        """
 
     def close(self) -> None:
         """Forget all running sequences and free their memory."""

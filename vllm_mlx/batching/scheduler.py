@@ -6,7 +6,7 @@ import logging
 from collections import deque
 
 from vllm_mlx import platform
-from vllm_mlx.batching.runner import Produced, Runner
+from vllm_mlx.batching.runner import PrefillError, Produced, Runner
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.errors import EngineError, NonFiniteLogitsError
 from vllm_mlx.outputs import EngineStats
@@ -73,15 +73,19 @@ class Scheduler:
         """One round; returns the sequences that got a token.
 
         If the model raises, the sequences that ran are tried again one at a time, so that only
-        the one that breaks it fails.
+        the one that breaks it fails; if it raised over prompts, only those whose they are.
         """
         counters = self._runner.counters
         try:
             with counters.timed("schedule"):
                 self._schedule()
             produced = self._runner.step()
+        except PrefillError as error:
+            self._isolate(error.sequences, error.reason)
+            return []
         except Exception as error:
-            self._isolate(error)
+            self._runner.close()
+            self._isolate(list(self.running.values()), error)
             return []
         counters.completion_tokens += len(produced)
         with counters.timed("deliver"):
@@ -136,14 +140,13 @@ class Scheduler:
             self.remove(sequence.request_id)
         return sequence
 
-    def _isolate(self, error: Exception) -> None:
-        victims = list(self.running.values())
-        self.running.clear()
-        self._runner.close()
+    def _isolate(self, victims: list[Sequence], error: Exception) -> None:
+        was_alone = len(self.running) == 1
         logger.warning("a step of %d sequences failed", len(victims), exc_info=error)
         for sequence in reversed(victims):
+            del self.running[sequence.request_id]
             self._runner.withdraw(sequence)
-            if len(victims) == 1 or sequence.started_streaming:
+            if was_alone or sequence.started_streaming:
                 self._fail(sequence, error)
             else:
                 sequence.restart()

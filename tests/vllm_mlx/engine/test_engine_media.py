@@ -20,6 +20,7 @@ from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.batching.prompts import user_prompt
 from vllm_mlx.engine import BatchedEngine, SimpleEngine
 from vllm_mlx.errors import (
+    EngineError,
     EngineStoppedError,
     InvalidRequestError,
     KVCacheBudgetError,
@@ -316,6 +317,22 @@ async def test_decoding_goes_on_while_a_medium_is_slow(engine, slow):
     assert not waiting.done()
     slow.open.set()
     assert (await waiting).latency_s > 0.02
+
+
+async def test_a_tower_that_raises_ends_no_stream_beside_it(batched, monkeypatch):
+    def broken(patches, grids):
+        raise ValueError("the tower failed")
+
+    stream = batched.stream_generate("?", images=[image()], max_tokens=40, temperature=0)
+    chunks = [await anext(stream)]
+    monkeypatch.setattr(model_of(batched).features, "_encode", broken)
+    bad = asyncio.create_task(batched.generate("?", images=[image(1)], **GREEDY))
+    chunks += [chunk async for chunk in stream]
+    with pytest.raises(EngineError, match="the tower failed"):
+        await bad
+    monkeypatch.undo()
+    whole = await batched.generate("?", images=[image()], max_tokens=40, temperature=0)
+    assert "".join(chunk.text for chunk in chunks) == whole.text
 
 
 async def test_latency_begins_with_the_call(engine, slow):

@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from vllm_mlx import platform
 from vllm_mlx.batching.counters import Counters
-from vllm_mlx.batching.runner import Logprobs, Produced
+from vllm_mlx.batching.runner import Logprobs, PrefillError, Produced
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.budget import KVBudget, Need
 from vllm_mlx.batching.slots.cache import KeysAndValues, SlotKVCache, resize_rows
@@ -163,6 +163,16 @@ class SlotRunner:
             if not wanted:
                 self._prefills.remove(batch)
 
+    def _give_up(self) -> list[Sequence]:
+        """Let go of all that is in prefill, and say whose prompts those were."""
+        rows = [row for batch in self._prefills for row in batch.rows]
+        targets = [row.target for row in rows if isinstance(row.target, Sequence)]
+        wanted = [target for target in targets if target not in self._cancelled]
+        for row in reversed(rows):  # sequences come after their prefixes
+            self._release(row)
+        self._prefills.clear()
+        return wanted
+
     def _is_wanted(self, row: PrefillRow) -> bool:
         if isinstance(row.target, Prefix):
             return row.target.users > 1  # one is its own prefill
@@ -226,7 +236,10 @@ class SlotRunner:
             is_first = held == batch.held
             if not is_first and (left < len(batch.rows) or held > self._budget.prefill_tokens):
                 break
-            self._pieces.append(batch.advance(self._model, self._num_layers, left))
+            try:
+                self._pieces.append(batch.advance(self._model, self._num_layers, left))
+            except Exception as error:  # whatever an image or a video leads a model to
+                raise PrefillError(self._give_up(), error) from error
             left -= self._pieces[-1].size
             self._prefilling += batch.states
             if not batch.is_done:

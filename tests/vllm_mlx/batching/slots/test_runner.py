@@ -26,6 +26,7 @@ from tests.decoding import (
 )
 from vllm_mlx import platform
 from vllm_mlx.batching.slots import ring, runner
+from vllm_mlx.batching.slots.prefill import PrefillBatch
 from vllm_mlx.batching.slots.runner import SlotRunner
 from vllm_mlx.errors import EngineError, NonFiniteLogitsError
 
@@ -416,6 +417,37 @@ def test_a_step_that_raises_fails_only_the_row_that_breaks_it(model, monkeypatch
     assert isinstance(bad.future.exception(0), EngineError)
     for i, each in enumerate(sequences):
         assert each.output_tokens == expected(tuple(prompt_of(i, 6)), 5)
+
+
+def test_a_prompt_that_raises_leaves_those_that_decode(model, monkeypatch):
+    advance = PrefillBatch.advance
+
+    def break_on_bad(self, *given):
+        if any(getattr(row.target, "request_id", "") == "bad" for row in self.rows):
+            raise RuntimeError("the tower failed")
+        return advance(self, *given)
+
+    monkeypatch.setattr(PrefillBatch, "advance", break_on_bad)
+    scheduler = new_scheduler(model, max_num_seqs=4)
+    streaming = sequence("streaming", prompt_of(0, 6), 30)
+    streaming.on_chunk = lambda chunk: None
+    scheduler.add(streaming)
+    while not streaming.output_tokens:
+        step(scheduler)
+    shared = prompt_of(5, 100)  # so that prefixes fail beside rows
+    beside = [sequence(str(i), [*shared, i], 5) for i in range(3)]
+    bad = sequence("bad", [*shared, 9], 5)
+    for each in [*beside[:1], bad, *beside[1:]]:
+        scheduler.add(each)
+    while scheduler.has_unfinished:
+        step(scheduler)
+    assert streaming.output_tokens == expected(tuple(prompt_of(0, 6)), 30)
+    assert isinstance(bad.future.exception(0), EngineError)
+    for i, each in enumerate(beside):
+        assert each.output_tokens == expected((*shared, i), 5)
+    held = scheduler._runner
+    assert not any([held._needs, held._running, held._prefills, held._cancelled])
+    assert all(prefix.users == 0 for prefix in held._prefixes._prefixes.values())
 
 
 def test_logprobs_are_those_of_the_model(model):
