@@ -14,9 +14,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from vllm_mlx.errors import MediaError
 from vllm_mlx.media.clip import VideoClip
 from vllm_mlx.media.policy import UNRESTRICTED, MediaPolicy
+from vllm_mlx.media.room import Claim, unbounded
 from vllm_mlx.video_params import VideoParams
 
 Picture = Image.Image | NDArray[Any]
+PIXEL_BYTES = 4  # in Pillow, also of RGB
 
 Image.init()
 # Others run programs (EPS) or are of no use; WMF, FITS and the like are Pillow's least tried code.
@@ -27,7 +29,11 @@ BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 def read_image(
-    source: Path | bytes | Picture, policy: MediaPolicy, *, name: str | None = None
+    source: Path | bytes | Picture,
+    policy: MediaPolicy,
+    *,
+    name: str | None = None,
+    claim: Claim = unbounded,
 ) -> Image.Image:
     """An RGB image: turned as EXIF says, on white where it is transparent, the first of several.
 
@@ -35,6 +41,7 @@ def read_image(
         source: a local file that the caller may read, its content, a Pillow image, or an array
             uint8 [height, width] or [height, width, 1, 3 or 4].
         name: what an error calls it; the path without.
+        claim: asked for the bytes of a file's pixels before they are decoded.
 
     Raises:
         MediaError: naming the image, what is wrong with it and what to do.
@@ -48,6 +55,7 @@ def read_image(
             return _as_shown(source)
         with _opened(source, policy) as image:
             _check_pixels(image, policy)
+            claim(PIXEL_BYTES * image.width * image.height)
             return _as_shown(image)
     except MediaError as error:
         raise MediaError(f"image {name}: {error}") from None

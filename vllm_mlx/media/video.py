@@ -16,6 +16,7 @@ from vllm_mlx.media.decord_reader import decord_is_right, read_by_decord
 from vllm_mlx.media.image import image_format
 from vllm_mlx.media.policy import MEGA, MediaPolicy
 from vllm_mlx.media.pyav_reader import index_by_decoding, read_by_seeking, read_in_order
+from vllm_mlx.media.room import Claim, unbounded
 from vllm_mlx.media.selection import select_frames
 from vllm_mlx.video_params import VideoParams
 
@@ -30,6 +31,7 @@ def read_video(
     *,
     name: str | None = None,
     reader: Reader = "pyav",
+    claim: Claim = unbounded,
 ) -> VideoClip:
     """Decode the frames at `video_fps`, at most `video_max_frames` (then spread over the clip).
 
@@ -40,12 +42,13 @@ def read_video(
         name: what an error calls it; the path without.
         reader: `"decord"` reads with decord where it is right on an intact file (otherwise, and
             where it fails, with PyAV): no faster, and not safe on damaged files.
+        claim: asked for the frames' bytes before they are decoded.
 
     Raises:
         MediaError: naming the file, what is wrong with it and what to do.
     """
     try:
-        return _Reading(path, params, policy).clip(reader)
+        return _Reading(path, params, policy, claim).clip(reader)
     except MediaError as error:
         raise MediaError(f"video {name or path}: {error}") from None
     except (av.FFmpegError, OSError, ValueError, ArithmeticError, MemoryError) as error:
@@ -55,8 +58,8 @@ def read_video(
 class _Reading:
     """One file on its way to a clip; what it raises does not name the file."""
 
-    def __init__(self, path: Path, params: VideoParams, policy: MediaPolicy) -> None:
-        self.path, self.params, self.policy = path, params, policy
+    def __init__(self, path: Path, params: VideoParams, policy: MediaPolicy, claim: Claim) -> None:
+        self.path, self.params, self.policy, self.claim = path, params, policy, claim
         self.width = self.height = 0
 
     def clip(self, reader: Reader) -> VideoClip:
@@ -107,7 +110,7 @@ class _Reading:
         duration_s = self._duration_s(index)
         self._check_duration(duration_s)
         wanted = [index.pts[at] for at in select_frames(times, duration_s, self.params)]
-        self._check_memory(len(wanted))
+        self._claim_memory(len(wanted))
         return wanted
 
     def _duration_s(self, index: ClipIndex) -> float:
@@ -139,13 +142,14 @@ class _Reading:
         if duration_s > most:
             raise MediaError(f"{duration_s:.1f} s long, allowed are {most:.1f}; cut it")
 
-    def _check_memory(self, count: int) -> None:
+    def _claim_memory(self, count: int) -> None:
         total, most = count * self.width * self.height * CHANNELS, self.policy.max_frame_bytes
         if total > most:
             raise MediaError(
                 f"{count} frames of {self.width} x {self.height} take {total // MEGA} MiB, allowed "
                 f"are {most // MEGA}; lower video_max_frames or video_fps, or scale it down"
             )
+        self.claim(total)
 
 
 def _explained(path: Path, error: Exception) -> str:

@@ -529,6 +529,40 @@ async def test_prepared_media_are_bounded_however_slow_the_engine_is(vision_fold
         assert store_of(engine).nbytes <= 5 * each
 
 
+async def test_pixels_are_bounded_while_they_are_decoded(vision_folder, tmp_path, monkeypatch):
+    each = 64 * 64 * 4
+    monkeypatch.setattr(platform, "media_bytes", lambda: 2 * each)
+    decoding: list[int] = []
+    at_hand, lock = [0], threading.Lock()
+
+    def count(change: int) -> None:
+        with lock:
+            at_hand[0] += change
+            decoding.append(at_hand[0])
+
+    read_image = reading.read_image
+
+    def slowly(*args: Any, claim: Any, **named: Any) -> Any:
+        def claimed(nbytes: int) -> None:
+            claim(nbytes)
+            count(1)
+            time.sleep(0.01)
+            count(-1)
+
+        return read_image(*args, claim=claimed, **named)
+
+    monkeypatch.setattr(reading, "read_image", slowly)
+    paths = [tmp_path / f"{at}.png" for at in range(8)]
+    for at, path in enumerate(paths):
+        Image.fromarray(image(at, 64, 64)).save(path)
+    async with BatchedEngine(str(vision_folder)) as engine:
+        calls = (engine.generate("?", images=[path], **GREEDY) for path in paths)
+        await asyncio.gather(*calls)
+        await is_idle(engine)
+    assert len(decoding) == 2 * len(paths)
+    assert max(decoding) <= 2
+
+
 async def test_200_requests_leave_nothing(batched, files):
     async def one(at: int) -> Any:
         source = [files / "photo.png", image(at), "gone.png", b"garbage"][at % 4]

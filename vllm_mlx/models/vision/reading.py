@@ -17,6 +17,7 @@ from vllm_mlx.errors import MediaError
 from vllm_mlx.media.hashing import content_hash, file_hash
 from vllm_mlx.media.image import frames_of, read_image
 from vllm_mlx.media.policy import MediaPolicy
+from vllm_mlx.media.room import Room
 from vllm_mlx.media.selection import select_frames
 from vllm_mlx.media.source import opened
 from vllm_mlx.media.store import MediaStore
@@ -52,6 +53,8 @@ class Reader(Generic[T]):
         self._form = form
         self._store = store
         self._policy = policy
+        # A medium has many times the pixels that a model takes of it, and there are many threads.
+        self._room = Room(store.max_bytes)
         # Pillow reads the file of an opened image late, and not for two threads at once.
         self._pictures = threading.Lock()
 
@@ -116,9 +119,11 @@ class Reader(Generic[T]):
         return self._video(self._given(source, params), GIVEN)
 
     def _process(self, kind: Kind, path: Path, name: str, params: VideoParams) -> T:
-        if kind == "image":
-            return self._image(read_image(path, self._policy, name=name), name)
-        return self._video(read_video(path, params, self._policy, name=name), name)
+        with self._room.share() as claim:
+            if kind == "image":
+                return self._image(read_image(path, self._policy, name=name, claim=claim), name)
+            clip = read_video(path, params, self._policy, name=name, claim=claim)
+            return self._video(clip, name)
 
     def _shown(self, picture: Any) -> Image.Image:
         if not isinstance(picture, Image.Image | np.ndarray):
