@@ -14,6 +14,7 @@ Part: TypeAlias = dict[str, Any]
 Content: TypeAlias = str | list[Part]
 
 
+_MEDIA_KEYS = {*MEDIA_PARTS, "images", "videos"}
 _NO_SOURCES = (type(None), str, Mapping, bool, int, float)
 
 
@@ -71,7 +72,22 @@ def _part(part: Any, any_source: bool) -> Part:
     return {"type": medium, medium: _source_of(part.get(kind), kind, any_source)}
 
 
+def refuse_media_beside(given: Mapping[str, Any], where: str) -> None:
+    """A medium that does not stand in a part of its own would be left out in silence.
+
+    Raises:
+        ValueError: there is one.
+    """
+    found = [key for key in sorted(_MEDIA_KEYS & given.keys()) if given[key] is not None]
+    if found:
+        raise ValueError(
+            f"{', '.join(map(repr, found))} in {where}: media are parts of a message's content, "
+            'such as {"type": "image", "image": …}'
+        )
+
+
 def _text_of(part: Mapping[str, Any]) -> str:
+    refuse_media_beside(part, "a part of type 'text'")
     if not isinstance(part.get("text"), str):
         raise ValueError("a text part should hold its text as a string under 'text'")
     return str(part["text"])

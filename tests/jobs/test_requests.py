@@ -111,6 +111,7 @@ def test_media_parts_stay_in_order_between_texts() -> None:
         ({"type": "image_url", "image_url": {}}, "or {\"url\": …} under 'image_url'"),
         ({"type": "image_url", "image_url": {"url": "x", "detail": "low"}}, "key 'detail'"),
         ({"type": "image_url", "image": "x"}, "unknown key 'image'"),
+        ({"type": "text", "text": "x", "image": "x"}, "'image' in a part of type 'text'"),
         ({"type": "video", "video": "x", "fps": 2.0}, "key 'fps' in a part of type 'video'"),
     ],
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from vllm_mlx.batching.media import PromptMedia
-from vllm_mlx.content import Content, Part, content_of, media_of
+from vllm_mlx.content import Content, Part, content_of, media_of, refuse_media_beside
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingOptions, SamplingParams
 from vllm_mlx.video_params import VideoOptions, VideoParams
@@ -133,6 +133,10 @@ def _message(at: int, message: object) -> Mapping[str, Any]:
     if not isinstance(message, Mapping):
         given = type(message).__name__
         raise InvalidRequestError(f"messages[{at}] is a {given}: should be a dict")
+    try:
+        refuse_media_beside(message, "a message")
+    except ValueError as error:
+        raise InvalidRequestError(f"messages[{at}]: {error}") from None
     content = message.get("content")
     if content is None:  # beside calls of tools, or the template's to refuse
         return message

@@ -430,6 +430,23 @@ def test_messages_of_a_wrong_form_are_an_invalid_request(mllm, content):
         mllm.chat([{"role": "user", "content": content}], max_tokens=1)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": "What is it?", "images": ["photo.jpg"]},
+        {"content": "What is it?", "video": "video.mp4"},
+        {"content": [{"type": "text", "text": "What is it?", "image": "photo.jpg"}]},
+        {"content": [{"type": "text", "text": "?", "image_url": {"url": "photo.jpg"}}]},
+    ],
+    ids=str,
+)
+def test_media_beside_the_content_are_not_left_out_in_silence(mllm, here, message):
+    with pytest.raises(InvalidRequestError, match="media are parts of a message's content"):
+        mllm.chat([{"role": "user", **message}], max_tokens=1)
+    nothing = {"images": None, "content": [{"type": "text", "text": "?", "image": None}]}
+    assert mllm.chat([{"role": "user", **nothing}], max_tokens=1).completion_tokens == 1
+
+
 def test_media_beyond_the_context_are_refused_with_numbers(vision_folder, tmp_path):
     folder = Path(shutil.copytree(vision_folder, tmp_path / "small"))
     config = json.loads((folder / "config.json").read_bytes())
