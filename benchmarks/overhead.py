@@ -140,7 +140,7 @@ def model(rounds: int) -> None:
     supervised.start()
     examples = Path(__file__).parents[1] / "examples" / "prompts.jsonl"
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
-        prompts = _repeated(examples, Path(folder) / "prompts.jsonl", COPIES)
+        prompts = _multiplied(examples, Path(folder) / "prompts.jsonl", COPIES)
         for engine in (core, supervised):
             _direct(engine, examples)  # warm up
         ratios = []
@@ -154,12 +154,20 @@ def model(rounds: int) -> None:
     core.stop()
 
 
-def _repeated(source: Path, path: Path, times: int) -> Path:
-    """A longer file of the same prompts, without their ids: these may stand in it once."""
-    rows = [json.loads(line) for line in source.read_text().splitlines()]
-    for row in rows:
-        del row["id"]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows * times))
+def _multiplied(source: Path, path: Path, times: int) -> Path:
+    """A longer file of like prompts; each ends in its own way, or its copies would share it."""
+    lines = []
+    for copy in range(times):
+        for line in source.read_text().splitlines():
+            row = json.loads(line)
+            row["id"] += f"-{copy}"
+            ending = f" ({copy})" if copy else ""
+            if "prompt" in row:
+                row["prompt"] += ending
+            else:
+                row["messages"][-1]["content"] += ending
+            lines.append(json.dumps(row))
+    path.write_text("\n".join(lines))
     return path
 
 
