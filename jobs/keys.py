@@ -11,6 +11,7 @@ from jobs.errors import LedgerError
 
 PREFIX = "mlx-batch"
 RUNS = f"{PREFIX}:runs"
+_DAMAGE = ("WRONGTYPE", "is not an integer", "would overflow")
 
 
 def run_key(run_id: str) -> str:
@@ -24,7 +25,8 @@ def done_key(run_id: str) -> str:
 
 
 def leases_key(run_id: str) -> str:
-    """Hash: shard → how often it was claimed; `SHARD:idle` → claims in a row without a new row."""
+    """Hash: shard → how often it was claimed, negative once it was committed; `SHARD:idle` → claims
+    in a row without a new row."""
     return f"{PREFIX}:run:{run_id}:leases"
 
 
@@ -63,7 +65,9 @@ def of_our_kind(run_id: str) -> Iterator[None]:
     try:
         yield
     except ResponseError as error:
-        if not any(sign in str(error) for sign in ("WRONGTYPE", "is not an integer")):
+        if not any(
+            sign in str(error) for sign in ("WRONGTYPE", "is not an integer", "would overflow")
+        ):
             raise
         raise LedgerError(f"somebody else wrote into the records of {run_id}: {error}") from None
 

@@ -12,7 +12,8 @@ a run takes what the shards in flight hold: a few KB a row, some hundred rows a 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -31,15 +32,30 @@ from jobs.keys import (
 )
 from vllm_mlx.output_json import decode_output, encode_output
 
+logger = logging.getLogger("mlx_batch.ledger")
+
 _CLAIM = """
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then return {0} end
+local held = redis.call('HGET', KEYS[2], ARGV[1])
+if held and string.sub(held, 1, 1) == '-' then
+  redis.call('HSET', KEYS[2], ARGV[1], string.sub(held, 2))
+end
 local epoch = redis.call('HINCRBY', KEYS[2], ARGV[1], 1)
 local idle = redis.call('HINCRBY', KEYS[2], ARGV[1] .. ':idle', 1)
 return {epoch, idle, redis.call('HGETALL', KEYS[3])}
 """
-_RECORD = """
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
-if redis.call('HEXISTS', KEYS[4], ARGV[1]) == 1 then return 1 end
+# A commit ends its lease: it is negative then. Whoever committed may say so again, but no more once
+# the shard is to be made anew, when it is not among those that are done.
+_HELD = """
+local held = redis.call('HGET', KEYS[1], ARGV[1])
+local is_done = redis.call('HEXISTS', KEYS[4], ARGV[1]) == 1
+if is_done and held == '-' .. ARGV[2] then return 1 end
+if held ~= ARGV[2] then return 0 end
+"""
+_CHECK = f"""{_HELD}
+return 1
+"""
+_RECORD = f"""{_HELD}
 for i = 5, #ARGV, 2 do
   redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
   redis.call('PUBLISH', ARGV[4], ARGV[i + 1])
@@ -48,16 +64,15 @@ redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
 redis.call('HDEL', KEYS[1], ARGV[1] .. ':idle')
 return 1
 """
-_COMMIT = """
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+_COMMIT = f"""{_HELD}
 redis.call('HSET', KEYS[4], ARGV[1], ARGV[3])
+redis.call('HSET', KEYS[1], ARGV[1], '-' .. ARGV[2])
 redis.call('HDEL', KEYS[1], ARGV[1] .. ':idle')
 redis.call('HDEL', KEYS[3], ARGV[1])
 redis.call('DEL', KEYS[2])
 return 1
 """
-_RELEASE = """
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+_RELEASE = f"""{_HELD}
 redis.call('HDEL', KEYS[1], ARGV[1] .. ':idle')
 return 1
 """
@@ -85,7 +100,7 @@ class ShardLease:
         """Take a shard, from whoever had it; None if it is committed.
 
         Raises:
-            LedgerError: something else wrote among the shard's rows.
+            LedgerError: somebody else wrote there.
         """
         claim = connection.register_script(_CLAIM)
         keys = [done_key(run_id), leases_key(run_id), rows_key(run_id, shard)]
@@ -94,7 +109,7 @@ class ShardLease:
         if not epoch:
             return None
         idle, flat = rest
-        known = {_place(flat[i]): decode_row(flat[i + 1]) for i in range(0, len(flat), 2)}
+        known = dict(_readable(zip(flat[::2], flat[1::2], strict=True)))
         return cls(connection, run_id, shard, epoch, idle, known)
 
     def record(self, rows: Mapping[int, ResultRow], counts: Counts) -> None:
@@ -131,21 +146,18 @@ class ShardLease:
         Raises:
             LeaseLostError: the shard was claimed by somebody else.
         """
-        held = self.connection.hget(leases_key(self.run_id), str(self.shard))
-        if held is None or cast(bytes, held) != str(self.epoch).encode():
-            raise self._lost()
+        self._run(_CHECK, Counts())
 
     def _run(self, script: str, counts: Counts, *more: Any) -> None:
         run_id, shard = self.run_id, self.shard
         keys = [leases_key(run_id), rows_key(run_id, shard), partial_key(run_id), done_key(run_id)]
         args = [shard, self.epoch, counts.encode(), *more]
-        if not self.connection.register_script(script)(keys=keys, args=args):
-            raise self._lost()
-
-    def _lost(self) -> LeaseLostError:
-        return LeaseLostError(
-            f"shard {self.shard} of {self.run_id} was claimed by another worker meanwhile"
-        )
+        with of_our_kind(run_id):
+            is_held = self.connection.register_script(script)(keys=keys, args=args)
+        if not is_held:
+            raise LeaseLostError(
+                f"shard {shard} of {run_id} was claimed by another worker meanwhile"
+            )
 
 
 def encode_row(row: ResultRow) -> bytes:
@@ -170,6 +182,15 @@ def decode_row(raw: bytes) -> ResultRow:
         return ResultRow(**fields, output=decode_output(output))
     except (ValueError, AttributeError, RecursionError) as error:
         raise LedgerError(f"the ledger holds {raw[:80]!r} in place of a row: {error}") from None
+
+
+def _readable(entries: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[int, ResultRow]]:
+    """The rows by their place. What is none is left out: the row there is made once more."""
+    for place, raw in entries:
+        try:
+            yield _place(place), decode_row(raw)
+        except LedgerError as error:
+            logger.warning("a row is made again: %s", error)
 
 
 def counts_of(rows: Iterable[ResultRow]) -> Counts:

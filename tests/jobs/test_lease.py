@@ -12,7 +12,7 @@ from redis import Redis
 from jobs.counts import Counts
 from jobs.dataset import ResultRow
 from jobs.errors import LeaseLostError, LedgerError
-from jobs.keys import done_key, partial_key, rows_channel, rows_key
+from jobs.keys import done_key, leases_key, partial_key, rows_channel, rows_key
 from jobs.lease import ShardLease, counts_of, decode_row, encode_row
 from vllm_mlx.outputs import GenerationOutput, MediaInfo, TokenLogprob
 
@@ -130,15 +130,48 @@ def test_rows_are_told_as_they_are_recorded(redis: Redis) -> None:
 def test_what_somebody_else_wrote_is_named(redis: Redis, raw: bytes) -> None:
     redis.hset(rows_key(RUN, 0), "0", raw)
 
+    redis.hset(rows_key(RUN, 0), "1", encode_row(row(1)))
+
     with pytest.raises(LedgerError, match="in place of a row"):
-        ShardLease.claim(redis, RUN, 0)
+        decode_row(raw)
+    assert claim(redis).known == {1: row(1)}, "the other one is made again"
 
 
 def test_a_place_is_a_number(redis: Redis) -> None:
     redis.hset(rows_key(RUN, 0), "-1", encode_row(row(0)))
 
-    with pytest.raises(LedgerError, match="in place of a row's place"):
-        ShardLease.claim(redis, RUN, 0)
+    assert claim(redis).known == {}
+
+
+@pytest.mark.parametrize("key", [leases_key(RUN), done_key(RUN), rows_key(RUN, 0)])
+def test_a_key_of_another_kind_is_named(redis: Redis, key: str) -> None:
+    lease = claim(redis)
+    redis.delete(key)
+    redis.set(key, "text")
+
+    for act in (lease.check, lambda: lease.record({0: row(0)}, Counts(1)), lambda: claim(redis)):
+        if (act, key) == (lease.check, rows_key(RUN, 0)):
+            continue  # it does not look there
+        with pytest.raises(LedgerError, match="somebody else wrote into the records of run-1"):
+            act()
+
+
+def test_who_committed_is_refused_once_the_shard_is_made_anew(redis: Redis) -> None:
+    """Its reply was lost, it slept, and woke up after `retry`: its part has the old errors."""
+    sleeper = claim(redis)
+    sleeper.commit(Counts(0, 1))
+    sleeper.check()  # it may say so again
+    redis.hdel(done_key(RUN), "0")
+
+    for act in (
+        sleeper.check,
+        lambda: sleeper.record({0: row(0, "late")}, Counts(1)),
+        lambda: sleeper.commit(Counts(0, 1)),
+    ):
+        with pytest.raises(LeaseLostError):
+            act()
+    heir = claim(redis)
+    assert (heir.epoch, heir.known) == (2, {})
 
 
 @pytest.mark.parametrize(
