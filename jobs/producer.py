@@ -307,7 +307,9 @@ def _reopen(ledger: Ledger, spec: RunSpec) -> bool:
         return not is_finished
     if is_finished and dataset.is_whole(spec.shards):
         return False
-    ledger.reopen(spec.run_id, dataset.lost_shards(ledger.done_shards(spec.run_id), spec.shards))
+    lost = dataset.lost_shards(ledger.done_shards(spec.run_id), spec.shards)
+    if is_finished or lost:  # a run that goes on may end this very moment
+        ledger.reopen(spec.run_id, lost)
     return True
 
 

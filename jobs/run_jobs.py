@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from redis import Redis
 from rq import Queue
@@ -97,18 +97,40 @@ class RunJobs:
 
     def _ended_or_absent(self, job_ids: list[str]) -> set[str]:
         """Which of these jobs will not run any more; what is left of them is removed."""
-        with self._queue.connection.pipeline() as pipeline:
-            for job_id in job_ids:
-                pipeline.hget(BatchJob.key_for(job_id), "status")
-            statuses = cast(list[bytes | None], pipeline.execute())
+        statuses, _ = self._look_at(job_ids, with_places=False)
+        if any(status in _ON_ITS_WAY for status in statuses):
+            # Once more, in one moment with where jobs stand: one that stands nowhere is lost.
+            statuses, placed = self._look_at(job_ids, with_places=True)
+        else:
+            placed = set()
         ended = set()
         for job_id, status in zip(job_ids, statuses, strict=True):
-            if status and status.decode() in _ON_ITS_WAY:
+            if status in _ON_ITS_WAY and job_id in placed:
                 continue
             ended.add(job_id)
             if status and (job := self._queue.fetch_job(job_id)):
                 job.delete()  # also takes it out of the registry of its end
         return ended
+
+    def _look_at(self, job_ids: list[str], *, with_places: bool) -> tuple[list[str], set[str]]:
+        """The jobs' statuses, and all jobs of the queue that wait, run, or will."""
+        queue = self._queue
+        with queue.connection.pipeline() as pipeline:
+            for job_id in job_ids:
+                pipeline.hget(BatchJob.key_for(job_id), "status")
+            if with_places:
+                pipeline.lrange(queue.key, 0, -1)
+                pipeline.lrange(queue.intermediate_queue_key, 0, -1)
+                pipeline.zrange(queue.scheduled_job_registry.key, 0, -1)
+                pipeline.zrange(queue.deferred_job_registry.key, 0, -1)
+                pipeline.zrange(queue.started_job_registry.key, 0, -1)
+            found = pipeline.execute()
+        statuses = [(raw or b"").decode(errors="replace") for raw in found[: len(job_ids)]]
+        *waiting, started = found[len(job_ids) :] or [[]]
+        placed = {raw.decode(errors="replace") for names in waiting for raw in names}
+        return statuses, placed | {
+            raw.rpartition(b":")[0].decode(errors="replace") for raw in started
+        }
 
     def _shard_job(self, shard: int, payload: dict[str, Any]) -> EnqueueData:
         rows = self._spec.shard_rows(shard)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -308,8 +309,10 @@ def test_resuming_enqueues_only_what_is_missing(redis: Redis, tmp_path: Path) ->
     started, scheduled = job_of(redis, spec, 4), job_of(redis, spec, 5)
     queue.remove(started)
     started.set_status("started")
+    redis.zadd(queue.started_job_registry.key, {f"{started.id}:execution": time.time() + 60})
     queue.remove(scheduled)
     scheduled.set_status("scheduled")
+    redis.zadd(queue.scheduled_job_registry.key, {scheduled.id: time.time() + 60})
 
     assert resume(redis, tmp_path, spec) == 3
 

@@ -23,7 +23,7 @@ from jobs.run import RunSpec
 from jobs.run_jobs import RETRY, open_queue
 from jobs.verify import verify
 from tests.engines import MODEL, DoubleEngine, enqueue, job_of
-from tests.worker.conftest import work_in_burst
+from tests.worker.conftest import StartWorker, work_in_burst
 from vllm_mlx.errors import EngineStoppedError
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
@@ -174,3 +174,27 @@ def test_two_servers_do_not_know_each_other(redis_url: str, finished: RunSpec) -
             enqueue_run(
                 connection, finished.input.path, model=MODEL, out=finished.out, shard_size=2
             )
+
+
+@pytest.mark.parametrize("status", list(JobStatus))
+def test_a_job_that_stands_nowhere_is_enqueued_again_whatever_it_says(
+    redis: Redis, redis_url: str, tmp_path: Path, status: JobStatus
+) -> None:
+    """Its entry in the queue was lost: nobody would ever take it."""
+    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
+    redis.lrem(open_queue(redis, spec.queue).key, 0, spec.shard_id(1))
+    job_of(redis, spec, 1).set_status(status)
+
+    assert resume(redis, spec) == 1
+
+    work_in_burst(redis_url, DoubleEngine())
+    assert verify(Path(spec.out)).complete
+
+
+def test_a_job_in_flight_is_left_alone(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
+    start_worker(DoubleEngine(held=True)).admit(wait=False)
+
+    assert resume(redis, spec) == 0
