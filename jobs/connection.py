@@ -33,8 +33,11 @@ def is_passing(error: Exception) -> bool:
     )
 
 
-def connect(url: str) -> Redis:
+def connect(url: str, *, patience: float = SOCKET_TIMEOUT) -> Redis:
     """A connection for RQ and the ledger; `rediss://` is encrypted.
+
+    Args:
+        patience: seconds that the server may take to answer; 2 to `SOCKET_TIMEOUT` of them count.
 
     redis-py would repeat a command whose reply was lost, and so apply a transaction twice; the
     worker repeats what is safe to repeat itself.
@@ -48,7 +51,7 @@ def connect(url: str) -> Redis:
             url,
             retry=Retry(NoBackoff(), 0),
             health_check_interval=30,
-            socket_timeout=SOCKET_TIMEOUT,
+            socket_timeout=min(max(2.0, patience), SOCKET_TIMEOUT),
             socket_connect_timeout=5.0,
         )
         pool = connection.connection_pool

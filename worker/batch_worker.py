@@ -89,6 +89,7 @@ class BatchWorker(Bookkeeper):
         self._background = ThreadPoolExecutor(1, thread_name_prefix="finalize")
         self._due = {self._report.__name__: time.monotonic() + REPORT}
         self._told = ""
+        self._gave_up_redis = False
 
     def work(self, burst: bool = False) -> bool:  # type: ignore[override]
         """Work until stopped; with `burst`, until nothing is left to do.
@@ -115,6 +116,7 @@ class BatchWorker(Bookkeeper):
     def _work(self, burst: bool) -> None:
         lost_at: float | None = None
         while True:
+            began = time.monotonic()
             try:
                 if self._is_over(burst):
                     return
@@ -125,7 +127,7 @@ class BatchWorker(Bookkeeper):
             except RedisError as error:
                 if not is_passing(error):
                     raise
-                lost_at = lost_at or time.monotonic()
+                lost_at = lost_at or began  # a frozen server takes its time to fail
                 self._wait_for_redis(error, time.monotonic() - lost_at)
 
     def admit(self, *, wait: bool) -> None:
@@ -254,6 +256,8 @@ class BatchWorker(Bookkeeper):
             flight.save()
         except LeaseLostError:
             self._end(flight, lambda: None, is_ours=False)
+        except LedgerError as error:  # somebody else wrote there: of no use to try again
+            self._end(flight, partial(self.fail, flight.execution, error, retry=False))
 
     def _start_finalize(self, flight: FinalizeFlight) -> None:
         self.flights[flight.job.id] = flight
@@ -275,7 +279,7 @@ class BatchWorker(Bookkeeper):
             self._end(flight, lambda: None, is_ours=False)
             return
         except Exception as error:  # whatever a file system or a row can raise
-            retry = not isinstance(error, JobPayloadError)
+            retry = not isinstance(error, (JobPayloadError, LedgerError))
             end = partial(self.fail, execution, error, retry=retry)
         else:
             end = partial(self.succeed, execution, result)
@@ -287,10 +291,17 @@ class BatchWorker(Bookkeeper):
         if is_ours is None:
             is_ours = self.holds(flight.execution)
         if is_ours:
+            self._release(flight)
             end()
         else:
             self.let_go(flight.execution)
         self._land(flight)
+
+    def _release(self, flight: Flight) -> None:
+        """Nobody died of this shard: the next to claim it must not think so."""
+        if isinstance(flight, ShardFlight):
+            with contextlib.suppress(LeaseLostError, LedgerError):
+                flight.lease.release()
 
     def _commit(self, flight: Flight) -> dict[str, int]:
         """Make the job's work last; returns the job's result.
@@ -400,23 +411,21 @@ class BatchWorker(Bookkeeper):
 
     def _wait_for_redis(self, error: Exception, away: float) -> None:
         if away > self._redis_timeout:
+            self._gave_up_redis = True
             raise error
         logger.warning("Redis fails for %.0f s, the engine goes on: %s", away, error)
-        time.sleep(min(5.0, 0.5 + away / 4))
-
-    def _give_back(self, flight: Flight) -> None:
-        if isinstance(flight, ShardFlight):
-            with contextlib.suppress(LeaseLostError):
-                flight.lease.release()
-        self.give_back(flight.execution)
+        time.sleep(min(5.0, 0.5 + away / 4, self._redis_timeout - away))
 
     def _shut_down(self) -> None:
         try:
+            self._report_all()
+            if self._gave_up_redis:  # our jobs are taken back when our heartbeats have run out
+                self.abandon()
+                return
             for flight in reversed(list(self.flights.values())):  # each goes to the front
-                self._end(flight, partial(self._give_back, flight))
+                self._end(flight, partial(self.give_back, flight.execution))
             self._ledger.forget_live(self.name)
             self.teardown()
-            self._report_all()
         finally:
             self._background.shutdown()
             self._engine.stop()

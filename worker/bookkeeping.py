@@ -41,6 +41,7 @@ LEASE = 10  # seconds a worker counts as alive after its last heartbeat, by Redi
 HEARTBEAT = 2  # seconds between heartbeats
 MAINTENANCE = 2  # seconds between looks for jobs whose worker died
 TIDY = 60  # seconds between RQ's own looks at its registries
+MOST_BROKEN = 200  # jobs that are passed over at a time
 # Seconds. RQ gives up jobs by the clock of whoever looks, also of `rq info`: never before ours do.
 EXECUTION_TTL = 7 * 24 * 3600
 
@@ -98,9 +99,10 @@ class Bookkeeper(BaseWorker):
     def dequeue(self, wait: int | None) -> Job | None:
         """The next job, waiting up to `wait` seconds in Redis; None does not wait.
 
-        A job whose record can't be read is failed and passed over.
+        A job whose record can't be read is failed and passed over; of very many such, some are
+        left for the next call, or heartbeats would have to wait for them.
         """
-        while True:
+        for _ in range(MOST_BROKEN):
             try:
                 dequeued = self.queue_class.dequeue_any(
                     self.queues,
@@ -123,6 +125,7 @@ class Bookkeeper(BaseWorker):
                 wait = None
             else:
                 return dequeued[0] if dequeued else None
+        return None
 
     def drop(self, job: Job) -> None:
         """Forget a job that was dequeued a second time while somebody holds it."""
@@ -303,6 +306,16 @@ class Bookkeeper(BaseWorker):
         elif not suspended and self.get_state() == WorkerStatus.SUSPENDED:
             self.set_state(WorkerStatus.BUSY if self.executions else WorkerStatus.IDLE)
         return suspended
+
+    @property
+    def connection_timeout(self) -> int:
+        """Seconds for an answer that RQ insists on: one more than it waits for a job."""
+        return self.dequeue_timeout + 1
+
+    def abandon(self) -> None:
+        """End without a word: Redis is gone."""
+        if self.pubsub_thread:
+            self.pubsub_thread.stop()
 
     def unsubscribe(self) -> None:
         """Stop listening for commands."""

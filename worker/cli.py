@@ -196,7 +196,7 @@ def worker(
     log_to_stderr(verbose)
     config, media = scheduler_config_from(options), media_policy_from(options)
     engine = SupervisedEngine(model, config, media=media, verbose=verbose)
-    with connect(url) as connection:
+    with connect(url, patience=redis_timeout) as connection:
         try:
             batch_worker = BatchWorker(
                 model,

@@ -16,6 +16,7 @@ from rq.suspension import resume, suspend
 
 from jobs.connection import connect
 from jobs.dataset import verify
+from jobs.lease import ShardLease
 from jobs.ledger import Ledger
 from jobs.run_jobs import RETRY, open_queue
 from tests.engines import DoubleEngine, enqueue, job_of, status_of, wait_for
@@ -60,6 +61,9 @@ def test_a_job_past_its_timeout_is_retried(
     worker.tend()
 
     assert status_of(redis, spec, 0) == "scheduled"
+    lease = ShardLease.claim(redis, spec.run_id, 0)
+    assert lease is not None
+    assert lease.idle == 1, "nobody died of it"
 
 
 # `rq`'s commands.
