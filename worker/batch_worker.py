@@ -168,16 +168,16 @@ class BatchWorker(Bookkeeper):
             self._complete.popleft()
 
     def tend(self) -> None:
-        """What is due by the clock."""
+        """What is due by the clock. What fails here is due still, so our life comes first."""
+        self._every(HEARTBEAT, self.send_heartbeats)
         for job_id in self.jobs_to_stop() & self.flights.keys():
             flight = self.flights[job_id]
-            self._end(flight, partial(self.stop, flight.execution))
+            self._break_off(flight, partial(self.stop, flight.execution))
         self._submit_again()
         self._every(1, self._end_overdue_jobs)
         self._every(1, self._publish)
         self._every(REPORT, self._report)
         self._every(1, self.enqueue_delayed_retries)
-        self._every(HEARTBEAT, self.send_heartbeats)
         self._every(MAINTENANCE, self.run_maintenance_tasks)
         self._every(TIDY, self.tidy)
 
@@ -257,7 +257,7 @@ class BatchWorker(Bookkeeper):
         except LeaseLostError:
             self._end(flight, lambda: None, is_ours=False)
         except LedgerError as error:  # somebody else wrote there: of no use to try again
-            self._end(flight, partial(self.fail, flight.execution, error, retry=False))
+            self._break_off(flight, partial(self.fail, flight.execution, error, retry=False))
 
     def _start_finalize(self, flight: FinalizeFlight) -> None:
         self.flights[flight.job.id] = flight
@@ -280,10 +280,9 @@ class BatchWorker(Bookkeeper):
             return
         except Exception as error:  # whatever a file system or a row can raise
             retry = not isinstance(error, (JobPayloadError, LedgerError))
-            end = partial(self.fail, execution, error, retry=retry)
+            self._break_off(flight, partial(self.fail, execution, error, retry=retry))
         else:
-            end = partial(self.succeed, execution, result)
-        self._end(flight, end)
+            self._end(flight, partial(self.succeed, execution, result))
         self._publish()
 
     def _end(self, flight: Flight, end: Callable[[], None], *, is_ours: bool | None = None) -> None:
@@ -291,17 +290,17 @@ class BatchWorker(Bookkeeper):
         if is_ours is None:
             is_ours = self.holds(flight.execution)
         if is_ours:
-            self._release(flight)
             end()
         else:
             self.let_go(flight.execution)
         self._land(flight)
 
-    def _release(self, flight: Flight) -> None:
-        """Nobody died of this shard: the next to claim it must not think so."""
+    def _break_off(self, flight: Flight, end: Callable[[], None]) -> None:
+        """End a job that is not done. Nobody died of it: who claims it next must not think so."""
         if isinstance(flight, ShardFlight):
             with contextlib.suppress(LeaseLostError, LedgerError):
                 flight.lease.release()
+        self._end(flight, end)
 
     def _commit(self, flight: Flight) -> dict[str, int]:
         """Make the job's work last; returns the job's result.
@@ -362,8 +361,8 @@ class BatchWorker(Bookkeeper):
 
     def _every(self, seconds: float, act: Callable[[], None]) -> None:
         if time.monotonic() >= self._due.get(act.__name__, 0):
-            self._due[act.__name__] = time.monotonic() + seconds
             act()
+            self._due[act.__name__] = time.monotonic() + seconds
 
     def _pause(self, what: str) -> None:
         """Ask Redis again only after a tick; when idle, by sleeping for it."""
@@ -374,7 +373,7 @@ class BatchWorker(Bookkeeper):
     def _end_overdue_jobs(self) -> None:
         for flight in [f for f in self.flights.values() if f.deadline < time.monotonic()]:
             error = TimeoutError(f"the job took longer than {flight.job.timeout} s")
-            self._end(flight, partial(self.fail, flight.execution, error))
+            self._break_off(flight, partial(self.fail, flight.execution, error))
 
     def _publish(self) -> None:
         self._live.publish(self._engine.stats)
@@ -423,7 +422,7 @@ class BatchWorker(Bookkeeper):
                 self.abandon()
                 return
             for flight in reversed(list(self.flights.values())):  # each goes to the front
-                self._end(flight, partial(self.give_back, flight.execution))
+                self._break_off(flight, partial(self.give_back, flight.execution))
             self._ledger.forget_live(self.name)
             self.teardown()
         finally:

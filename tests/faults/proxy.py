@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import struct
 import threading
@@ -12,13 +13,16 @@ TRANSACTIONS = (b"\r\nEXEC\r\n", b"\r\nEVALSHA\r\n", b"\r\nEVAL\r\n", b"\r\nFCAL
 
 
 class Proxy:
-    """Forwards to `port`; every `cut_every`th transaction's reply is lost on its way back."""
+    """Forwards to `port`; one in `cut_every` transactions loses its reply on the way back.
+
+    Which one is drawn: what is cut at a fixed distance may be cut at the same step for ever.
+    """
 
     def __init__(self, port: int, cut_every: int) -> None:
         self.cuts = 0
         self._port = port
         self._cut_every = cut_every
-        self._seen = 0
+        self._draw = random.Random(0)
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
@@ -57,5 +61,4 @@ class Proxy:
         if not any(name in data.upper() for name in TRANSACTIONS):
             return False
         with self._lock:
-            self._seen += 1
-            return self._seen % self._cut_every == 0
+            return self._draw.random() * self._cut_every < 1

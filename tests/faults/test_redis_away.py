@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from jobs.connection import SOCKET_TIMEOUT
 from tests.faults.harness import FULL, Stage, Undisturbed
 from tests.faults.proxy import Proxy
 
@@ -60,7 +59,7 @@ def test_a_reply_lost_on_its_way_applies_nothing_twice(
     spec = stage.enqueue(ROWS)
     workers = [stage.start(delay=0.1, url=proxy.url), stage.start(delay=0.1, url=proxy.url)]
 
-    stage.finish(spec)
+    stage.finish(spec, timeout=240)  # every second of work may cost half a second of waiting
 
     assert proxy.cuts >= 5, "else nothing was tested"
     stage.check(spec, undisturbed(ROWS))
@@ -81,8 +80,8 @@ def test_a_worker_gives_up_after_its_timeout_only(
     time.sleep(6)
     assert worker.is_alive
 
-    # A frozen server is noticed only as `SOCKET_TIMEOUT` ends, and asked again as the worker ends.
-    assert worker.wait(timeout=8 + 4 * SOCKET_TIMEOUT) == INFRASTRUCTURE
+    # A frozen server is noticed after 8 s at most, and perhaps asked once more just before.
+    assert worker.wait(timeout=8 + 8 + 8) == INFRASTRUCTURE
 
     assert time.monotonic() - gone_at >= 8
     last = worker.said.strip().splitlines()[-1]
