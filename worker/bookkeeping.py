@@ -39,7 +39,7 @@ logger = logging.getLogger("mlx_batch.worker")
 
 LEASE = 10  # seconds a worker counts as alive after its last heartbeat, by Redis' clock
 HEARTBEAT = 2  # seconds between heartbeats
-MAINTENANCE = 2  # seconds between looks for jobs whose worker died
+MAINTENANCE = 1  # seconds between looks for jobs whose worker died
 TIDY = 60  # seconds between RQ's own looks at its registries
 MOST_BROKEN = 200  # jobs that are passed over at a time
 # Seconds. RQ gives up jobs by the clock of whoever looks, also of `rq info`: never before ours do.

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from worker.engine_wire import STOP, Report, Setup
+from worker.engine_wire import STOP, STUCK_CODE, Report, Setup
 
 END_TIMEOUT = 5.0  # seconds for a process to end by itself
 LAST_WORDS = 8  # lines
@@ -30,6 +30,8 @@ class Death:
     last_words: str
 
     def __str__(self) -> str:
+        if self.code == STUCK_CODE:
+            return "hung and was ended"
         if self.code >= 0:
             return f"ended with code {self.code}"
         try:

@@ -15,6 +15,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
@@ -25,12 +26,15 @@ from vllm_mlx.batching.prompts import Prompt
 from vllm_mlx.errors import EngineStoppedError, MLXBatchError
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
-from worker.engine_wire import Failure, Order, Report, Setup
+from worker.engine_wire import STUCK_CODE, Failure, Order, Report, Setup
 from worker.logs import log_to_stderr
 
 logger = logging.getLogger("mlx_batch.engine")
 
 STATS_EVERY = 0.2  # seconds between two reports of counts, unless answers bring them sooner
+# Seconds in which an engine with rows in its batch may count nothing. On a slow CPU a step over
+# long prompts takes minutes; a GPU that hangs would hold its rows for ever.
+STUCK = 1800.0
 
 
 class HostedEngine(Protocol):
@@ -82,6 +86,7 @@ class EngineHost:
         self._open: dict[int, Future[GenerationOutput]] = {}
         self._answers: list[tuple[int, GenerationOutput]] = []
         self._told = EngineStats()
+        self._moved_at = time.monotonic()
         self._is_over = False
 
     def run(self) -> None:
@@ -143,6 +148,10 @@ class EngineHost:
             answers, self._answers = tuple(self._answers), []
             self._tell(Report(answers=answers, stats=stats))
             self._told = stats
+            self._moved_at = time.monotonic()
+        elif stats.running and time.monotonic() - self._moved_at > STUCK:
+            logger.error("%d rows did not move for %.0f s", stats.running, STUCK)
+            os._exit(STUCK_CODE)  # no thread can be waited for
 
     def _tell(self, report: Report) -> None:
         line = report.encode()

@@ -108,6 +108,7 @@ def cancel(keys: Iterable[int]) -> bytes:
     return _line({"cancelled": list(keys)})
 
 
+STUCK_CODE = 70  # of a process that ends because its engine hangs
 STOP = b'{"stop":true}\n'
 
 

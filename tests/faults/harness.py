@@ -183,6 +183,11 @@ class Stage:
         begun = self.rows("begun")
         return len(begun) - len(set(begun))
 
+    def is_known(self, worker: Worker) -> bool:
+        """Whether it has told Redis that it lives."""
+        with self.server.client() as redis:
+            return bool(redis.exists(f"{BaseWorker.redis_worker_namespace_prefix}{worker.label}"))
+
     def open_rows(self, worker: Worker) -> set[int]:
         """The rows that a worker took and has not answered."""
         return set(self.rows("asked", worker)) - set(self.rows("answered", worker))

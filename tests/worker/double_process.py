@@ -181,6 +181,12 @@ def make(setup: Setup) -> FailingEngine:
     return FailingEngine(setup)
 
 
+def make_impatient(setup: Setup) -> FailingEngine:
+    """Its process takes it for stuck after a second."""
+    vars(sys.modules["__main__"])["STUCK"] = 1.0
+    return FailingEngine(setup)
+
+
 def main(model: str, prompt: str, count: str = "1") -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     engine = SupervisedEngine(model, make=MAKE)

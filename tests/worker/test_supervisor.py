@@ -39,7 +39,8 @@ def start_engine() -> Iterator[StartEngine]:
     started: list[SupervisedEngine] = []
 
     def start(model: str = "m", **options: Any) -> SupervisedEngine:
-        engine = SupervisedEngine(model, SchedulerConfig(max_num_seqs=4), make=MAKE, **options)
+        options = {"make": MAKE} | options
+        engine = SupervisedEngine(model, SchedulerConfig(max_num_seqs=4), **options)
         started.append(engine)
         engine.start()
         return engine
@@ -437,3 +438,16 @@ def test_a_worker_needs_no_mlx_in_its_own_process() -> None:
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert not {"mlx", "mlx_lm", "mlx_vlm", "transformers"} & set(said.stdout.split())
+
+
+def test_an_engine_that_hangs_is_ended_and_started_again(
+    start_engine: StartEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = start_engine(make="tests.worker.double_process:make_impatient")
+
+    outputs = answers(ask(engine, "sleep", "row"))
+
+    assert errors(outputs) == ["WorkerKilled", None]
+    assert outputs[0].error is not None
+    assert "hung and was ended" in outputs[0].error
+    assert "hung and was ended; it is started again" in caplog.text
