@@ -217,8 +217,7 @@ class BatchWorker(Bookkeeper):
             self.fail(execution, error, retry=False)
             return
         if lease is None:
-            rows = len(task.samples)
-            self.succeed(execution, {"rows": rows, "committed": "before"})
+            self.succeed(execution)
             return
         flight = ShardFlight(
             execution=execution, spec=spec, task=task, lease=lease, worker=self.name
@@ -272,7 +271,7 @@ class BatchWorker(Bookkeeper):
             return
         execution = flight.execution
         try:
-            result = self._commit(flight)
+            self._commit(flight)
         except RedisError:
             raise
         except LeaseLostError:
@@ -282,7 +281,7 @@ class BatchWorker(Bookkeeper):
             retry = not isinstance(error, (JobPayloadError, LedgerError))
             self._break_off(flight, partial(self.fail, execution, error, retry=retry))
         else:
-            self._end(flight, partial(self.succeed, execution, result))
+            self._end(flight, partial(self.succeed, execution))
         self._publish()
 
     def _end(self, flight: Flight, end: Callable[[], None], *, is_ours: bool | None = None) -> None:
@@ -302,8 +301,8 @@ class BatchWorker(Bookkeeper):
                 flight.lease.release()
         self._end(flight, end)
 
-    def _commit(self, flight: Flight) -> dict[str, int]:
-        """Make the job's work last; returns the job's result.
+    def _commit(self, flight: Flight) -> None:
+        """Make the job's work last.
 
         A shard that RQ has taken from us is still ours to commit until somebody claims it.
 
@@ -318,14 +317,13 @@ class BatchWorker(Bookkeeper):
             dataset.prepare(spec.manifest())
             dataset.write_part(flight.task.shard, flight.rows(), check=flight.lease.check)
             flight.lease.commit(counts)
-            return {"rows": counts.rows, "errors": counts.error}
+            return
         assert isinstance(flight, FinalizeFlight)
         assert flight.done is not None
-        verification = flight.done.result()
+        flight.done.result()
         if self.holds(flight.execution):
             self._ledger.finish(spec.run_id)
             logger.info("%s is complete: %s", spec.run_id, spec.out)
-        return {"rows": verification.rows_in}
 
     def _land(self, flight: Flight) -> Execution:
         """Take a job out of flight, with whatever of it still runs."""

@@ -167,11 +167,10 @@ class Bookkeeper(BaseWorker):
         entries = cast(list[bytes], self.connection.zrange(key, 0, -1))
         return {entry for entry in entries if entry.startswith(begins)}
 
-    def succeed(self, execution: Execution, result: dict[str, Any]) -> None:
+    def succeed(self, execution: Execution) -> None:
         """The job is finished; its dependents are released."""
         job = execution.job
         self.handle_execution_ended(job, self.queue, LEASE)
-        job._result = result
         registry = self.queue.started_job_registry
         try:
             self.handle_job_success(job, self.queue, registry, execution)
