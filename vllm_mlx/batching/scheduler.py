@@ -144,7 +144,7 @@ class Scheduler:
         was_alone = len(self.running) == 1
         logger.warning("a step of %d sequences failed", len(victims), exc_info=error)
         for sequence in reversed(victims):
-            del self.running[sequence.request_id]
+            self.running.pop(sequence.request_id, None)
             self._runner.withdraw(sequence)
             if was_alone or sequence.started_streaming:
                 self._fail(sequence, error)
