@@ -213,7 +213,11 @@ class Bookkeeper(BaseWorker):
         """Renew this worker's record, by which its jobs are held."""
         with self.connection.pipeline() as pipeline:
             self.heartbeat(pipeline=pipeline)
-            if pipeline.execute()[0]:  # it had expired: Redis was away, or we slept
+            pipeline.hexists(self.key, "birth")
+            *_, is_known = pipeline.execute()
+            # It had expired: Redis was away, or we slept. A job that began since has made a record
+            # again, but without what others know us by.
+            if not is_known:
                 pipeline.hset(self.key, mapping=self.serialize())
                 pipeline.hset(self.key, "state", self.get_state())
                 worker_registration.register(self, pipeline)

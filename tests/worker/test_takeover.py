@@ -9,7 +9,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow.parquet as pq
 import pytest
@@ -54,6 +56,13 @@ def stay_steady(redis: Redis, worker: BatchWorker) -> None:
     worker.send_heartbeats()
 
 
+def raising(error: Exception) -> Callable[..., NoReturn]:
+    def fail(*_: object) -> NoReturn:
+        raise error
+
+    return fail
+
+
 def finish(redis: Redis, spec: RunSpec, worker: BatchWorker) -> None:
     def is_finished() -> bool:
         worker.admit(wait=False)
@@ -96,6 +105,37 @@ def test_a_worker_whose_record_expired_is_known_again(
         execution.composite_key.encode() for execution in worker.executions.values()
     }
     assert worker.current_execution_count == 1
+
+
+def test_a_worker_that_begins_a_job_before_it_is_known_again_counts_as_alive(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    """It slept: its loop looks for jobs before it looks at its heart."""
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    worker, other = start_worker(DoubleEngine(held=True)), start_worker(DoubleEngine())
+    expire_records(redis, other)
+
+    worker.admit(wait=False)
+    worker.send_heartbeats()
+    stay_steady(redis, other)
+    other.run_maintenance_tasks()
+
+    assert status_of(redis, spec, 0) == "started", "nobody took it back"
+
+
+def test_a_worker_whose_first_word_after_a_gap_was_cut_off_says_it_again(
+    redis: Redis, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = start_worker(DoubleEngine())
+    expire_records(redis)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "serialize", raising(RedisConnectionError("cut off")))
+        with pytest.raises(RedisConnectionError):
+            worker.send_heartbeats()
+
+    worker.send_heartbeats()
+
+    assert redis.hexists(worker.key, "birth")
 
 
 @pytest.mark.parametrize("jump", [-3600, 3600])
