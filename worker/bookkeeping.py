@@ -241,6 +241,7 @@ class Bookkeeper(BaseWorker):
 
     def run_maintenance_tasks(self) -> None:
         """Take back the jobs of workers that died."""
+        self._forget_lost()
         if self._reaper.may_judge:
             self._swept(self._reaper.take_back_lost)
 
@@ -255,6 +256,14 @@ class Bookkeeper(BaseWorker):
             self._swept(partial(worker_registration.clean_worker_registry, self.queue))
         finally:
             self.queue.release_maintenance_lock()
+
+    def _forget_lost(self) -> None:
+        """Forget what is in nobody's hands: Redis failed while we began it."""
+        lost = [each for each in self.executions.values() if not self.has_in_hand(each.job_id)]
+        for execution in lost:
+            del self.executions[execution.id]
+        if lost:
+            self._idle_if_empty()
 
     def _swept(self, look: Callable[[], object]) -> None:
         """Do what stops at entries that are no jobs; remove these then, for the next time."""

@@ -365,6 +365,23 @@ def test_redis_may_go_away_between_taking_and_reading_a_job(
     assert queue.intermediate_queue.get_job_ids() == [spec.shard_id(0)]
 
 
+def test_redis_may_go_away_while_a_job_begins(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    worker = start_worker(DoubleEngine())
+    with monkeypatch.context() as patch:
+        patch.setattr(worker._ledger, "spec", raising(RedisConnectionError("cut off")))
+        with pytest.raises(RedisConnectionError):
+            worker.admit(wait=False)
+
+    take_over(redis, worker)
+    finish(redis, spec, worker)
+
+    wait_for(worker.nothing_is_left)  # a burst would go on for ever
+    assert redis.hget(worker.key, "state") == b"idle"
+
+
 def test_maintenance_that_breaks_off_does_not_keep_others_from_it_for_long(
     redis: Redis, tmp_path: Path, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
