@@ -123,6 +123,7 @@ class RunJobs:
                 pipeline.lrange(queue.intermediate_queue_key, 0, -1)
                 pipeline.zrange(queue.scheduled_job_registry.key, 0, -1)
                 pipeline.zrange(queue.deferred_job_registry.key, 0, -1)
+                pipeline.zrange(queue.ready_job_registry.key, 0, -1)
                 pipeline.zrange(queue.started_job_registry.key, 0, -1)
             found = pipeline.execute()
         statuses = [(raw or b"").decode(errors="replace") for raw in found[: len(job_ids)]]

@@ -240,8 +240,9 @@ class Bookkeeper(BaseWorker):
         self.scheduler.heartbeat()
 
     def run_maintenance_tasks(self) -> None:
-        """Take back the jobs of workers that died."""
+        """Take back the jobs of workers that died, and enqueue what they left ready."""
         self._forget_lost()
+        self._swept(self.queue.ready_job_registry.cleanup)
         if self._reaper.may_judge:
             self._swept(self._reaper.take_back_lost)
 
@@ -338,12 +339,15 @@ class Bookkeeper(BaseWorker):
 
     def nothing_is_left(self) -> bool:
         """Whether no job waits, will be retried, or runs: on another worker, it may be lost yet."""
-        started, delayed = self.queue.started_job_registry, self.queue.scheduled_job_registry
+        queue = self.queue
+        delayed, ready = queue.scheduled_job_registry, queue.ready_job_registry
         return not (
             self.executions
-            or self.queue.count
+            or queue.count
+            or self.connection.llen(queue.intermediate_queue_key)  # taken, and not begun
             or delayed.get_job_count(cleanup=False)
-            or started.get_job_count(cleanup=False)
+            or ready.get_job_count(cleanup=False)
+            or queue.started_job_registry.get_job_count(cleanup=False)
         )
 
     def workers_of_queue(self) -> int:

@@ -26,6 +26,7 @@ from jobs.errors import DatasetError
 from jobs.keys import steady_key
 from jobs.lease import ShardLease
 from jobs.ledger import Ledger, RunState
+from jobs.producer import resume_run
 from jobs.run import RunSpec
 from jobs.run_jobs import RETRY, open_queue
 from tests.engines import DoubleEngine, enqueue, job_of, status_of, wait_for
@@ -363,6 +364,35 @@ def test_redis_may_go_away_between_taking_and_reading_a_job(
     assert status_of(redis, spec, 0) == "queued", "there is nothing wrong with it"
     queue = open_queue(redis, spec.queue)
     assert queue.intermediate_queue.get_job_ids() == [spec.shard_id(0)]
+
+
+def test_a_worker_that_dies_between_the_last_shard_and_what_waits_for_it_leaves_that_to_others(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    queue, worker = open_queue(redis, spec.queue), start_worker(DoubleEngine())
+    monkeypatch.setattr(worker.queue, "enqueue_ready_jobs_by_queue", lambda _: None)
+    worker.admit(wait=False)
+    wait_for(lambda: worker.settle() or queue.ready_job_registry.get_job_ids(cleanup=False))
+    assert resume_run(redis, spec.run_id).shards == 0
+    assert queue.ready_job_registry.get_job_ids(cleanup=False) == [spec.finalize_id], (
+        "on its way still"
+    )
+    assert not worker.nothing_is_left()
+
+    worker.run_maintenance_tasks()
+    worker._due.clear()
+
+    finish(redis, spec, worker)
+
+
+def test_a_burst_waits_for_a_job_that_somebody_took_and_never_began(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    queue = open_queue(redis, enqueue(redis, tmp_path, rows=2, shard_size=2).queue)
+    redis.lmove(queue.key, queue.intermediate_queue.key)
+
+    assert not start_worker(DoubleEngine()).nothing_is_left()
 
 
 def test_redis_may_go_away_while_a_job_begins(
