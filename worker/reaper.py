@@ -22,7 +22,12 @@ from jobs.keys import steady_key
 
 logger = logging.getLogger("mlx_batch.worker")
 
+# Redis may have been frozen since records were found to have expired: it is asked once more whether
+# heartbeats are steady.
 _TAKE_BACK = """
+local since = tonumber(redis.call('GET', KEYS[7]) or '')
+local now = tonumber(redis.call('TIME')[1])
+if not since or now - since < tonumber(ARGV[5]) then return 0 end
 local held = redis.call('ZREM', KEYS[1], ARGV[1]) + redis.call('LREM', KEYS[2], 1, ARGV[2])
 redis.call('DEL', KEYS[5])
 redis.call('ZREM', KEYS[6], ARGV[4])
@@ -119,10 +124,11 @@ class Reaper:
             job_key if isinstance(job_key, str) else job_key.decode(),
             _execution_key(execution),
             ExecutionRegistry(job_id, self._redis).key,
+            steady_key(self._queue.name),
         ]
         script = self._redis.register_script(_TAKE_BACK)
         execution_id = execution.rpartition(":")[2]
-        args = [execution, job_id, str(JobStatus.QUEUED.value), execution_id]
+        args = [execution, job_id, str(JobStatus.QUEUED.value), execution_id, self._lease]
         taken = int(script(keys=keys, args=args))
         if taken:
             logger.warning("job %s was lost with its worker and is queued again", job_id)

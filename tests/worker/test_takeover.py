@@ -177,6 +177,26 @@ def test_who_was_away_judges_nobody(
     assert status_of(redis, spec, 0) == "started"
 
 
+def test_who_looks_while_redis_freezes_takes_nothing_back(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    start_worker(DoubleEngine(held=True)).admit(wait=False)
+    first = start_worker(DoubleEngine())
+    stay_steady(redis, first)
+    find_alive = first._reaper._alive
+
+    def frozen(names: set[str]) -> set[str]:
+        redis.delete(steady_key(spec.queue))  # expired
+        expire_records(redis)
+        return find_alive(names)
+
+    monkeypatch.setattr(first._reaper, "_alive", frozen)
+    first.run_maintenance_tasks()
+
+    assert status_of(redis, spec, 0) == "started"
+
+
 def test_the_jobs_of_a_killed_worker_are_taken_over(
     redis: Redis, tmp_path: Path, start_process: StartProcess, start_worker: StartWorker
 ) -> None:
