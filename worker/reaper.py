@@ -128,7 +128,8 @@ class Reaper:
         ]
         script = self._redis.register_script(_TAKE_BACK)
         execution_id = execution.rpartition(":")[2]
-        args = [execution, job_id, str(JobStatus.QUEUED.value), execution_id, self._lease]
+        queued = str(JobStatus.QUEUED.value)
+        args: list[str | int] = [execution, job_id, queued, execution_id, self._lease]
         taken = int(script(keys=keys, args=args))
         if taken:
             logger.warning("job %s was lost with its worker and is queued again", job_id)
