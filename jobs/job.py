@@ -12,6 +12,8 @@ from jobs.errors import JobPayloadError
 from jobs.ledger import Ledger
 from jobs.tasks import read_task
 
+MOST_SECONDS = 365 * 24 * 3600
+
 
 class BatchJob(Job):
     """A shard or the finalize job of a run."""
@@ -20,6 +22,23 @@ class BatchJob(Job):
     success_callback = None
     failure_callback = None
     stopped_callback = None
+
+    def restore(self, raw_data: Any) -> None:
+        """As Redis has it, but for numbers that neither a clock nor Redis could count.
+
+        Our jobs are not repeated; RQ would enqueue a stranger's again at once, for ever.
+
+        Raises:
+            ValueError: it names no jobs as its dependencies.
+        """
+        super().restore(raw_data)
+        named = self._dependency_ids
+        if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
+            raise ValueError("its dependencies are no list of names")
+        self.timeout = _bounded(self.timeout)
+        self.result_ttl = _bounded(self.result_ttl)
+        self.failure_ttl = _bounded(self.failure_ttl)
+        self.repeats_left = None
 
     def send_webhooks(self, *_: Any, **__: Any) -> None:
         """A job's own URLs are not called."""
@@ -57,3 +76,7 @@ class BatchJob(Job):
             return False
         ledger = Ledger(self.connection)
         return ledger.shards_done(task.run_id) == ledger.spec(task.run_id).shards
+
+
+def _bounded(seconds: float | None) -> int | None:
+    return None if seconds is None else int(max(-1, min(seconds, MOST_SECONDS)))

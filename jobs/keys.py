@@ -65,9 +65,7 @@ def of_our_kind(run_id: str) -> Iterator[None]:
     try:
         yield
     except ResponseError as error:
-        if not any(
-            sign in str(error) for sign in ("WRONGTYPE", "is not an integer", "would overflow")
-        ):
+        if not any(sign in str(error) for sign in _DAMAGE):
             raise
         raise LedgerError(f"somebody else wrote into the records of {run_id}: {error}") from None
 
