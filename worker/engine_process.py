@@ -86,7 +86,8 @@ class EngineHost:
         self._open: dict[int, Future[GenerationOutput]] = {}
         self._answers: list[tuple[int, GenerationOutput]] = []
         self._told = EngineStats()
-        self._moved_at = time.monotonic()
+        self._looked_at = time.monotonic()
+        self._still = 0.0  # seconds in which nothing moved, but not those in which we slept
         self._is_over = False
 
     def run(self) -> None:
@@ -148,9 +149,15 @@ class EngineHost:
             answers, self._answers = tuple(self._answers), []
             self._tell(Report(answers=answers, stats=stats))
             self._told = stats
-            self._moved_at = time.monotonic()
-        elif stats.running and time.monotonic() - self._moved_at > STUCK:
-            logger.error("%d rows did not move for %.0f s", stats.running, STUCK)
+            self._still = 0.0
+        elif stats.running:
+            self._end_if_stuck(stats.running)
+        self._looked_at = time.monotonic()
+
+    def _end_if_stuck(self, rows: int) -> None:
+        self._still += min(time.monotonic() - self._looked_at, 2 * STATS_EVERY)
+        if self._still > STUCK:
+            logger.error("%d rows did not move for %.0f s", rows, STUCK)
             os._exit(STUCK_CODE)  # no thread can be waited for
 
     def _tell(self, report: Report) -> None:
