@@ -21,6 +21,7 @@ from jobs.logprobs import logprobs_of
 from jobs.media_column import media_of
 from jobs.producer import Enqueued, Report, resume_run
 from jobs.run import RunSpec
+from jobs.run_jobs import RunJobs
 from vllm_mlx.outputs import GenerationOutput
 
 _OUTPUT = tuple(field.name for field in fields(GenerationOutput))
@@ -51,7 +52,8 @@ def retry_errors(
     ledger = Ledger(connection)
     progress = ledger.progress(run_id)
     spec, dataset = progress.spec, Dataset(Path(progress.spec.out))
-    if progress.state is not RunState.FINISHED:
+    # A finalize job whose worker died at its very end comes back, and would end the run too soon.
+    if progress.state is not RunState.FINISHED or RunJobs(connection, spec).is_finalizing:
         raise RunStateError(
             f"{run_id} has not ended: `mlx-batch status {run_id}` shows where it is"
         )

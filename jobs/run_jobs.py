@@ -87,6 +87,12 @@ class RunJobs:
             pipeline.execute()
         return len(jobs)
 
+    @property
+    def is_finalizing(self) -> bool:
+        """Whether the last job has yet to end."""
+        (status,), _ = self._look_at([self._spec.finalize_id], with_places=False)
+        return status in _ON_ITS_WAY
+
     def delete(self) -> int:
         """Remove all jobs of the run; returns how many there were."""
         ids = [self._spec.finalize_id, *map(self._spec.shard_id, range(self._spec.shards))]

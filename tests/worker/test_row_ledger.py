@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.dataset as pads
 import pytest
 from redis import Redis
+from rq.job import JobStatus
 
 from jobs.counts import Counts
 from jobs.dataset import ResultRow, verify
@@ -17,7 +18,7 @@ from jobs.lease import ShardLease
 from jobs.producer import resume_run
 from jobs.retry import retry_errors
 from jobs.run import RunSpec
-from tests.engines import DoubleEngine, echo, enqueue, status_of, wait_for
+from tests.engines import DoubleEngine, echo, enqueue, job_of, status_of, wait_for
 from tests.worker.conftest import StartWorker, work_in_burst
 from tests.worker.test_cli import cli
 from tests.worker.test_takeover import finish, take_over
@@ -154,6 +155,18 @@ def test_retry_runs_error_rows_again_and_only_those(
     ]
     assert [row["attempts"] for row in after if row["row"] in (1, 7)] == [2, 2]
     assert (Path(spec.out) / "_SUCCESS").exists()
+
+
+def test_retry_waits_for_a_finalize_job_that_comes_back(
+    redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    """Its worker died after it had marked the run as finished and before RQ knew."""
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    work_in_burst(redis_url, DoubleEngine(say=Moody(NonFiniteLogitsError("NaN"), n1=1)))
+    job_of(redis, spec).set_status(JobStatus.STARTED)
+
+    with pytest.raises(RunStateError, match="has not ended"):
+        retry_errors(redis, spec.run_id)
 
 
 def test_retry_says_so_if_there_is_nothing_to_do(
