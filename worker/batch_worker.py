@@ -145,13 +145,15 @@ class BatchWorker(Bookkeeper):
         if self.is_suspended():
             self._pause("admit")
             return
-        while not self.stop_requested and self._has_room():
+        while True:
             job = self.dequeue(1 if wait and not self.flights else None)
             if job is None:
                 self._pause("admit")
                 self._tell_if_others_wait()
                 return
             self._start(job)
+            if self.stop_requested or not self._has_room():
+                return
 
     def settle(self) -> None:
         """Take what the engine has answered and record it; commit the shards that are whole."""
@@ -351,8 +353,8 @@ class BatchWorker(Bookkeeper):
 
     def _others_have_enough(self) -> bool:
         """Whether every other worker could take as many jobs as are held here."""
-        waiting, others = self.queue.count, self.workers_of_queue() - 1
-        return waiting > 0 and waiting >= others * len(self.flights)
+        waiting, workers = self.waiting_and_workers()
+        return waiting > 0 and waiting >= (workers - 1) * len(self.flights)
 
     def has_in_hand(self, job_id: str) -> bool:
         return job_id in self.flights

@@ -243,8 +243,7 @@ class Bookkeeper(BaseWorker):
         """Take back the jobs of workers that died, and enqueue what they left ready."""
         self._forget_lost()
         self._swept(self.queue.ready_job_registry.cleanup)
-        if self._reaper.may_judge:
-            self._swept(self._reaper.take_back_lost)
+        self._swept(self._reaper.take_back_lost)
 
     def tidy(self) -> None:
         """Let RQ remove what has expired."""
@@ -350,9 +349,14 @@ class Bookkeeper(BaseWorker):
             or queue.started_job_registry.get_job_count(cleanup=False)
         )
 
-    def workers_of_queue(self) -> int:
-        """How many there are, this one included; for a minute, also one that died."""
-        return self.connection.scard(WORKERS_BY_QUEUE_KEY % self.queue.name)
+    def waiting_and_workers(self) -> tuple[int, int]:
+        """How many jobs wait, and for how many workers: this one included, and for a minute also
+        one that died."""
+        with self.connection.pipeline(transaction=False) as pipeline:
+            pipeline.llen(self.queue.key)
+            pipeline.scard(WORKERS_BY_QUEUE_KEY % self.queue.name)
+            waiting, workers = pipeline.execute()
+        return waiting, workers
 
     def stop_scheduler(self) -> None:
         """Called by `teardown`; ours is no process."""

@@ -22,8 +22,8 @@ from jobs.keys import steady_key
 
 logger = logging.getLogger("mlx_batch.worker")
 
-# Redis may have been frozen since records were found to have expired: it is asked once more whether
-# heartbeats are steady.
+# After Redis was away everybody's record may have expired. So there must have been heartbeats, of
+# whomever, for a lease without a gap; asked here and not before, as Redis may freeze at any time.
 _TAKE_BACK = """
 local since = tonumber(redis.call('GET', KEYS[7]) or '')
 local now = tonumber(redis.call('TIME')[1])
@@ -36,13 +36,12 @@ redis.call('HSET', KEYS[4], 'status', ARGV[3])
 redis.call('LPUSH', KEYS[3], ARGV[2])
 return 1
 """
-# Seconds since which somebody's heartbeats came without a gap.
+# Since when somebody's heartbeats come without a gap.
 _STEADY = """
 local now = tonumber(redis.call('TIME')[1])
 local since = tonumber(redis.call('GET', KEYS[1]) or '')
 if not since or since > now then since = now end
 redis.call('SET', KEYS[1], since, 'EX', ARGV[1])
-return now - since
 """
 
 
@@ -63,26 +62,18 @@ class Reaper:
         self._lease = lease
         self._is_ours = is_ours
         self._taken_at: dict[str, float] = {}
-        self._steady = 0
 
     def note_heartbeat(self) -> None:
         """Called with each heartbeat: the workers of a queue together keep it steady."""
         script = self._redis.register_script(_STEADY)
-        self._steady = int(
-            script(keys=[steady_key(self._queue.name)], args=[max(1, self._lease // 2)])
-        )
-
-    @property
-    def may_judge(self) -> bool:
-        """Whether all that live have had the time to say so.
-
-        After Redis was away everybody's record may have expired. So there must have been
-        heartbeats, of whomever, for a lease without a gap; how long is known to Redis.
-        """
-        return self._steady >= self._lease
+        script(keys=[steady_key(self._queue.name)], args=[max(1, self._lease // 2)])
 
     def take_back_lost(self) -> int:
-        """Enqueue the jobs whose worker is dead; returns how many."""
+        """Enqueue the jobs whose worker is dead, if all that live have had the time to say so.
+
+        Returns:
+            How many.
+        """
         taken = sum(self._take_back(_job_id(key), key) for key in self._lost_executions())
         return taken + sum(self._take_back(job_id) for job_id in self._stuck_jobs())
 
