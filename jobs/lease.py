@@ -123,7 +123,7 @@ class ShardLease:
             LeaseLostError: the shard was claimed by somebody else.
         """
         entries = [word for place, row in rows.items() for word in (place, encode_row(row))]
-        self._run(_RECORD, counts, rows_channel(self.run_id), *entries)
+        self._run(_RECORD, counts.encode(), rows_channel(self.run_id), *entries)
 
     def commit(self, counts: Counts) -> None:
         """The shard's part is on disk: free the ledger of its rows. It counts once.
@@ -131,7 +131,7 @@ class ShardLease:
         Raises:
             LeaseLostError: the shard was claimed by somebody else.
         """
-        self._run(_COMMIT, counts)
+        self._run(_COMMIT, counts.encode())
 
     def release(self) -> None:
         """The shard is handed back in order: nobody died of it.
@@ -139,19 +139,19 @@ class ShardLease:
         Raises:
             LeaseLostError: the shard was claimed by somebody else.
         """
-        self._run(_RELEASE, Counts())
+        self._run(_RELEASE)
 
     def check(self) -> None:
         """
         Raises:
             LeaseLostError: the shard was claimed by somebody else.
         """
-        self._run(_CHECK, Counts())
+        self._run(_CHECK)
 
-    def _run(self, script: str, counts: Counts, *more: Any) -> None:
+    def _run(self, script: str, *more: Any) -> None:
         run_id, shard = self.run_id, self.shard
         keys = [leases_key(run_id), rows_key(run_id, shard), partial_key(run_id), done_key(run_id)]
-        args = [shard, self.epoch, counts.encode(), *more]
+        args = [shard, self.epoch, *more]
         with of_our_kind(run_id):
             is_held = self.connection.register_script(script)(keys=keys, args=args)
         if not is_held:

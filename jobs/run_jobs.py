@@ -103,12 +103,10 @@ class RunJobs:
 
     def _ended_or_absent(self, job_ids: list[str]) -> set[str]:
         """Which of these jobs will not run any more; what is left of them is removed."""
-        statuses, _ = self._look_at(job_ids, with_places=False)
+        statuses, placed = self._look_at(job_ids, with_places=False)
         if any(status in _ON_ITS_WAY for status in statuses):
             # Once more, in one moment with where jobs stand: one that stands nowhere is lost.
             statuses, placed = self._look_at(job_ids, with_places=True)
-        else:
-            placed = set()
         ended = set()
         for job_id, status in zip(job_ids, statuses, strict=True):
             if status in _ON_ITS_WAY and job_id in placed:
@@ -133,11 +131,9 @@ class RunJobs:
                 pipeline.zrange(queue.started_job_registry.key, 0, -1)
             found = pipeline.execute()
         statuses = [(raw or b"").decode(errors="replace") for raw in found[: len(job_ids)]]
-        *waiting, started = found[len(job_ids) :] or [[]]
-        placed = {raw.decode(errors="replace") for names in waiting for raw in names}
-        return statuses, placed | {
-            raw.rpartition(b":")[0].decode(errors="replace") for raw in started
-        }
+        entries = [entry for names in found[len(job_ids) :] for entry in names]
+        # Those that have begun stand as `JOB:EXECUTION`.
+        return statuses, {each.partition(b":")[0].decode(errors="replace") for each in entries}
 
     def _shard_job(self, shard: int, payload: dict[str, Any]) -> EnqueueData:
         rows = self._spec.shard_rows(shard)
