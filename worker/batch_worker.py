@@ -90,6 +90,7 @@ class BatchWorker(Bookkeeper):
         self._due = {self._report.__name__: time.monotonic() + REPORT}
         self._told = ""
         self._gave_up_redis = False
+        self._to_stop: set[str] = set()
 
     def work(self, burst: bool = False) -> bool:  # type: ignore[override]
         """Work until stopped; with `burst`, until nothing is left to do.
@@ -172,7 +173,8 @@ class BatchWorker(Bookkeeper):
     def tend(self) -> None:
         """What is due by the clock. What fails here is due still, so our life comes first."""
         self._every(HEARTBEAT, self.send_heartbeats)
-        for job_id in self.jobs_to_stop() & self.flights.keys():
+        self._to_stop = (self._to_stop | self.jobs_to_stop()) & self.flights.keys()
+        for job_id in self._to_stop:
             flight = self.flights[job_id]
             self._break_off(flight, partial(self.stop, flight.execution))
         self._submit_again()

@@ -8,9 +8,11 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from rq.command import send_shutdown_command, send_stop_execution_command, send_stop_job_command
 from rq.suspension import resume, suspend
 
@@ -104,6 +106,26 @@ def test_one_of_several_jobs_in_flight_is_stopped(
     ]
     assert status_of(redis, spec) == "deferred"
     assert Ledger(redis).done_shards(spec.run_id) == {0, 2}
+
+
+def test_a_stop_that_redis_keeps_from_being_done_is_done_later(
+    redis: Redis, tmp_path: Path, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    worker = start_worker(DoubleEngine(held=True))
+    worker.admit(wait=False)
+    worker._stop_jobs.put(spec.shard_id(0))
+
+    def cut_off(_: object) -> NoReturn:
+        raise RedisConnectionError("cut off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "holds", cut_off)
+        with pytest.raises(RedisConnectionError):
+            worker.tend()
+    worker.tend()
+
+    assert status_of(redis, spec, 0) == "stopped"
 
 
 def test_a_stop_for_a_job_that_is_not_here_is_ignored(
