@@ -36,11 +36,11 @@ def is_passing(error: Exception) -> bool:
 def connect(url: str, *, patience: float = SOCKET_TIMEOUT) -> Redis:
     """A connection for RQ and the ledger; `rediss://` is encrypted.
 
-    Args:
-        patience: seconds that the server may take to answer; 2 to `SOCKET_TIMEOUT` of them count.
-
     redis-py would repeat a command whose reply was lost, and so apply a transaction twice; the
     worker repeats what is safe to repeat itself.
+
+    Args:
+        patience: seconds that the server may take to answer; at least 2, at most `SOCKET_TIMEOUT`.
 
     Raises:
         InvalidRequestError: it is not the URL of a Redis, or names a file of certificates that

@@ -66,7 +66,6 @@ def test_workers_killed_at_random_moments_lose_nothing(
     waited = [each.seconds_until_taken_over(stage.events()) for each in kills]
     with capsys.disabled():
         print(f"\n{KILLS} kills: {again} rows generated again; taken over in {max(waited):.1f} s")
-        print(sorted(round(each, 1) for each in waited))
     assert again <= KILLS * LOOKAHEAD * SEQS
     assert max(waited) <= TAKEN_OVER_WITHIN
 

@@ -81,7 +81,11 @@ def test_a_soak(
             environment = {**os.environ, "RQ_REDIS_URL": stage.server.url}
             with (tmp_path / "tiny.out").open("wb") as output:
                 process = subprocess.Popen(command, stderr=output, stdout=output, env=environment)
-            pid, stop = process.pid, lambda: (process.kill(), process.wait())
+            pid = process.pid
+
+            def stop() -> None:
+                process.kill()
+                process.wait()
 
         def rows_done() -> int:
             progress = Ledger(redis).progress(spec.run_id)
