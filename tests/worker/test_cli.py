@@ -5,8 +5,6 @@ Rows are answered by the double, where any are: the commands here only enqueue a
 
 from __future__ import annotations
 
-import io
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,18 +13,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from redis import Redis
-from rich.console import Console
 
-from jobs.counts import Counts
-from jobs.dataset import Dataset, ResultRow, verify
+from jobs.dataset import Dataset
 from jobs.ledger import Ledger
-from tests.engines import MODEL, DoubleEngine, commit_shard, enqueue, write_prompts
-from tests.worker.conftest import StartWorker, work_in_burst
+from tests.engines import MODEL, DoubleEngine, enqueue, write_prompts
+from tests.worker.conftest import work_in_burst
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.scheduler_config import SchedulerConfig
 from vllm_mlx.video_params import VideoParams
-from worker import display
 from worker.cli import main
 from worker.status import run_status
 
@@ -255,105 +250,6 @@ def test_what_is_no_url_is_bad_usage(url: str) -> None:
     assert result.exit_code == 2
     assert "redis://" in result.stderr
     assert "Traceback" not in result.output
-
-
-# status
-
-
-def test_status_of_an_unknown_run(redis_url: str) -> None:
-    result = cli("status", "run-nowhere", "-u", redis_url)
-
-    assert result.exit_code == 2
-    assert "run-nowhere" in result.stderr
-
-
-def test_status_without_runs(redis_url: str) -> None:
-    result = cli("status", "-u", redis_url)
-
-    assert (result.exit_code, result.stdout) == (0, "")
-    assert "no runs" in result.stderr
-
-
-@pytest.mark.usefixtures("two_batches")
-def test_status_as_json(
-    redis: Redis, redis_url: str, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=6, shard_size=2)
-    engine = DoubleEngine(max_num_seqs=1, held=True)
-    worker = start_worker(engine, name="w")
-    worker.admit(wait=False)
-    engine.answer(1)
-    worker.settle()
-    worker.tend()
-
-    result = cli("status", spec.run_id, "-u", redis_url, "--json")
-
-    assert result.exit_code == 0
-    said = json.loads(result.stdout)
-    assert said == run_status(redis, spec.run_id).as_dict()
-    assert said["state"] == "running"
-    assert (said["rows"], said["rows_done"], said["rows_error"]) == (6, 1, 0)
-    shards = said["shards"]
-    assert (shards["total"], shards["queued"], shards["started"], shards["done"]) == (3, 2, 1, 0)
-    assert list(said["workers"]) == ["w"]
-
-
-def test_status_lists_every_run_newest_first(redis: Redis, redis_url: str, tmp_path: Path) -> None:
-    first = enqueue(redis, tmp_path, rows=2, shard_size=2, say="first")
-    second = enqueue(redis, tmp_path, rows=2, shard_size=2, say="second", model="other/model")
-
-    lines = cli("status", "-u", redis_url, "--json").stdout.splitlines()
-
-    assert [json.loads(line)["run_id"] for line in lines] == [second.run_id, first.run_id]
-
-
-def test_status_for_people(
-    redis: Redis, redis_url: str, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
-    worker = start_worker(DoubleEngine(held=True))
-    worker.admit(wait=False)
-    error = RuntimeError("[/INST] is no markup, [bold] neither")
-    worker.fail(worker._land(worker.flights[spec.shard_id(0)]), error, retry=False)
-
-    result = cli("status", "-u", redis_url, env={"COLUMNS": "200"})
-
-    assert result.exit_code == 0
-    assert spec.run_id in result.stdout
-    assert "1 started, 1 failed of 2" in result.stdout
-    assert "RuntimeError: [/INST] is no markup, [bold] neither" in result.stdout
-
-
-def test_status_goes_on_when_a_finished_run_is_forgotten(
-    redis: Redis, redis_url: str, tmp_path: Path
-) -> None:
-    old = enqueue(redis, tmp_path, rows=2, shard_size=2, say="old")
-    redis.delete(f"mlx-batch:run:{old.run_id}")  # as after 30 days
-    new = enqueue(redis, tmp_path, rows=2, shard_size=2, say="new")
-
-    result = cli("status", "-u", redis_url, "--json")
-
-    assert result.exit_code == 0
-    assert json.loads(result.stdout)["run_id"] == new.run_id
-
-
-def test_status_watches_until_the_run_is_finished(
-    redis: Redis, redis_url: str, tmp_path: Path
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    words = [sys.executable, "-m", "worker.cli", "status", spec.run_id, "-u", redis_url]
-    with subprocess.Popen([*words, "--json", "--watch"], stdout=subprocess.PIPE, text=True) as told:
-        try:
-            assert told.stdout is not None
-            assert json.loads(told.stdout.readline())["state"] == "running"
-            work_in_burst(redis_url, DoubleEngine())
-            assert run_status(redis, spec.run_id).is_finished
-            *_, last = told.stdout
-            told.wait(timeout=10)
-        finally:
-            told.kill()
-    assert told.returncode == 0
-    assert json.loads(last)["state"] == "finished"
 
 
 # verify
@@ -585,69 +481,7 @@ def test_the_url_is_not_on_the_command_line_of_a_worker(
     assert not any("hunter2" in log.read_text() for log in logs)
 
 
-def test_the_summary_shows_any_text_as_it_is(tmp_path: Path) -> None:
-    """Rich would take `[/INST]` for its own markup, and raise."""
-    text = "[bold]not bold[/INST] :smile:"
-    manifest = {"run_id": "run-1", "model": "m", "rows": 1, "shards": 1}
-    dataset = Dataset(tmp_path)
-    dataset.prepare(manifest | {"columns": {"prompt": "string"}})
-    output = GenerationOutput(text, 1, 5, "stop")
-    dataset.write_part(0, [ResultRow("[/id]", 0, output, columns={"prompt": text})])
-    console = Console(record=True, width=200, file=io.StringIO())
-
-    display.print_summary(console, tmp_path, verify(tmp_path), seconds=2.0)
-
-    said = console.export_text()
-    assert said.count(text) == 2
-    assert "[/id]" in said
-    assert "1 rows answered, 0 in error; 5 tokens in 2.0 s: 2.5 tokens/s" in said
-    assert str(tmp_path) in said
-
-
-def test_the_summary_of_a_chat_with_media_shows_its_text(tmp_path: Path) -> None:
-    manifest = {"run_id": "run-1", "model": "m", "rows": 1, "shards": 1}
-    dataset = Dataset(tmp_path)
-    dataset.prepare(manifest | {"columns": {"messages": "json"}})
-    parts = [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What is it?"}]
-    columns = {"messages": json.dumps([{"role": "user", "content": parts}])}
-    dataset.write_part(0, [ResultRow("0", 0, GenerationOutput("a cat"), columns=columns)])
-    console = Console(record=True, width=200, file=io.StringIO())
-
-    display.print_summary(console, tmp_path, verify(tmp_path), seconds=2.0)
-
-    assert "[image] What is it?" in console.export_text()
-
-
-def test_the_summary_of_rows_whose_prompt_is_no_text(tmp_path: Path) -> None:
-    """Bad rows that were skipped may hold anything, so the column may be of numbers."""
-    manifest = {"run_id": "run-1", "model": "m", "rows": 1, "shards": 1}
-    dataset = Dataset(tmp_path)
-    dataset.prepare(manifest | {"columns": {"prompt": "int64"}})
-    output = GenerationOutput.from_error(ValueError("a prompt is a string"))
-    dataset.write_part(0, [ResultRow("0", 0, output, columns={"prompt": 5})])
-    console = Console(width=200, file=io.StringIO())
-
-    display.print_summary(console, tmp_path, verify(tmp_path), seconds=2.0)
-
-
 def test_the_command_is_installed_under_its_name() -> None:
     command = [str(Path(sys.executable).with_name("mlx-batch")), "--version"]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert said.startswith("mlx-batch, version ")
-
-
-def test_progress_is_told_in_lines_where_there_is_no_terminal(redis: Redis, tmp_path: Path) -> None:
-    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
-    console = Console(record=True, width=100, file=io.StringIO())
-    view = display.RunDisplay(console)
-    with view.shown():
-        view.update(run_status(redis, spec.run_id))
-        commit_shard(redis, spec.run_id, 0, Counts(ok=1, error=1))
-        view._last_line = 0.0  # five seconds later
-        view.update(run_status(redis, spec.run_id))
-        view.update(run_status(redis, spec.run_id))
-
-    assert console.export_text().splitlines() == [
-        "0/4 rows, loading the model",
-        "2/4 rows, loading the model",
-    ]
