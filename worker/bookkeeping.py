@@ -17,8 +17,10 @@ from types import FrameType
 from typing import Any, cast
 
 from redis import Redis
-from redis.client import Pipeline
+from redis.client import Pipeline, PubSub, PubSubWorkerThread
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from rq import Queue, worker_registration
 from rq.command import parse_payload
 from rq.exceptions import DequeueTimeout, DeserializationError
@@ -74,6 +76,7 @@ class Bookkeeper(BaseWorker):
         )
         self.queue = from_queue
         self.stop_requested = False
+        self._is_abandoned = False
         self._grace = grace
         self._stop_at = float("inf")
         self._stop_jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -326,8 +329,19 @@ class Bookkeeper(BaseWorker):
 
     def abandon(self) -> None:
         """End without a word: Redis is gone."""
+        self._is_abandoned = True
         if self.pubsub_thread:
             self.pubsub_thread.stop()
+
+    def _pubsub_exception_handler(
+        self, exc: Exception, pubsub: PubSub, pubsub_thread: PubSubWorkerThread
+    ) -> None:
+        """Listen on when Redis fails, also when it was frozen, at which RQ's would end."""
+        if self._is_abandoned:  # its connection was closed
+            return
+        if isinstance(exc, RedisTimeoutError):
+            exc = RedisConnectionError(str(exc))
+        super()._pubsub_exception_handler(exc, pubsub, pubsub_thread)
 
     def unsubscribe(self) -> None:
         """Stop listening for commands."""

@@ -13,6 +13,7 @@ from typing import NoReturn
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from rq.command import send_shutdown_command, send_stop_execution_command, send_stop_job_command
 from rq.suspension import resume, suspend
 
@@ -126,6 +127,28 @@ def test_a_stop_that_redis_keeps_from_being_done_is_done_later(
     worker.tend()
 
     assert status_of(redis, spec, 0) == "stopped"
+
+
+def test_commands_are_heard_again_after_redis_was_frozen(
+    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = start_worker(DoubleEngine())
+    monkeypatch.setattr("rq.worker.base.time.sleep", lambda _: None)
+    heard = worker.pubsub, worker.pubsub_thread
+
+    worker._pubsub_exception_handler(RedisTimeoutError("frozen"), *heard)  # it goes on
+    with pytest.raises(ValueError, match="closed file"):
+        raise_in_handler(worker, ValueError("closed file"))
+    worker._is_abandoned = True
+    raise_in_handler(worker, ValueError("closed file"))
+
+
+def raise_in_handler(worker: BatchWorker, error: Exception) -> None:
+    """As RQ's thread does it."""
+    try:
+        raise error
+    except ValueError as caught:
+        worker._pubsub_exception_handler(caught, worker.pubsub, worker.pubsub_thread)
 
 
 def test_a_stop_for_a_job_that_is_not_here_is_ignored(
