@@ -30,16 +30,16 @@ from typing import Any
 from redis import Redis
 
 from jobs.connection import connect
+from jobs.dataset.verification import verify
 from jobs.producer import enqueue_run
 from jobs.sources import detect_format, read_requests
-from jobs.verify import verify
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 from worker.batch_worker import BatchWorker
-from worker.embedded import EmbeddedRedis
+from worker.embedded_redis import EmbeddedRedis
+from worker.engine.supervisor import SupervisedEngine
 from worker.flight import TextEngine
-from worker.supervisor import SupervisedEngine
 
 MODEL = "smollm2-135m"
 COPIES = 3  # of the 64 prompts, in jobs of 16: a bulk job does not end with its first window

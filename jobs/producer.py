@@ -17,9 +17,9 @@ from jobs.connection import redacted
 from jobs.dataset import Dataset
 from jobs.errors import InputFileError, RunExistsError
 from jobs.ledger import Ledger, RunState
+from jobs.queue.run_jobs import RunJobs
 from jobs.requests import MAX_SAMPLES
-from jobs.run import InputSpec, RunSpec
-from jobs.run_jobs import RunJobs
+from jobs.run_spec import InputSpec, RunSpec
 from jobs.sources import Input, RawRow, SourceRow, input_of, sample_count, validated
 from jobs.survey import survey_input
 from vllm_mlx.errors import InvalidRequestError
@@ -30,7 +30,7 @@ DEFAULT_SHARD_SIZE = 128
 ENQUEUE_BATCH = 100  # jobs a round trip; more gains nothing (measured)
 
 T = TypeVar("T")
-Report = Callable[[str, int], None]
+ReportProgress = Callable[[str, int], None]
 """Told now and then how many rows are done of a phase: `("read" | "enqueued", rows)`."""
 
 
@@ -66,7 +66,7 @@ def enqueue_run(
     chat: bool = False,
     skip_bad_rows: bool = False,
     resume: bool = False,
-    report: Report = lambda _phase, _rows: None,
+    report: ReportProgress = lambda _phase, _rows: None,
 ) -> Enqueued:
     """Validate a whole input, then enqueue it for the workers of `model`.
 
@@ -132,7 +132,7 @@ def enqueue_run(
 
 
 def resume_run(
-    connection: Redis, run_id: str, *, report: Report = lambda _phase, _rows: None
+    connection: Redis, run_id: str, *, report: ReportProgress = lambda _phase, _rows: None
 ) -> Enqueued:
     """Enqueue again what of a run is neither done nor on its way; its input is read again.
 
@@ -273,7 +273,7 @@ def _enqueue(
     payloads: Iterable[tuple[int, dict[str, Any]]],
     *,
     resume: bool,
-    report: Report,
+    report: ReportProgress,
 ) -> int:
     ledger = Ledger(connection)
     if not ledger.create(spec, time.time()):

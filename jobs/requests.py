@@ -19,7 +19,7 @@ from pydantic import (
 # Until Python 3.12 pydantic reads the TypedDict of typing_extensions only.
 from typing_extensions import TypedDict
 
-from jobs.media import MAX_MEDIA, located
+from jobs.media_names import MAX_MEDIA, located
 from vllm_mlx.content import Content, Part, content_of, media_of, with_sources
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams, describe

@@ -15,13 +15,13 @@ from redis import Redis
 
 from jobs.dataset import Dataset, ResultRow
 from jobs.errors import DatasetError, RunStateError
-from jobs.lease import counts_of, encode_row
 from jobs.ledger import Ledger, RunState
+from jobs.ledger.lease import counts_of, encode_row
 from jobs.logprobs import logprobs_of
 from jobs.media_column import media_of
-from jobs.producer import Enqueued, Report, resume_run
-from jobs.run import RunSpec
-from jobs.run_jobs import RunJobs
+from jobs.producer import Enqueued, ReportProgress, resume_run
+from jobs.queue.run_jobs import RunJobs
+from jobs.run_spec import RunSpec
 from vllm_mlx.outputs import GenerationOutput
 
 _OUTPUT = tuple(field.name for field in fields(GenerationOutput))
@@ -33,7 +33,7 @@ def retry_errors(
     run_id: str,
     *,
     error_type: str | None = None,
-    report: Report = lambda _phase, _rows: None,
+    report: ReportProgress = lambda _phase, _rows: None,
 ) -> tuple[int, Enqueued | None]:
     """Enqueue again the shards with error rows, and keep what else they hold.
 

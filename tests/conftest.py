@@ -19,7 +19,7 @@ from redis import Redis
 from redis.connection import AbstractConnection
 
 from jobs.connection import connect
-from worker.embedded import EmbeddedRedis
+from worker.embedded_redis import EmbeddedRedis
 
 MODEL = "smollm2-135m"
 

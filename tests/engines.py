@@ -14,11 +14,11 @@ from typing import Any
 from redis import Redis
 from rq.job import Job
 
-from jobs.counts import Counts
-from jobs.lease import ShardLease
+from jobs.ledger.counts import Counts
+from jobs.ledger.lease import ShardLease
 from jobs.producer import Enqueued, enqueue_run
-from jobs.run import RunSpec
-from jobs.run_jobs import open_queue
+from jobs.queue.run_jobs import open_queue
+from jobs.run_spec import RunSpec
 from vllm_mlx.batching.prompts import MediaPrompt
 from vllm_mlx.outputs import EngineStats, GenerationOutput, MediaInfo
 from vllm_mlx.sampling_params import SamplingParams

@@ -99,7 +99,7 @@ def on_host(arg: str, mounts: dict[str, Path]) -> str:
 
 
 def test_every_mlx_batch_command_line_parses(tmp_path: Path) -> None:
-    from worker.cli import main  # only this test needs the command line
+    from worker.cli.app import main  # only this test needs the command line
 
     (tmp_path / "demo").mkdir()
     commands = worker_commands(tmp_path)

@@ -113,7 +113,7 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 """)
     path = os.pathsep.join(filter(None, [str(hidden), os.environ.get("PYTHONPATH")]))
-    code = "import sys, worker.cli; sys.argv[0] = 'mlx-batch'; worker.cli.main()"
+    code = "import sys, worker.cli.app; sys.argv[0] = 'mlx-batch'; worker.cli.app.main()"
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

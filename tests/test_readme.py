@@ -29,7 +29,7 @@ def clone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    from worker.embedded import EmbeddedRedis
+    from worker.embedded_redis import EmbeddedRedis
 
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path_factory.mktemp("hf"))}

@@ -24,19 +24,19 @@ from rq.job import Job
 from jobs.connection import is_passing
 from jobs.dataset import Dataset
 from jobs.errors import JobPayloadError, LeaseLostError, LedgerError
-from jobs.lease import ShardLease
 from jobs.ledger import Ledger
-from jobs.run import QUEUE_PREFIX, RunSpec, queue_name
-from jobs.run_jobs import open_queue
-from jobs.tasks import GenerateShard, read_task
+from jobs.ledger.lease import ShardLease
+from jobs.queue.run_jobs import open_queue
+from jobs.queue.tasks import GenerateShard, read_task
+from jobs.run_spec import QUEUE_PREFIX, RunSpec, queue_name
 from vllm_mlx.errors import MLXBatchError
 from vllm_mlx.outputs import EngineStats
 from vllm_mlx.scheduler_config import WINDOW
 from worker.awake import kept_awake
-from worker.bookkeeping import HEARTBEAT, MAINTENANCE, TIDY, Bookkeeper
 from worker.flight import FinalizeFlight, Flight, ShardFlight, TextEngine
 from worker.live import LiveCounts
 from worker.output_root import OutputRoot
+from worker.rq.bookkeeper import HEARTBEAT, MAINTENANCE, TIDY, Bookkeeper
 from worker.statistics import Meter, Statistics
 from worker.status import waiting_queues
 

@@ -13,16 +13,16 @@ from typing import Any, Protocol
 from rq.executions import Execution
 from rq.job import Job
 
-from jobs.columns import encode
-from jobs.counts import Counts
 from jobs.dataset import ResultRow
+from jobs.dataset.columns import encode
+from jobs.dataset.verification import Verification
 from jobs.errors import JobPayloadError
-from jobs.lease import ShardLease, counts_of
+from jobs.ledger.counts import Counts
+from jobs.ledger.lease import ShardLease, counts_of
+from jobs.queue.tasks import GenerateShard, ShardRow
 from jobs.requests import GenerationRequest
-from jobs.run import RunSpec
+from jobs.run_spec import RunSpec
 from jobs.sources import carried_columns, parse_row
-from jobs.tasks import GenerateShard, Row
-from jobs.verify import Verification
 from vllm_mlx.batching.prompts import MediaPrompt
 from vllm_mlx.errors import (
     EngineError,
@@ -189,7 +189,7 @@ class ShardFlight(Flight):
                 self.ids[at] = row.id or str(row.row)
                 self._end_row(at, GenerationOutput.from_error(error, self.spec.model))
 
-    def _places(self) -> Iterator[tuple[Row, list[int]]]:
+    def _places(self) -> Iterator[tuple[ShardRow, list[int]]]:
         """Each row of the input, and the places of its samples in the shard."""
         start = 0
         for row in self.task.rows:
@@ -261,19 +261,19 @@ class ShardFlight(Flight):
             for index, (row, _) in enumerate(self.task.samples)
         ]
 
-    def _asked(self, row: Row, indices: list[int]) -> tuple[Any, list[SamplingParams]]:
+    def _asked(self, row: ShardRow, indices: list[int]) -> tuple[Any, list[SamplingParams]]:
         """A row's prompt and the parameters of its samples; what is read of it also names it."""
         request = self._request(row)
         self.ids |= dict.fromkeys(indices, request.id or str(row.row))
         samples = [self.task.samples[index][1] for index in indices]
         return self._prompt(request), [self._params(request, row, each) for each in samples]
 
-    def _request(self, row: Row) -> GenerationRequest:
+    def _request(self, row: ShardRow) -> GenerationRequest:
         if row.error:
             raise InvalidRequestError(row.error)
         return parse_row(self.spec.input.format, row.data, self.task.folder)
 
-    def _params(self, request: GenerationRequest, row: Row, sample: int) -> SamplingParams:
+    def _params(self, request: GenerationRequest, row: ShardRow, sample: int) -> SamplingParams:
         params = request.sampling_params(self.spec.sampling)
         if params.greedy:
             return params
@@ -290,7 +290,7 @@ class ShardFlight(Flight):
             return request.prompt
         return request.chat()
 
-    def _columns(self, row: Row) -> dict[str, Any]:
+    def _columns(self, row: ShardRow) -> dict[str, Any]:
         kinds = self.spec.columns
         columns = carried_columns(self.spec.input.format, row.data)
         try:

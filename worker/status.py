@@ -8,11 +8,11 @@ from typing import Any
 
 from redis import Redis
 
-from jobs.counts import Counts
 from jobs.ledger import Ledger, RunState
-from jobs.run import QUEUE_PREFIX, RunSpec
-from jobs.run_jobs import open_queue
-from worker.queue_state import QueueState, queue_names
+from jobs.ledger.counts import Counts
+from jobs.queue.queue_state import QueueState, queue_names
+from jobs.queue.run_jobs import open_queue
+from jobs.run_spec import QUEUE_PREFIX, RunSpec
 from worker.statistics import Statistics
 
 

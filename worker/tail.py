@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from redis import Redis
 
 from jobs.dataset import ResultRow
-from jobs.keys import rows_channel
-from jobs.lease import decode_row
 from jobs.ledger import Ledger, RunState
+from jobs.ledger.keys import rows_channel
+from jobs.ledger.lease import decode_row
 
 LOOK = 1.0  # seconds without a row after which the run may have ended
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from jobs.sources.files import FilePath, open_input
-from jobs.sources.rows import Content
+from jobs.sources.rows import RowOrError
 from vllm_mlx.errors import InvalidRequestError
 
 
@@ -24,14 +24,14 @@ def numbered_lines(file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def read_jsonl(path: FilePath) -> Iterator[tuple[int, Content]]:
+def read_jsonl(path: FilePath) -> Iterator[tuple[int, RowOrError]]:
     """A JSON object a line."""
     with open_input(path) as file:
         for number, line in numbered_lines(file):
             yield number, _decode(line)
 
 
-def read_text(path: FilePath) -> Iterator[tuple[int, Content]]:
+def read_text(path: FilePath) -> Iterator[tuple[int, RowOrError]]:
     """A prompt a line."""
     with open_input(path) as file:
         for number, line in numbered_lines(file):
@@ -50,7 +50,7 @@ def not_utf8(error: UnicodeDecodeError) -> InvalidRequestError:
     return InvalidRequestError(f"not UTF-8: byte 0x{byte:02x} at position {error.start + 1}")
 
 
-def _decode(line: bytes) -> Content:
+def _decode(line: bytes) -> RowOrError:
     try:
         # Strings that become rows are seldom seen twice: only keys are worth caching.
         data: Any = from_json(line, allow_inf_nan=False, cache_strings="keys")

@@ -10,19 +10,19 @@ from typing import Any, TypeAlias
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from jobs.errors import InputFileError
-from jobs.media import carried
+from jobs.media_names import carried
 from jobs.requests import GenerationRequest, RequestId
 from jobs.sources import openai, plain
 from jobs.sources.files import FilePath, open_input
 from jobs.sources.formats import Format, detect_format
 from jobs.sources.ids import RowIds
 from jobs.sources.lines import read_jsonl, read_text
-from jobs.sources.rows import Content, RawRow, SourceRow
+from jobs.sources.rows import RawRow, RowOrError, SourceRow
 from jobs.sources.tables import read_csv, read_parquet
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams
 
-_READERS: dict[Format, Callable[[FilePath], Iterator[tuple[int, Content]]]] = {
+_READERS: dict[Format, Callable[[FilePath], Iterator[tuple[int, RowOrError]]]] = {
     Format.JSONL: read_jsonl,
     Format.OPENAI: read_jsonl,
     Format.TEXT: read_text,
@@ -121,7 +121,7 @@ def _format_of(path: FilePath, format: Format | None) -> Format:
         return Format(format)
 
 
-def _numbered(path: FilePath, contents: Iterator[tuple[int, Content]]) -> Iterator[RawRow]:
+def _numbered(path: FilePath, contents: Iterator[tuple[int, RowOrError]]) -> Iterator[RawRow]:
     row = -1
     for row, (line, content) in enumerate(contents):
         if isinstance(content, dict):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 from jobs.requests import GenerationRequest
 from vllm_mlx.errors import InvalidRequestError
 
-Content: TypeAlias = dict[str, Any] | InvalidRequestError
+RowOrError: TypeAlias = dict[str, Any] | InvalidRequestError
 """What stands in one place of the file: a row's object, or why there is none."""
 
 

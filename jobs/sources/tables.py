@@ -17,7 +17,7 @@ from jobs.errors import InputFileError
 from jobs.sources.cells import converter_of, jsonable
 from jobs.sources.files import FilePath, open_input
 from jobs.sources.plain import check_spelling
-from jobs.sources.rows import Content
+from jobs.sources.rows import RowOrError
 from vllm_mlx.errors import InvalidRequestError
 
 # Characters in one cell, and so in what an unclosed quote can swallow.
@@ -25,7 +25,7 @@ _LARGEST_CELL = 1 << 25
 _BATCH_ROWS = 512
 
 
-def read_csv(path: FilePath) -> Iterator[tuple[int, Content]]:
+def read_csv(path: FilePath) -> Iterator[tuple[int, RowOrError]]:
     """Records under a header row; an empty cell is null."""
     csv.field_size_limit(_LARGEST_CELL)
     with open_input(path) as raw:
@@ -67,7 +67,7 @@ def _is_utf8(cells: list[str]) -> bool:
     return True
 
 
-def _csv_row(names: list[str], cells: list[str]) -> Content:
+def _csv_row(names: list[str], cells: list[str]) -> RowOrError:
     if len(cells) != len(names):
         return InvalidRequestError(f"{len(cells)} cells where the header has {len(names)}")
     row: dict[str, Any] = {}
@@ -77,7 +77,7 @@ def _csv_row(names: list[str], cells: list[str]) -> Content:
     return row
 
 
-def read_parquet(path: FilePath) -> Iterator[tuple[int, Content]]:
+def read_parquet(path: FilePath) -> Iterator[tuple[int, RowOrError]]:
     """The table's rows; NaN is null, and what JSON has no type for becomes a string."""
     try:
         with pq.ParquetFile(path) as file:
@@ -88,7 +88,7 @@ def read_parquet(path: FilePath) -> Iterator[tuple[int, Content]]:
         raise InputFileError(f"{path} can't be read as Parquet: {error}") from error
 
 
-def _parquet_rows(batch: Any) -> Iterator[Content]:
+def _parquet_rows(batch: Any) -> Iterator[RowOrError]:
     try:
         rows = batch.to_pylist(maps_as_pydicts="lossy")
     except (ValueError, OverflowError) as error:
@@ -102,7 +102,7 @@ def _parquet_rows(batch: Any) -> Iterator[Content]:
         yield _parquet_row(row)
 
 
-def _parquet_row(row: dict[str, Any]) -> Content:
+def _parquet_row(row: dict[str, Any]) -> RowOrError:
     try:
         return {name: _parquet_cell(name, value) for name, value in row.items()}
     except ValueError as error:

@@ -22,16 +22,16 @@ from typing import Any
 
 import rq.utils
 
-import worker.supervisor
+import worker.engine.supervisor
 from tests.faults.paced_engine import ENGINE
-from worker.bookkeeping import Bookkeeper
-from worker.cli import main
+from worker.cli.app import main
+from worker.rq.bookkeeper import Bookkeeper
 
 
 def replace_engine() -> None:
     """Let the engine's process make another one."""
-    real = worker.supervisor.SupervisedEngine
-    worker.supervisor.SupervisedEngine = partial(real, make=ENGINE)  # type: ignore
+    real = worker.engine.supervisor.SupervisedEngine
+    worker.engine.supervisor.SupervisedEngine = partial(real, make=ENGINE)  # type: ignore
 
 
 def arm(how: str, point: str) -> None:

@@ -19,8 +19,8 @@ from rq.worker.base import BaseWorker
 
 from jobs.dataset import verify
 from jobs.ledger import Ledger
-from jobs.run import RunSpec
-from jobs.run_jobs import open_queue
+from jobs.queue.run_jobs import open_queue
+from jobs.run_spec import RunSpec
 from tests.engines import MODEL, wait_for, write_prompts
 from tests.engines import enqueue as enqueue_prompts
 from tests.faults.server import Server

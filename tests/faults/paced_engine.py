@@ -27,7 +27,7 @@ from tests.engines import MODEL
 from vllm_mlx.errors import ContextLengthError
 from vllm_mlx.outputs import EngineStats, FinishReason, GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
-from worker.engine_wire import Setup
+from worker.engine.wire import Setup
 
 Answer = Future[GenerationOutput]
 ENGINE = "tests.faults.paced_engine:paced_engine"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.run import RunSpec
+from jobs.run_spec import RunSpec
 from tests.engines import MODEL, wait_for
 from tests.faults.harness import Stage, Undisturbed, Worker, mlx_batch, prompts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from jobs.run import RunSpec
+from jobs.run_spec import RunSpec
 from tests.engines import wait_for
 from tests.faults.harness import Stage, Undisturbed, rows_of
 

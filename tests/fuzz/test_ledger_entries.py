@@ -13,17 +13,17 @@ from redis import Redis
 from rich.console import Console
 
 from jobs.connection import connect
-from jobs.counts import Counts
 from jobs.dataset import ResultRow
-from jobs.keys import done_key, leases_key, live_key, partial_key, rows_key, run_key
-from jobs.lease import ShardLease, decode_row, encode_row
 from jobs.ledger import Ledger
-from jobs.run import RunSpec
+from jobs.ledger.counts import Counts
+from jobs.ledger.keys import done_key, leases_key, live_key, partial_key, rows_key, run_key
+from jobs.ledger.lease import ShardLease, decode_row, encode_row
+from jobs.run_spec import RunSpec
 from tests.engines import enqueue
 from tests.fuzz.strategies import cases, changed, only
 from vllm_mlx.errors import MLXBatchError
 from vllm_mlx.outputs import GenerationOutput, MediaInfo
-from worker import display
+from worker.cli import display
 from worker.status import run_status
 
 COUNTS = Counts(1, 2, 3, 4).encode().encode()

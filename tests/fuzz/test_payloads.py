@@ -11,9 +11,9 @@ from redis import Redis
 from rq.serializers import JSONSerializer
 
 from jobs.errors import JobPayloadError
-from jobs.job import BatchJob
+from jobs.queue.job import BatchJob
+from jobs.queue.tasks import FINALIZE_RUN, GENERATE_SHARD, GenerateShard, read_task
 from jobs.sources import Format, carried_columns, parse_row
-from jobs.tasks import FINALIZE_RUN, GENERATE_SHARD, GenerateShard, read_task
 from tests.fuzz.strategies import JSON, any_of, cases, changed, only
 from vllm_mlx.errors import MLXBatchError
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from jobs.media import carried, located
+from jobs.media_names import carried, located
 from vllm_mlx.media import image
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(1000)).decode()

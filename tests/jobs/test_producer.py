@@ -14,14 +14,14 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from jobs import producer
-from jobs.counts import Counts
 from jobs.errors import InputFileError, RunExistsError
-from jobs.job import BatchJob
 from jobs.ledger import Ledger
+from jobs.ledger.counts import Counts
 from jobs.producer import enqueue_run
-from jobs.run import RunSpec
-from jobs.run_jobs import FAILURE_TTL, JOB_TIMEOUT, RESULT_TTL, RETRY, open_queue
-from jobs.tasks import GenerateShard, read_task
+from jobs.queue.job import BatchJob
+from jobs.queue.run_jobs import FAILURE_TTL, JOB_TIMEOUT, RESULT_TTL, RETRY, open_queue
+from jobs.queue.tasks import GenerateShard, read_task
+from jobs.run_spec import RunSpec
 from tests.engines import MODEL, commit_shard, enqueue, job_of, status_of, write_prompts
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams

@@ -353,7 +353,7 @@ def test_parsing_is_fast() -> None:
 
 def test_a_producer_needs_no_mlx() -> None:
     script = (
-        "import sys, jobs.columns, jobs.requests, jobs.sources\n"
+        "import sys, jobs.dataset.columns, jobs.requests, jobs.sources\n"
         "heavy = {'mlx', 'mlx_lm', 'mlx_vlm', 'transformers', 'pandas'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

@@ -18,8 +18,8 @@ from jobs.dataset import verify
 from jobs.producer import forget_run
 from tests.engines import MODEL, DoubleEngine, enqueue, status_of, wait_for, write_prompts
 from tests.worker.conftest import StartWorker, work_in_burst
-from worker.cli import main
-from worker.embedded import EmbeddedRedis
+from worker.cli.app import main
+from worker.embedded_redis import EmbeddedRedis
 from worker.status import run_status
 
 PASSWORD = "opensesame"

@@ -24,14 +24,14 @@ from redis import Redis
 from rq.job import Job
 
 from jobs.dataset import verify
-from jobs.job import BatchJob
-from jobs.keys import rows_channel
-from jobs.run import RunSpec, queue_name
-from jobs.tasks import GENERATE_SHARD
+from jobs.ledger.keys import rows_channel
+from jobs.queue.job import BatchJob
+from jobs.queue.tasks import GENERATE_SHARD
+from jobs.run_spec import RunSpec, queue_name
 from tests.engines import MODEL, DoubleEngine, enqueue, status_of, wait_for
 from tests.worker.conftest import StartWorker, work_in_burst
 from vllm_mlx.sampling_params import SamplingParams
-from worker.cli import main
+from worker.cli.app import main
 from worker.status import run_status
 
 QUEUE = queue_name(MODEL)
@@ -63,8 +63,8 @@ class Trap:
 @pytest.fixture(autouse=True)
 def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of dead workers' jobs some must be waited for."""
-    monkeypatch.setattr("worker.bookkeeping.LEASE", 1)
-    monkeypatch.setattr("worker.bookkeeping.MAINTENANCE", 0.2)
+    monkeypatch.setattr("worker.rq.bookkeeper.LEASE", 1)
+    monkeypatch.setattr("worker.rq.bookkeeper.MAINTENANCE", 0.2)
     monkeypatch.setattr("worker.batch_worker.MAINTENANCE", 0.2)
 
 

@@ -71,7 +71,7 @@ def test_a_run_and_a_worker_keep_the_password(url: str, tmp_path: Path) -> None:
     said += worker.communicate(timeout=60)
 
     assert (run.returncode, worker.returncode) == (0, 0), said
-    assert any("worker.cli" in title for title in titles)
+    assert any("worker.cli.app" in title for title in titles)
     assert not [title for title in titles if SECRET in title]
     assert not [text for text in said if SECRET in text]
     files = [path for path in out.rglob("*") if path.is_file()]

@@ -14,7 +14,7 @@ from tests.engines import MODEL, DoubleEngine, write_prompts
 from tests.tls import Authority, TlsProxy
 from tests.worker.conftest import work_in_burst
 from vllm_mlx.errors import InvalidRequestError
-from worker.cli import main
+from worker.cli.app import main
 
 
 @pytest.fixture(scope="module")

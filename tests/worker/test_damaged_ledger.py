@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 from redis import Redis
 
-from jobs.keys import done_key, leases_key, partial_key, rows_key, run_key
+from jobs.ledger.keys import done_key, leases_key, partial_key, rows_key, run_key
 from tests.engines import DoubleEngine, enqueue, status_of
 from tests.worker.conftest import StartWorker, work_in_burst
-from worker.cli import main
+from worker.cli.app import main
 
 
 def shard_rows(run_id: str) -> str:

@@ -12,8 +12,8 @@ from redis import Redis
 
 from jobs.ledger import Ledger
 from tests.engines import DoubleEngine, enqueue
+from tests.worker.cli.test_cli import cli
 from tests.worker.conftest import StartWorker, work_in_burst
-from tests.worker.test_cli import cli
 from tests.worker.test_statistics import BEFORE, NOW
 from vllm_mlx.outputs import EngineStats
 from worker.live import LiveCounts

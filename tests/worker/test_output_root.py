@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 
 from jobs.errors import OutputNotAllowedError
-from jobs.job import BatchJob
+from jobs.queue.job import BatchJob
 from tests.engines import MODEL, DoubleEngine, enqueue, job_of, status_of
 from tests.worker.conftest import StartWorker
 from vllm_mlx.errors import InvalidRequestError

@@ -15,12 +15,12 @@ import pyarrow.dataset
 import pytest
 from redis import Redis
 
-from jobs.counts import Counts
 from jobs.dataset import Dataset, verify
 from jobs.ledger import Ledger, RunState
+from jobs.ledger.counts import Counts
 from jobs.producer import enqueue_run
-from jobs.run import RunSpec
-from jobs.run_jobs import open_queue
+from jobs.queue.run_jobs import open_queue
+from jobs.run_spec import RunSpec
 from tests.engines import (
     MODEL,
     DoubleEngine,

@@ -16,18 +16,18 @@ from redis import Redis
 from rq.job import JobStatus
 
 from jobs.connection import connect
+from jobs.dataset.verification import verify
 from jobs.errors import RunExistsError, RunNotFoundError
 from jobs.ledger import Ledger, RunState
 from jobs.producer import enqueue_run, forget_run
-from jobs.run import RunSpec
-from jobs.run_jobs import RETRY, open_queue
-from jobs.verify import verify
+from jobs.queue.run_jobs import RETRY, open_queue
+from jobs.run_spec import RunSpec
 from tests.engines import MODEL, DoubleEngine, enqueue, job_of
 from tests.worker.conftest import StartWorker, work_in_burst
 from vllm_mlx.errors import EngineStoppedError
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
-from worker.cli import main
+from worker.cli.app import main
 
 
 def resume(redis: Redis, spec: RunSpec, **options: Any) -> int:

@@ -13,8 +13,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from jobs.dataset import Dataset, verify
 from jobs.ledger import Ledger
-from jobs.run import RunSpec
-from jobs.run_jobs import RETRY, open_queue
+from jobs.queue.run_jobs import RETRY, open_queue
+from jobs.run_spec import RunSpec
 from tests.engines import DoubleEngine, enqueue, job_of, status_of, wait_for
 from tests.worker.conftest import StartWorker
 from worker.batch_worker import BatchWorker

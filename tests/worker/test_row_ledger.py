@@ -11,17 +11,17 @@ import pytest
 from redis import Redis
 from rq.job import JobStatus
 
-from jobs.counts import Counts
 from jobs.dataset import ResultRow, verify
 from jobs.errors import InputFileError, RunStateError
-from jobs.lease import ShardLease
+from jobs.ledger.counts import Counts
+from jobs.ledger.lease import ShardLease
 from jobs.producer import resume_run
 from jobs.retry import retry_errors
-from jobs.run import RunSpec
+from jobs.run_spec import RunSpec
 from tests.engines import DoubleEngine, echo, enqueue, job_of, status_of, wait_for
+from tests.worker.cli.test_cli import cli
 from tests.worker.conftest import StartWorker, work_in_burst
-from tests.worker.test_cli import cli
-from tests.worker.test_takeover import finish, take_over
+from tests.worker.rq.test_takeover import finish, take_over
 from vllm_mlx.errors import EngineError, NonFiniteLogitsError
 from vllm_mlx.outputs import GenerationOutput
 from worker import flight

@@ -13,7 +13,7 @@ from redis import Redis
 from jobs.dataset import verify
 from jobs.ledger import Ledger
 from jobs.producer import enqueue_run
-from jobs.run import RunSpec
+from jobs.run_spec import RunSpec
 from tests.engines import MODEL, DoubleEngine, echo
 from tests.worker.conftest import StartWorker, work_in_burst
 from vllm_mlx.outputs import GenerationOutput

@@ -1,0 +1,258 @@
+"""The output of a run: Parquet parts that appear whole or not at all.
+
+A part is written to a temporary file outside `data/`, forced to disk and renamed in, so a reader
+or a crash at any moment sees only finished parts, and a shard done twice leaves one file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.dataset.atomic import create_file, explain_write, replace_file
+from jobs.dataset.card import dataset_card
+from jobs.dataset.layout import (
+    Layout,
+    dataset_names,
+    read_manifest,
+    schema,
+    whole_text,
+)
+from jobs.dataset.verification import Verification, verify
+from jobs.errors import DatasetError
+from jobs.logprobs import logprobs_cell
+from jobs.media_column import media_cell
+from vllm_mlx.outputs import GenerationOutput
+
+_OUTPUT_FIELDS = tuple(field.name for field in fields(GenerationOutput))
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """One finished request, as it goes into the dataset.
+
+    Attributes:
+        id: the request's name, unique in the run.
+        row: its position in the input.
+        output: what the model made of it, or the error it ended in.
+        attempts: how often it was tried.
+        worker: who finished it.
+        sample_index: which of the answers to this request, from 0.
+        columns: the input's own columns, by their name in the input, encoded for their type.
+    """
+
+    id: str
+    row: int
+    output: GenerationOutput
+    attempts: int = 1
+    worker: str = ""
+    sample_index: int = 0
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+    def flat(self, names: Mapping[str, str]) -> dict[str, Any]:
+        """The row as column name to value; `names` is `dataset_names` of the input's columns.
+
+        Raises:
+            DatasetError: the row has an input column that `names` lacks.
+        """
+        if unknown := self.columns.keys() - names.keys():
+            listed = ", ".join(sorted(unknown))
+            raise DatasetError(f"row {self.id!r} has columns the manifest lacks: {listed}")
+        own = {names[column]: value for column, value in self.columns.items()}
+        result = {name: getattr(self.output, name) for name in _OUTPUT_FIELDS}
+        return (
+            own
+            | result
+            | {
+                "id": self.id,
+                "row": self.row,
+                "sample_index": self.sample_index,
+                "attempts": self.attempts,
+                "worker": self.worker,
+                "logprobs": logprobs_cell(self.output.logprobs),
+                "media": media_cell(self.output.media),
+            }
+        )
+
+
+class Dataset:
+    """A folder of Parquet parts with its manifest; see `jobs.dataset.layout` for what lies where.
+
+    Several workers, on one machine or on several that share the folder, may use it at once.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._layout = Layout(root)
+
+    def prepare(self, manifest: Mapping[str, Any]) -> None:
+        """Claim the folder for the run that `manifest` describes; again for the same run is fine.
+
+        Raises:
+            DatasetError: the folder belongs to another run, holds files that this run would
+                replace or mix with, or can't be written.
+        """
+        with explain_write(self.root):
+            # Looked for before the manifest is: other workers' parts only ever follow it.
+            foreign = self._foreign_files()
+            if not self._layout.manifest.exists():
+                if foreign:
+                    raise DatasetError(
+                        f"{self.root} holds {', '.join(foreign)} but no manifest of a run: "
+                        "choose another folder, or move these away"
+                    )
+                create_file(self._layout.manifest, _json(manifest), self._layout.temporary)
+            self.check_holder(manifest["run_id"])
+            self._layout.data.mkdir(exist_ok=True)
+
+    def check_holder(self, run_id: str) -> None:
+        """Make sure that the folder is this run's.
+
+        Raises:
+            DatasetError: it belongs to another run, or has no manifest.
+        """
+        holder = self.manifest()["run_id"]
+        if holder != run_id:
+            raise DatasetError(
+                f"{self.root} holds run {holder}, so run {run_id} can't use it: "
+                "choose another folder, or delete this one"
+            )
+
+    def lost_shards(self, done: Iterable[int], shards: int) -> set[int]:
+        """Which of these shards have no part here."""
+        return {shard for shard in done if not self.part_path(shard, shards).exists()}
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether a run has put its manifest here."""
+        return self._layout.manifest.exists()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run was verified and marked."""
+        return self._layout.success.exists()
+
+    def is_whole(self, shards: int) -> bool:
+        """Whether the run is finished, and no part was lost since."""
+        return self.is_finished and not self.lost_shards(range(shards), shards)
+
+    def manifest(self) -> dict[str, Any]:
+        """What the run was asked for and, once finalized, under `result`, what came of it.
+
+        Raises:
+            DatasetError: there is no manifest, or it is corrupt.
+        """
+        return read_manifest(self._layout.manifest)
+
+    def part_path(self, shard: int, shards: int) -> Path:
+        """Where the part of one shard stands once it is written."""
+        return self._layout.part(shard, shards)
+
+    def write_part(
+        self, shard: int, rows: Sequence[ResultRow], *, check: Callable[[], None] = lambda: None
+    ) -> Path:
+        """Put one shard's rows into the dataset, in input order, replacing the shard's part.
+
+        Args:
+            check: called right before the part appears; what it raises prevents that.
+
+        Raises:
+            ValueError: there are no rows, or no such shard.
+            DatasetError: a value does not fit its column, or the part can't be written.
+        """
+        manifest = self.manifest()
+        shards = manifest["shards"]
+        if not rows:
+            raise ValueError(f"shard {shard} has no rows: readers reject an empty part")
+        if not 0 <= shard < shards:
+            raise ValueError(f"shard {shard} is not one of this run's {shards}")
+        part = self.part_path(shard, shards)
+        parquet = _parquet(_table(rows, manifest["columns"]))
+        replace_file(part, parquet, self._layout.temporary, check=check)
+        return part
+
+    def finalize(self) -> Verification:
+        """Verify the dataset, describe it in its card and mark it finished; twice is fine.
+
+        Raises:
+            DatasetError: rows are missing or stand twice, parts are damaged, or the folder can't
+                be written. There is no `_SUCCESS` then.
+        """
+        self.unfinish()
+        verification = verify(self.root)
+        if not verification.complete:
+            raise DatasetError(f"{self.root} is not complete: {_summary(verification.problems)}")
+        manifest = self.manifest() | {"result": _totals(verification)}
+        self._replace(self._layout.card, dataset_card(manifest, verification).encode())
+        self._replace(self._layout.manifest, _json(manifest))
+        self._sweep()
+        self._replace(self._layout.success, b"")
+        return verification
+
+    def unfinish(self) -> None:
+        """Take the mark away: some rows are to be replaced.
+
+        Raises:
+            DatasetError: the folder can't be written.
+        """
+        with explain_write(self._layout.success):
+            self._layout.success.unlink(missing_ok=True)
+
+    def _foreign_files(self) -> list[str]:
+        own = [self._layout.card, self._layout.success, *self._layout.data.glob("*.parquet")]
+        return [str(path.relative_to(self.root)) for path in own if path.exists()]
+
+    def _replace(self, target: Path, data: bytes | pa.Buffer) -> None:
+        replace_file(target, data, self._layout.temporary)
+
+    def _sweep(self) -> None:
+        """Remove what killed writers left; all parts stand, so a live one only writes a copy."""
+        with explain_write(self._layout.temporary):
+            for leftover in self._layout.temporary.glob("*.parquet"):
+                leftover.unlink(missing_ok=True)
+
+
+def _table(rows: Sequence[ResultRow], columns: Mapping[str, str]) -> pa.Table:
+    names = dataset_names(columns)
+    ordered = sorted(rows, key=lambda row: (row.row, row.sample_index))
+    flat = [row.flat(names) for row in ordered]
+    wanted = schema(columns)
+    arrays = [_array(field, [row.get(field.name) for row in flat]) for field in wanted]
+    return pa.Table.from_arrays(arrays, schema=wanted)
+
+
+def _array(field: pa.Field, values: list[Any]) -> pa.Array:
+    try:
+        try:
+            return pa.array(values, field.type)
+        except UnicodeEncodeError:
+            return pa.array([whole_text(value) for value in values], field.type)
+    except (pa.ArrowException, OverflowError) as error:
+        message = f"a value of column {field.name!r} is no {field.type}: {error}"
+        raise DatasetError(message) from error
+
+
+def _parquet(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue()
+
+
+def _json(manifest: Mapping[str, Any]) -> bytes:
+    return json.dumps(manifest, indent=2).encode() + b"\n"
+
+
+def _totals(verification: Verification) -> dict[str, int]:
+    names = ("rows_in", "ok", "error", "prompt_tokens", "completion_tokens")
+    return {name: getattr(verification, name) for name in names}
+
+
+def _summary(problems: Sequence[str], shown: int = 5) -> str:
+    more = len(problems) - shown
+    return "; ".join(problems[:shown]) + (f"; and {more} more problems" if more > 0 else "")

@@ -1,0 +1,275 @@
+"""Proof that a dataset holds every row of its input exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, groupby, islice
+from pathlib import Path
+from typing import Any, get_args
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from jobs.dataset.layout import RESULT_COLUMNS, Layout, read_manifest, schema
+from jobs.errors import DatasetError
+from vllm_mlx.outputs import FinishReason
+
+_SHOWN = 20
+_READ = pa.schema(
+    [
+        column
+        for column in RESULT_COLUMNS
+        if column.name
+        in {"id", "row", "sample_index", "prompt_tokens", "completion_tokens", "finish_reason"}
+    ]
+)
+
+
+@dataclass(slots=True)
+class Verification:
+    """What `verify` found; every finding is a sentence in `problems`.
+
+    Attributes:
+        rows_in: rows the dataset owes: the samples of all rows of the input.
+        ok: rows with generated text.
+        error: rows whose request failed.
+        prompt_tokens: tokens of all prompts.
+        completion_tokens: tokens of all answers.
+        missing: input positions that lack a row, the first 20. A row whose last samples are
+            missing is not among them where rows have different numbers of samples.
+        duplicates: ids of rows that stand more than once, the first 20.
+        unexpected: files and input positions that don't belong here, the first 20 of each.
+        problems: what is wrong, in words; empty when the dataset is complete.
+    """
+
+    rows_in: int
+    ok: int = 0
+    error: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    missing: list[int] = field(default_factory=list)
+    duplicates: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Rows in = ok + error, each exactly once, in whole parts of one schema."""
+        return not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class _Owed:
+    """What a dataset should hold: `rows` in all, of each input row `samples` at most."""
+
+    rows: int
+    input_rows: int
+    samples: int
+
+    @property
+    def is_uniform(self) -> bool:
+        return self.rows == self.input_rows * self.samples
+
+
+def verify(root: Path) -> Verification:
+    """Read the whole dataset and check it against the manifest.
+
+    A damaged part is a problem in the answer, not an exception. Memory grows with the ids.
+
+    Raises:
+        DatasetError: the manifest is missing or corrupt, so there is nothing to check against.
+    """
+    layout = Layout(root)
+    manifest = read_manifest(layout.manifest)
+    owed = _Owed(
+        rows=manifest["rows"],
+        input_rows=manifest.get("input_rows", manifest["rows"]),
+        samples=manifest.get("samples", 1),
+    )
+    found = Verification(rows_in=owed.rows)
+    parts = _check_folder(layout, manifest["shards"], found)
+    rows = _read_parts(parts, schema(manifest["columns"]), found)
+    _check_outcomes(rows, found)
+    _check_positions(rows, owed, found)
+    _check_ids(rows, owed.input_rows, found)
+    return found
+
+
+def _check_folder(layout: Layout, shards: int, found: Verification) -> list[Path]:
+    expected = [layout.part(shard, shards) for shard in range(shards)]
+    try:
+        present = {path for path in layout.data.iterdir() if not _is_invisible(path)}
+    except OSError as error:
+        found.problems.append(f"{layout.data} can't be read: {error}")
+        return []
+    absent = [path.name for path in expected if path not in present]
+    if absent:
+        found.problems.append(f"parts missing: {_list(absent, len(absent))} of {shards}")
+    foreign = sorted(path.name for path in present.difference(expected))
+    if foreign:
+        found.problems.append(
+            f"files in {layout.data} that are no parts of this run: {_list(foreign)}"
+        )
+        found.unexpected += foreign[:_SHOWN]
+    return [path for path in expected if path in present]
+
+
+def _is_invisible(path: Path) -> bool:
+    """Whether the glob `*.parquet` passes this file by (in duckdb and polars it matches dots)."""
+    return path.name.startswith(".") and path.suffix != ".parquet"
+
+
+def _read_parts(parts: Iterable[Path], expected: pa.Schema, found: Verification) -> pa.Table:
+    tables = [_READ.empty_table()]
+    for part in parts:
+        try:
+            tables.append(_read_part(part, expected))
+        except DatasetError as error:
+            found.problems.append(str(error))
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def _read_part(path: Path, expected: pa.Schema) -> pa.Table:
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as part:
+            if difference := _difference(part.schema_arrow, expected):
+                raise DatasetError(f"{path} has another schema: {difference}")
+            rows = part.read(use_threads=False)  # all columns, so that every checksum is checked
+            rows.validate(full=True)  # else broken UTF-8 raises later, where the file is unknown
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DatasetError(f"{path} can't be read: {error}") from error
+    if rows.num_rows == 0:
+        raise DatasetError(f"{path} holds no rows")
+    # Selected again, since Arrow takes an input column named "id.x" for a child of "id".
+    return rows.select(_READ.names).replace_schema_metadata()
+
+
+def _difference(found: pa.Schema, expected: pa.Schema) -> str:
+    if found.equals(expected):
+        return ""
+    have, want = (dict(zip(s.names, s.types, strict=True)) for s in (found, expected))
+    differences = [
+        *(f"no column {name!r}" for name in want.keys() - have.keys()),
+        *(f"column {name!r} is new" for name in have.keys() - want.keys()),
+        *(
+            f"column {name!r} is {have[name]}, not {want[name]}"
+            for name in have.keys() & want.keys()
+            if have[name] != want[name]
+        ),
+    ]
+    return ", ".join(sorted(differences)) or "its columns stand in another order"
+
+
+def _check_outcomes(rows: pa.Table, found: Verification) -> None:
+    reasons = {
+        entry["values"]: entry["counts"]
+        for entry in pc.value_counts(rows["finish_reason"]).to_pylist()
+    }
+    found.error = reasons.pop("error", 0)
+    found.ok = sum(reasons.pop(reason, 0) for reason in get_args(FinishReason))
+    found.problems += [
+        f"{count} rows have the finish_reason {reason!r}" for reason, count in reasons.items()
+    ]
+    found.prompt_tokens = pc.sum(rows["prompt_tokens"]).as_py() or 0
+    found.completion_tokens = pc.sum(rows["completion_tokens"]).as_py() or 0
+
+
+def _check_positions(rows: pa.Table, owed: _Owed, found: Verification) -> None:
+    samples = owed.samples
+    inside = pc.and_(_below(rows["row"], owed.input_rows), _below(rows["sample_index"], samples))
+    outside = rows.filter(pc.invert(inside))
+    if outside.num_rows:
+        positions = outside["row"].slice(0, _SHOWN).to_pylist()
+        found.problems.append(f"rows out of range: {_list(positions, outside.num_rows)}")
+        found.unexpected += [f"row {position}" for position in positions]
+
+    rows = rows.filter(inside)
+    # One number a sample, counted from a row before the first: all stay positive.
+    keys = pc.add(pc.multiply(pc.add(rows["row"], 1), samples), rows["sample_index"])
+    edges = _sorted_between(keys, samples - 1, (owed.input_rows + 1) * samples)
+    steps = pc.pairwise_diff(edges).fill_null(1)
+    repeats = edges.filter(pc.equal(steps, 0))
+    absent = owed.rows - (len(keys) - len(repeats))
+    found.missing = list(islice(_positions_missing(edges, steps, owed), _SHOWN))
+    if found.missing:
+        count = max(absent, len(found.missing))
+        found.problems.append(f"rows missing: {_list(found.missing, count)}")
+    elif absent > 0:
+        found.problems.append(f"rows missing: {absent}, the last samples of some rows")
+    if absent < 0:
+        found.problems.append(f"rows too many: {-absent}")
+    if len(repeats):
+        again = rows.filter(pc.is_in(keys, repeats.slice(0, _SHOWN)))
+        _add_duplicates(found, again["id"].drop_null().unique().to_pylist())
+        positions = [key // samples - 1 for key in repeats.unique().slice(0, _SHOWN).to_pylist()]
+        found.problems.append(f"rows more than once: {_list(positions, len(repeats))}")
+
+
+def _below(values: pa.ChunkedArray, limit: int) -> pa.ChunkedArray:
+    inside = pc.and_(pc.greater_equal(values, 0), pc.less(values, limit))
+    return inside.fill_null(False)
+
+
+def _sorted_between(keys: pa.ChunkedArray, low: int, high: int) -> pa.Array:
+    framed = pa.chunked_array([*keys.chunks, pa.array([low, high], pa.int64())])
+    return framed.take(pc.sort_indices(framed)).combine_chunks()
+
+
+def _positions_missing(edges: pa.Array, steps: pa.Array, owed: _Owed) -> Iterator[int]:
+    """Input positions of the keys that `edges` leaves out, ascending, each once."""
+    ends = pc.indices_nonzero(_is_gap(edges, steps, owed)).slice(0, _SHOWN).to_pylist()
+    gaps = (_gap(edges[end - 1].as_py(), edges[end].as_py(), owed) for end in ends)
+    positions = (key // owed.samples - 1 for key in chain.from_iterable(gaps))
+    return (position for position, _ in groupby(positions))
+
+
+def _is_gap(edges: pa.Array, steps: pa.Array, owed: _Owed) -> pa.Array:
+    """Where keys are missing before an edge."""
+    leaps = pc.greater(steps, 1)
+    if owed.is_uniform:
+        return leaps
+    rows = pc.divide(edges, owed.samples)
+    is_first = pc.equal(pc.multiply(rows, owed.samples), edges)
+    follows = pc.equal(pc.pairwise_diff(rows).fill_null(0), 1)
+    return pc.and_not(leaps, pc.and_(is_first, follows))  # the row before has fewer samples
+
+
+def _gap(before: int, after: int, owed: _Owed) -> range:
+    first = before + 1
+    next_row = (before // owed.samples + 1) * owed.samples
+    return range(first if owed.is_uniform or after < next_row else next_row, after)
+
+
+def _check_ids(rows: pa.Table, total: int, found: Verification) -> None:
+    if nameless := rows["id"].null_count:
+        found.problems.append(f"{nameless} rows have no id")
+    rows = rows.filter(pc.is_valid(rows["id"]))
+    # Sorted, since hashing takes four times the memory; large, since plain strings end at 2 GB.
+    order = pc.sort_indices(rows["id"])
+    ids = rows["id"].cast(pa.large_string()).take(order).combine_chunks()
+    same_id = _equals_previous(ids)
+    same_row = _equals_previous(rows["row"].take(order).combine_chunks())
+    repeats = ids.slice(1).filter(pc.and_not(same_id, same_row)).unique()
+    if len(repeats):
+        names = repeats.slice(0, _SHOWN).to_pylist()
+        _add_duplicates(found, names)
+        found.problems.append(f"ids more than once: {_list(names, len(repeats))}")
+    elif not found.problems and len(ids) - same_id.true_count != total:
+        found.problems.append(f"{len(ids) - same_id.true_count} ids stand for {total} rows")
+
+
+def _equals_previous(values: pa.Array) -> pa.Array:
+    return pc.equal(values.slice(1), values.slice(0, max(len(values) - 1, 0)))
+
+
+def _add_duplicates(found: Verification, ids: Iterable[str]) -> None:
+    found.duplicates = list(dict.fromkeys([*found.duplicates, *ids]))[:_SHOWN]
+
+
+def _list(values: list[Any], total: int | None = None) -> str:
+    """The first of `values`, and how many there are in all."""
+    total = len(values) if total is None else total
+    shown = ", ".join(str(value) for value in values[:_SHOWN])
+    return f"{total} ({shown}{', …' if total > len(values[:_SHOWN]) else ''})"

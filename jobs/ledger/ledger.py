@@ -1,0 +1,257 @@
+"""`Ledger`: what is done of each run, in Redis; the one truth of a run in flight.
+
+Keys, all under `mlx-batch:`
+    runs                    sorted set, run id by creation time
+    run:ID                  hash: `spec` (JSON) and `state`
+    run:ID:done             hash: committed shard → its `Counts` as a JSON list
+    run:ID:leases           hash: shard → how often it was claimed
+    run:ID:partial          hash: shard that is not whole → `Counts` of its rows that are done
+    run:ID:rows:SHARD       hash: place in the shard → a row that is done; gone with the commit
+    out:FOLDER              the run that an output folder belongs to
+    live:WORKER             JSON of what a worker's engine does; expires
+
+`jobs.ledger.lease` writes the four that change with every row and shard.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, cast
+
+from redis import Redis
+
+from jobs.errors import LedgerError, RunExistsError, RunNotFoundError
+from jobs.ledger.counts import Counts
+from jobs.ledger.keys import (
+    RUNS,
+    done_key,
+    leases_key,
+    live_key,
+    of_our_kind,
+    out_key,
+    partial_key,
+    rows_key,
+    run_key,
+)
+from jobs.run_spec import RunSpec
+
+LIVE_TTL = 15  # seconds; a worker writes its live counts every second
+DELETED_AT_ONCE = 1000
+KEEP_FINISHED = 30 * 24 * 3600  # seconds the record of a finished run stays
+
+
+class RunState(StrEnum):
+    """Where a run stands."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A run as the ledger knows it: what was asked for, what is done.
+
+    Attributes:
+        done: of committed shards.
+        partial: of shards that are not whole yet.
+    """
+
+    spec: RunSpec
+    state: RunState
+    done: Counts
+    partial: Counts
+    shards_done: int
+
+
+class Ledger:
+    """Reads and writes the records of runs."""
+
+    def __init__(self, connection: Redis) -> None:
+        self._redis = connection
+
+    def create(self, spec: RunSpec, created: float) -> bool:
+        """Record a new run; False if it is there already (it is then left as it was).
+
+        Raises:
+            RunExistsError: the output folder belongs to another run.
+        """
+        self._claim_folder(spec)
+        key = run_key(spec.run_id)
+        with self._redis.pipeline() as pipeline:  # one transaction: a run is there whole
+            pipeline.hsetnx(key, "spec", spec.model_dump_json())
+            pipeline.hsetnx(key, "state", RunState.RUNNING)
+            pipeline.zadd(RUNS, {spec.run_id: created}, nx=True)
+            is_new, *_ = pipeline.execute()
+        return bool(is_new)
+
+    def _claim_folder(self, spec: RunSpec) -> None:
+        holder = self._redis.set(out_key(spec.out), spec.run_id, nx=True, get=True)
+        if holder is not None and cast(bytes, holder) != spec.run_id.encode():
+            other = cast(bytes, holder).decode(errors="replace")
+            raise RunExistsError(
+                f"{spec.out} is the folder of {other}: choose another one, or make the server "
+                f"forget that run (mlx-batch forget {other})"
+            )
+
+    def spec(self, run_id: str) -> RunSpec:
+        """What a run is.
+
+        Raises:
+            RunNotFoundError: the server knows no such run.
+        """
+        with of_our_kind(run_id):
+            raw = self._redis.hget(run_key(run_id), "spec")
+        if raw is None:
+            raise RunNotFoundError(f"no run {run_id!r} on this server")
+        return _spec(cast(bytes, raw), run_id)
+
+    def progress(self, run_id: str) -> Progress:
+        """How far a run is.
+
+        Raises:
+            RunNotFoundError: the server knows no such run.
+        """
+        with self._redis.pipeline() as pipeline:  # one moment, in which no shard is in both
+            pipeline.hgetall(run_key(run_id))
+            pipeline.hvals(done_key(run_id))
+            pipeline.hvals(partial_key(run_id))
+            with of_our_kind(run_id):
+                record, done, partial = pipeline.execute()
+        if b"spec" not in record:
+            raise RunNotFoundError(f"no run {run_id!r} on this server")
+        return Progress(
+            spec=_spec(record[b"spec"], run_id),
+            state=_state(record.get(b"state", b"running")),
+            done=Counts.sum_of(done),
+            partial=Counts.sum_of(partial),
+            shards_done=len(done),
+        )
+
+    def runs(self) -> list[str]:
+        """All run ids, newest first, but for those whose record has expired."""
+        found = cast(list[bytes], self._redis.zrevrange(RUNS, 0, -1))
+        names = [name.decode(errors="replace") for name in found]
+        with self._redis.pipeline() as pipeline:
+            for name in names:
+                pipeline.exists(run_key(name))
+            known = pipeline.execute() if names else []
+        return [name for name, exists in zip(names, known, strict=True) if exists]
+
+    def reopen(self, run_id: str, lost_shards: Iterable[int]) -> None:
+        """The run goes on: these shards' parts are lost, they are to be made again."""
+        with self._redis.pipeline() as pipeline:
+            for shard in lost_shards:
+                pipeline.hdel(done_key(run_id), str(shard))
+            pipeline.hset(run_key(run_id), "state", RunState.RUNNING)
+            for key in _keys(run_id):
+                pipeline.persist(key)
+            pipeline.execute()
+
+    def reopen_shard(
+        self, run_id: str, shard: int, rows: Mapping[int, bytes], counts: Counts
+    ) -> None:
+        """A committed shard is to be made again, but for these rows (see `jobs.ledger.lease`)."""
+        with self._redis.pipeline() as pipeline:
+            for place, row in rows.items():
+                pipeline.hset(rows_key(run_id, shard), str(place), row)
+            pipeline.hset(partial_key(run_id), str(shard), counts.encode())
+            pipeline.hdel(done_key(run_id), str(shard))
+            pipeline.hset(run_key(run_id), "state", RunState.RUNNING)
+            for key in _keys(run_id):
+                pipeline.persist(key)
+            pipeline.execute()
+
+    def done_shards(self, run_id: str) -> set[int]:
+        """The committed shards.
+
+        Raises:
+            LedgerError: somebody else wrote there.
+        """
+        with of_our_kind(run_id):
+            names = cast(list[bytes], self._redis.hkeys(done_key(run_id)))
+        return set(map(_shard, names))
+
+    def shards_done(self, run_id: str) -> int:
+        """How many shards are committed."""
+        return self._redis.hlen(done_key(run_id))
+
+    def finish(self, run_id: str) -> None:
+        """The run's dataset is verified; its record is forgotten after `KEEP_FINISHED`."""
+        with self._redis.pipeline() as pipeline:
+            pipeline.hset(run_key(run_id), "state", RunState.FINISHED)
+            for key in _keys(run_id):
+                pipeline.expire(key, KEEP_FINISHED)
+            pipeline.execute()
+
+    def forget(self, run_id: str) -> None:
+        """Remove a run's record and its claim on its folder; nothing on disk is touched.
+
+        Raises:
+            RunNotFoundError: the server knows no such run.
+        """
+        spec = self.spec(run_id)
+        self._redis.delete(*_keys(run_id), partial_key(run_id))
+        shards = range(spec.shards)
+        for first in shards[::DELETED_AT_ONCE]:
+            some = shards[first : first + DELETED_AT_ONCE]
+            self._redis.delete(*(rows_key(run_id, shard) for shard in some))
+        if self._redis.get(out_key(spec.out)) == run_id.encode():
+            self._redis.delete(out_key(spec.out))
+        self._redis.zrem(RUNS, run_id)
+
+    def publish_live(self, worker: str, live: Mapping[str, Any]) -> None:
+        """What a worker's engine does."""
+        self._redis.set(live_key(worker), json.dumps(live), ex=LIVE_TTL)
+
+    def forget_live(self, worker: str) -> None:
+        """A worker has ended."""
+        self._redis.delete(live_key(worker))
+
+    def live(self, workers: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """The last word of each worker that spoke within `LIVE_TTL` seconds."""
+        names = list(workers)
+        if not names:
+            return {}
+        said = cast(list[bytes | None], self._redis.mget([live_key(name) for name in names]))
+        heard = {name: _said(raw) for name, raw in zip(names, said, strict=True) if raw}
+        return {name: words for name, words in heard.items() if words is not None}
+
+
+def _keys(run_id: str) -> tuple[str, ...]:
+    """What stays of a finished run. The leases, too: who slept through its end must not write."""
+    return run_key(run_id), done_key(run_id), leases_key(run_id)
+
+
+def _spec(raw: bytes, run_id: str) -> RunSpec:
+    try:
+        spec = RunSpec.model_validate_json(raw)
+    except ValueError as error:
+        raise LedgerError(f"the record of {run_id} is not one this version writes") from error
+    if spec.run_id != run_id or not spec.model:
+        raise LedgerError(f"the record of {run_id} is that of another run, or of no model")
+    return spec
+
+
+def _state(raw: bytes) -> RunState:
+    try:
+        return RunState(raw.decode())
+    except ValueError:
+        raise LedgerError(f"the ledger holds {raw[:80]!r} in place of a state") from None
+
+
+def _shard(raw: bytes) -> int:
+    if not raw.isdigit() or len(raw) > 9:
+        raise LedgerError(f"the ledger holds {raw[:80]!r} in place of a shard")
+    return int(raw)
+
+
+def _said(raw: bytes) -> dict[str, Any] | None:
+    """What a worker said; None if it is not what one says."""
+    try:
+        said = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return said if isinstance(said, dict) else None

@@ -1,0 +1,76 @@
+"""What RQ's keys say of a queue, read so that nothing in them can stop a monitor.
+
+RQ's own readers raise at the first entry that is no UTF-8, and some of them tidy while they look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+from redis import Redis
+from redis.exceptions import RedisError
+from rq import Queue
+from rq.exceptions import NoSuchJobError
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
+
+from jobs.queue.job import BatchJob
+
+_BROKEN = "its record is broken"
+
+
+class QueueState:
+    """The names in one queue, as they are."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._redis: Redis = queue.connection
+
+    @property
+    def queued(self) -> list[str]:
+        return _texts(cast(list[bytes], self._redis.lrange(self._queue.key, 0, -1)))
+
+    @property
+    def started(self) -> list[str]:
+        executions = self._sorted(self._queue.started_job_registry.key)
+        return [execution.partition(":")[0] for execution in executions]
+
+    @property
+    def delayed(self) -> list[str]:
+        return self._sorted(self._queue.scheduled_job_registry.key)
+
+    @property
+    def failed(self) -> list[str]:
+        return self._sorted(self._queue.failed_job_registry.key)
+
+    @property
+    def workers(self) -> list[str]:
+        members = self._redis.smembers(WORKERS_BY_QUEUE_KEY % self._queue.name)
+        return sorted(key.rpartition(":")[2] for key in _texts(cast(set[bytes], members)))
+
+    def reason(self, job_id: str) -> str | None:
+        """Why a job failed; None if there is no such job any more."""
+        try:
+            job = BatchJob.fetch(job_id, self._redis, self._queue.serializer)
+            result = job.latest_result()
+        except NoSuchJobError:
+            return None
+        except RedisError:
+            raise
+        except Exception as error:  # whatever a broken record makes RQ raise
+            return f"{_BROKEN}: {type(error).__name__}"
+        lines = (result.exc_string or "").strip().splitlines() if result else []
+        return lines[-1] if lines else ""
+
+    def _sorted(self, key: str) -> list[str]:
+        return _texts(cast(list[bytes], self._redis.zrange(key, 0, -1)))
+
+
+def queue_names(connection: Redis) -> list[str]:
+    """The queues that RQ knows of."""
+    members = cast(set[bytes], connection.smembers(Queue.redis_queues_keys))
+    return sorted(key.removeprefix(Queue.redis_queue_namespace_prefix) for key in _texts(members))
+
+
+def _texts(raw: Iterable[bytes]) -> list[str]:
+    return [each.decode(errors="replace") for each in raw]

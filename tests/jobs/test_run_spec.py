@@ -1,0 +1,190 @@
+"""What identifies a run, which queue it goes to, and how its rows are cut."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from jobs.dataset import Dataset
+from jobs.run_spec import InputSpec, RunSpec, queue_name
+from jobs.sources import Format
+from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.video_params import VideoParams
+
+
+def fields(**changes: Any) -> dict[str, Any]:
+    return {
+        "model": "some/model",
+        "out": "/data/out",
+        "input": InputSpec(path="/in.jsonl", fingerprint="abc", format=Format.JSONL),
+        "rows": 10,
+        "input_rows": 10,
+        "bad_rows": 0,
+        "shard_size": 4,
+        "sampling": SamplingParams.of(),
+        "n": 1,
+        "chat": False,
+        "columns": {"prompt": "string"},
+    } | changes
+
+
+def make_spec(**changes: Any) -> RunSpec:
+    return RunSpec.create(**fields(**changes))
+
+
+def test_the_same_command_is_the_same_run() -> None:
+    moved = InputSpec(path="/elsewhere/in.jsonl", fingerprint="abc", format=Format.JSONL)
+
+    assert make_spec().run_id == make_spec().run_id == make_spec(input=moved).run_id
+    assert make_spec().run_id.startswith("run-")
+    assert len(make_spec().run_id) == 16
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"model": "other/model"},
+    {"out": "/data/other"},
+    {"input": InputSpec(path="/in.jsonl", fingerprint="abd", format=Format.JSONL)},
+    {"input": InputSpec(path="/in.jsonl", fingerprint="abc", format=Format.TEXT)},
+    {"shard_size": 5},
+    {"chat": True},
+    {"n": 2},
+    {"bad_rows": 1},
+    {"sampling": SamplingParams.of(max_tokens=9)},
+    {"sampling": SamplingParams.of(temperature=0.0)},
+    {"sampling": SamplingParams.of(top_p=0.8)},
+    {"sampling": SamplingParams.of(top_k=3)},
+    {"sampling": SamplingParams.of(min_p=0.1)},
+    {"sampling": SamplingParams.of(repetition_penalty=1.1)},
+    {"sampling": SamplingParams.of(stop="END")},
+    {"sampling": SamplingParams.of(stop=["END", "STOP"])},
+    {"sampling": SamplingParams.of(seed=1)},
+    {"sampling": SamplingParams.of(logprobs=0)},
+    {"sampling": SamplingParams.of(stop_on_repetition=True)},
+    {"video_params": VideoParams.of(video_fps=1.0)},
+    {"video_params": VideoParams.of(video_max_frames=16)},
+]
+
+
+def test_whatever_changes_the_dataset_changes_the_run() -> None:
+    ids = [make_spec(**change).run_id for change in ({}, *CHANGES)]
+    assert len(set(ids)) == len(ids)
+
+
+def test_every_sampling_setting_is_part_of_the_identity() -> None:
+    given = [change["sampling"] for change in CHANGES if "sampling" in change]
+    assert {name for params in given for name in params.model_fields_set} == set(
+        SamplingParams.model_fields
+    )
+
+
+def test_every_setting_of_videos_is_part_of_the_identity() -> None:
+    given = [change["video_params"] for change in CHANGES if "video_params" in change]
+    assert {name for params in given for name in params.model_fields_set} == set(
+        VideoParams.model_fields
+    )
+
+
+def test_runs_without_such_a_setting_have_the_ids_they_always_had() -> None:
+    assert make_spec().run_id == make_spec(video_params=VideoParams.of()).run_id
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "shards", "last"),
+    [
+        (10, 4, 3, range(8, 10)),
+        (8, 4, 2, range(4, 8)),
+        (1, 128, 1, range(1)),
+        (3, 1, 3, range(2, 3)),
+    ],
+)
+def test_rows_are_cut_into_shards(rows: int, size: int, shards: int, last: range) -> None:
+    spec = make_spec(rows=rows, shard_size=size)
+
+    assert spec.shards == shards
+    assert spec.shard_rows(shards - 1) == last
+    assert [row for shard in range(shards) for row in spec.shard_rows(shard)] == list(range(rows))
+
+
+def test_job_ids_follow_from_the_run() -> None:
+    spec = make_spec()
+    assert spec.shard_id(2) == f"{spec.run_id}-00002"
+    assert spec.finalize_id == f"{spec.run_id}-finalize"
+
+
+@pytest.mark.parametrize(
+    ("model", "queue"),
+    [
+        ("smollm2-135m", "mlx-smollm2-135m"),
+        (
+            "mlx-community/Llama-3.2-3B-Instruct-4bit",
+            "mlx-mlx-community--Llama-3.2-3B-Instruct-4bit",
+        ),
+        ("/models/Llama-3.2", "mlx-Llama-3.2"),
+        ("/models/Llama-3.2/", "mlx-Llama-3.2"),
+        ("./models/Llama-3.2", "mlx-Llama-3.2"),
+        ("~/models/Llama-3.2", "mlx-Llama-3.2"),
+        ("models/tiny.Q4_1.gguf", "mlx-tiny.Q4_1.gguf"),
+        ("/a folder/my model", "mlx-my--model"),
+    ],
+)
+def test_a_queue_is_named_after_its_model(model: str, queue: str) -> None:
+    assert queue_name(model) == queue
+
+
+def test_a_relative_folder_that_exists_is_a_local_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    assert queue_name("models/tiny") == "mlx-models--tiny"
+
+    monkeypatch.chdir(tmp_path)
+
+    assert queue_name("models/tiny") == queue_name(str(tmp_path / "models" / "tiny")) == "mlx-tiny"
+
+
+def test_a_link_to_a_model_has_its_own_name(tmp_path: Path) -> None:
+    """The hub's cache keeps a model in a folder that is called by a hash."""
+    (tmp_path / "snapshots" / "0a1b2c").mkdir(parents=True)
+    (tmp_path / "tiny").symlink_to(tmp_path / "snapshots" / "0a1b2c")
+
+    assert queue_name(str(tmp_path / "tiny")) == queue_name("/not/on/this/machine/tiny")
+
+
+def test_the_working_directory_as_a_model_has_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path / "tiny")
+
+    assert queue_name(".") == queue_name("./") == "mlx-tiny"
+
+
+def test_the_manifest_is_the_run(tmp_path: Path) -> None:
+    frames = VideoParams.of(video_fps=1, video_max_frames=4)
+    spec = make_spec(sampling=SamplingParams.of(stop=["\n"], seed=3), chat=True)
+    assert RunSpec.model_validate(make_spec(video_params=frames).manifest()).video_params == frames
+    manifest = spec.manifest()
+
+    assert RunSpec.model_validate(json.loads(json.dumps(manifest))) == spec
+    dataset = Dataset(tmp_path / "out")
+    dataset.prepare(manifest)
+    assert RunSpec.model_validate(dataset.manifest()) == spec
+
+
+def test_the_manifest_says_what_made_the_dataset() -> None:
+    manifest = make_spec().manifest()
+
+    known = {"path": "/in.jsonl", "fingerprint": "abc", "format": "jsonl"}
+    assert manifest["input"] == known | {"media": None, "prompt": None}
+    assert set(manifest["versions"]) == {"mlx-batch", "python"}
+    assert manifest["created_at"].endswith("+00:00")
+    assert manifest["sampling"]["max_tokens"] == 256
+
+
+def test_an_unknown_field_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        make_spec(colour="green")

@@ -1,0 +1,79 @@
+"""What `run` shows while it goes on and when it has ended."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+from redis import Redis
+from rich.console import Console
+
+from jobs.dataset import Dataset, ResultRow, verify
+from jobs.ledger.counts import Counts
+from tests.engines import commit_shard, enqueue
+from vllm_mlx.outputs import GenerationOutput
+from worker.cli import display
+from worker.status import run_status
+
+
+def test_the_summary_shows_any_text_as_it_is(tmp_path: Path) -> None:
+    """Rich would take `[/INST]` for its own markup, and raise."""
+    text = "[bold]not bold[/INST] :smile:"
+    manifest = {"run_id": "run-1", "model": "m", "rows": 1, "shards": 1}
+    dataset = Dataset(tmp_path)
+    dataset.prepare(manifest | {"columns": {"prompt": "string"}})
+    output = GenerationOutput(text, 1, 5, "stop")
+    dataset.write_part(0, [ResultRow("[/id]", 0, output, columns={"prompt": text})])
+    console = Console(record=True, width=200, file=io.StringIO())
+
+    display.print_summary(console, tmp_path, verify(tmp_path), seconds=2.0)
+
+    said = console.export_text()
+    assert said.count(text) == 2
+    assert "[/id]" in said
+    assert "1 rows answered, 0 in error; 5 tokens in 2.0 s: 2.5 tokens/s" in said
+    assert str(tmp_path) in said
+
+
+def test_the_summary_of_a_chat_with_media_shows_its_text(tmp_path: Path) -> None:
+    manifest = {"run_id": "run-1", "model": "m", "rows": 1, "shards": 1}
+    dataset = Dataset(tmp_path)
+    dataset.prepare(manifest | {"columns": {"messages": "json"}})
+    parts = [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What is it?"}]
+    columns = {"messages": json.dumps([{"role": "user", "content": parts}])}
+    dataset.write_part(0, [ResultRow("0", 0, GenerationOutput("a cat"), columns=columns)])
+    console = Console(record=True, width=200, file=io.StringIO())
+
+    display.print_summary(console, tmp_path, verify(tmp_path), seconds=2.0)
+
+    assert "[image] What is it?" in console.export_text()
+
+
+def test_the_summary_of_rows_whose_prompt_is_no_text(tmp_path: Path) -> None:
+    """Bad rows that were skipped may hold anything, so the column may be of numbers."""
+    manifest = {"run_id": "run-1", "model": "m", "rows": 1, "shards": 1}
+    dataset = Dataset(tmp_path)
+    dataset.prepare(manifest | {"columns": {"prompt": "int64"}})
+    output = GenerationOutput.from_error(ValueError("a prompt is a string"))
+    dataset.write_part(0, [ResultRow("0", 0, output, columns={"prompt": 5})])
+    console = Console(width=200, file=io.StringIO())
+
+    display.print_summary(console, tmp_path, verify(tmp_path), seconds=2.0)
+
+
+def test_progress_is_told_in_lines_where_there_is_no_terminal(redis: Redis, tmp_path: Path) -> None:
+    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
+    console = Console(record=True, width=100, file=io.StringIO())
+    view = display.RunDisplay(console)
+    with view.shown():
+        view.update(run_status(redis, spec.run_id))
+        commit_shard(redis, spec.run_id, 0, Counts(ok=1, error=1))
+        view._last_line = 0.0  # five seconds later
+        view.update(run_status(redis, spec.run_id))
+        view.update(run_status(redis, spec.run_id))
+
+    assert console.export_text().splitlines() == [
+        "0/4 rows, loading the model",
+        "2/4 rows, loading the model",
+    ]

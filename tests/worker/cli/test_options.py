@@ -1,0 +1,106 @@
+"""Flags of the command line as the objects they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.media.policy import MediaPolicy
+from vllm_mlx.scheduler_config import SchedulerConfig
+from worker.cli.options import (
+    media_flags,
+    media_options,
+    media_policy_from,
+    scheduler_config_from,
+    scheduler_flags,
+    scheduler_options,
+)
+
+FULL = SchedulerConfig(max_num_seqs=7, max_num_batched_tokens=512, kv_cache_bytes=8 * 2**30)
+
+
+def config_of(*flags: str) -> SchedulerConfig:
+    found: list[SchedulerConfig] = []
+
+    @click.command()
+    @scheduler_options
+    def command(**options: Any) -> None:
+        found.append(scheduler_config_from(options))
+        assert not options
+
+    result = CliRunner().invoke(command, flags)
+    assert result.exit_code == 0, result.output
+    return found[0]
+
+
+def test_an_engine_is_bounded_by_flags() -> None:
+    flags = ["--max-num-seqs", "7", "--max-num-batched-tokens", "512", "--kv-cache-bytes", "8GiB"]
+    assert config_of(*flags) == FULL
+
+
+def test_what_is_not_said_is_left_to_the_backend() -> None:
+    assert config_of() == SchedulerConfig()
+
+
+@pytest.mark.parametrize("config", [SchedulerConfig(), FULL, SchedulerConfig(kv_cache_bytes=1)])
+def test_a_config_survives_the_command_line(config: SchedulerConfig) -> None:
+    assert config_of(*scheduler_flags(config)) == config
+
+
+def policy_of(*flags: str) -> MediaPolicy:
+    found: list[MediaPolicy] = []
+
+    @click.command()
+    @media_options
+    def command(**options: Any) -> None:
+        found.append(media_policy_from(options))
+        assert not options
+
+    result = CliRunner().invoke(command, flags)
+    if result.exception:
+        raise result.exception
+    return found[0]
+
+
+def test_nothing_is_allowed_that_was_not_named() -> None:
+    assert policy_of() == MediaPolicy()
+    assert (policy_of().allowed_paths, policy_of().allowed_domains) == ((), ())
+
+
+def test_folders_are_allowed_by_what_they_really_are(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    policy = policy_of(
+        *("--allowed-media-path", str(tmp_path / "link")),
+        *("--allowed-media-path", str(tmp_path / "real" / "..")),
+        *("--allowed-media-domain", "example.com", "--allowed-media-domain", "*"),
+    )
+    assert policy.allowed_paths == (tmp_path / "real", tmp_path)
+    assert policy.allowed_domains == ("example.com", "*")
+    assert MediaPolicy.of([tmp_path / "link"], []).allowed_paths == (tmp_path / "real",)
+
+
+def test_a_policy_survives_the_command_line(tmp_path: Path) -> None:
+    for policy in (MediaPolicy(), MediaPolicy.of([tmp_path, Path("/")], [".example.com", "*"])):
+        assert policy_of(*media_flags(policy)) == policy
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--allowed-media-path", "/no/such/folder"),
+        ("--allowed-media-path", "/etc/passwd"),
+        ("--allowed-media-domain", ""),
+        ("--allowed-media-domain", "https://example.com"),
+        ("--allowed-media-domain", "example.com/videos"),
+        ("--allowed-media-domain", "example.com:8080"),
+    ],
+)
+def test_what_could_never_match_is_bad_usage(flag: str, value: str) -> None:
+    with pytest.raises(InvalidRequestError, match=repr(value)):
+        policy_of(flag, value)

@@ -1,0 +1,251 @@
+"""The command line: `mlx-batch run | enqueue | worker | status | tail | resume | retry | …`.
+
+Exit codes: 0 ok; 1 rows in error with `--strict`, or a dataset that does not verify; 2 bad usage
+or bad input; 3 the infrastructure failed.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from redis.exceptions import OutOfMemoryError, RedisError
+from rich.console import Console
+
+from jobs.connection import connect, redacted
+from jobs.dataset import Dataset
+from jobs.dataset.verification import verify as verify_dataset
+from jobs.errors import (
+    DatasetError,
+    InputFileError,
+    RunExistsError,
+    RunNotFoundError,
+    RunStateError,
+)
+from jobs.producer import enqueue_run
+from vllm_mlx import __version__
+from vllm_mlx.errors import InvalidRequestError, MLXBatchError, ModelLoadError
+from worker.cli import display, run_commands
+from worker.cli.acl import acl
+from worker.cli.options import (
+    enqueue_options,
+    media_options,
+    media_policy_from,
+    model_option,
+    output_root_option,
+    sampling_from,
+    scheduler_config_from,
+    scheduler_options,
+    url_option,
+    video_params_from,
+)
+from worker.cli.run_commands import remember, tell_enqueued
+from worker.local_run import run as run_everything
+from worker.logs import log_to_stderr
+
+ROWS_IN_ERROR, BAD_INPUT, INFRASTRUCTURE = 1, 2, 3
+INTERRUPTED, TERMINATED = 130, 143  # as shells have it
+_BAD_INPUT = (
+    DatasetError,  # the folder holds another run
+    InputFileError,
+    InvalidRequestError,
+    ModelLoadError,
+    RunExistsError,
+    RunNotFoundError,
+    RunStateError,
+)
+
+logger = logging.getLogger("mlx_batch")
+
+
+_STOPPED = "mlx-batch: stopped; what was enqueued stays, --resume goes on"
+
+
+_FULL = (
+    "raise its maxmemory, or let workers finish runs, which frees it; what was enqueued stays, and "
+    "`mlx-batch resume RUN` enqueues the rest"
+)
+
+
+class _Cli(click.Group):
+    """Turns the errors we name into one line and an exit code."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except MLXBatchError as error:
+            click.echo(f"mlx-batch: {error}", err=True)
+            context.exit(BAD_INPUT if isinstance(error, _BAD_INPUT) else INFRASTRUCTURE)
+        except KeyboardInterrupt:
+            click.echo(_STOPPED, err=True)
+            context.exit(INTERRUPTED)
+        except OutOfMemoryError:
+            url = redacted(str(context.meta.get("url", "Redis")))
+            click.echo(f"mlx-batch: {url} is full: {_FULL}", err=True)
+            context.exit(INFRASTRUCTURE)
+        except RedisError as error:
+            url = redacted(str(context.meta.get("url", "Redis")))
+            click.echo(f"mlx-batch: {url}: {type(error).__name__}: {error}", err=True)
+            context.exit(INFRASTRUCTURE)
+
+
+@click.group(cls=_Cli)
+@click.version_option(__version__, prog_name="mlx-batch")
+def main() -> None:
+    """Bulk inference for MLX: a prompt file in, a Parquet dataset out."""
+
+
+for command in (*run_commands.COMMANDS, acl):
+    main.add_command(command)
+
+
+@main.command()
+@enqueue_options
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True)
+@scheduler_options
+@media_options
+@click.option("-u", "--url", envvar="RQ_REDIS_URL", help="A Redis to use instead of our own.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if a row ended in error.")
+def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
+    """Everything in one: enqueue PROMPTS, work, verify, with a progress display.
+
+    Images and videos are read from the folder of PROMPTS (or of --videos, --images), and from
+    where --allowed-media-path and --allowed-media-domain say.
+    """
+    if url:
+        remember(url)
+    signal.signal(signal.SIGTERM, _terminate)
+    console = Console()
+    view = display.RunDisplay(console)
+    started = time.perf_counter()
+    out = options["out"].expanduser().absolute()
+    config, media = scheduler_config_from(options), media_policy_from(options)
+    run_options = _run_options(options)
+    with view.shown():
+        verification = run_everything(
+            url,
+            out,
+            enqueue=lambda redis: enqueue_run(redis, **run_options),
+            workers=workers,
+            config=config,
+            media=media,
+            show=view.update,
+        )
+    display.print_summary(console, out, verification, time.perf_counter() - started)
+    if strict and verification.error:
+        sys.exit(ROWS_IN_ERROR)
+
+
+@main.command()
+@enqueue_options
+@url_option
+def enqueue(url: str, **options: Any) -> None:
+    """Validate PROMPTS and enqueue it; prints the run id on the last line."""
+    remember(url)
+    run_options = _run_options(options)
+    with connect(url) as connection:
+        enqueued = enqueue_run(connection, **run_options)
+    tell_enqueued(enqueued)
+    click.echo(enqueued.spec.run_id)
+
+
+@main.command()
+@model_option
+@url_option
+@scheduler_options
+@media_options
+@click.option("--burst", is_flag=True, help="End when nothing is left to do.")
+@click.option("--name", help="The worker's name; default: a random one.")
+@click.option(
+    "--grace",
+    type=click.FloatRange(0, 1e9),
+    default=10.0,
+    show_default=True,
+    help="Seconds to end in.",
+)
+@click.option(
+    "--redis-timeout",
+    type=click.FloatRange(0, 1e9),
+    default=300.0,
+    show_default=True,
+    help="Seconds to wait for it.",
+)
+@output_root_option
+@click.option("-v", "--verbose", is_flag=True, help="Log what RQ does, too.")
+def worker(
+    model: str,
+    url: str,
+    burst: bool,
+    name: str | None,
+    grace: float,
+    redis_timeout: float,
+    output_root: Path,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Answer the rows of MODEL's jobs; stop with Ctrl-C."""
+    from worker.batch_worker import BatchWorker
+    from worker.engine.supervisor import SupervisedEngine
+
+    remember(url)
+    log_to_stderr(verbose)
+    config, media = scheduler_config_from(options), media_policy_from(options)
+    engine = SupervisedEngine(model, config, media=media, verbose=verbose)
+    with connect(url, patience=redis_timeout) as connection:
+        try:
+            batch_worker = BatchWorker(
+                model,
+                engine,
+                connection=connection,
+                name=name,
+                grace=grace,
+                redis_timeout=redis_timeout,
+                output_root=output_root,
+            )
+            batch_worker.work(burst=burst)
+        except ValueError as error:  # RQ: a worker of this name is at work
+            raise click.UsageError(str(error)) from error
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--strict", is_flag=True, help="Exit with 1 if a row ended in error.")
+def verify(folder: Path, strict: bool) -> None:
+    """Prove that FOLDER holds every input row exactly once."""
+    try:
+        verification = verify_dataset(folder)
+    except DatasetError as error:
+        raise click.UsageError(str(error)) from error
+    if not Dataset(folder).is_finished:
+        verification.problems.append("_SUCCESS is missing: the run has not ended")
+    for problem in verification.problems:
+        click.echo(problem, err=True)
+    click.echo(
+        f"{verification.rows_in} rows in = {verification.ok} ok + {verification.error} error"
+        if verification.complete
+        else f"{folder} is not complete"
+    )
+    if not verification.complete or (strict and verification.error):
+        sys.exit(ROWS_IN_ERROR)
+
+
+def _run_options(options: dict[str, Any]) -> dict[str, Any]:
+    """What `enqueue_run` takes, of the options of `enqueue_options`.
+
+    Raises:
+        InvalidRequestError: a setting is out of range.
+    """
+    sampling, video_params = sampling_from(options), video_params_from(options)
+    path = options.pop("prompts")
+    return {"path": path, "sampling": sampling, "video_params": video_params, **options}
+
+
+def _terminate(*_: Any) -> None:
+    """Leave like after Ctrl-C: the workers and the server of `run` end with us."""
+    click.echo(_STOPPED, err=True)
+    sys.exit(TERMINATED)

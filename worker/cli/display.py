@@ -1,0 +1,167 @@
+"""What a person sees: the progress of a run, its table, its end."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as pads
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from jobs.dataset import ResultRow
+from jobs.dataset.verification import Verification
+from worker.statistics import Statistics
+from worker.status import RunStatus
+
+# What moves a terminal's cursor or writes backwards.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+PLAIN_EVERY = 5.0  # seconds between progress lines where there is no terminal
+
+
+class RunDisplay:
+    """Shows a run as it goes: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("rows", total=None, note="")
+        self._last_line = 0.0
+        self._last_rows = -1
+
+    @contextmanager
+    def shown(self) -> Iterator[RunDisplay]:
+        with self._bar:
+            yield self
+
+    def update(self, status: RunStatus) -> None:
+        """Show this moment."""
+        errors = status.rows_error
+        note = f"{status.tokens_per_second:.0f} tok/s"
+        if errors:
+            note += f", {errors} in error"
+        if not status.workers:
+            note = "loading the model"
+        self._bar.update(self._task, total=status.spec.rows, completed=status.rows_done, note=note)
+        if not self._console.is_terminal:
+            self._print_line(status, note)
+
+    def _print_line(self, status: RunStatus, note: str) -> None:
+        now = time.monotonic()
+        if status.rows_done == self._last_rows or now - self._last_line < PLAIN_EVERY:
+            return
+        self._last_line, self._last_rows = now, status.rows_done
+        self._console.print(f"{status.rows_done}/{status.spec.rows} rows, {note}", highlight=False)
+
+
+def print_summary(
+    console: Console, out: Path, verification: Verification, seconds: float, samples: int = 3
+) -> None:
+    """How a run ended: where the dataset is, sample rows, tokens per second."""
+    rows = _sample(out, samples)
+    console.print(f"{len(rows)} of {verification.rows_in} rows:", highlight=False)
+    for row in rows:
+        said = row["text"] or row["error"] or ""
+        asked = f"  {plain(row['id'])}: {_clip(row['input'])}"
+        asked += f"\n    → {_clip(said)} ({row['finish_reason']})"
+        console.print(asked, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    tokens = verification.completion_tokens
+    console.print(
+        f"{verification.ok} rows answered, {verification.error} in error; "
+        f"{tokens} tokens in {seconds:.1f} s: {tokens / max(seconds, 1e-9):.1f} tokens/s",
+        highlight=False,
+    )
+    console.print(f"dataset: {out}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def print_status(console: Console, status: RunStatus) -> None:
+    """A run as a table."""
+    spec = status.spec
+    table = Table(show_header=False)
+    shards = {
+        "done": status.done_shards,
+        "started": status.started,
+        "queued": status.queued,
+        "delayed": status.delayed,
+        "failed": status.failed,
+        "missing": status.missing,
+    }
+    counted = ", ".join(f"{count} {name}" for name, count in shards.items() if count)
+    rows = f"{status.rows_done} of {spec.rows}, {status.rows_error} in error"
+    for name, value in {
+        "run": spec.run_id,
+        "state": status.state.value,
+        "model": spec.model,
+        "dataset": spec.out,
+        "rows": rows,
+        "shards": f"{counted} of {spec.shards}",
+        "speed": f"{status.tokens_per_second:.1f} tokens/s on {len(status.workers)} workers",
+    }.items():
+        table.add_row(name, Text(plain(value)))
+    for name, said in status.workers.items():
+        table.add_row(Text(plain(f"worker {name}")), Text(plain(str(Statistics.from_live(said)))))
+    for job_id, reason in status.errors.items():
+        table.add_row(Text(plain(f"failed {job_id}")), Text(plain(reason)))
+    console.print(table)
+
+
+def row_as_line(row: ResultRow) -> str:
+    """A row on one line of a terminal."""
+    output = row.output
+    said = f"{output.error_type}: {output.error}" if output.error_type else output.text
+    sample = f".{row.sample_index}" if row.sample_index else ""
+    return f"{plain(row.id)}{sample}: {_clip(said)} ({output.finish_reason})"
+
+
+def row_as_json(row: ResultRow) -> str:
+    """A row as the dataset has it, without the input's columns."""
+    own = asdict(row)
+    del own["columns"]
+    return json.dumps(own.pop("output") | own)
+
+
+def plain(text: str) -> str:
+    """`text` as it may be shown on a terminal; it may be anybody's."""
+    return _CONTROL.sub("\ufffd", text)
+
+
+def _sample(out: Path, count: int) -> list[dict[str, Any]]:
+    dataset = pads.dataset(out / "data", format="parquet")
+    inputs = [name for name in ("prompt", "messages") if name in dataset.schema.names]
+    columns = ["id", "text", "finish_reason", "error", *inputs]
+    rows = dataset.head(count, columns=columns).to_pylist()
+    return [{**row, "input": _said(row)} for row in rows]
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    """The prompt, or a chat's last message; both stand in the dataset as they came in."""
+    if row.get("prompt"):
+        return str(row["prompt"])
+    try:
+        content = json.loads(row.get("messages") or "[]")[-1]["content"]
+        if isinstance(content, list):
+            return " ".join(part.get("text") or f"[{part['type']}]" for part in content)
+        return str(content)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return ""
+
+
+def _clip(text: str, length: int = 160) -> str:
+    text = plain(" ".join(text.split()))
+    return text if len(text) <= length else text[: length - 1] + "…"

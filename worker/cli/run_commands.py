@@ -1,0 +1,130 @@
+"""Commands about runs that a server knows: `status`, `tail`, `resume`, `retry`, `forget`."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import click
+from redis import Redis
+from rich.console import Console
+
+from jobs.connection import connect
+from jobs.errors import LedgerError
+from jobs.ledger import Ledger
+from jobs.producer import Enqueued, forget_run, resume_run
+from jobs.retry import retry_errors
+from worker.cli import display
+from worker.cli.options import url_option
+from worker.status import RunStatus, run_status
+from worker.tail import rows_as_they_come
+
+
+@click.command()
+@click.argument("run_id", metavar="[RUN]", required=False)
+@url_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a run.")
+@click.option("--watch", is_flag=True, help="Again every two seconds, until it is finished.")
+def status(run_id: str | None, url: str, as_json: bool, watch: bool) -> None:
+    """Where RUN stands, or every run."""
+    remember(url)
+    console = Console()
+    with connect(url) as connection:
+        while True:
+            statuses = [run_status(connection, run_id)] if run_id else _all_runs(connection)
+            if watch and console.is_terminal:
+                console.clear()
+            for each in statuses:
+                if as_json:
+                    click.echo(json.dumps(each.as_dict()))
+                else:
+                    display.print_status(console, each)
+            if not statuses:
+                click.echo("no runs on this server", err=True)
+            if not watch or all(each.is_finished for each in statuses):
+                return
+            time.sleep(2)
+
+
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@url_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a row.")
+def tail(run_id: str, url: str, as_json: bool) -> None:
+    """Show RUN's rows as they come, until it is finished."""
+    remember(url)
+    with connect(url) as connection:
+        Ledger(connection).spec(run_id)
+        for row in rows_as_they_come(connection, run_id):
+            click.echo(display.row_as_json(row) if as_json else display.row_as_line(row))
+
+
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@url_option
+def resume(run_id: str, url: str) -> None:
+    """Enqueue again what of RUN is neither done nor on its way."""
+    remember(url)
+    with connect(url) as connection:
+        tell_enqueued(resume_run(connection, run_id))
+    click.echo(run_id)
+
+
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@url_option
+@click.option("--errors", is_flag=True, required=True, help="Those that ended in an error.")
+@click.option("--type", "error_type", metavar="T", help="Only those with this error_type.")
+def retry(run_id: str, url: str, errors: bool, error_type: str | None) -> None:  # noqa: ARG001
+    """Run rows of a finished RUN again, and replace them in its dataset."""
+    remember(url)
+    with connect(url) as connection:
+        rows, enqueued = retry_errors(connection, run_id, error_type=error_type)
+    click.echo(f"{rows} rows are tried again", err=True)
+    if enqueued is not None:
+        tell_enqueued(enqueued)
+    click.echo(run_id)
+
+
+@click.command()
+@click.argument("run_id", metavar="RUN")
+@url_option
+def forget(run_id: str, url: str) -> None:
+    """Remove RUN's jobs and record from the server; its dataset stays."""
+    remember(url)
+    with connect(url) as connection:
+        jobs = forget_run(connection, run_id)
+    click.echo(f"{run_id} and {jobs} jobs are forgotten")
+
+
+def _all_runs(connection: Redis) -> list[RunStatus]:
+    """Where each run stands; one whose record is broken hides no other."""
+    statuses = []
+    for name in Ledger(connection).runs():
+        try:
+            statuses.append(run_status(connection, name))
+        except LedgerError as error:
+            click.echo(f"mlx-batch: {display.plain(str(error))}", err=True)
+    return statuses
+
+
+def tell_enqueued(enqueued: Enqueued) -> None:
+    spec = enqueued.spec
+    if spec.bad_rows:
+        click.echo(f"{spec.bad_rows} bad rows will be error rows of the dataset:", err=True)
+        for bad in enqueued.bad_rows:
+            click.echo(f"  line {bad.line}, row {bad.row}: {bad.error}", err=True)
+        if more := spec.bad_rows - len(enqueued.bad_rows):
+            click.echo(f"  ... and {more} more", err=True)
+    rows = f"{spec.input_rows} rows"
+    if spec.rows != spec.input_rows:
+        rows += f" with {spec.rows} samples"
+    click.echo(f"{rows}; {enqueued.shards} of {spec.shards} shards enqueued", err=True)
+
+
+def remember(url: str) -> None:
+    """For the message when Redis fails."""
+    click.get_current_context().find_root().meta["url"] = url
+
+
+COMMANDS = (status, tail, resume, retry, forget)

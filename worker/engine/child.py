@@ -1,0 +1,142 @@
+"""`EngineChild`: one life of an engine's process, as the worker sees it."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+from worker.engine.wire import STOP, STUCK_CODE, Report, Setup
+
+END_TIMEOUT = 5.0  # seconds for a process to end by itself
+LAST_WORDS = 8  # lines
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How a process ended, and the last that it wrote to stderr."""
+
+    code: int
+    last_words: str
+
+    def __str__(self) -> str:
+        if self.code == STUCK_CODE:
+            return "hung and was ended"
+        if self.code >= 0:
+            return f"ended with code {self.code}"
+        try:
+            name = signal.Signals(-self.code).name
+        except ValueError:
+            name = f"signal {-self.code}"
+        memory = " (out of memory, perhaps)" if self.code == -signal.SIGKILL else ""
+        return f"was killed by {name}{memory}"
+
+    def told(self, times: int) -> str:
+        """That it was the last of so many."""
+        said = f"its process died {times} times in a row; the last one {self}"
+        return f"{said}. It ends:\n{self.last_words}" if self.last_words else said
+
+
+class EngineChild:
+    """The process, with a thread that writes to it and one that passes on what it logs.
+
+    So nobody waits for a full pipe but these.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        # -P and our own path: whatever lies in the working directory is not imported.
+        path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "worker.engine.process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        self._orders: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._words = ""
+        self._threads = [_started(self._write), _started(self._pass_on_logs)]
+        # Media that were being read when it died would stay for ever, up to gigabytes of them.
+        self._scratch = tempfile.TemporaryDirectory(
+            prefix="mlx-batch-engine-", ignore_cleanup_errors=True
+        )
+        self.send(replace(setup, scratch=self._scratch.name).encode())
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, order: bytes) -> None:
+        """Queue an order; if the process is dead, it is dropped."""
+        self._orders.put(order)
+
+    def reports(self) -> Iterator[Report]:
+        """What the process tells, until it ends."""
+        assert self._process.stdout
+        for line in self._process.stdout:
+            if line.endswith(b"\n"):  # else it died over it
+                yield Report.decode(line)
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """End the process, after the step at hand if that does not take too long."""
+        if at_once:
+            self._process.kill()
+        self.send(STOP)
+        self._end()
+
+    def bury(self) -> Death:
+        """How it died, when there are no more reports."""
+        assert self._process.stdout
+        self._process.stdout.close()
+        code = self._end()
+        self._scratch.cleanup()
+        lines = self._words.strip().splitlines()[-LAST_WORDS:]
+        return Death(code, "\n".join(lines))
+
+    def _end(self) -> int:
+        try:
+            self._process.wait(END_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._orders.put(None)
+        for thread in self._threads:
+            thread.join(END_TIMEOUT)  # not for ever: its own children may hold stderr
+        return self._process.returncode
+
+    def _write(self) -> None:
+        assert self._process.stdin
+        with contextlib.suppress(OSError), self._process.stdin as stdin:
+            while (order := self._orders.get()) is not None:
+                stdin.write(order)
+                if self._orders.empty():
+                    stdin.flush()
+
+    def _pass_on_logs(self) -> None:
+        """As they come, and not line by line: progress bars have one line only."""
+        stderr: IO[bytes] | None = self._process.stderr
+        assert stderr
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        with stderr:
+            while chunk := os.read(stderr.fileno(), 1 << 16):
+                text = decoder.decode(chunk)
+                self._words = (self._words + text)[-4096:]
+                with contextlib.suppress(OSError, ValueError):  # nobody reads them any more
+                    sys.stderr.write(text)
+                    sys.stderr.flush()
+
+
+def _started(target: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    return thread

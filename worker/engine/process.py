@@ -1,0 +1,224 @@
+"""The process that an engine runs in, as the child of a worker: `python -m worker.engine.process`.
+
+Orders come in on stdin, reports go out on what was stdout (see `worker.engine.wire`); whatever
+prints reaches stderr. It ends with its worker: when stdin does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import queue
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import IO, Protocol
+
+from vllm_mlx.batching.prompts import Prompt
+from vllm_mlx.errors import EngineStoppedError, MLXBatchError
+from vllm_mlx.outputs import EngineStats, GenerationOutput
+from vllm_mlx.sampling_params import SamplingParams
+from worker.engine.wire import STUCK_CODE, Failure, Order, Report, Setup
+from worker.logs import log_to_stderr
+
+logger = logging.getLogger("mlx_batch.engine")
+
+STATS_EVERY = 0.2  # seconds between two reports of counts, unless answers bring them sooner
+# Seconds in which an engine with rows in its batch may count nothing. On a slow CPU a step over
+# long prompts takes minutes; a GPU that hangs would hold its rows for ever.
+STUCK = 1800.0
+
+
+class HostedEngine(Protocol):
+    """What is hosted; `vllm_mlx.batching.core.EngineCore` is one."""
+
+    max_num_seqs: int
+
+    @property
+    def stats(self) -> EngineStats: ...
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def submit_all(
+        self,
+        asked: Iterable[tuple[Prompt, list[SamplingParams]]],
+        *,
+        on_begin: Callable[[int], None] | None = None,
+    ) -> list[Future[GenerationOutput]]: ...
+
+
+def engine_core(setup: Setup) -> HostedEngine:
+    """The engine.
+
+    Raises:
+        MLXBatchError: MLX is not installed.
+    """
+    try:
+        from vllm_mlx.batching.core import EngineCore
+        from vllm_mlx.models.loading import load_model
+    except ImportError as error:
+        raise MLXBatchError(
+            f"a worker needs MLX ({error}): pip install 'mlx-batch[metal]', [cpu] or [cuda13]"
+        ) from error
+    return EngineCore(setup.model, load_model, setup.config, media=setup.media)
+
+
+class EngineHost:
+    """Lets an engine do what orders say, and reports."""
+
+    def __init__(self, setup: Setup, reports: IO[bytes]) -> None:
+        self.model = setup.model
+        self.inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._setup = setup
+        self._reports = reports
+        self._reports_lock = threading.Lock()
+        self._engine: HostedEngine
+        self._open: dict[int, Future[GenerationOutput]] = {}
+        self._answers: list[tuple[int, GenerationOutput]] = []
+        self._told = EngineStats()
+        self._looked_at = time.monotonic()
+        self._still = 0.0  # seconds in which nothing moved, but not those in which we slept
+        self._is_over = False
+
+    def run(self) -> None:
+        """Load the model and work until told to stop.
+
+        Raises:
+            EngineStoppedError: the engine ended by itself.
+        """
+        try:
+            self._engine = _make(self._setup)
+            self._engine.start()
+        except Exception as error:
+            if not isinstance(error, MLXBatchError):
+                logger.exception("the engine of %s can't be started", self.model)
+            self._tell(Report(failed=Failure.of(error)))
+            return
+        self._tell(Report(ready=self._engine.max_num_seqs))
+        while not self._is_over:
+            with contextlib.suppress(queue.Empty):
+                self.inbox.get(timeout=STATS_EVERY)()
+                while not self._is_over:
+                    self.inbox.get_nowait()()
+            self._report()
+        self._engine.stop()
+
+    def obey(self, order: Order) -> None:
+        """Start what is asked, drop what is cancelled."""
+        self._is_over |= order.stop
+        for key in order.cancelled:
+            if future := self._open.pop(key, None):
+                future.cancel()
+        if not order.asked:
+            return
+        keys = [key for asked in order.asked for key, _ in asked.samples]
+        asked = [(prompt, [params for _, params in samples]) for prompt, samples in order.asked]
+        # Told before the row's first step: what kills this process leaves no time to tell it.
+        futures = self._engine.submit_all(
+            asked, on_begin=lambda place: self._tell(Report(began=(keys[place],)))
+        )
+        self._open |= dict(zip(keys, futures, strict=True))
+        for key, future in zip(keys, futures, strict=True):
+            future.add_done_callback(partial(self._put_end, key))
+
+    def _put_end(self, key: int, future: Future[GenerationOutput]) -> None:
+        self.inbox.put(partial(self._end, key, future))  # called on any thread
+
+    def _end(self, key: int, future: Future[GenerationOutput]) -> None:
+        if self._open.pop(key, None) is None:  # cancelled
+            return
+        error = future.exception()
+        if isinstance(error, EngineStoppedError):
+            raise error
+        output = GenerationOutput.from_error(error, self.model) if error else future.result()
+        self._answers.append((key, output))
+
+    def _report(self) -> None:
+        stats = self._engine.stats
+        if self._answers or stats != self._told:
+            answers, self._answers = tuple(self._answers), []
+            self._tell(Report(answers=answers, stats=stats))
+            self._told = stats
+            self._still = 0.0
+        elif stats.running:
+            self._end_if_stuck(stats.running)
+        self._looked_at = time.monotonic()
+
+    def _end_if_stuck(self, rows: int) -> None:
+        self._still += min(time.monotonic() - self._looked_at, 2 * STATS_EVERY)
+        if self._still > STUCK:
+            logger.error("%d rows did not move for %.0f s", rows, STUCK)
+            os._exit(STUCK_CODE)  # no thread can be waited for
+
+    def _tell(self, report: Report) -> None:
+        line = report.encode()
+        try:
+            with self._reports_lock:  # the engine's thread tells, too
+                self._reports.write(line)
+                self._reports.flush()
+        except OSError:
+            os._exit(1)  # the worker is gone
+
+
+def main() -> None:
+    orders, reports = _take_over_pipes()
+    # Ctrl-C in a terminal and a service's stop reach us, too; the worker decides when we end.
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+    _offer_to_oom_killer()
+    if not (line := orders.readline()):  # the worker was killed a moment ago
+        return
+    setup = Setup.decode(line)
+    log_to_stderr(setup.verbose)
+    host = EngineHost(setup, reports)
+    tempfile.tempdir = setup.scratch
+    threading.Thread(target=_read, args=(orders, host), name="orders", daemon=True).start()
+    try:
+        host.run()
+    except EngineStoppedError:
+        logger.exception("the engine's thread has ended")
+        os._exit(1)  # threads that fetch media are not waited for
+
+
+def _read(orders: IO[bytes], host: EngineHost) -> None:
+    """Pass orders on; if the worker is gone, end at once, in the midst of whatever goes on."""
+    for line in orders:
+        host.inbox.put(partial(host.obey, Order.decode(line)))
+    if tempfile.tempdir:
+        shutil.rmtree(tempfile.tempdir, ignore_errors=True)
+    os._exit(0)
+
+
+def _take_over_pipes() -> tuple[IO[bytes], IO[bytes]]:
+    """The pipes to the worker, out of reach for libraries that print or read."""
+    orders, reports = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    with Path(os.devnull).open() as nothing:
+        os.dup2(nothing.fileno(), 0)
+    return orders, reports
+
+
+def _offer_to_oom_killer() -> None:
+    """When memory is out, Linux is to kill this process and not the worker, which restarts it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
+def _make(setup: Setup) -> HostedEngine:
+    module, _, function = setup.make.partition(":")
+    engine: HostedEngine = getattr(importlib.import_module(module), function)(setup)
+    return engine
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""`SupervisedEngine`: an engine in a process of its own, which is started again when it dies.
+
+MLX aborts the process when a GPU runs out of memory, and so may any codec on a broken file. The
+worker's own process, which holds leases and finished rows, never imports MLX.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import threading
+from collections.abc import Iterable
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from vllm_mlx.errors import EngineStoppedError, MLXBatchError, WorkerKilled
+from vllm_mlx.media.policy import MediaPolicy
+from vllm_mlx.outputs import EngineStats, GenerationOutput
+from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.scheduler_config import SchedulerConfig
+from worker.engine.backlog import Backlog, Row, ask, rows_of
+from worker.engine.child import EngineChild
+from worker.engine.wire import Report, Setup, cancel
+
+logger = logging.getLogger("mlx_batch.supervisor")
+
+ENGINE = "worker.engine.process:engine_core"
+LOAD_ATTEMPTS = 3  # processes that may die one after another while they load the model
+MOST_DEATHS = 16  # with no answer between: it is the machine then, and no row is to blame
+
+
+class SupervisedEngine:
+    """Answers rows as `vllm_mlx.batching.core.EngineCore` does. Every method is thread-safe.
+
+    Rows that a dying process had begun are tried again alone; one that kills again ends in
+    `WorkerKilled`.
+
+    Args:
+        model: the model's name, as it stands in every output.
+        config: bounds of the batch; the backend's defaults without one.
+        media: what may be read and fetched for a prompt; nothing without one.
+        verbose: log more.
+        make: `module:function` that makes the engine, called in its process.
+
+    Attributes:
+        max_num_seqs: most rows side by side; the backend's choice is known once it is started.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        config: SchedulerConfig | None = None,
+        *,
+        media: MediaPolicy | None = None,
+        verbose: bool = False,
+        make: str = ENGINE,
+    ) -> None:
+        config = config or SchedulerConfig()
+        self.max_num_seqs = config.max_num_seqs or 1
+        self._setup = Setup(make, model, config, media or MediaPolicy(), verbose)
+        self._keys = itertools.count()
+        self._life_lock = threading.Lock()  # held while an engine starts and while it ends
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()  # guards all below
+        self._ended: str | None = self._says("is not started")
+        self._child: EngineChild | None = None
+        self._is_ready = False
+        self._backlog = Backlog()
+        self._before = EngineStats()
+        self._now = EngineStats()
+
+    def start(self) -> None:
+        """Start the process and wait until the model is loaded; does nothing when it is.
+
+        Raises:
+            ModelLoadError: the model can't be loaded.
+            MLXBatchError: MLX is missing, or the process dies while it loads the model.
+        """
+        with self._life_lock:
+            if self._thread:
+                return
+            self._before = self._now = EngineStats()
+            self._ended = None
+            ready: Future[None] = Future()
+            self._thread = threading.Thread(
+                target=self._supervise, args=(ready,), name="supervisor", daemon=True
+            )
+            self._thread.start()
+            try:
+                ready.result()
+            except BaseException:
+                self._stop()
+                raise
+
+    def stop(self) -> None:
+        """End the process; rows that are not answered get `EngineStoppedError`."""
+        with self._life_lock:
+            self._stop()
+
+    def submit_all(
+        self, asked: Iterable[tuple[Any, list[SamplingParams]]]
+    ) -> list[Future[GenerationOutput]]:
+        """Queue many prompts at once, each with the parameters of its samples.
+
+        Returns:
+            The futures of all samples in order. What is wrong with a row is in its output, and
+            cancelling it frees its place.
+
+        Raises:
+            EngineStoppedError: the engine is not started, or it has ended.
+        """
+        model, keys = self._setup.model, self._keys
+        rows = [row for prompt, params in asked for row in rows_of(prompt, params, keys, model)]
+        with self._lock:
+            if self._ended is not None:
+                raise EngineStoppedError(self._ended)
+            self._backlog.add(row for row in rows if not row.future.done())
+            self._send_due()
+        for row in rows:
+            row.future.add_done_callback(partial(self._forget, row))
+        return [row.future for row in rows]
+
+    @property
+    def stats(self) -> EngineStats:
+        """Counts since the start, over all processes, and what the engine holds now."""
+        with self._lock:
+            stats = self._now.after(self._before)
+            return replace(stats, waiting=stats.waiting + self._backlog.unsent)
+
+    def _forget(self, row: Row, future: Future[GenerationOutput]) -> None:
+        """A future is done; if its caller has cancelled it, its place is free."""
+        if not future.cancelled():
+            return
+        with self._lock:
+            if self._backlog.take(row.key) and row.sent and self._child:
+                self._child.send(cancel([row.key]))
+                self._send_due()
+
+    def _send_due(self) -> None:
+        if self._child and self._is_ready and (rows := self._backlog.due()):
+            self._child.send(ask(rows))
+
+    # On the supervisor's thread.
+
+    def _supervise(self, ready: Future[None]) -> None:
+        try:
+            self._keep_alive(ready)
+        except MLXBatchError as error:
+            self._end(error, ready)
+        except Exception as error:
+            logger.exception("the supervisor failed")
+            self._end(error, ready)
+
+    def _keep_alive(self, ready: Future[None]) -> None:
+        """Run one process after another until the engine is stopped.
+
+        Raises:
+            MLXBatchError: there is no use in another one.
+        """
+        loads = deaths = 0
+        while child := self._new_child():
+            answers = 0
+            try:
+                for report in child.reports():
+                    answers += len(report.answers)
+                    self._take(report, ready)
+            finally:
+                death = child.bury()
+            was_ready, killer = self._clear_up()
+            if self._ended is not None:
+                return
+            if killer:
+                error = WorkerKilled(
+                    f"the engine's process {death} while it answered this row and no other; "
+                    "before, another had died with this row among others"
+                )
+                _resolve(killer, GenerationOutput.from_error(error, self._setup.model))
+            loads = 0 if was_ready else loads + 1
+            deaths = 0 if answers else deaths + 1
+            if loads == LOAD_ATTEMPTS:
+                raise EngineStoppedError(self._says(f"can't be loaded: {death.told(loads)}"))
+            if deaths == MOST_DEATHS:
+                raise EngineStoppedError(self._says(f"has ended: {death.told(deaths)}"))
+            logger.warning("the engine's process %s; it is started again", death)
+
+    def _new_child(self) -> EngineChild | None:
+        with self._lock:
+            self._child = None if self._ended is not None else EngineChild(self._setup)
+            return self._child
+
+    def _take(self, report: Report, ready: Future[None]) -> None:
+        if report.failed:
+            raise report.failed.error
+        with self._lock:
+            if report.ready:
+                self.max_num_seqs = report.ready
+                self._is_ready = True
+            if report.stats:
+                self._now = report.stats
+            self._backlog.begin(report.began)
+            taken = [(self._backlog.take(key), output) for key, output in report.answers]
+            self._send_due()
+        if report.ready and not ready.done():
+            ready.set_result(None)
+        for row, output in taken:
+            if row:
+                _resolve(row, output)
+
+    def _clear_up(self) -> tuple[bool, Row | None]:
+        """After a death: whether it had loaded its model, and the row that has killed twice."""
+        with self._lock:
+            was_ready, self._is_ready = self._is_ready, False
+            self._child = None
+            self._before, self._now = self._now.after(self._before), EngineStats()
+            return was_ready, self._backlog.fail() if was_ready else None
+
+    # The end, on any thread.
+
+    def _stop(self) -> None:
+        thread, self._thread = self._thread, None
+        if thread:
+            self._end(EngineStoppedError(self._says("was stopped")))
+            thread.join()
+
+    def _end(self, error: Exception, ready: Future[None] | None = None) -> None:
+        """Nothing is answered any more."""
+        with self._lock:
+            if self._ended is None:
+                is_told = isinstance(error, EngineStoppedError)
+                self._ended = str(error) if is_told else self._says(f"has ended: {error}")
+            child, self._child = self._child, None
+            rows = self._backlog.take_all()
+        if child:
+            child.stop(at_once=not self._is_ready)
+        for row in rows:
+            with contextlib.suppress(InvalidStateError):
+                row.future.set_exception(EngineStoppedError(self._ended))
+        if ready and not ready.done():
+            ready.set_exception(error)
+
+    def _says(self, what: str) -> str:
+        return f"the engine of {self._setup.model} {what}"
+
+
+def _resolve(row: Row, output: GenerationOutput) -> None:
+    with contextlib.suppress(InvalidStateError):  # cancelled a moment ago
+        row.future.set_result(output)
