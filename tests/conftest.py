@@ -35,7 +35,7 @@ def language_model() -> Iterator[object]:
 @pytest.fixture(scope="session")
 def vision_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Qwen3-VL with random weights."""
-    from tests.vlm import random_vlm
+    from tests.helpers.vlm import random_vlm
 
     return random_vlm(tmp_path_factory.mktemp("vision"))
 

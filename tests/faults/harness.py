@@ -21,9 +21,9 @@ from jobs.dataset import verify
 from jobs.ledger import Ledger
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import RunSpec
-from tests.engines import MODEL, wait_for, write_prompts
-from tests.engines import enqueue as enqueue_prompts
 from tests.faults.server import Server
+from tests.helpers.engines import MODEL, wait_for, write_prompts
+from tests.helpers.engines import enqueue as enqueue_prompts
 from vllm_mlx.sampling_params import SamplingParams
 from worker.status import run_status
 

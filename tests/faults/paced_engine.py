@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.engines import MODEL
+from tests.helpers.engines import MODEL
 from vllm_mlx.errors import ContextLengthError
 from vllm_mlx.outputs import EngineStats, FinishReason, GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from jobs.run_spec import RunSpec
-from tests.engines import MODEL, wait_for
 from tests.faults.harness import Stage, Undisturbed, Worker, mlx_batch, prompts
+from tests.helpers.engines import MODEL, wait_for
 
 ROWS = 200
 BAD_INPUT = 2

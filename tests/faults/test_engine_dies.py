@@ -6,8 +6,8 @@ import os
 import signal
 from pathlib import Path
 
-from tests.engines import wait_for
 from tests.faults.harness import COMPARED, Stage, Undisturbed, rows_of
+from tests.helpers.engines import wait_for
 
 ROWS = 200
 KILLERS = (37, 120)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from jobs.sources import input_of
-from tests.engines import wait_for
 from tests.faults.harness import Stage, mlx_batch
+from tests.helpers.engines import wait_for
 
 BAD_INPUT = 2
 

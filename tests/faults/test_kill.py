@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.engines import wait_for
 from tests.faults.harness import FULL, SEQS, Event, Stage, Undisturbed, Worker
+from tests.helpers.engines import wait_for
 from worker.batch_worker import LOOKAHEAD
 
 ROWS, SHARD_SIZE = 2_000, 50

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines import MODEL
 from tests.faults.harness import FULL, Stage, Undisturbed, mlx_batch, prompts
+from tests.helpers.engines import MODEL
 
 ROWS = 500
 INFRASTRUCTURE = 3

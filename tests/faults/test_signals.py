@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from tests.engines import status_of
 from tests.faults.harness import Stage, Undisturbed, front_of_queue, known_workers
+from tests.helpers.engines import status_of
 
 ROWS, SHARD_SIZE = 200, 50
 SIGNALS = pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)

@@ -6,8 +6,8 @@ import signal
 from pathlib import Path
 
 from jobs.run_spec import RunSpec
-from tests.engines import wait_for
 from tests.faults.harness import Stage, Undisturbed, rows_of
+from tests.helpers.engines import wait_for
 
 ROWS, SHARD_SIZE = 200, 50
 

@@ -13,8 +13,8 @@ import pytest
 from redis import Redis
 
 from jobs.ledger import Ledger
-from tests.engines import enqueue as enqueue_prompts
 from tests.faults.harness import Stage, left_in_rq
+from tests.helpers.engines import enqueue as enqueue_prompts
 from vllm_mlx.sampling_params import SamplingParams
 
 pytestmark = pytest.mark.full

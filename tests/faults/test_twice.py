@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from jobs.ledger import Ledger
-from tests.engines import MODEL, wait_for
 from tests.faults.harness import Stage, Undisturbed, known_workers, prompts
+from tests.helpers.engines import MODEL, wait_for
 
 BAD_INPUT = 2
 ROWS = 200

@@ -19,8 +19,8 @@ from jobs.ledger.counts import Counts
 from jobs.ledger.keys import done_key, leases_key, live_key, partial_key, rows_key, run_key
 from jobs.ledger.lease import ShardLease, decode_row, encode_row
 from jobs.run_spec import RunSpec
-from tests.engines import enqueue
-from tests.fuzz.strategies import cases, changed, only
+from tests.helpers.engines import enqueue
+from tests.helpers.strategies import cases, changed, only
 from vllm_mlx.errors import MLXBatchError
 from vllm_mlx.outputs import GenerationOutput, MediaInfo
 from worker.cli import display

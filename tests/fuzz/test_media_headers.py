@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.fuzz.strategies import cases, changed, only
-from tests.vllm_mlx.media.clips import make_clip
+from tests.helpers.clips import make_clip
+from tests.helpers.strategies import cases, changed, only
 from vllm_mlx.errors import MediaError
 from vllm_mlx.media.image import read_image
 from vllm_mlx.media.policy import MediaPolicy

@@ -14,7 +14,7 @@ from jobs.errors import JobPayloadError
 from jobs.queue.job import BatchJob
 from jobs.queue.tasks import FINALIZE_RUN, GENERATE_SHARD, GenerateShard, read_task
 from jobs.sources import Format, carried_columns, parse_row
-from tests.fuzz.strategies import JSON, any_of, cases, changed, only
+from tests.helpers.strategies import JSON, any_of, cases, changed, only
 from vllm_mlx.errors import MLXBatchError
 
 ROW = {"row": 0, "data": {"prompt": "a"}, "error": None, "id": "a", "sample_index": 0, "samples": 1}

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.sources import read_requests
-from tests.fuzz.strategies import JSON, any_of, cases, changed, only
+from tests.helpers.strategies import JSON, any_of, cases, changed, only
 from vllm_mlx.errors import MLXBatchError
 
 SUFFIXES = [".jsonl", ".json", ".txt", ".csv", ".tsv", ".parquet", ".anything", ""]

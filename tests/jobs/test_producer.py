@@ -22,7 +22,7 @@ from jobs.queue.job import BatchJob
 from jobs.queue.run_jobs import FAILURE_TTL, JOB_TIMEOUT, RESULT_TTL, RETRY, open_queue
 from jobs.queue.tasks import GenerateShard, read_task
 from jobs.run_spec import RunSpec
-from tests.engines import MODEL, commit_shard, enqueue, job_of, status_of, write_prompts
+from tests.helpers.engines import MODEL, commit_shard, enqueue, job_of, status_of, write_prompts
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams
 

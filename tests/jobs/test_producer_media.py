@@ -15,7 +15,7 @@ from jobs.errors import InputFileError, RunExistsError
 from jobs.producer import Enqueued, enqueue_run, forget_run
 from jobs.queue.tasks import GenerateShard, read_task
 from jobs.sources import Format, parse_row
-from tests.engines import MODEL, job_of
+from tests.helpers.engines import MODEL, job_of
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.video_params import VideoParams
 

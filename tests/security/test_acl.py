@@ -16,7 +16,7 @@ from jobs.acl import ACCESS, Role, acl_line
 from jobs.connection import connect
 from jobs.dataset import verify
 from jobs.producer import forget_run
-from tests.engines import MODEL, DoubleEngine, enqueue, status_of, wait_for, write_prompts
+from tests.helpers.engines import MODEL, DoubleEngine, enqueue, status_of, wait_for, write_prompts
 from tests.worker.conftest import StartWorker, work_in_burst
 from worker.cli.app import main
 from worker.embedded_redis import EmbeddedRedis

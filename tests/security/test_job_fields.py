@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from tests.engines import DoubleEngine, enqueue, status_of
+from tests.helpers.engines import DoubleEngine, enqueue, status_of
 from tests.worker.conftest import work_in_burst
 
 NUMBERS = ["timeout", "result_ttl", "failure_ttl", "ttl", "retries_left", "repeats_left"]

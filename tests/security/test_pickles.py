@@ -28,7 +28,7 @@ from jobs.ledger.keys import rows_channel
 from jobs.queue.job import BatchJob
 from jobs.queue.tasks import GENERATE_SHARD
 from jobs.run_spec import RunSpec, queue_name
-from tests.engines import MODEL, DoubleEngine, enqueue, status_of, wait_for
+from tests.helpers.engines import MODEL, DoubleEngine, enqueue, status_of, wait_for
 from tests.worker.conftest import StartWorker, work_in_burst
 from vllm_mlx.sampling_params import SamplingParams
 from worker.cli.app import main

@@ -15,7 +15,7 @@ import pytest
 from redis import Redis
 
 from jobs.connection import connect, redacted
-from tests.engines import MODEL, write_prompts
+from tests.helpers.engines import MODEL, write_prompts
 from vllm_mlx.errors import InvalidRequestError, MediaError
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.media.source import opened

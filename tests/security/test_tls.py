@@ -10,8 +10,8 @@ from click.testing import CliRunner, Result
 
 from jobs.connection import connect
 from jobs.dataset import verify
-from tests.engines import MODEL, DoubleEngine, write_prompts
-from tests.tls import Authority, TlsProxy
+from tests.helpers.engines import MODEL, DoubleEngine, write_prompts
+from tests.helpers.tls import Authority, TlsProxy
 from tests.worker.conftest import work_in_burst
 from vllm_mlx.errors import InvalidRequestError
 from worker.cli.app import main

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from jobs.connection import connect
-from tests.engines import MODEL, DoubleEngine, wait_for
+from tests.helpers.engines import MODEL, DoubleEngine, wait_for
 from worker import batch_worker
 from worker.batch_worker import BatchWorker
 
@@ -75,11 +75,11 @@ def start_worker(redis_url: str) -> Iterator[StartWorker]:
 
 @pytest.fixture
 def start_process(redis_url: str, tmp_path: Path) -> Iterator[StartProcess]:
-    """Starts `tests.worker.double_worker` and waits until it is at work."""
+    """Starts `tests.helpers.double_worker` and waits until it is at work."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*options: str, name: str = "other", until: Callable[[], object]) -> object:
-        command = [sys.executable, "-m", "tests.worker.double_worker", redis_url, name, *options]
+        command = [sys.executable, "-m", "tests.helpers.double_worker", redis_url, name, *options]
         log = (tmp_path / f"{name}.log").open("w")
         with log:
             process = subprocess.Popen(command, stdout=log, stderr=log, text=True)

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from redis import Redis
 
 from jobs.ledger.keys import done_key, leases_key, partial_key, rows_key, run_key
-from tests.engines import DoubleEngine, enqueue, status_of
+from tests.helpers.engines import DoubleEngine, enqueue, status_of
 from tests.worker.conftest import StartWorker, work_in_burst
 from worker.cli.app import main
 

@@ -11,7 +11,7 @@ import pytest
 from redis import Redis
 
 from jobs.ledger import Ledger
-from tests.engines import DoubleEngine, enqueue
+from tests.helpers.engines import DoubleEngine, enqueue
 from tests.worker.cli.test_cli import cli
 from tests.worker.conftest import StartWorker, work_in_burst
 from tests.worker.test_statistics import BEFORE, NOW

@@ -14,7 +14,7 @@ from redis import Redis
 from jobs.dataset import verify
 from jobs.producer import enqueue_run
 from jobs.run_spec import RunSpec
-from tests.engines import MODEL, DoubleEngine, echo
+from tests.helpers.engines import MODEL, DoubleEngine, echo
 from tests.worker.conftest import work_in_burst
 from vllm_mlx.batching.prompts import MediaPrompt
 from vllm_mlx.errors import MediaNotAllowedError

@@ -9,7 +9,7 @@ from redis import Redis
 
 from jobs.errors import OutputNotAllowedError
 from jobs.queue.job import BatchJob
-from tests.engines import MODEL, DoubleEngine, enqueue, job_of, status_of
+from tests.helpers.engines import MODEL, DoubleEngine, enqueue, job_of, status_of
 from tests.worker.conftest import StartWorker
 from vllm_mlx.errors import InvalidRequestError
 from worker.output_root import OutputRoot

@@ -1,6 +1,6 @@
 """Rows of many jobs side by side in one engine, each job with an execution and an end of its own.
 
-The engine is the double of `tests.engines`, since the states looked at must be held.
+The engine is the double of `tests.helpers.engines`, since the states looked at must be held.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jobs.ledger.counts import Counts
 from jobs.producer import enqueue_run
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import RunSpec
-from tests.engines import (
+from tests.helpers.engines import (
     MODEL,
     DoubleEngine,
     echo,

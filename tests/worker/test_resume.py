@@ -22,7 +22,7 @@ from jobs.ledger import Ledger, RunState
 from jobs.producer import enqueue_run, forget_run
 from jobs.queue.run_jobs import RETRY, open_queue
 from jobs.run_spec import RunSpec
-from tests.engines import MODEL, DoubleEngine, enqueue, job_of
+from tests.helpers.engines import MODEL, DoubleEngine, enqueue, job_of
 from tests.worker.conftest import StartWorker, work_in_burst
 from vllm_mlx.errors import EngineStoppedError
 from vllm_mlx.outputs import GenerationOutput

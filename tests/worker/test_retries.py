@@ -15,7 +15,7 @@ from jobs.dataset import Dataset, verify
 from jobs.ledger import Ledger
 from jobs.queue.run_jobs import RETRY, open_queue
 from jobs.run_spec import RunSpec
-from tests.engines import DoubleEngine, enqueue, job_of, status_of, wait_for
+from tests.helpers.engines import DoubleEngine, enqueue, job_of, status_of, wait_for
 from tests.worker.conftest import StartWorker
 from worker.batch_worker import BatchWorker
 from worker.status import run_status

@@ -18,7 +18,7 @@ from jobs.ledger.lease import ShardLease
 from jobs.producer import resume_run
 from jobs.retry import retry_errors
 from jobs.run_spec import RunSpec
-from tests.engines import DoubleEngine, echo, enqueue, job_of, status_of, wait_for
+from tests.helpers.engines import DoubleEngine, echo, enqueue, job_of, status_of, wait_for
 from tests.worker.cli.test_cli import cli
 from tests.worker.conftest import StartWorker, work_in_burst
 from tests.worker.rq.test_takeover import finish, take_over

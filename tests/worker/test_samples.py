@@ -14,7 +14,7 @@ from jobs.dataset import verify
 from jobs.ledger import Ledger
 from jobs.producer import enqueue_run
 from jobs.run_spec import RunSpec
-from tests.engines import MODEL, DoubleEngine, echo
+from tests.helpers.engines import MODEL, DoubleEngine, echo
 from tests.worker.conftest import StartWorker, work_in_burst
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from examples.tiny_vlm import scenes
-from tests.vlm import TINY
+from tests.helpers.vlm import TINY
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from jobs.ledger.counts import Counts
 from jobs.ledger.ledger import KEEP_FINISHED, LIVE_TTL, Ledger, Progress, RunState
 from jobs.run_spec import InputSpec, RunSpec
 from jobs.sources import Format
-from tests.engines import commit_shard
+from tests.helpers.engines import commit_shard
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
 

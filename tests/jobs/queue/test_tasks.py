@@ -24,7 +24,7 @@ from jobs.queue.tasks import (
     generate_shard,
     read_task,
 )
-from tests.engines import enqueue, job_of
+from tests.helpers.engines import enqueue, job_of
 
 SHARD: dict[str, Any] = {
     "run_id": "run-1",

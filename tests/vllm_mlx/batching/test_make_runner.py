@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import ArraysCache, QuantizedKVCache, RotatingKVCache
 
-from tests.decoding import (
+from tests.helpers.decoding import (
     CONFIG,
     VOCAB,
     new_scheduler,

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.engines import wait_for
-from tests.vllm_mlx.media.clips import make_clip
-from tests.vllm_mlx.media.web import Web, ok
-from tests.vlm import clip, image
+from tests.helpers.clips import make_clip
+from tests.helpers.engines import wait_for
+from tests.helpers.vlm import clip, image
+from tests.helpers.web import Web, ok
 from vllm_mlx import platform
 from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.batching.prompts import user_prompt

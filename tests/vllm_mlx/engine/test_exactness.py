@@ -10,7 +10,7 @@ import random
 
 import pytest
 
-from tests.decoding import logit_gap, new_scheduler, run, sequence, sequential
+from tests.helpers.decoding import logit_gap, new_scheduler, run, sequence, sequential
 from vllm_mlx.models.loading import load_model
 
 MODEL = "smollm2-135m"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import av
 import pytest
-from clips import make_clip
-from kinds import COUNT, FPS, KINDS, Make
 
-from tests.vllm_mlx.media.web import Web
+from tests.helpers.clips import make_clip
+from tests.helpers.kinds import COUNT, FPS, KINDS, Make
+from tests.helpers.web import Web
 
 
 @pytest.fixture(scope="session")

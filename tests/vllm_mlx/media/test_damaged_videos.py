@@ -7,9 +7,9 @@ from typing import Any
 
 import av
 import pytest
-from clips import make_clip, numbers_of
-from kinds import B_FRAMES, COUNT, EVERY, FPS, Make, read
 
+from tests.helpers.clips import make_clip, numbers_of
+from tests.helpers.kinds import B_FRAMES, COUNT, EVERY, FPS, Make, read
 from vllm_mlx.media.policy import UNRESTRICTED
 from vllm_mlx.media.video import read_video
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.vllm_mlx.media.web import PUBLIC, Answer, Web, ok, redirect
+from tests.helpers.web import PUBLIC, Answer, Web, ok, redirect
 from vllm_mlx.errors import MediaError, MediaNotAllowedError
 from vllm_mlx.media.fetch import fetch
 from vllm_mlx.media.network import MAX_HEADER_BYTES, SYSTEM, Network

@@ -9,9 +9,9 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from clips import make_clip, numbers_of, shift
-from kinds import COUNT, EVERY, FPS, KINDS, Make, read
 
+from tests.helpers.clips import make_clip, numbers_of, shift
+from tests.helpers.kinds import COUNT, EVERY, FPS, KINDS, Make, read
 from vllm_mlx.media.policy import UNRESTRICTED
 from vllm_mlx.media.video import read_video
 

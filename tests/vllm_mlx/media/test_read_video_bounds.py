@@ -9,18 +9,17 @@ from pathlib import Path
 
 import av
 import pytest
-from clips import drawn, make_clip
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[2]
+from tests.helpers.clips import drawn, make_clip
+
+ROOT = Path(__file__).parents[3]
 MINUTES, FPS = 10, 2
 MOST = 0.7e9
 
 MEASURE = """
 import json, re, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from clips import numbers_of
+from tests.helpers.clips import numbers_of
 from vllm_mlx.media.policy import UNRESTRICTED
 from vllm_mlx.media.video import read_video
 from vllm_mlx.video_params import VideoParams
@@ -30,7 +29,7 @@ def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 before = peak()
-clip = read_video(Path(sys.argv[1]), VideoParams.of(), UNRESTRICTED, reader=sys.argv[3])
+clip = read_video(Path(sys.argv[1]), VideoParams.of(), UNRESTRICTED, reader=sys.argv[2])
 taken = peak() - before
 numbers = numbers_of(clip.frames)
 print(json.dumps([taken, numbers, clip.timestamps, clip.num_frames, clip.duration_s]))
@@ -102,7 +101,7 @@ def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read the peak from")
 @pytest.mark.parametrize("reader", ["pyav", "decord"])
 def test_ten_minutes_of_1080p_fit_into_memory(long_clip: Path, reader: str) -> None:
-    result = run(MEASURE, str(long_clip), str(HERE), reader)
+    result = run(MEASURE, str(long_clip), reader)
     assert result.returncode == 0, result.stderr
     taken, numbers, timestamps, count, duration = json.loads(result.stdout)
 

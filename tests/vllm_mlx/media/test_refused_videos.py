@@ -7,10 +7,10 @@ from pathlib import Path
 
 import av
 import pytest
-from clips import make_clip, make_sound
-from kinds import Make, read
 from PIL import Image
 
+from tests.helpers.clips import make_clip, make_sound
+from tests.helpers.kinds import Make, read
 from vllm_mlx.errors import MediaError
 from vllm_mlx.media.clip_index import open_video
 from vllm_mlx.media.policy import MediaPolicy

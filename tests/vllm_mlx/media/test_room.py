@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.vllm_mlx.media.clips import make_clip
+from tests.helpers.clips import make_clip
 from vllm_mlx.media.image import read_image
 from vllm_mlx.media.policy import UNRESTRICTED
 from vllm_mlx.media.room import Room

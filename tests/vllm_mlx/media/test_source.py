@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.vllm_mlx.media.web import Web, ok, redirect
+from tests.helpers.web import Web, ok, redirect
 from vllm_mlx.errors import MediaError, MediaNotAllowedError
 from vllm_mlx.media import local
 from vllm_mlx.media.inline import SHORTEST_BASE64

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mlx_lm.models.cache import KVCache
 
-from tests.decoding import CONFIG, new_scheduler, randomize, run, sequence, sequential
+from tests.helpers.decoding import CONFIG, new_scheduler, randomize, run, sequence, sequential
 from vllm_mlx import platform
 from vllm_mlx.models.accelerated import MLP, Attention, Fused, accelerate
 from vllm_mlx.platform import cpu

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vlm import random_vlm
+from tests.helpers.vlm import random_vlm
 from vllm_mlx.errors import ChatTemplateError, ModelLoadError
 from vllm_mlx.models import MLXLanguageModel, MLXMultimodalLM
 

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.vllm_mlx.media.clips import drawn, make_clip
-from tests.vllm_mlx.media.web import Web, ok
-from tests.vlm import clip, image
+from tests.helpers.clips import drawn, make_clip
+from tests.helpers.vlm import clip, image
+from tests.helpers.web import Web, ok
 from vllm_mlx.engine import BatchedEngine
 from vllm_mlx.errors import (
     ContextLengthError,

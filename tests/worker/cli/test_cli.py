@@ -16,7 +16,7 @@ from redis import Redis
 
 from jobs.dataset import Dataset
 from jobs.ledger import Ledger
-from tests.engines import MODEL, DoubleEngine, enqueue, write_prompts
+from tests.helpers.engines import MODEL, DoubleEngine, enqueue, write_prompts
 from tests.worker.conftest import work_in_burst
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.outputs import GenerationOutput

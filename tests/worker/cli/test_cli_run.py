@@ -20,7 +20,7 @@ from redis import Redis
 
 from jobs.dataset import Dataset, verify
 from jobs.ledger import Ledger
-from tests.engines import (
+from tests.helpers.engines import (
     MODEL,
     enqueue,
     status_of,

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from jobs.dataset import Dataset, ResultRow, verify
 from jobs.ledger.counts import Counts
-from tests.engines import commit_shard, enqueue
+from tests.helpers.engines import commit_shard, enqueue
 from vllm_mlx.outputs import GenerationOutput
 from worker.cli import display
 from worker.status import run_status

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from tests.engines import DoubleEngine, enqueue
+from tests.helpers.engines import DoubleEngine, enqueue
 from tests.worker.cli.test_cli import cli
 from tests.worker.conftest import StartWorker, work_in_burst
 from worker.status import run_status

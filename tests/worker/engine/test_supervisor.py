@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.engines import MODEL, wait_for
-from tests.worker.engine.double_process import MAKE
+from tests.helpers.double_process import MAKE
+from tests.helpers.engines import MODEL, wait_for
 from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.batching.prompts import MediaPrompt
 from vllm_mlx.errors import EngineStoppedError, MLXBatchError, ModelLoadError
@@ -334,7 +334,7 @@ def test_the_oom_killer_takes_the_engine_first(start_engine: StartEngine) -> Non
 
 
 def start_parent(*words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.worker.engine.double_process", *words]
+    command = [sys.executable, "-m", "tests.helpers.double_process", *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -443,7 +443,7 @@ def test_a_worker_needs_no_mlx_in_its_own_process() -> None:
 def test_an_engine_that_hangs_is_ended_and_started_again(
     start_engine: StartEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = start_engine(make="tests.worker.engine.double_process:make_impatient")
+    engine = start_engine(make="tests.helpers.double_process:make_impatient")
 
     outputs = answers(ask(engine, "sleep", "row"))
 

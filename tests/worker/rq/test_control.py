@@ -22,7 +22,7 @@ from jobs.dataset import verify
 from jobs.ledger import Ledger
 from jobs.ledger.lease import ShardLease
 from jobs.queue.run_jobs import RETRY, open_queue
-from tests.engines import DoubleEngine, enqueue, job_of, status_of, wait_for
+from tests.helpers.engines import DoubleEngine, enqueue, job_of, status_of, wait_for
 from tests.worker.conftest import StartProcess, StartWorker, work_in_burst
 from worker.batch_worker import BatchWorker
 from worker.status import run_status

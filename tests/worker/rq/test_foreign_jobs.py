@@ -24,7 +24,7 @@ from jobs.ledger import Ledger
 from jobs.queue.job import BatchJob
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import queue_name
-from tests.engines import MODEL, DoubleEngine, enqueue, status_of, wait_for
+from tests.helpers.engines import MODEL, DoubleEngine, enqueue, status_of, wait_for
 from tests.worker.conftest import StartWorker, work_in_burst
 from worker.batch_worker import BatchWorker
 from worker.cli.display import print_status

@@ -8,7 +8,7 @@ from redis import Redis
 
 from jobs.dataset import verify
 from jobs.queue.run_jobs import open_queue
-from tests.engines import DoubleEngine, enqueue, status_of
+from tests.helpers.engines import DoubleEngine, enqueue, status_of
 from tests.worker.conftest import StartWorker
 from tests.worker.rq.test_takeover import finish, stay_steady, take_over
 from worker.batch_worker import BatchWorker

@@ -19,7 +19,7 @@ from jobs.ledger.counts import Counts
 from jobs.ledger.ledger import LIVE_TTL, Ledger
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import RunSpec
-from tests.engines import DoubleEngine, enqueue, job_of, status_of, wait_for
+from tests.helpers.engines import DoubleEngine, enqueue, job_of, status_of, wait_for
 from tests.worker.conftest import StartWorker
 from worker.status import RunStatus, run_status
 

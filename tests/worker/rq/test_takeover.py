@@ -29,7 +29,7 @@ from jobs.ledger.lease import ShardLease
 from jobs.producer import resume_run
 from jobs.queue.run_jobs import RETRY, open_queue
 from jobs.run_spec import RunSpec
-from tests.engines import DoubleEngine, enqueue, job_of, status_of, wait_for
+from tests.helpers.engines import DoubleEngine, enqueue, job_of, status_of, wait_for
 from tests.worker.conftest import StartProcess, StartWorker
 from worker.batch_worker import BatchWorker
 from worker.local_run import _reclaim

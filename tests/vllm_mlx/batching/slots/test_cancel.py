@@ -6,7 +6,15 @@ import random
 
 import pytest
 
-from tests.decoding import BYTES_PER_TOKEN, Poisoned, new_scheduler, run, sequence, step, tiny_llama
+from tests.helpers.decoding import (
+    BYTES_PER_TOKEN,
+    Poisoned,
+    new_scheduler,
+    run,
+    sequence,
+    step,
+    tiny_llama,
+)
 
 
 @pytest.fixture(scope="module")

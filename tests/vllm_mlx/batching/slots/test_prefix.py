@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from tests.decoding import sequence
+from tests.helpers.decoding import sequence
 from vllm_mlx.batching.slots.prefill import PrefillRow, group
 from vllm_mlx.batching.slots.prefix import Prefix, PrefixCache
 from vllm_mlx.platform import PrefillShapes

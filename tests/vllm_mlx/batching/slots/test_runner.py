@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests import decoding
-from tests.decoding import (
+from tests.helpers import decoding
+from tests.helpers.decoding import (
     VOCAB,
     Poisoned,
     new_scheduler,

@@ -10,7 +10,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p, make_logits_processors
 
-from tests.decoding import sequence
+from tests.helpers.decoding import sequence
 from vllm_mlx import platform
 from vllm_mlx.batching.slots.filters import inverse_cdf
 from vllm_mlx.batching.slots.sampling import BatchSampler

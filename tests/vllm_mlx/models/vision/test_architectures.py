@@ -19,8 +19,8 @@ from mlx_vlm.prompt_utils import apply_chat_template, get_chat_template
 from mlx_vlm.utils import prepare_inputs, should_add_special_tokens
 from PIL import Image
 
-from tests.vision_folders import ARCHITECTURES, write_folder
-from tests.vlm import KINDS, random_vlm
+from tests.helpers.vision_folders import ARCHITECTURES, write_folder
+from tests.helpers.vlm import KINDS, random_vlm
 from vllm_mlx.errors import MediaError
 from vllm_mlx.models import MLXMultimodalLM
 from vllm_mlx.models.vision.one_by_one import OneByOneModel

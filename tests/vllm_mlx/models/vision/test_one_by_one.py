@@ -11,8 +11,8 @@ import pytest
 from mlx_lm.sample_utils import make_logits_processors
 from PIL import Image
 
-from tests.decoding import new_scheduler, run, sequence, step
-from tests.vision_folders import VOCAB, write_folder
+from tests.helpers.decoding import new_scheduler, run, sequence, step
+from tests.helpers.vision_folders import VOCAB, write_folder
 from vllm_mlx.batching.prompts import MediaPrompt, user_prompt
 from vllm_mlx.errors import (
     ChatTemplateError,

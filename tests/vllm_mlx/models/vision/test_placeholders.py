@@ -9,8 +9,8 @@ from typing import Any
 import mlx_vlm
 import pytest
 
-from tests.vllm_mlx.media.clips import make_clip
-from tests.vlm import clip, image
+from tests.helpers.clips import make_clip
+from tests.helpers.vlm import clip, image
 from vllm_mlx.batching.prompts import MediaPrompt, Prepared
 from vllm_mlx.errors import ChatTemplateError, MediaError
 from vllm_mlx.media.policy import UNRESTRICTED

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.vlm import KINDS, clip, image, random_vlm
+from tests.helpers.vlm import KINDS, clip, image, random_vlm
 from vllm_mlx.batching.prompts import MediaPrompt
 from vllm_mlx.media.policy import UNRESTRICTED
 from vllm_mlx.models.vision.positions import Block, rope_positions

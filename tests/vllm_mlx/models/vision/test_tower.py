@@ -7,7 +7,7 @@ import mlx_vlm
 import numpy as np
 import pytest
 
-from tests.vlm import KINDS, random_vlm
+from tests.helpers.vlm import KINDS, random_vlm
 from vllm_mlx.models.vision.tower import SegmentedAttention, accelerate_tower
 
 GRIDS = {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.vlm import KINDS, Sequential, random_vlm
+from tests.helpers.vlm import KINDS, Sequential, random_vlm
 from vllm_mlx.engine import BatchedEngine
 
 SIZES = [(48, 48), (64, 48), (48, 80), (64, 64)]

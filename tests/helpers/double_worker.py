@@ -9,7 +9,7 @@ import logging
 import sys
 
 from jobs.connection import connect
-from tests.engines import MODEL, DoubleEngine
+from tests.helpers.engines import MODEL, DoubleEngine
 from worker.batch_worker import BatchWorker
 
 

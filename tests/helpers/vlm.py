@@ -16,9 +16,9 @@ from mlx.utils import tree_flatten
 from mlx_vlm.generate.ar import generate_step
 from mlx_vlm.utils import prepare_inputs
 
-from tests.decoding import randomize
+from tests.helpers.decoding import randomize
 
-TINY = Path(__file__).parent.parent / "examples" / "tiny_vlm" / "model"
+TINY = Path(__file__).parents[2] / "examples" / "tiny_vlm" / "model"
 
 _TEXT = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3}
 _OLD_TEXT = {

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from clips import Frame, drawn
 
+from tests.helpers.clips import Frame, drawn
 from vllm_mlx.media.policy import UNRESTRICTED
 from vllm_mlx.media.video import VideoClip, read_video
 from vllm_mlx.video_params import VideoParams

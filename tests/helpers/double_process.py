@@ -27,7 +27,7 @@ from vllm_mlx.sampling_params import SamplingParams
 from worker.engine.supervisor import SupervisedEngine
 from worker.engine.wire import Setup
 
-MAKE = "tests.worker.engine.double_process:make"
+MAKE = "tests.helpers.double_process:make"
 STEP = 0.02  # seconds
 
 

@@ -1,6 +1,6 @@
 """Tiny models of mlx-vlm's architectures with random weights, in folders like real ones.
 
-Those that run in slots are in `tests.vlm`.
+Those that run in slots are in `tests.helpers.vlm`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten
 from mlx_vlm.utils import get_model_and_args, update_module_configs
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from tests.decoding import randomize
+from tests.helpers.decoding import randomize
 
 VOCAB = 320
 IMAGE, VIDEO = 300, 301
