@@ -31,7 +31,7 @@ class NullDetokenizer:
 def new_scheduler(model: nn.Module, vocab_size: int, config: SchedulerConfig) -> Scheduler:
     """An engine that stops at no token."""
     runner = make_runner(model, eos_token_ids=set(), vocab_size=vocab_size, config=config)
-    return Scheduler(runner, set(), runner.config.max_num_seqs)
+    return Scheduler(runner, set())
 
 
 def sequences_of(workload: Workload) -> Iterator[Sequence]:

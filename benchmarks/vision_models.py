@@ -20,8 +20,8 @@ from mlx_vlm.models.qwen3_vl.processing_qwen3_vl import (
 )
 
 from vllm_mlx import platform
+from vllm_mlx.batching.loaded_model import LoadedModel
 from vllm_mlx.models.detokenizer import detokenizer_of
-from vllm_mlx.models.loading import LoadedModel
 from vllm_mlx.models.vision.model import adapt
 from vllm_mlx.models.vision.preparation import VisionPreparer
 from vllm_mlx.models.weights import place

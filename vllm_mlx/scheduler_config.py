@@ -12,6 +12,15 @@ are looked at when all of these have been admitted, so none waits longer than th
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """The bounds of a batch, each of them settled; see `SchedulerConfig`."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    kv_cache_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class SchedulerConfig:
     """Bounds of a batch; None takes what `vllm_mlx.platform` says of the backend.
 

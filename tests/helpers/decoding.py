@@ -89,8 +89,7 @@ def sequence(name: str, prompt: Seq[int], max_tokens: int, **params: Any) -> Seq
 
 def new_scheduler(model: Any, *, vocab_size: int = VOCAB, **bounds: int) -> Scheduler:
     runner = make_runner(model, set(), vocab_size=vocab_size, config=SchedulerConfig(**bounds))
-    assert runner.config.max_num_seqs is not None
-    return Scheduler(runner, set(), runner.config.max_num_seqs)
+    return Scheduler(runner, set())
 
 
 def step(scheduler: Scheduler) -> list[Sequence]:

@@ -11,11 +11,12 @@ import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vllm_mlx import platform
 from vllm_mlx.batching.engine_thread import EngineThread
-from vllm_mlx.batching.media import PromptMedia
+from vllm_mlx.batching.loaded_model import LoadedModel
+from vllm_mlx.batching.prompt_media import PromptMedia
 from vllm_mlx.batching.prompts import MediaPrompt, Prepared, Prompt
 from vllm_mlx.batching.sequence import ChunkCallback, Sequence
 from vllm_mlx.batching.text import TextStream
@@ -29,9 +30,6 @@ from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
-
-if TYPE_CHECKING:  # models build on the core, so the core knows their shape only
-    from vllm_mlx.models.loading import LoadedModel
 
 
 class EngineCore:

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
+from vllm_mlx.batching.loaded_model import LoadedModel
 from vllm_mlx.batching.make_runner import make_runner
 from vllm_mlx.batching.media_pool import MediaPool
 from vllm_mlx.batching.runner import Runner
@@ -27,9 +27,6 @@ from vllm_mlx.errors import EngineStoppedError, InvalidRequestError, RequestAbor
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.scheduler_config import SchedulerConfig
-
-if TYPE_CHECKING:  # models build on this, so it knows their shape only
-    from vllm_mlx.models.loading import LoadedModel
 
 logger = logging.getLogger(__name__)
 
@@ -143,9 +140,7 @@ class EngineThread(threading.Thread):
             mx.clear_streams()
 
     def _serve(self) -> None:
-        most = self.runner.config.max_num_seqs
-        assert most is not None
-        self._scheduler = Scheduler(self.runner, self.loaded.tokenizer.eos_token_ids, most)
+        self._scheduler = Scheduler(self.runner, self.loaded.tokenizer.eos_token_ids)
         self._ready.set_result(None)
         try:
             while self._take_commands():

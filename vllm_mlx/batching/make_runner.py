@@ -40,23 +40,21 @@ def make_runner(
     """
     if (limit := platform.cache_limit()) is not None:
         mx.set_cache_limit(limit)
-    config = platform.resolve(config)
+    bounds = platform.resolve(config or SchedulerConfig())
     if new_runner := getattr(model, "new_runner", None):
-        own: Runner = new_runner(vocab_size=vocab_size, config=config)
+        own: Runner = new_runner(vocab_size=vocab_size, bounds=bounds)
         return own
     num_layers = plain_layers(model, vocab_size)
     if num_layers is None and hasattr(model, "prefill"):
         raise ModelLoadError("slots can't hold the cache of this model, which needs them to see")
     if num_layers is None:
         logger.info("slots can't hold this model's cache: it is stepped by mlx-lm's BatchGenerator")
-        return UpstreamRunner(model, eos_token_ids, vocab_size=vocab_size, config=config)
-    assert config.kv_cache_bytes is not None
-    assert config.max_num_seqs is not None
+        return UpstreamRunner(model, eos_token_ids, vocab_size=vocab_size, bounds=bounds)
     budget = KVBudget(
-        config.kv_cache_bytes, _bytes_per_token(model, num_layers), config.max_num_seqs
+        bounds.kv_cache_bytes, _bytes_per_token(model, num_layers), bounds.max_num_seqs
     )
     return SlotRunner(
-        model, num_layers=num_layers, vocab_size=vocab_size, budget=budget, config=config
+        model, num_layers=num_layers, vocab_size=vocab_size, budget=budget, bounds=bounds
     )
 
 

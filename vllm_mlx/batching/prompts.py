@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
-from vllm_mlx.batching.media import PromptMedia
+from vllm_mlx.batching.prompt_media import PromptMedia
 from vllm_mlx.content import Content, Part, content_of, media_of, refuse_media_beside
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingOptions, SamplingParams

@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
-
-import mlx.core as mx
+from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 from vllm_mlx.batching.counters import Counters
+from vllm_mlx.batching.logprobs import Logprobs
 from vllm_mlx.batching.sequence import Sequence
-from vllm_mlx.scheduler_config import SchedulerConfig
-
-
-class Logprobs(NamedTuple):
-    """Log-probability of a token, and `(token id, log-probability)` of the likeliest."""
-
-    chosen: float
-    top: list[tuple[int, float]]
-
-    @classmethod
-    def of(cls, logprobs: mx.array, token: int, count: int) -> Logprobs:
-        """From the log-probabilities `[V]` of all tokens; `count` of the likeliest."""
-        logprobs = logprobs.astype(mx.float32)
-        top: list[tuple[int, float]] = []
-        if count:
-            likeliest = mx.argsort(-logprobs)[:count]
-            ids: Any = likeliest.tolist()
-            values: Any = logprobs[likeliest].tolist()
-            top = list(zip(ids, values, strict=True))
-        chosen: Any = logprobs[token].item()
-        return cls(chosen, top)
+from vllm_mlx.scheduler_config import Bounds
 
 
 class Produced(NamedTuple):
@@ -53,55 +33,68 @@ class PrefillError(Exception):
         self.reason = reason
 
 
-class Runner(Protocol):
-    """The model's side of the scheduler. All calls come from one thread.
+class Runner(ABC):
+    """The model's side of the scheduler; a subclass overrides what it does.
+
+    All calls come from one thread. Without more a runner refuses nobody, shares nothing between
+    sequences and has room for as many as the scheduler runs.
 
     Attributes:
-        config: the bounds it works within, none of them None.
+        bounds: what it works within.
         counters: what it has done.
     """
 
-    config: SchedulerConfig
-    counters: Counters
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.counters = Counters()
 
-    def refusal(self, prompt_tokens: int, max_tokens: int) -> str | None:
-        """Why a sequence of this size can never run; None if it can. Safe on any thread."""
-
-    def announce(self, sequence: Sequence) -> None:
-        """A sequence waits; the runner may look what it shares with others."""
-
-    def withdraw(self, sequence: Sequence) -> None:
-        """It waits no more and will not be inserted."""
-
-    def affinity(self, sequence: Sequence) -> int:
-        """Equal for waiting sequences that should run near each other; 0 if there are none."""
-
-    def admits(self, sequence: Sequence) -> bool:
-        """Whether there is room for it beside what runs."""
-
-    def reserve(self, sequence: Sequence) -> None:
-        """It is admitted: count it as running from now on."""
-
+    @abstractmethod
     def insert(self, sequences: list[Sequence]) -> None:
         """Start computing these, which were admitted one by one."""
 
+    @abstractmethod
     def remove(self, sequence: Sequence) -> None:
         """Free its place; nothing happens if it is not running."""
 
+    @abstractmethod
     def step(self) -> list[Produced]:
-        """Compute: at most one new token for each running sequence.
+        """Compute at most one new token for each running sequence.
 
         Raises:
             PrefillError: only these prompts failed; after any other error all has to be restarted.
         """
 
+    @abstractmethod
     def close(self) -> None:
         """Forget all running sequences and free their memory."""
 
     @property
+    @abstractmethod
     def slots(self) -> int:
         """Places in the batch at its present width."""
 
     @property
     def kv_cache_bytes(self) -> int:
         """Memory that key-value caches take now."""
+        return 0
+
+    def refusal(self, prompt_tokens: int, max_tokens: int) -> str | None:  # noqa: ARG002
+        """Why a sequence of this size can never run; None if it can. Safe on any thread."""
+        return None
+
+    def announce(self, sequence: Sequence) -> None:  # noqa: B027
+        """Take note that a sequence waits, and of what it shares with others."""
+
+    def withdraw(self, sequence: Sequence) -> None:  # noqa: B027
+        """Forget a sequence that waits no more and will not be inserted."""
+
+    def affinity(self, sequence: Sequence) -> int:  # noqa: ARG002
+        """Equal for waiting sequences that should run near each other; 0 if there are none."""
+        return 0
+
+    def admits(self, sequence: Sequence) -> bool:  # noqa: ARG002
+        """Whether there is room for it beside what runs."""
+        return True
+
+    def reserve(self, sequence: Sequence) -> None:  # noqa: B027
+        """Count an admitted sequence as running from now on."""

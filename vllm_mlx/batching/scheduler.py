@@ -22,11 +22,11 @@ class Scheduler:
     job, and sequences that begin alike stay together.
     """
 
-    def __init__(self, runner: Runner, eos_token_ids: set[int], max_num_seqs: int) -> None:
+    def __init__(self, runner: Runner, eos_token_ids: set[int]) -> None:
         self._runner = runner
         self._eos_token_ids = eos_token_ids
-        self.max_num_seqs = max_num_seqs
-        self._refill = max(1, int(max_num_seqs * platform.refill_share()))
+        self.max_num_seqs = runner.bounds.max_num_seqs
+        self._refill = max(1, int(self.max_num_seqs * platform.refill_share()))
         self._waiting: deque[Sequence] = deque()
         self._window: deque[Sequence] = deque()
         self.running: dict[str, Sequence] = {}

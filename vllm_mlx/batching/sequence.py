@@ -6,16 +6,13 @@ import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from typing import TYPE_CHECKING
 
-from vllm_mlx.batching.media import PromptMedia
+from vllm_mlx.batching.logprobs import Logprobs
+from vllm_mlx.batching.prompt_media import PromptMedia
 from vllm_mlx.batching.repetition import repeats
 from vllm_mlx.batching.text import TextStream
 from vllm_mlx.outputs import FinishReason, GenerationOutput, TokenLogprob
 from vllm_mlx.sampling_params import SamplingParams
-
-if TYPE_CHECKING:
-    from vllm_mlx.batching.runner import Logprobs
 
 ChunkCallback = Callable[[GenerationOutput], None]
 

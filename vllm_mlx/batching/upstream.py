@@ -13,58 +13,38 @@ from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from vllm_mlx import platform
-from vllm_mlx.batching.counters import Counters
-from vllm_mlx.batching.runner import Logprobs, Produced
-from vllm_mlx.batching.sampler import make_processors, make_sampler
+from vllm_mlx.batching.fallback_sampler import make_processors, make_sampler
+from vllm_mlx.batching.logprobs import Logprobs
+from vllm_mlx.batching.runner import Produced, Runner
 from vllm_mlx.batching.sequence import Sequence
-from vllm_mlx.scheduler_config import SchedulerConfig
+from vllm_mlx.scheduler_config import Bounds
 
 PREFILL_BATCH_SIZE = 8  # mlx-lm's default: prompts padded together
 _PADDABLE = (KVCache, RotatingKVCache)
 
 
-class UpstreamRunner:
+class UpstreamRunner(Runner):
     """`Runner` on mlx-lm's continuous batching. It does not know `kv_cache_bytes`."""
 
     def __init__(
-        self, model: Any, eos_token_ids: set[int], *, vocab_size: int, config: SchedulerConfig
+        self, model: Any, eos_token_ids: set[int], *, vocab_size: int, bounds: Bounds
     ) -> None:
-        assert config.max_num_seqs is not None
-        assert config.max_num_batched_tokens is not None
-        self.config = config
-        self.counters = Counters()
+        super().__init__(bounds)
         self._model = model
         self._vocab_size = vocab_size
         self._stop_tokens = [[token] for token in sorted(eos_token_ids)]
-        self._max_num_seqs = config.max_num_seqs
         # Some state-space models of mlx-lm 0.32 read the padding as if it were prompt.
         paddable = all(isinstance(cache, _PADDABLE) for cache in make_prompt_cache(model))
         self._prefill_batch_size = min(
-            PREFILL_BATCH_SIZE if paddable else 1, self._max_num_seqs, config.max_num_batched_tokens
+            PREFILL_BATCH_SIZE if paddable else 1,
+            bounds.max_num_seqs,
+            bounds.max_num_batched_tokens,
         )
-        most = config.max_num_batched_tokens // self._prefill_batch_size
+        most = bounds.max_num_batched_tokens // self._prefill_batch_size
         self._prefill_step_size = max(1, min(platform.prefill_step_size(), most))
         self._rows: dict[int, Sequence] = {}
         self._uids: dict[str, int] = {}
         self._generator = self._new_generator()
-
-    def refusal(self, prompt_tokens: int, max_tokens: int) -> str | None:
-        return None
-
-    def announce(self, sequence: Sequence) -> None:
-        """Upstream shares no prefixes."""
-
-    def withdraw(self, sequence: Sequence) -> None:
-        """See `announce`."""
-
-    def affinity(self, sequence: Sequence) -> int:
-        return 0
-
-    def admits(self, sequence: Sequence) -> bool:
-        return True
-
-    def reserve(self, sequence: Sequence) -> None:
-        """Upstream takes any number of bytes."""
 
     def insert(self, sequences: list[Sequence]) -> None:
         for sequence in sequences:
@@ -120,15 +100,11 @@ class UpstreamRunner:
     def slots(self) -> int:
         return len(self._rows)
 
-    @property
-    def kv_cache_bytes(self) -> int:
-        return 0
-
     def _new_generator(self) -> Any:
         return BatchGenerator(
             self._model,
             stop_tokens=self._stop_tokens,
-            completion_batch_size=self._max_num_seqs,
+            completion_batch_size=self.bounds.max_num_seqs,
             prefill_batch_size=self._prefill_batch_size,
             prefill_step_size=self._prefill_step_size,
         )

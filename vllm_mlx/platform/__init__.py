@@ -10,13 +10,14 @@ import functools
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from vllm_mlx.platform import attention, blas, cpu, cuda, cuda_heads
-from vllm_mlx.scheduler_config import SchedulerConfig
+from vllm_mlx.platform.attention import Ring
+from vllm_mlx.scheduler_config import Bounds, SchedulerConfig
 
 Backend = Literal["metal", "cuda", "cpu"]
 
@@ -39,29 +40,6 @@ class PrefillShapes(NamedTuple):
     def padded(self, length: int) -> int:
         """`length`, up to the next multiple."""
         return -(-length // self.multiple) * self.multiple
-
-
-class Ring(Protocol):
-    """Which columns of a key-value cache each slot may see; see `vllm_mlx.batching.slots.ring`."""
-
-    @property
-    def offsets(self) -> mx.array:
-        """Tokens that each slot holds beside the newest, int32 `[S]`."""
-
-    @property
-    def newest(self) -> mx.array:
-        """The column of the newest token, int32 `[1]`."""
-
-    @property
-    def mask(self) -> mx.array:
-        """What each slot sees, bool `[S, 1, 1, C]`."""
-
-    @property
-    def added_mask(self) -> mx.array:
-        """The same to be added to scores: 0 or -1e9, float32."""
-
-    def blocks(self, size: int) -> list[tuple[slice, list[slice]]]:
-        """Neighbouring slots, up to `size`, with the columns that hold all their tokens."""
 
 
 def backend() -> Backend:
@@ -106,15 +84,14 @@ def default_max_num_seqs() -> int:
     return {"cpu": 32, "metal": 64, "cuda": 256}[backend()]
 
 
-def resolve(config: SchedulerConfig | None) -> SchedulerConfig:
+def resolve(config: SchedulerConfig) -> Bounds:
     """`config` with this backend's defaults for what it leaves open.
 
     Call it when the model is in memory: half of what is left is for key-value caches. Sources of
     the numbers: benchmarks/README.md.
     """
-    config = config or SchedulerConfig()
     tokens = {"cpu": 512, "metal": 2048, "cuda": 8192}[backend()]
-    return SchedulerConfig(
+    return Bounds(
         max_num_seqs=config.max_num_seqs or default_max_num_seqs(),
         max_num_batched_tokens=config.max_num_batched_tokens or tokens,
         kv_cache_bytes=config.kv_cache_bytes or _working_set() // 2,

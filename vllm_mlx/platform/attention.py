@@ -1,13 +1,34 @@
-"""MLX's own attention, as Metal uses it and CUDA where its own does not fit."""
+"""`Ring`, what attention over slots is told of a batch, and MLX's own attention: as Metal uses it,
+and CUDA where its own does not fit."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import mlx.core as mx
 
-if TYPE_CHECKING:
-    from vllm_mlx.platform import Ring
+
+class Ring(Protocol):
+    """Which columns of a key-value cache each slot may see; see `vllm_mlx.batching.slots.ring`."""
+
+    @property
+    def offsets(self) -> mx.array:
+        """Tokens that each slot holds beside the newest, int32 `[S]`."""
+
+    @property
+    def newest(self) -> mx.array:
+        """The column of the newest token, int32 `[1]`."""
+
+    @property
+    def mask(self) -> mx.array:
+        """What each slot sees, bool `[S, 1, 1, C]`."""
+
+    @property
+    def added_mask(self) -> mx.array:
+        """The same to be added to scores: 0 or -1e9, float32."""
+
+    def blocks(self, size: int) -> list[tuple[slice, list[slice]]]:
+        """Neighbouring slots, up to `size`, with the columns that hold all their tokens."""
 
 
 def attend_slots(

@@ -9,13 +9,12 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-if TYPE_CHECKING:
-    from vllm_mlx.platform import Ring
+from vllm_mlx.platform.attention import Ring
 
 logger = logging.getLogger(__name__)
 

@@ -8,14 +8,12 @@ each slot holds.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 
 from vllm_mlx.platform import attention
-
-if TYPE_CHECKING:
-    from vllm_mlx.platform import Ring
+from vllm_mlx.platform.attention import Ring
 
 _LANES = 32
 _SHARED_MEMORY = 48 << 10  # bytes a block may take without asking

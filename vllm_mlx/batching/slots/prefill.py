@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from vllm_mlx.batching.media import MediaRow, Model, PromptMedia
+from vllm_mlx.batching.prompt_media import MediaRow, Model, PromptMedia
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.cache import KeysAndValues, PromptKVCache
 from vllm_mlx.batching.slots.prefix import Prefix

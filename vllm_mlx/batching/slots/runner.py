@@ -13,8 +13,8 @@ from typing import Any
 import mlx.core as mx
 
 from vllm_mlx import platform
-from vllm_mlx.batching.counters import Counters
-from vllm_mlx.batching.runner import Logprobs, PrefillError, Produced
+from vllm_mlx.batching.logprobs import Logprobs
+from vllm_mlx.batching.runner import PrefillError, Produced, Runner
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.budget import KVBudget, Need
 from vllm_mlx.batching.slots.cache import KeysAndValues, SlotKVCache, resize_rows
@@ -22,7 +22,7 @@ from vllm_mlx.batching.slots.prefill import Piece, PrefillBatch, PrefillRow, gro
 from vllm_mlx.batching.slots.prefix import Prefix, PrefixCache
 from vllm_mlx.batching.slots.ring import COLUMN_STEP, SlotRing, columns_for, width_for
 from vllm_mlx.batching.slots.sampling import BatchSampler, Sampled
-from vllm_mlx.scheduler_config import SchedulerConfig
+from vllm_mlx.scheduler_config import Bounds
 
 SCATTERED = 512
 """Rows up to so many tokens join in one scatter a layer: a slice assignment takes 20 us to launch
@@ -37,13 +37,12 @@ class _Launch:
     sampled: Sampled
 
 
-class SlotRunner:
+class SlotRunner(Runner):
     """`Runner` for models whose layers all keep plain keys and values.
 
     Args:
         num_layers: caches that the model takes.
         budget: what may be held at once.
-        config: with every bound resolved.
     """
 
     def __init__(
@@ -53,17 +52,14 @@ class SlotRunner:
         num_layers: int,
         vocab_size: int,
         budget: KVBudget,
-        config: SchedulerConfig,
+        bounds: Bounds,
     ) -> None:
+        super().__init__(bounds)
         self._model = model
         self._num_layers = num_layers
         self._vocab_size = vocab_size
         self._budget = budget
-        self.config = config
-        self.counters = Counters()
         self._prefixes = PrefixCache(budget.prefix_tokens)
-        assert config.max_num_batched_tokens is not None
-        self._most_computed = config.max_num_batched_tokens
         self._shapes = platform.prefill_shapes()
         self._shrink_below = platform.shrink_below()
         self._reset()
@@ -134,7 +130,7 @@ class SlotRunner:
             self._prefixes.withdraw(sequence)
         for batch in [*levels, rows]:
             self._prefills += group(
-                batch, self._shapes, self._most_computed, self._budget.prefill_tokens
+                batch, self._shapes, self.bounds.max_num_batched_tokens, self._budget.prefill_tokens
             )
 
     def remove(self, sequence: Sequence) -> None:
@@ -229,7 +225,7 @@ class SlotRunner:
 
     def _prefill(self) -> None:
         """Compute the next piece of the prompts, and let those join that are done."""
-        left, held = self._most_computed, 0
+        left, held = self.bounds.max_num_batched_tokens, 0
         while self._prefills:
             batch = self._prefills[0]
             held += batch.held
@@ -344,7 +340,9 @@ class SlotRunner:
         """
         longest = max((self._ring.lengths[slot] for slot in self._running), default=0)
         reserved = max((need.columns for need in self._needs.values()), default=0)
-        width = self._size(width_for(max(1, len(self._needs)), self._most), self._ring.slots)
+        width = self._size(
+            width_for(max(1, len(self._needs)), self.bounds.max_num_seqs), self._ring.slots
+        )
         columns = self._size(columns_for(max(longest, joining) + 1), self._ring.columns, reserved)
         self._is_tight = False
         if (width, columns) != (self._ring.slots, self._ring.columns):
@@ -355,11 +353,6 @@ class SlotRunner:
         useful = max(needed, min(held, reserved))
         shrinks = useful < held and (self._is_tight or useful <= held * self._shrink_below)
         return useful if needed > held or shrinks else held
-
-    @property
-    def _most(self) -> int:
-        assert self.config.max_num_seqs is not None
-        return self.config.max_num_seqs
 
     def _resize(self, width: int, columns: int) -> None:
         """Those beyond the new width move to free slots below; nobody else does."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from vllm_mlx.batching.media import at_call
+from vllm_mlx.batching.prompt_media import at_call
 from vllm_mlx.media.store import Sized
 from vllm_mlx.outputs import MediaInfo
 

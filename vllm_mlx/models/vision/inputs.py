@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_vlm.utils import prepare_inputs, should_add_special_tokens
 
-from vllm_mlx.batching.media import PromptMedia
+from vllm_mlx.batching.prompt_media import PromptMedia
 from vllm_mlx.batching.prompts import MediaPrompt, Messages, Prepared
 from vllm_mlx.errors import MediaError
 from vllm_mlx.media.policy import MediaPolicy

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from vllm_mlx.batching.media import MediaRow, Medium, Part
+from vllm_mlx.batching.prompt_media import MediaRow, Medium, Part
 from vllm_mlx.models.vision.attention import accelerate_layers, suits
 from vllm_mlx.models.vision.features import FeatureCache, Features
 from vllm_mlx.models.vision.tower import accelerate_tower

@@ -16,11 +16,11 @@ from mlx_vlm.generate.ar import generate_step
 from mlx_vlm.generate.common import DEFAULT_PREFILL_STEP_SIZE
 from mlx_vlm.models.cache import make_prompt_cache
 
-from vllm_mlx.batching.counters import Counters
-from vllm_mlx.batching.runner import Logprobs, Produced
-from vllm_mlx.batching.sampler import LogitsProcessor, make_processors, make_sampler
+from vllm_mlx.batching.fallback_sampler import LogitsProcessor, make_processors, make_sampler
+from vllm_mlx.batching.logprobs import Logprobs
+from vllm_mlx.batching.runner import Produced, Runner
 from vllm_mlx.batching.sequence import Sequence
-from vllm_mlx.scheduler_config import SchedulerConfig
+from vllm_mlx.scheduler_config import Bounds
 
 
 class OneByOneModel:
@@ -33,8 +33,8 @@ class OneByOneModel:
     def __init__(self, model: Any) -> None:
         self._model = model
 
-    def new_runner(self, *, vocab_size: int, config: SchedulerConfig) -> OneByOneRunner:
-        return OneByOneRunner(self._model, vocab_size=vocab_size, config=config)
+    def new_runner(self, *, vocab_size: int, bounds: Bounds) -> OneByOneRunner:
+        return OneByOneRunner(self._model, vocab_size=vocab_size, bounds=bounds)
 
 
 class _Running(NamedTuple):
@@ -43,39 +43,19 @@ class _Running(NamedTuple):
     cache: list[Any]
 
 
-class OneByOneRunner:
+class OneByOneRunner(Runner):
     """`Runner` of one sequence; the others wait. It does not know `kv_cache_bytes`.
 
     Attributes:
-        config: what was asked for, but `max_num_seqs` is 1.
+        bounds: what was asked for, but `max_num_seqs` is 1.
     """
 
-    def __init__(self, model: Any, *, vocab_size: int, config: SchedulerConfig) -> None:
-        assert config.max_num_batched_tokens is not None
-        self.config = replace(config, max_num_seqs=1)
-        self.counters = Counters()
+    def __init__(self, model: Any, *, vocab_size: int, bounds: Bounds) -> None:
+        super().__init__(replace(bounds, max_num_seqs=1))
         self._model = model
         self._vocab_size = vocab_size
-        self._prefill_step_size = min(DEFAULT_PREFILL_STEP_SIZE, config.max_num_batched_tokens)
+        self._prefill_step_size = min(DEFAULT_PREFILL_STEP_SIZE, bounds.max_num_batched_tokens)
         self._running: _Running | None = None
-
-    def refusal(self, prompt_tokens: int, max_tokens: int) -> str | None:
-        return None
-
-    def announce(self, sequence: Sequence) -> None:
-        """Nothing is shared between sequences."""
-
-    def withdraw(self, sequence: Sequence) -> None:
-        """See `announce`."""
-
-    def affinity(self, sequence: Sequence) -> int:
-        return 0
-
-    def admits(self, sequence: Sequence) -> bool:
-        return self._running is None
-
-    def reserve(self, sequence: Sequence) -> None:
-        """There is one place, and it takes any number of bytes."""
 
     def insert(self, sequences: list[Sequence]) -> None:
         (sequence,) = sequences

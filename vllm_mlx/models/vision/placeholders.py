@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from jinja2 import TemplateError
 
-from vllm_mlx.batching.media import Medium
+from vllm_mlx.batching.prompt_media import Medium
 from vllm_mlx.errors import ChatTemplateError, MediaError
 from vllm_mlx.models.vision.positions import Block
 from vllm_mlx.outputs import MediaInfo

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from vllm_mlx.batching.media import Medium, PromptMedia
+from vllm_mlx.batching.prompt_media import Medium, PromptMedia
 from vllm_mlx.batching.prompts import MediaPrompt, Prepared
 from vllm_mlx.errors import MediaError
 from vllm_mlx.media.policy import MediaPolicy

@@ -71,7 +71,7 @@ def submit(model, prompt, **params):
 
 
 def test_it_says_that_it_has_one_place(scheduler):
-    assert scheduler._runner.config.max_num_seqs == 1
+    assert scheduler._runner.bounds.max_num_seqs == 1
     first, second = (sequence(name, PROMPT, 5) for name in "ab")
     scheduler.add(first)
     scheduler.add(second)

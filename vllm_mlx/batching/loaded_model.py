@@ -1,0 +1,103 @@
+"""`LoadedModel`: a model in memory with its tokenizer, as the engine uses it."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import mlx.nn as nn
+from jinja2 import TemplateError
+from mlx_lm.tokenizer_utils import StreamingDetokenizer, TokenizerWrapper
+
+from vllm_mlx.batching.media_pool import Preparer
+from vllm_mlx.batching.prompts import Messages
+from vllm_mlx.errors import ChatTemplateError, InvalidRequestError, MediaError
+from vllm_mlx.media.policy import MediaPolicy
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """A model, its tokenizer, and what they accept.
+
+    Attributes:
+        context_length: tokens of prompt and answer together; None if the model sets no bound.
+        new_preparer: what reads images and videos for it; None if it sees none.
+        encode_chat: token ids of messages, where the tokenizer's template does not write them.
+        media_tokens: those that stand for images and videos, so that no text may hold them.
+    """
+
+    name: str
+    model: nn.Module
+    tokenizer: TokenizerWrapper
+    vocab_size: int
+    context_length: int | None
+    _detokenizer: StreamingDetokenizer
+    new_preparer: Callable[[MediaPolicy], Preparer] | None = None
+    encode_chat: Callable[[Messages], list[int]] | None = None
+    media_tokens: frozenset[int] = frozenset()
+    # transformers' fast tokenizers may not be used from two threads at once.
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def encode(self, prompt: str | Messages) -> list[int]:
+        """Token ids of a plain prompt, or of messages through the model's chat template.
+
+        Raises:
+            InvalidRequestError: there is nothing to encode.
+            ChatTemplateError: the model has no template, or it rejects the messages.
+            MediaError: the text holds a placeholder of an image or a video.
+        """
+        if not prompt:
+            raise InvalidRequestError("the prompt is empty: give at least one character or message")
+        with self._lock:
+            tokens = self._encode(prompt) if isinstance(prompt, str) else self._encode_chat(prompt)
+        if not tokens:
+            raise InvalidRequestError(f"the prompt {prompt!r} has no tokens")
+        if found := self.media_tokens.intersection(tokens):
+            names = ", ".join(map(self.token_text, sorted(found)))
+            raise MediaError(f"the prompt has placeholders {names} and no media: leave them out")
+        return tokens
+
+    def new_detokenizer(self) -> StreamingDetokenizer:
+        """A detokenizer for one sequence."""
+        detokenizer = copy.copy(self._detokenizer)
+        detokenizer.reset()
+        return detokenizer
+
+    def token_text(self, token: int) -> str:
+        """What one token stands for by itself."""
+        with self._lock:
+            return str(self.tokenizer.decode([token]))
+
+    def _encode(self, prompt: str) -> list[int]:
+        if not prompt.isascii() and _has_lone_surrogate(prompt):
+            raise InvalidRequestError("the prompt holds half a surrogate pair, which is no text")
+        bos = self.tokenizer.bos_token
+        add_special_tokens = bos is None or not prompt.startswith(bos)  # as mlx_lm.generate does
+        return list(
+            self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens, verbose=False)
+        )
+
+    def _encode_chat(self, messages: Messages) -> list[int]:
+        if self.encode_chat:
+            return self.encode_chat(messages)
+        if not self.tokenizer.has_chat_template:
+            raise ChatTemplateError(
+                f"{self.name} has no chat template (it is a base model): use generate() with a "
+                "plain prompt, or an instruction-tuned model"
+            )
+        try:
+            return list(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True))
+        except (TemplateError, AttributeError, TypeError, LookupError, ValueError) as error:
+            raise ChatTemplateError(
+                f"the chat template of {self.name} rejects these messages: {error}"
+            ) from error
+
+
+def _has_lone_surrogate(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
