@@ -19,6 +19,7 @@ OURS = {"vllm_mlx", "jobs", "worker"}
 HEAVY = ["mlx", "mlx_lm", "mlx_vlm", "transformers"]
 LIGHT = {
     "vllm_mlx.content",
+    "vllm_mlx.parameters",
     "vllm_mlx.sampling_params",
     "vllm_mlx.video_params",
     "vllm_mlx.output_json",
