@@ -19,9 +19,9 @@ from pydantic import (
 # Until Python 3.12 pydantic reads the TypedDict of typing_extensions only.
 from typing_extensions import TypedDict
 
-from jobs.media_names import MAX_MEDIA, located
 from vllm_mlx.content import Content, Part, content_of, media_of, with_sources
 from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.media.names import located
 from vllm_mlx.parameters import describe
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.video_params import VideoParams
@@ -29,6 +29,8 @@ from vllm_mlx.video_params import VideoParams
 SAMPLING_FIELDS = frozenset(SamplingParams.model_fields)
 VIDEO_FIELDS = frozenset(VideoParams.model_fields)
 MAX_SAMPLES = 1024
+MAX_MEDIA = 64
+"""Most images, and most videos, of one row."""
 
 
 def _int_as_str(value: Any) -> Any:

@@ -1,73 +1,18 @@
-"""How rows name images and videos, and what of that goes into the dataset."""
+"""What of a row's images and videos goes into the dataset."""
 
 from __future__ import annotations
 
 import base64
-import io
 from typing import Any
 
 import pytest
-from PIL import Image
 
-from jobs.media_names import carried, located
-from vllm_mlx.media import image
+from jobs.media_names import carried
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(1000)).decode()
 JPEG = base64.b64encode(b"\xff\xd8\xff\xe0" + bytes(999)).decode()
 DATA_URL = f"data:image/png;base64,{PNG}"
 SHORT_DATA_URL = f"data:image/png;base64,{PNG[:64]}"
-
-
-@pytest.mark.parametrize(
-    ("source", "path"),
-    [
-        ("a.png", "/folder/a.png"),
-        ("./sub/a.png", "/folder/sub/a.png"),
-        ("../a.png", "/folder/../a.png"),
-        ("take 2: the end.mp4", "/folder/take 2: the end.mp4"),
-        ("take:2.mp4", "/folder/take:2.mp4"),
-        ("http.png", "/folder/http.png"),
-        ("Qk" + "/frames" * 10, "/folder/Qk" + "/frames" * 10),
-        ("~/a.png", "/folder/~/a.png"),
-        (
-            "e3b0c44298fc1c149afbf4c8996fb924" * 2,
-            "/folder/" + "e3b0c44298fc1c149afbf4c8996fb924" * 2,
-        ),
-    ],
-)
-def test_relative_paths_start_at_the_folder(source: str, path: str) -> None:
-    assert located(source, "/folder") == path
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "/a.png",
-        "https://example.com/a.png",
-        "HTTP://example.com/a.png",
-        "file:///a.png",
-        "file:a.png",
-        "s3://bucket/a.png",
-        DATA_URL,
-        "DATA:image/png;base64,AA",
-        PNG,
-        JPEG,
-        PNG[:64],
-        "A" * 5000,
-    ],
-)
-def test_everything_else_stays(source: str) -> None:
-    assert located(source, "/folder") == source
-
-
-@pytest.mark.parametrize("format", image.FORMATS)
-def test_small_images_in_base64_are_no_paths(format: str) -> None:
-    file = io.BytesIO()
-    Image.new("RGB", (16, 16)).save(file, format)
-    source = base64.b64encode(file.getvalue()).decode()
-
-    assert len(source) < 4096
-    assert located(source, "/folder") == source
 
 
 @pytest.mark.parametrize(
