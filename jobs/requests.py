@@ -170,9 +170,9 @@ class GenerationRequest(SamplingParams, VideoParams):
             return [{"role": "user", "content": [*media, {"type": "text", "text": self.prompt}]}]
         return [{"role": "user", "content": self.prompt}]
 
-    def located(self, folder: str | Path) -> GenerationRequest:
-        """The same with relative paths of images and videos made absolute from `folder`."""
-        if not self.media:
+    def located(self, folder: str | Path | None) -> GenerationRequest:
+        """The same with relative paths of images and videos made absolute from `folder`, if any."""
+        if folder is None or not self.media:
             return self
         locate = partial(located, folder=folder)
         if self.messages is None:
