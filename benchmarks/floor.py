@@ -35,7 +35,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.workloads import Request
+from benchmarks.workloads import TokenRequest
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Floor:
         return None if self.decode_at_shapes is None else self.prefill + self.decode_at_shapes
 
 
-def floor(costs: Costs, rates: Rates, requests: Sequence[Request], max_num_seqs: int) -> Floor:
+def floor(costs: Costs, rates: Rates, requests: Sequence[TokenRequest], max_num_seqs: int) -> Floor:
     """The floor of a workload with at most `max_num_seqs` rows side by side."""
     steps = ideal_schedule(requests, max_num_seqs)
     return Floor(
@@ -111,7 +111,7 @@ def floor(costs: Costs, rates: Rates, requests: Sequence[Request], max_num_seqs:
     )
 
 
-def prefill_operations(costs: Costs, requests: Sequence[Request]) -> float:
+def prefill_operations(costs: Costs, requests: Sequence[TokenRequest]) -> float:
     """Additions and multiplications that the prompts need."""
     prefix = max((request.shared_tokens for request in requests), default=0)
     tokens: float = prefix
@@ -127,7 +127,7 @@ def prefill_operations(costs: Costs, requests: Sequence[Request]) -> float:
     )
 
 
-def ideal_schedule(requests: Sequence[Request], max_num_seqs: int) -> list[Step]:
+def ideal_schedule(requests: Sequence[TokenRequest], max_num_seqs: int) -> list[Step]:
     """The steps of longest-first packing into `max_num_seqs` places.
 
     In its step j (from 1), a row with a prompt of n tokens reads n + j tokens of keys and values.

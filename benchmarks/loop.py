@@ -28,7 +28,7 @@ from mlx_lm.models.cache import KVCache
 
 from benchmarks.ours import new_scheduler, sequences_of
 from benchmarks.report import machine, print_head, print_row
-from benchmarks.workloads import Request, Workload
+from benchmarks.workloads import TokenRequest, Workload
 from vllm_mlx import platform
 from vllm_mlx.batching.scheduler import Scheduler
 from vllm_mlx.sampling_params import SamplingParams
@@ -101,7 +101,7 @@ def _workload(outputs: list[int], options: dict[str, Any]) -> Workload:
     return Workload(
         "loop",
         tuple(
-            Request(prompt, output, SamplingParams.of(max_tokens=output, **options))
+            TokenRequest(prompt, output, SamplingParams.of(max_tokens=output, **options))
             for output in outputs
         ),
     )

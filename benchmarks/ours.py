@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import mlx.nn as nn
 
 from benchmarks.timing import Run, measured
 from benchmarks.workloads import Workload
 from vllm_mlx.batching.make_runner import make_runner
+from vllm_mlx.batching.request import Request
 from vllm_mlx.batching.scheduler import Scheduler
 from vllm_mlx.batching.sequence import Sequence
-from vllm_mlx.batching.text import TextStream
 from vllm_mlx.scheduler_config import SchedulerConfig
 
 
@@ -37,12 +36,11 @@ def new_scheduler(model: nn.Module, vocab_size: int, config: SchedulerConfig) ->
 def sequences_of(workload: Workload) -> Iterator[Sequence]:
     for at, request in enumerate(workload.requests):
         yield Sequence(
-            f"r{at}",
+            Request("", request.params, f"r{at}"),
             list(request.prompt_tokens),
-            request.params,
             max_tokens=request.max_tokens,
             model="bench",
-            new_text=_no_text,
+            new_detokenizer=NullDetokenizer,
         )
 
 
@@ -68,8 +66,3 @@ def run_ours(model: nn.Module, vocab_size: int, config: SchedulerConfig, workloa
     if generated != workload.output_tokens:
         raise RuntimeError(f"ours made {generated} tokens of {workload.output_tokens}")
     return run
-
-
-def _no_text() -> TextStream:
-    detokenizer: Any = NullDetokenizer()
-    return TextStream(detokenizer, None)

@@ -21,7 +21,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +33,7 @@ from jobs.connection import connect
 from jobs.dataset.verification import verify
 from jobs.producer import enqueue_run
 from jobs.sources import detect_format, read_requests
+from vllm_mlx.batching.request import Request
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
@@ -57,10 +58,8 @@ class InstantEngine:
     def stop(self) -> None:
         """Nothing to free."""
 
-    def submit_all(
-        self, asked: Iterable[tuple[Any, list[SamplingParams]]]
-    ) -> list[Future[GenerationOutput]]:
-        return [_answered() for _, params in asked for _ in params]
+    def submit(self, *requests: Request) -> list[Future[GenerationOutput]]:
+        return [_answered() for _ in requests]
 
 
 def _answered() -> Future[GenerationOutput]:
@@ -117,7 +116,7 @@ class KeptEngine:
     def __init__(self, engine: TextEngine) -> None:
         self._engine = engine
         self.max_num_seqs = engine.max_num_seqs
-        self.submit_all = engine.submit_all
+        self.submit = engine.submit
 
     @property
     def stats(self) -> EngineStats:
@@ -174,10 +173,12 @@ def _multiplied(source: Path, path: Path, times: int) -> Path:
 def _direct(core: Any, prompts: Path) -> float:
     requests = [source.request for source in read_requests(prompts, detect_format(prompts))]
     started = time.perf_counter()
-    futures = core.submit_all(
-        (request.messages or request.prompt, [request.sampling_params(GREEDY)])
-        for request in requests
-        if request
+    futures = core.submit(
+        *(
+            Request(request.messages or request.prompt, request.sampling_params(GREEDY))
+            for request in requests
+            if request
+        )
     )
     tokens = sum(future.result().completion_tokens for future in futures)
     return float(tokens / (time.perf_counter() - started))

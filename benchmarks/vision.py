@@ -36,10 +36,11 @@ from benchmarks.matrices import Matrices
 from benchmarks.report import machine, print_head, print_header, print_row
 from benchmarks.timing import measured
 from benchmarks.vision_models import SHAPES, VisionPair, named_pair, random_pair
-from benchmarks.workloads import Request
+from benchmarks.workloads import TokenRequest
 from vllm_mlx import platform
 from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.batching.prompts import MediaPrompt, user_prompt
+from vllm_mlx.batching.request import Request
 from vllm_mlx.media.policy import UNRESTRICTED
 from vllm_mlx.outputs import EngineStats
 from vllm_mlx.sampling_params import SamplingParams
@@ -85,9 +86,8 @@ class Bench:
         core = EngineCore("bench", lambda _: self._pair.ours, config, media=UNRESTRICTED)
         self._pair.ours.model.features.clear()
         core.start()
-        futures = core.submit_all(
-            [(_prompt(question, clip), [_params(asked)]) for question, clip in asked.questions]
-        )
+        params = _params(asked)
+        futures = core.submit(*(Request(_prompt(*each), params) for each in asked.questions))
         made = sum(future.result().completion_tokens for future in futures)
         stats = core.stats
         core.stop()
@@ -146,7 +146,9 @@ class Bench:
         for clip, count in _clips(asked):
             inputs = self._inputs("what?", clip)
             tokens = inputs["input_ids"].shape[1]
-            of_clip = [Request([0] * tokens, asked.tokens, _params(asked), tokens - 20)] * count
+            of_clip = [
+                TokenRequest([0] * tokens, asked.tokens, _params(asked), tokens - 20)
+            ] * count
             seconds += sight.operations(inputs["video_grid_thw"].tolist()) / rates.matmul
             seconds += prefill_operations(costs, of_clip) / rates.matmul
             requests += of_clip

@@ -29,7 +29,7 @@ SEED = 297
 
 
 @dataclass(frozen=True)
-class Request:
+class TokenRequest:
     """One prompt of a workload.
 
     Attributes:
@@ -48,7 +48,7 @@ class Request:
 @dataclass(frozen=True)
 class Workload:
     name: str
-    requests: tuple[Request, ...]
+    requests: tuple[TokenRequest, ...]
 
     @property
     def prompt_tokens(self) -> int:
@@ -161,5 +161,5 @@ def _tokens(draw: random.Random, count: int, vocab_size: int) -> list[int]:
 
 def _request(
     prompt: list[int], output: int, options: dict[str, Any] = GREEDY, shared: int = 0
-) -> Request:
-    return Request(prompt, output, SamplingParams.of(max_tokens=output, **options), shared)
+) -> TokenRequest:
+    return TokenRequest(prompt, output, SamplingParams.of(max_tokens=output, **options), shared)

@@ -22,7 +22,9 @@ from jobs.ledger.lease import ShardLease, counts_of
 from jobs.queue.tasks import GenerateShard, ShardRow
 from jobs.requests import GenerationRequest
 from jobs.run_spec import RunSpec
-from vllm_mlx.batching.prompts import MediaPrompt
+from jobs.sources import carried_columns, parse_row
+from vllm_mlx.batching.prompts import MediaPrompt, Prompt
+from vllm_mlx.batching.request import Request
 from vllm_mlx.errors import (
     EngineError,
     EngineStoppedError,
@@ -52,10 +54,8 @@ class TextEngine(Protocol):
     def stop(self) -> None:
         """Free the model."""
 
-    def submit_all(
-        self, asked: Iterable[tuple[Any, list[SamplingParams]]]
-    ) -> list[Future[GenerationOutput]]:
-        """Queue prompts: plain, as messages, or with media; each with its samples' parameters."""
+    def submit(self, *requests: Request) -> list[Future[GenerationOutput]]:
+        """Queue requests; see `vllm_mlx.batching.core.EngineCore`."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -158,7 +158,7 @@ class ShardFlight(Flight):
     ) -> None:
         """Give the engine these rows."""
         wanted = set(places)
-        asked: list[tuple[Any, list[SamplingParams]]] = []
+        requests: list[Request] = []
         submitted: list[int] = []
         for row, indices in self._places():
             indices = [at for at in indices if at in wanted]
@@ -166,13 +166,13 @@ class ShardFlight(Flight):
                 continue
             self.ids |= dict.fromkeys(indices, row.id or str(row.row))
             try:
-                asked.append(self._asked(row, indices))
+                requests += self._requests(row, indices)
             except Exception as error:  # one row must never cost its neighbours
                 for at in indices:
                     self._end_row(at, GenerationOutput.from_error(error, self.spec.model))
             else:
                 submitted += indices
-        pending = dict(zip(submitted, engine.submit_all(asked), strict=True))
+        pending = dict(zip(submitted, engine.submit(*requests), strict=True))
         self.pending |= pending
         for index, future in pending.items():
             future.add_done_callback(partial(self._on_done, on_done, index))
@@ -260,17 +260,18 @@ class ShardFlight(Flight):
             for index, (row, _) in enumerate(self.task.samples)
         ]
 
-    def _asked(self, row: ShardRow, indices: list[int]) -> tuple[Any, list[SamplingParams]]:
-        """A row's prompt and the parameters of its samples; what is read of it also names it."""
+    def _requests(self, row: ShardRow, indices: list[int]) -> list[Request]:
+        """The samples of a row; what is read of it also names it."""
         request = self._request(row)
         self.ids |= dict.fromkeys(indices, request.id or str(row.row))
         samples = [self.task.samples[index][1] for index in indices]
-        return self._prompt(request), [self._params(request, row, each) for each in samples]
+        prompt = self._prompt(request)
+        return [Request(prompt, self._params(request, row, each)) for each in samples]
 
     def _request(self, row: ShardRow) -> GenerationRequest:
         if row.error:
             raise InvalidRequestError(row.error)
-        return self.spec.input.format.dialect.request(row.data).located(self.task.folder)
+        return parse_row(self.spec.input.format, row.data, self.task.folder)
 
     def _params(self, request: GenerationRequest, row: ShardRow, sample: int) -> SamplingParams:
         params = request.sampling_params(self.spec.sampling)
@@ -282,7 +283,7 @@ class ShardFlight(Flight):
             seed = row_seed(self.spec.run_id if run_seed is None else str(run_seed), row.row)
         return params.model_copy(update={"seed": sample_seed(seed, sample)})
 
-    def _prompt(self, request: GenerationRequest) -> Any:
+    def _prompt(self, request: GenerationRequest) -> Prompt:
         if request.media:
             return MediaPrompt(request.chat(), request.video_params(self.spec.video_params))
         if request.prompt is not None and not self.spec.chat:
@@ -291,7 +292,7 @@ class ShardFlight(Flight):
 
     def _columns(self, row: ShardRow) -> dict[str, Any]:
         kinds = self.spec.columns
-        columns = self.spec.input.format.dialect.columns(row.data)
+        columns = carried_columns(self.spec.input.format, row.data)
         try:
             return {name: encode(value, kinds[name]) for name, value in columns.items()}
         except (LookupError, TypeError, ValueError, ArithmeticError) as error:

@@ -13,7 +13,7 @@ from benchmarks.floor import (
     interpolate,
     prefill_operations,
 )
-from benchmarks.workloads import Request
+from benchmarks.workloads import TokenRequest
 from vllm_mlx.sampling_params import SamplingParams
 
 COSTS = Costs(
@@ -25,8 +25,8 @@ COSTS = Costs(
 )
 
 
-def request(prompt: int, output: int, shared: int = 0) -> Request:
-    return Request([0] * prompt, output, SamplingParams.of(), shared)
+def request(prompt: int, output: int, shared: int = 0) -> TokenRequest:
+    return TokenRequest([0] * prompt, output, SamplingParams.of(), shared)
 
 
 def test_a_prompt_needs_its_layers_its_attention_and_one_head() -> None:

@@ -16,17 +16,15 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.helpers.engines import MODEL
+from vllm_mlx.batching.request import Request
 from vllm_mlx.errors import ContextLengthError
 from vllm_mlx.outputs import EngineStats, FinishReason, GenerationOutput
-from vllm_mlx.sampling_params import SamplingParams
 from worker.engine.wire import Setup
 
 Answer = Future[GenerationOutput]
@@ -109,7 +107,7 @@ class PacedEngine:
         self._delay = delay
         self._log = log
         self._abort = abort
-        self._waiting: deque[tuple[Any, Answer, Callable[[], None]]] = deque()
+        self._waiting: deque[tuple[Request, Answer]] = deque()
         self._running: list[tuple[float, int, Any, Answer]] = []
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -121,18 +119,11 @@ class PacedEngine:
     def stop(self) -> None:
         """The process ends, and with it the thread."""
 
-    def submit_all(
-        self,
-        asked: Iterable[tuple[Any, list[SamplingParams]]],
-        *,
-        on_begin: Callable[[int], None] | None = None,
-    ) -> list[Future[GenerationOutput]]:
-        prompts = [prompt for prompt, samples in asked for _ in samples]
-        futures: list[Answer] = [Future() for _ in prompts]
-        begins = [partial(on_begin or (lambda _: None), place) for place in range(len(prompts))]
-        self._log.add("asked", *prompts)
+    def submit(self, *requests: Request) -> list[Future[GenerationOutput]]:
+        futures: list[Answer] = [Future() for _ in requests]
+        self._log.add("asked", *(request.prompt for request in requests))
         with self._changed:
-            self._waiting.extend(zip(prompts, futures, begins, strict=True))
+            self._waiting.extend(zip(requests, futures, strict=True))
             self._changed.notify()
         return futures
 
@@ -153,10 +144,12 @@ class PacedEngine:
 
     def _begin(self, order: int) -> None:
         while self._has_work():
-            prompt, future, tell_begun = self._waiting.popleft()
+            request, future = self._waiting.popleft()
+            prompt = request.prompt
             if not future.set_running_or_notify_cancel():
                 continue
-            tell_begun()
+            if request.on_begin:
+                request.on_begin()
             self._log.add("begun", prompt)
             takes = self._delay * (0.5 + number_of(prompt) % 1000 / 1000)
             entry = (time.monotonic() + takes, order * 10_000 + len(self._running), prompt, future)

@@ -11,9 +11,9 @@ from mlx_lm.generate import generate_step
 from mlx_lm.models import llama
 
 from vllm_mlx.batching.make_runner import make_runner
+from vllm_mlx.batching.request import Request
 from vllm_mlx.batching.scheduler import Scheduler
 from vllm_mlx.batching.sequence import Sequence
-from vllm_mlx.batching.text import TextStream
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 
@@ -77,13 +77,13 @@ class NullDetokenizer:
 def sequence(name: str, prompt: Seq[int], max_tokens: int, **params: Any) -> Sequence:
     params.setdefault("temperature", 0.0)
     detokenizer: Any = NullDetokenizer()
+    request = Request("", SamplingParams.of(max_tokens=max_tokens, **params), name)
     return Sequence(
-        name,
+        request,
         list(prompt),
-        SamplingParams.of(max_tokens=max_tokens, **params),
         max_tokens=max_tokens,
         model="tiny",
-        new_text=lambda: TextStream(detokenizer, None),
+        new_detokenizer=lambda: detokenizer,
     )
 
 

@@ -14,13 +14,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vllm_mlx.batching.prompts import MediaPrompt
+from vllm_mlx.batching.request import Request
 from vllm_mlx.errors import ContextLengthError, EngineStoppedError, ModelLoadError
 from vllm_mlx.outputs import EngineStats, GenerationOutput, MediaInfo, TokenLogprob
 from vllm_mlx.sampling_params import SamplingParams
@@ -61,19 +62,13 @@ class FailingEngine:
         self._inbox.put(None)
         self._thread.join()
 
-    def submit_all(
-        self,
-        asked: Iterable[tuple[Any, list[SamplingParams]]],
-        *,
-        on_begin: Callable[[int], None],
-    ) -> list[Future[GenerationOutput]]:
+    def submit(self, *requests: Request) -> list[Future[GenerationOutput]]:
         futures: list[Future[GenerationOutput]] = []
-        for prompt, params in asked:
-            for each in params:
-                place, future = len(futures), Future[GenerationOutput]()
-                futures.append(future)
-                begin = lambda place=place: on_begin(place)  # noqa: E731
-                self._inbox.put(Asked(prompt, each, future, begin))
+        for request in requests:
+            assert request.on_begin
+            futures.append(Future())
+            asked = Asked(request.prompt, request.params, futures[-1], request.on_begin)
+            self._inbox.put(asked)
         return futures
 
     def _run(self) -> None:
@@ -191,8 +186,7 @@ def main(model: str, prompt: str, count: str = "1") -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     engine = SupervisedEngine(model, make=MAKE)
     engine.start()
-    params = [SamplingParams.of()]
-    futures = engine.submit_all([(prompt, params)] * int(count))
+    futures = engine.submit(*(Request(prompt, SamplingParams.of()) for _ in range(int(count))))
     print("asked", flush=True)
     print(sum(len(future.result().text) for future in futures), flush=True)
     engine.stop()

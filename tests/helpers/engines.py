@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from jobs.producer import Enqueued, enqueue_run
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import RunSpec
 from vllm_mlx.batching.prompts import MediaPrompt
+from vllm_mlx.batching.request import Request
 from vllm_mlx.outputs import EngineStats, GenerationOutput, MediaInfo
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.video_params import VideoParams
@@ -92,13 +93,11 @@ class DoubleEngine:
     def stop(self) -> None:
         self.is_running = False
 
-    def submit_all(
-        self, asked: Iterable[tuple[Any, list[SamplingParams]]]
-    ) -> list[Future[GenerationOutput]]:
+    def submit(self, *requests: Request) -> list[Future[GenerationOutput]]:
         self.commands += 1
-        return [self.submit(prompt, each) for prompt, params in asked for each in params]
+        return [self.ask(request.prompt, request.params) for request in requests]
 
-    def submit(self, prompt: Any, params: SamplingParams) -> Future[GenerationOutput]:
+    def ask(self, prompt: Any, params: SamplingParams) -> Future[GenerationOutput]:
         row = Asked(prompt, params, Future())
         self.asked.append(row)
         if not self._held:

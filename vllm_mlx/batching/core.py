@@ -6,20 +6,20 @@ import atexit
 import contextlib
 import threading
 import time
-import uuid
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 from vllm_mlx import platform
 from vllm_mlx.batching.engine_thread import EngineThread
 from vllm_mlx.batching.loaded_model import LoadedModel
+from vllm_mlx.batching.media_pool import fail
 from vllm_mlx.batching.prompt_media import PromptMedia
-from vllm_mlx.batching.prompts import MediaPrompt, Prepared, Prompt
-from vllm_mlx.batching.sequence import ChunkCallback, Sequence
-from vllm_mlx.batching.text import TextStream
+from vllm_mlx.batching.prompts import MediaPrompt, Prepared
+from vllm_mlx.batching.request import Request, by_prompt
+from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.errors import (
     ContextLengthError,
     EngineStoppedError,
@@ -28,8 +28,13 @@ from vllm_mlx.errors import (
 )
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.outputs import EngineStats, GenerationOutput
-from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
+
+
+class _Submitted(NamedTuple):
+    request: Request
+    future: Future[GenerationOutput]
+    at: float  # by `time.perf_counter()`
 
 
 class EngineCore:
@@ -82,75 +87,26 @@ class EngineCore:
             if thread:
                 thread.stop()
 
-    def submit(
-        self,
-        prompt: Prompt,
-        params: SamplingParams,
-        *,
-        request_id: str | None = None,
-        on_chunk: ChunkCallback | None = None,
-    ) -> Future[GenerationOutput]:
-        """Queue one prompt.
-
-        Args:
-            on_chunk: called on the engine's thread for every piece of text and for the end.
+    def submit(self, *requests: Request) -> list[Future[GenerationOutput]]:
+        """Queue requests at once, so that what any of them share is computed once.
 
         Returns:
-            A future of the whole output. Cancelling it frees the sequence's place.
-
-        Raises:
-            InvalidRequestError: the prompt is empty, too long, or its chat template rejects it; of
-                a prompt with media that, or a `MediaError`, is the future's exception.
-            KVCacheBudgetError: it could never fit into `kv_cache_bytes`.
-            EngineStoppedError: the engine is not started, or it is being stopped.
-        """
-        (future,) = self._submit(prompt, [params], request_id=request_id, on_chunk=on_chunk)
-        return future
-
-    def submit_samples(
-        self, prompt: Prompt, params: list[SamplingParams]
-    ) -> list[Future[GenerationOutput]]:
-        """Queue one prompt several times, so that its prefill is computed once.
-
-        Raises: as `submit` does.
-        """
-        return self._submit(prompt, params)
-
-    def submit_all(
-        self,
-        asked: Iterable[tuple[Prompt, list[SamplingParams]]],
-        *,
-        on_begin: Callable[[int], None] | None = None,
-    ) -> list[Future[GenerationOutput]]:
-        """Queue many prompts at once, so that what any of them share is computed once.
-
-        Args:
-            asked: prompts, each with the parameters of its samples.
-            on_begin: called with a sample's place among all when it is about to enter the batch,
-                or to have its media read: what happens to the process from then on may be its
-                fault.
-
-        Returns:
-            The futures of all samples in order. What `submit` would raise for a prompt is the
-            exception of its own futures.
+            A future of each whole output, in order. Cancelling it frees the sequence's place. What
+            is wrong with a request is its future's exception: an `InvalidRequestError` (the prompt
+            is empty, too long, or its chat template rejects it), a `MediaError`, or a
+            `KVCacheBudgetError` (it could never fit into `kv_cache_bytes`).
 
         Raises:
             EngineStoppedError: the engine is not started, or it is being stopped.
         """
-        thread = self._running()
-        sequences: list[Sequence] = []
+        thread, now = self._running(), time.perf_counter()
         futures: list[Future[GenerationOutput]] = []
-        for prompt, params in asked:
-            places = range(len(futures), len(futures) + len(params))
-            tell = [partial(on_begin, place) for place in places] if on_begin else []
-            try:
-                begun, ready = self._begin(thread, prompt, params, on_begin=tell)
-            except Exception as error:  # one prompt must never cost its neighbours
-                futures += [_failed(error) for _ in params]
-            else:
-                futures += begun
-                sequences += ready
-        thread.add(*sequences)
+        ready: list[Sequence] = []
+        for requests_of_one in by_prompt(requests):
+            samples = [_Submitted(request, Future(), now) for request in requests_of_one]
+            futures += [sample.future for sample in samples]
+            ready += self._prepare(thread, samples)
+        thread.add(*ready)
         return futures
 
     def abort(self, request_id: str) -> None:
@@ -177,92 +133,64 @@ class EngineCore:
         thread = self._thread
         return thread.stats if thread else EngineStats()
 
-    def _submit(
-        self, prompt: Prompt, params: list[SamplingParams], **how: Any
-    ) -> list[Future[GenerationOutput]]:
-        thread = self._running()
-        futures, sequences = self._begin(thread, prompt, params, **how)
-        thread.add(*sequences)
-        return futures
+    def _prepare(self, thread: EngineThread, samples: list[_Submitted]) -> list[Sequence]:
+        """The sequences of one prompt's samples; none yet of one whose media are to be read."""
+        prompt = samples[0].request.prompt
+        try:
+            if not isinstance(prompt, MediaPrompt):
+                return self._sequences(thread, samples, Prepared(thread.loaded.encode(prompt)))
+            if thread.media is None:
+                raise MediaError(f"{self.model_name} sees no images and videos: use a vision model")
+            for request, *_ in samples:
+                if request.on_begin:
+                    request.on_begin()
+            futures = {request.request_id: future for request, future, _ in samples}
+            thread.media.submit(
+                prompt,
+                futures,
+                lambda prepared: thread.add(*self._sequences(thread, samples, prepared)),
+            )
+        except Exception as error:  # one prompt must never cost its neighbours
+            for _, future, _ in samples:
+                fail(future, error)
+        return []
 
-    def _begin(
-        self,
-        thread: EngineThread,
-        prompt: Prompt,
-        params: list[SamplingParams],
-        *,
-        request_id: str | None = None,
-        on_chunk: ChunkCallback | None = None,
-        on_begin: Iterable[Callable[[], None]] = (),
-    ) -> tuple[list[Future[GenerationOutput]], list[Sequence]]:
-        """The futures of a prompt's samples, and those sequences that can be queued at once: with
-        media, a prompt is read first and queued then."""
-        submitted = time.perf_counter()
-        names = [request_id or uuid.uuid4().hex, *(uuid.uuid4().hex for _ in params[1:])]
-        futures: dict[str, Future[GenerationOutput]] = {name: Future() for name in names}
+    def _sequences(
+        self, thread: EngineThread, samples: list[_Submitted], prepared: Prepared
+    ) -> list[Sequence]:
+        """A prepared prompt as the sequences of its samples.
 
-        def sequences_of(prepared: Prepared) -> list[Sequence]:
-            samples = prepared.for_samples(len(params))
-            for sample, future in zip(samples, futures.values(), strict=True):
-                if sample.media:
-                    future.add_done_callback(partial(_release, sample.media))
-            tell: list[Callable[[], None] | None] = [*on_begin] or [None] * len(params)
-            each = zip(samples, futures.items(), params, tell, strict=True)
-            return [self._sequence(thread, *one, on_chunk, submitted) for one in each]
-
-        if not isinstance(prompt, MediaPrompt):
-            sequences = sequences_of(Prepared(thread.loaded.encode(prompt)))
-            return list(futures.values()), sequences
-        if thread.media is None:
-            raise MediaError(f"{self.model_name} sees no images and videos: use a vision model")
-
-        def queue(prepared: Prepared) -> None:
-            thread.add(*sequences_of(prepared))
-
-        for begin in on_begin:
-            begin()
-        thread.media.submit(prompt, futures, queue)
-        return list(futures.values()), []
-
-    def _sequence(
-        self,
-        thread: EngineThread,
-        prepared: Prepared,
-        named: tuple[str, Future[GenerationOutput]],
-        params: SamplingParams,
-        on_begin: Callable[[], None] | None,
-        on_chunk: ChunkCallback | None,
-        submitted: float,
-    ) -> Sequence:
-        loaded, (tokens, media), (name, future) = thread.loaded, prepared, named
-        max_tokens = _room(loaded, len(tokens), params.max_tokens)
-        if refusal := thread.runner.refusal(len(tokens), max_tokens):
-            raise KVCacheBudgetError(refusal)
-        return Sequence(
-            name,
-            tokens,
-            params,
-            max_tokens=max_tokens,
-            model=self.model_name,
-            new_text=lambda: TextStream(loaded.new_detokenizer(), params.stop),
-            token_text=loaded.token_text,
-            media=media,
-            future=future,
-            on_chunk=on_chunk,
-            on_begin=on_begin,
-            submitted=submitted,
-        )
+        Raises:
+            ContextLengthError, KVCacheBudgetError: it is too long.
+        """
+        sequences = []
+        media = prepared.media_of_samples(len(samples))
+        for (_, future, _), each in zip(samples, media, strict=True):
+            if each:
+                future.add_done_callback(partial(_release, each))
+        for (request, future, at), each in zip(samples, media, strict=True):
+            max_tokens = _room(thread.loaded, len(prepared.tokens), request.params.max_tokens)
+            if refusal := thread.runner.refusal(len(prepared.tokens), max_tokens):
+                raise KVCacheBudgetError(refusal)
+            sequences.append(
+                Sequence(
+                    request,
+                    prepared.tokens,
+                    max_tokens=max_tokens,
+                    model=self.model_name,
+                    new_detokenizer=thread.loaded.new_detokenizer,
+                    token_text=thread.loaded.token_text,
+                    media=each,
+                    future=future,
+                    submitted=at,
+                )
+            )
+        return sequences
 
     def _running(self) -> EngineThread:
         if (thread := self._thread) is None:
             raise EngineStoppedError(f"the engine of {self.model_name} is not started")
         return thread
-
-
-def _failed(error: Exception) -> Future[GenerationOutput]:
-    future: Future[GenerationOutput] = Future()
-    future.set_exception(error)
-    return future
 
 
 def _release(media: PromptMedia, _: Future[GenerationOutput]) -> None:

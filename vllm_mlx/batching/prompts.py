@@ -47,10 +47,9 @@ class Prepared(NamedTuple):
         media = replace(self.media, sharers=sharers) if self.media else None
         return Prepared(self.tokens, media)
 
-    def for_samples(self, count: int) -> list[Prepared]:
-        """This, as often as it is answered."""
-        media = self.media.for_samples(count) if self.media else [None] * count
-        return [Prepared(self.tokens, each) for each in media]
+    def media_of_samples(self, count: int) -> Sequence[PromptMedia | None]:
+        """The media, as often as the prompt is answered."""
+        return self.media.for_samples(count) if self.media else [None] * count
 
 
 class Options(SamplingOptions, VideoOptions, total=False):

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 
+from mlx_lm.tokenizer_utils import StreamingDetokenizer
+
 from vllm_mlx.batching.logprobs import Logprobs
 from vllm_mlx.batching.prompt_media import PromptMedia
 from vllm_mlx.batching.repetition import repeats
+from vllm_mlx.batching.request import Request
 from vllm_mlx.batching.text import TextStream
 from vllm_mlx.outputs import FinishReason, GenerationOutput, TokenLogprob
-from vllm_mlx.sampling_params import SamplingParams
-
-ChunkCallback = Callable[[GenerationOutput], None]
 
 
 class Sequence:
@@ -28,32 +28,34 @@ class Sequence:
         media: the images and videos among the prompt's tokens.
         identities: what other prompts must begin with to share this one's beginning: the tokens,
             and for media their content.
-        on_begin: called on the engine's thread when it is about to enter the batch.
-        submitted: when it was asked for, by `time.perf_counter()`; now without.
         future: resolves to the whole `GenerationOutput`, or to the error that ended it.
         cached_tokens: prompt tokens that were taken from another prompt's prefill.
-        alone: the batch it ran in failed, so it is tried again with nobody beside it.
+        alone: the batch it ran in failed, so it is tried again with nothing beside it.
+
+    Args:
+        new_detokenizer: makes what turns its tokens into text.
+        token_text: what one token stands for by itself.
+        submitted: when it was asked for, by `time.perf_counter()`; now without.
     """
 
     def __init__(
         self,
-        request_id: str,
+        request: Request,
         prompt_tokens: list[int],
-        params: SamplingParams,
         *,
         max_tokens: int,
         model: str,
-        new_text: Callable[[], TextStream],
+        new_detokenizer: Callable[[], StreamingDetokenizer],
         token_text: Callable[[int], str] = str,
         media: PromptMedia | None = None,
         future: Future[GenerationOutput] | None = None,
-        on_chunk: ChunkCallback | None = None,
-        on_begin: Callable[[], None] | None = None,
         submitted: float | None = None,
     ) -> None:
-        self.request_id = request_id
+        self.request_id = request.request_id
+        self.params = params = request.params
+        self.on_chunk = request.on_chunk
+        self.on_begin = request.on_begin
         self.prompt_tokens = prompt_tokens
-        self.params = params
         self.max_tokens = max_tokens
         self.model = model
         self.seed = None if params.greedy else params.seed
@@ -62,18 +64,16 @@ class Sequence:
         self.media = media
         self.identities = media.identities(prompt_tokens) if media else prompt_tokens
         self.future: Future[GenerationOutput] = future or Future()
-        self.on_chunk = on_chunk
-        self.on_begin = on_begin
         self.alone = False
         self.finish_reason: FinishReason | None = None
-        self._new_text = new_text
+        self._new_detokenizer = new_detokenizer
         self._token_text = token_text
         self._submitted = time.perf_counter() if submitted is None else submitted
         self.restart()
 
     def restart(self) -> None:
         """Forget what was generated: the sequence will run again from its prompt."""
-        self.text = self._new_text()
+        self.text = TextStream(self._new_detokenizer(), self.params.stop)
         self.output_tokens: list[int] = []
         self.cached_tokens = 0
         self._logprobs: list[tuple[int, Logprobs]] = []

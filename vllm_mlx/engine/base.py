@@ -13,16 +13,15 @@ from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.batching.prompts import (
     Messages,
     Options,
-    Prompt,
     chat_prompt,
     split_options,
     user_prompt,
 )
+from vllm_mlx.batching.request import Request, new_request_id
 from vllm_mlx.errors import EngineStoppedError
 from vllm_mlx.media.policy import UNRESTRICTED, MediaPolicy
 from vllm_mlx.models.loading import load_model
 from vllm_mlx.outputs import EngineStats, GenerationOutput
-from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 
 
@@ -84,7 +83,7 @@ class Engine:
         """
         params, video = split_options(options)
         asked = user_prompt(prompt, images, videos, video)
-        return await asyncio.wrap_future(await self._submit(asked, params, request_id=request_id))
+        return await self._answer(Request(asked, params, request_id or new_request_id()))
 
     async def generate_samples(
         self,
@@ -103,10 +102,8 @@ class Engine:
             InvalidRequestError: `n > 1` at temperature 0.
         """
         params, video = split_options(options)
-        samples = params.for_samples(n)
-        await self._ensure_running()
         asked = user_prompt(prompt, images, videos, video)
-        futures = self._core.submit_samples(asked, samples)
+        futures = await self._submit(*(Request(asked, each) for each in params.for_samples(n)))
         return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
 
     async def chat(
@@ -125,7 +122,7 @@ class Engine:
         """
         params, video = split_options(options)
         asked = chat_prompt(messages, video)
-        return await asyncio.wrap_future(await self._submit(asked, params, request_id=request_id))
+        return await self._answer(Request(asked, params, request_id or new_request_id()))
 
     async def stream_generate(
         self,
@@ -148,7 +145,7 @@ class Engine:
         def put(item: GenerationOutput | Future[GenerationOutput]) -> None:
             loop.call_soon_threadsafe(chunks.put_nowait, item)
 
-        future = await self._submit(asked, params, request_id=request_id, on_chunk=put)
+        (future,) = await self._submit(Request(asked, params, request_id or new_request_id(), put))
         future.add_done_callback(put)  # after the last chunk, or instead of it
         try:
             while isinstance(item := await chunks.get(), GenerationOutput):
@@ -166,11 +163,13 @@ class Engine:
         """Counts since the start: tokens, steps, what runs and what waits."""
         return self._core.stats
 
-    async def _submit(
-        self, prompt: Prompt, params: SamplingParams, **how: Any
-    ) -> Future[GenerationOutput]:
+    async def _answer(self, request: Request) -> GenerationOutput:
+        (future,) = await self._submit(request)
+        return await asyncio.wrap_future(future)
+
+    async def _submit(self, *requests: Request) -> list[Future[GenerationOutput]]:
         await self._ensure_running()
-        return self._core.submit(prompt, params, **how)
+        return self._core.submit(*requests)
 
     async def _ensure_running(self) -> None:
         if not self._stopped and not self._core.is_running:

@@ -12,7 +12,7 @@ from typing import Self, Unpack
 
 from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.batching.prompts import Messages, Prompt, chat_prompt, plain_prompt
-from vllm_mlx.batching.sequence import ChunkCallback
+from vllm_mlx.batching.request import ChunkCallback, Request
 from vllm_mlx.media.policy import UNRESTRICTED
 from vllm_mlx.models.loading import load_model
 from vllm_mlx.outputs import GenerationOutput
@@ -95,11 +95,13 @@ class MLXLanguageModel:
         self, prompt: Prompt, params: SamplingParams, on_chunk: ChunkCallback | None = None
     ) -> Future[GenerationOutput]:
         self._core.start()
-        return self._core.submit(prompt, params, on_chunk=on_chunk)
+        (future,) = self._core.submit(Request(prompt, params, on_chunk=on_chunk))
+        return future
 
     def _samples(self, prompt: Prompt, params: list[SamplingParams]) -> list[GenerationOutput]:
         self._core.start()
-        return [future.result() for future in self._core.submit_samples(prompt, params)]
+        futures = self._core.submit(*(Request(prompt, each) for each in params))
+        return [future.result() for future in futures]
 
     def _stream(self, prompt: Prompt, params: SamplingParams) -> Iterator[GenerationOutput]:
         chunks: queue.SimpleQueue[GenerationOutput | Future[GenerationOutput]] = queue.SimpleQueue()

@@ -7,10 +7,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
 
+from vllm_mlx.batching.request import Request
 from vllm_mlx.outputs import GenerationOutput
-from vllm_mlx.sampling_params import SamplingParams
 from worker.engine.wire import encode_params, encode_prompt
 
 
@@ -33,18 +32,16 @@ class Row:
     began: bool = False
 
 
-def rows_of(
-    prompt: Any, params: Iterable[SamplingParams], keys: Iterator[int], model: str
-) -> list[Row]:
-    """The rows of a prompt; if JSON can't say it, they are answered with that."""
+def rows_of(samples: list[Request], keys: Iterator[int], model: str) -> list[Row]:
+    """The rows of one prompt's samples; if JSON can't say it, they are answered with that."""
     try:
-        said = encode_prompt(prompt)
+        prompt = encode_prompt(samples[0].prompt)
     except Exception as error:  # one prompt must never cost its neighbours
-        rows = [Row(next(keys), "", "") for _ in params]
+        rows = [Row(next(keys), "", "") for _ in samples]
         for row in rows:
             row.future.set_result(GenerationOutput.from_error(error, model))
         return rows
-    return [Row(next(keys), said, encode_params(each)) for each in params]
+    return [Row(next(keys), prompt, encode_params(sample.params)) for sample in samples]
 
 
 def ask(rows: Iterable[Row]) -> bytes:

@@ -16,16 +16,15 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import IO, Protocol
 
-from vllm_mlx.batching.prompts import Prompt
+from vllm_mlx.batching.request import Request
 from vllm_mlx.errors import EngineStoppedError, MLXBatchError
 from vllm_mlx.outputs import EngineStats, GenerationOutput
-from vllm_mlx.sampling_params import SamplingParams
 from worker.engine.wire import STUCK_CODE, Failure, Order, Report, Setup
 from worker.logs import log_to_stderr
 
@@ -49,12 +48,7 @@ class HostedEngine(Protocol):
 
     def stop(self) -> None: ...
 
-    def submit_all(
-        self,
-        asked: Iterable[tuple[Prompt, list[SamplingParams]]],
-        *,
-        on_begin: Callable[[int], None] | None = None,
-    ) -> list[Future[GenerationOutput]]: ...
+    def submit(self, *requests: Request) -> list[Future[GenerationOutput]]: ...
 
 
 def engine_core(setup: Setup) -> HostedEngine:
@@ -121,14 +115,15 @@ class EngineHost:
                 future.cancel()
         if not order.asked:
             return
-        keys = [key for asked in order.asked for key, _ in asked.samples]
-        asked = [(prompt, [params for _, params in samples]) for prompt, samples in order.asked]
         # Told before the row's first step: what kills this process leaves no time to tell it.
-        futures = self._engine.submit_all(
-            asked, on_begin=lambda place: self._tell(Report(began=(keys[place],)))
-        )
-        self._open |= dict(zip(keys, futures, strict=True))
-        for key, future in zip(keys, futures, strict=True):
+        requests = {
+            key: Request(prompt, params, on_begin=partial(self._tell, Report(began=(key,))))
+            for prompt, samples in order.asked
+            for key, params in samples
+        }
+        futures = self._engine.submit(*requests.values())
+        self._open |= dict(zip(requests, futures, strict=True))
+        for key, future in zip(requests, futures, strict=True):
             future.add_done_callback(partial(self._put_end, key))
 
     def _put_end(self, key: int, future: Future[GenerationOutput]) -> None:

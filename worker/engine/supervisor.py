@@ -10,16 +10,14 @@ import contextlib
 import itertools
 import logging
 import threading
-from collections.abc import Iterable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
+from vllm_mlx.batching.request import Request, by_prompt
 from vllm_mlx.errors import EngineStoppedError, MLXBatchError, WorkerKilled
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.outputs import EngineStats, GenerationOutput
-from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 from worker.engine.backlog import Backlog, Row, ask, rows_of
 from worker.engine.child import EngineChild
@@ -100,20 +98,24 @@ class SupervisedEngine:
         with self._life_lock:
             self._stop()
 
-    def submit_all(
-        self, asked: Iterable[tuple[Any, list[SamplingParams]]]
-    ) -> list[Future[GenerationOutput]]:
-        """Queue many prompts at once, each with the parameters of its samples.
+    def submit(self, *requests: Request) -> list[Future[GenerationOutput]]:
+        """Queue requests at once.
 
         Returns:
-            The futures of all samples in order. What is wrong with a row is in its output, and
-            cancelling it frees its place.
+            Their futures, in order. What is wrong with a request is in its output, and cancelling
+            it frees its place.
 
         Raises:
             EngineStoppedError: the engine is not started, or it has ended.
+            ValueError: a request has callbacks: rows cross to the process and back, not tokens.
         """
-        model, keys = self._setup.model, self._keys
-        rows = [row for prompt, params in asked for row in rows_of(prompt, params, keys, model)]
+        if any(request.on_chunk or request.on_begin for request in requests):
+            raise ValueError("an engine in another process calls nothing back")
+        rows = [
+            row
+            for samples in by_prompt(requests)
+            for row in rows_of(samples, self._keys, self._setup.model)
+        ]
         with self._lock:
             if self._ended is not None:
                 raise EngineStoppedError(self._ended)

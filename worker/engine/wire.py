@@ -43,7 +43,7 @@ class Setup:
     scratch: str | None = None
 
     def encode(self) -> bytes:
-        return _line(asdict(self) | {"config": self.config.model_dump()})
+        return _line(asdict(self))
 
     @classmethod
     def decode(cls, line: bytes) -> Setup:

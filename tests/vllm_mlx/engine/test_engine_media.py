@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.helpers.web import Web, ok
 from vllm_mlx import platform
 from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.batching.prompts import user_prompt
+from vllm_mlx.batching.request import Request
 from vllm_mlx.engine import BatchedEngine, SimpleEngine
 from vllm_mlx.errors import (
     EngineError,
@@ -273,7 +275,7 @@ async def test_a_callback_may_stop_the_engine(vision_folder):
     """It runs on a thread of the pool when an image can't be read."""
     core = EngineCore(str(vision_folder), load_model)
     core.start()
-    future = core.submit(user_prompt("?", [b"x"], None, None), SamplingParams.of())
+    (future,) = core.submit(Request(user_prompt("?", [b"x"], None, None), SamplingParams.of()))
     stopped = threading.Event()
     future.add_done_callback(lambda _: (core.stop(), stopped.set()))
     assert await asyncio.to_thread(stopped.wait, 10)
@@ -349,7 +351,8 @@ async def test_latency_begins_with_the_call(engine, slow):
 def answers(core: EngineCore, *sources: Any, **how: Any) -> list[Any]:
     """The output or the error of each image."""
     params = SamplingParams.of(max_tokens=2)
-    futures = [core.submit(user_prompt("?", [each], None, None), params) for each in sources]
+    prompts = [user_prompt("?", [each], None, None) for each in sources]
+    futures = core.submit(*(Request(prompt, params) for prompt in prompts))
     wait_for(lambda: all(future.done() for future in futures))
     return [future.exception() or future.result() for future in futures]
 
@@ -385,7 +388,7 @@ def test_a_core_reads_what_it_is_allowed_to(vision_folder, files, slow, tmp_path
     # What one prompt may read is no way around for another.
     frames = user_prompt("?", None, [[outside, outside]], None)
     with pytest.raises(MediaError, match="given as list"):
-        core.submit(frames, SamplingParams.of()).result(5)
+        core.submit(Request(frames, SamplingParams.of()))[0].result(5)
     core.stop()
 
 
@@ -393,9 +396,12 @@ def test_a_core_tells_which_samples_it_has_begun(vision_folder):
     core = EngineCore(str(vision_folder), load_model, SchedulerConfig(max_num_seqs=1))
     core.start()
     begun: list[int] = []
-    endless, short = [SamplingParams.of(**ENDLESS)], [SamplingParams.of(**GREEDY)] * 2
-    asked = [("one", endless), ("two", short), (user_prompt("?", [image()], None, None), short)]
-    futures = core.submit_all(asked, on_begin=begun.append)
+    endless, short = SamplingParams.of(**ENDLESS), SamplingParams.of(**GREEDY)
+    seen = user_prompt("?", [image()], None, None)
+    asked = [("one", endless), ("two", short), ("two", short), (seen, short), (seen, short)]
+    futures = core.submit(
+        *(Request(*each, on_begin=partial(begun.append, place)) for place, each in enumerate(asked))
+    )
     wait_for(lambda: 0 in begun)
     assert sorted(begun) == [0, 3, 4]  # images are read ahead of the batch
     futures[0].cancel()

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from vllm_mlx.batching.request import Request
 from vllm_mlx.engine import BatchedEngine, SimpleEngine
 from vllm_mlx.errors import (
     EngineError,
@@ -179,8 +180,9 @@ async def test_two_requests_of_one_name_are_refused(batched):
 async def test_cancelling_a_refused_twin_leaves_the_first_alone(batched):
     await batched.start()
     params = SamplingParams.of(max_tokens=20, temperature=0)
-    first = batched._core.submit("Hello", params, request_id="twin")
-    batched._core.submit("Hello", params, request_id="twin").cancel()
+    twin = Request("Hello", params, "twin")
+    (first,) = batched._core.submit(twin)
+    batched._core.submit(twin)[0].cancel()
     assert first.result(20).finish_reason is not None
 
 
@@ -188,8 +190,8 @@ async def test_a_name_is_free_once_its_request_is_cancelled(batched):
     await batched.start()
     params = SamplingParams.of(max_tokens=2, temperature=0)
     for _ in range(20):
-        assert batched._core.submit("Hello", params, request_id="again").cancel()
-    future = batched._core.submit("Hello", params, request_id="again")
+        assert batched._core.submit(Request("Hello", params, "again"))[0].cancel()
+    (future,) = batched._core.submit(Request("Hello", params, "again"))
     assert future.result(20).completion_tokens == 2
 
 
@@ -306,10 +308,11 @@ async def test_what_is_asked_at_once_shares_its_prefill_and_fails_alone(batched,
     monkeypatch.setattr(type(core.loaded), "encode", spy)
     prompt = "Seven sailors set sail for the southern seas to search for silver. " * 4
     three = [SamplingParams.of(max_tokens=4, temperature=1.0, seed=seed) for seed in range(3)]
-    one = [SamplingParams.of(max_tokens=4, temperature=0)]
-    asked = [(prompt, three), ("", one), ("word " * 9000, one), (prompt + "They", one)]
-    *samples, empty, long, other = core.submit_all(asked)
-    assert encoded == [prompt for prompt, _ in asked]
+    one = SamplingParams.of(max_tokens=4, temperature=0)
+    others = ["", "word " * 9000, prompt + "They"]
+    asked = [*(Request(prompt, each) for each in three), *(Request(each, one) for each in others)]
+    *samples, empty, long, other = core.submit(*asked)
+    assert encoded == [prompt, *others]
     assert isinstance(empty.exception(20), InvalidRequestError)
     assert isinstance(long.exception(20), InvalidRequestError)
     cached = [future.result(20).cached_tokens for future in (*samples, other)]

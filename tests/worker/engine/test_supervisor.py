@@ -19,6 +19,7 @@ from tests.helpers.double_process import MAKE
 from tests.helpers.engines import MODEL, wait_for
 from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.batching.prompts import MediaPrompt
+from vllm_mlx.batching.request import Request
 from vllm_mlx.errors import EngineStoppedError, MLXBatchError, ModelLoadError
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.models.loading import load_model
@@ -51,7 +52,7 @@ def start_engine() -> Iterator[StartEngine]:
 
 
 def ask(engine: SupervisedEngine, *prompts: Any) -> list[Future[GenerationOutput]]:
-    return engine.submit_all((prompt, [PARAMS]) for prompt in prompts)
+    return engine.submit(*(Request(prompt, PARAMS) for prompt in prompts))
 
 
 def answers(futures: list[Future[GenerationOutput]]) -> list[GenerationOutput]:
@@ -92,9 +93,9 @@ def test_prompts_and_parameters_arrive_and_answers_come_back(start_engine: Start
     )
     seeded = SamplingParams.of(seed=2**63 - 1, stop=["a", "\n"], max_tokens=9, top_p=0.3)
 
-    futures = engine.submit_all(
-        [("plain", [PARAMS]), (messages, [PARAMS]), (seen, [PARAMS]), ("n", [seeded, PARAMS])]
-    )
+    asked: list[Any] = [("plain", PARAMS), (messages, PARAMS), (seen, PARAMS)]
+    asked += [("n", seeded), ("n", PARAMS)]
+    futures = engine.submit(*(Request(*each) for each in asked))
     plain, chat, media, first, second = answers(futures)
 
     assert plain == GenerationOutput("'plain' and 3 others", 3, 2, "stop", "m")
@@ -104,6 +105,13 @@ def test_prompts_and_parameters_arrive_and_answers_come_back(start_engine: Start
     assert media.media[0].hash == repr((Path("/clips"),))
     assert (first.seed, first.completion_tokens) == (2**63 - 1, 9)
     assert (second.seed, second.completion_tokens) == (None, 2)
+
+
+def test_callbacks_are_refused(start_engine: StartEngine) -> None:
+    engine = start_engine()
+    for wrong in ({"on_chunk": print}, {"on_begin": print}):
+        with pytest.raises(ValueError, match="calls nothing back"):
+            engine.submit(Request("row", PARAMS, **wrong))
 
 
 def test_what_json_has_trouble_with(start_engine: StartEngine) -> None:
@@ -395,18 +403,23 @@ def test_texts_are_those_of_an_engine_in_this_process(start_engine: StartEngine)
     config = SchedulerConfig(max_num_seqs=4)
     greedy = SamplingParams.of(max_tokens=12, temperature=0, logprobs=2)
     drawn = [SamplingParams.of(max_tokens=12, seed=seed) for seed in (1, 2)]
-    asked: list[Any] = [(f"Two facts about the number {n}:", [greedy]) for n in range(6)]
-    asked += [("Once upon a time", drawn), ("", [greedy]), ("half \ud800", [greedy])]
-    asked.append(([{"role": "user", "content": "Hello"}], [greedy]))
+    prompts: list[Any] = [
+        *(f"Two facts about the number {n}:" for n in range(6)),
+        "",
+        "half \ud800",
+    ]
+    asked = [Request(prompt, greedy) for prompt in prompts]
+    asked += [Request("Once upon a time", each) for each in drawn]
+    asked.append(Request([{"role": "user", "content": "Hello"}], greedy))
     core, supervised = EngineCore(MODEL, load_model, config), SupervisedEngine(MODEL, config)
     core.start()
     try:
-        expected = [as_output(future) for future in core.submit_all(asked)]
+        expected = [as_output(future) for future in core.submit(*asked)]
     finally:
         core.stop()
     supervised.start()
     try:
-        outputs = answers(supervised.submit_all(asked))
+        outputs = answers(supervised.submit(*asked))
     finally:
         supervised.stop()
 

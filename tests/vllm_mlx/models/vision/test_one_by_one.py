@@ -14,6 +14,7 @@ from PIL import Image
 from tests.helpers.decoding import new_scheduler, run, sequence, step
 from tests.helpers.vision_folders import VOCAB, write_folder
 from vllm_mlx.batching.prompts import MediaPrompt, user_prompt
+from vllm_mlx.batching.request import Request
 from vllm_mlx.errors import (
     ChatTemplateError,
     MediaError,
@@ -64,7 +65,7 @@ def asked(text, *images):
 
 
 def submit(model, prompt, **params):
-    return model._core.submit(prompt, SamplingParams.of(temperature=0.0, **params))
+    return model._core.submit(Request(prompt, SamplingParams.of(temperature=0.0, **params)))[0]
 
 
 # One after the other.
@@ -121,12 +122,13 @@ def test_abort_frees_the_place(bare, scheduler):
 
 
 def test_an_aborted_request_says_so_and_the_next_runs(model):
-    first = model._core.submit(
+    request = Request(
         asked("What?", pixels(0)),
         SamplingParams.of(max_tokens=3000, temperature=0.0),
-        request_id="first",
+        "first",
         on_chunk=lambda _: model._core.abort("first"),
     )
+    (first,) = model._core.submit(request)
     second = submit(model, asked("What?", pixels(1)), max_tokens=3)
     with pytest.raises(RequestAbortedError):
         first.result()
