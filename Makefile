@@ -50,6 +50,7 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 docs: $(INSTALLED)
+	$(BIN)/python -m docs.scripts.settings
 	UPDATE_DOCS=1 $(BIN)/python -m pytest -q -k docs tests/vllm_mlx/models/vision/test_architectures.py
 
 check: lint types test

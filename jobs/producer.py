@@ -20,7 +20,7 @@ from jobs.ledger import Ledger, RunState
 from jobs.queue.run_jobs import RunJobs
 from jobs.requests import MAX_SAMPLES
 from jobs.run_spec import InputSpec, RunSpec
-from jobs.sources import Input, RawRow, SourceRow, input_of, sample_count, validated
+from jobs.sources import Input, RawRow, SourceRow, input_of, validated
 from jobs.survey import survey_input
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams
@@ -100,7 +100,9 @@ def enqueue_run(
     source = input_of(path, videos=videos, images=images, prompt=prompt)
     version = source.version()
     digest = source.fingerprint()
-    survey = survey_input(_read(source, sampling, n), source.format, partial(report, "read"))
+    survey = survey_input(
+        _read(source, sampling, n), source.format.dialect, partial(report, "read")
+    )
     if survey.bad_rows and not skip_bad_rows:
         raise survey.refuse(source.path)
     spec = RunSpec.create(
@@ -202,7 +204,7 @@ def _is_finished_here(spec: RunSpec, *, resume: bool) -> bool:
 
 
 def _read(source: Input, sampling: SamplingParams, n: int) -> Iterator[SourceRow]:
-    return validated(source.rows(), source.format, source.folder, sampling=sampling, n=n)
+    return validated(source.rows(), source.format.dialect, source.folder, sampling=sampling, n=n)
 
 
 def _unchanged(
@@ -253,7 +255,7 @@ def _pieces(rows: Iterable[SourceRow | RawRow], spec: RunSpec) -> Iterator[list[
 def _samples(source: SourceRow | RawRow, spec: RunSpec) -> int:
     if isinstance(source, SourceRow):
         return source.samples
-    return sample_count(spec.input.format, source.data, spec.n)
+    return spec.input.format.dialect.samples(source.data, spec.n)
 
 
 def _row(source: SourceRow | RawRow, first: int, samples: int) -> dict[str, Any]:

@@ -19,15 +19,18 @@ from pydantic import (
 # Until Python 3.12 pydantic reads the TypedDict of typing_extensions only.
 from typing_extensions import TypedDict
 
-from jobs.media_names import MAX_MEDIA, located
 from vllm_mlx.content import Content, Part, content_of, media_of, with_sources
 from vllm_mlx.errors import InvalidRequestError
-from vllm_mlx.sampling_params import SamplingParams, describe
+from vllm_mlx.media.names import located
+from vllm_mlx.parameters import describe
+from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.video_params import VideoParams
 
 SAMPLING_FIELDS = frozenset(SamplingParams.model_fields)
 VIDEO_FIELDS = frozenset(VideoParams.model_fields)
 MAX_SAMPLES = 1024
+MAX_MEDIA = 64
+"""Most images, and most videos, of one row."""
 
 
 def _int_as_str(value: Any) -> Any:
@@ -80,28 +83,28 @@ class GenerationRequest(SamplingParams, VideoParams):
     The fields of sampling and of videos' frames, their ranges and defaults are those of
     `SamplingParams` and `VideoParams`; `model_fields_set` tells which were given. An explicit
     null is the same as not given.
-
-    Attributes:
-        n: how many texts to sample, each a row of the output (1 to 1024).
-        id: names the request in the output (1 to 512 characters); an integer becomes a string.
-        prompt: the text to continue, sent to the model as it is; beside images or videos, what
-            the user says after them.
-        messages: a chat, put through the model's chat template. Content given as a list of text
-            parts is joined; with images or videos among them the parts stay, in order.
-        images, videos: paths, URLs or data URLs, for a prompt (at most 64 each).
-        metadata: free-form; it does not reach the model.
     """
 
     n: int = Field(1, ge=1, le=MAX_SAMPLES)
+    """Texts to sample, each a row of the dataset with a seed of its own."""
     id: RequestId | None = None
+    """Names the row in the dataset; an integer becomes a string."""
     prompt: Annotated[str, StringConstraints(min_length=1)] | None = None
+    """Text to continue, as it is; beside images or videos, what the user says after them."""
     messages: (
         Annotated[list[Annotated[Message, BeforeValidator(_without_nulls)]], Field(min_length=1)]
         | None
     ) = None
+    """A chat, put through the model's chat template; a message's `content` is text or parts.
+
+    Text parts are joined; with images or videos among them the parts stay, in order.
+    """
     images: MediaSources = ()
+    """Paths, URLs or data URLs of images, seen before the `prompt`."""
     videos: MediaSources = ()
+    """The same of videos, seen after the images."""
     metadata: dict[str, Any] = Field(default_factory=dict)
+    """Free-form; it does not reach the model."""
 
     @model_validator(mode="before")
     @classmethod
@@ -167,9 +170,9 @@ class GenerationRequest(SamplingParams, VideoParams):
             return [{"role": "user", "content": [*media, {"type": "text", "text": self.prompt}]}]
         return [{"role": "user", "content": self.prompt}]
 
-    def located(self, folder: str | Path) -> GenerationRequest:
-        """The same with relative paths of images and videos made absolute from `folder`."""
-        if not self.media:
+    def located(self, folder: str | Path | None) -> GenerationRequest:
+        """The same with relative paths of images and videos made absolute from `folder`, if any."""
+        if folder is None or not self.media:
             return self
         locate = partial(located, folder=folder)
         if self.messages is None:

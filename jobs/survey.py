@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jobs.dataset.columns import ColumnTypes
 from jobs.errors import InputFileError
-from jobs.sources import Format, SourceRow, carried_columns
+from jobs.sources import Dialect, SourceRow
 
 LISTED_BAD_ROWS = 20
 
@@ -30,11 +30,11 @@ class Survey:
     first_bad: list[SourceRow] = field(default_factory=list)
     columns: ColumnTypes = field(default_factory=ColumnTypes)
 
-    def add(self, source: SourceRow, format: Format) -> None:
+    def add(self, source: SourceRow, dialect: Dialect) -> None:
         self.rows += 1
         self.samples += source.samples
         self.most_samples = max(self.most_samples, source.samples)
-        self.columns.observe(carried_columns(format, source.data))
+        self.columns.observe(dialect.columns(source.data))
         if source.error:
             self.bad_rows += 1
             if len(self.first_bad) < LISTED_BAD_ROWS:
@@ -57,7 +57,7 @@ class Survey:
 
 
 def survey_input(
-    sources: Iterable[SourceRow], format: Format, report: Callable[[int], None]
+    sources: Iterable[SourceRow], dialect: Dialect, report: Callable[[int], None]
 ) -> Survey:
     """Look at every row; `report` is told now and then how many there were.
 
@@ -66,7 +66,7 @@ def survey_input(
     """
     survey = Survey()
     for source in sources:
-        survey.add(source, format)
+        survey.add(source, dialect)
         if survey.rows % 10_000 == 0:
             report(survey.rows)
     report(survey.rows)

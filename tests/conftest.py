@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import signal
 
 # Two threads on two busy cores are many times slower than one each.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -19,6 +20,7 @@ from redis import Redis
 from redis.connection import AbstractConnection
 
 from jobs.connection import connect
+from tests.helpers.bench import Bench
 from worker.embedded_redis import EmbeddedRedis
 
 MODEL = "smollm2-135m"
@@ -60,6 +62,23 @@ def redis(redis_url: str) -> Iterator[Redis]:
     """A connection to a server that holds nothing."""
     with connect(redis_url) as connection:
         yield connection
+
+
+@pytest.fixture
+def bench(redis: Redis, redis_url: str, tmp_path: Path) -> Iterator[Bench]:
+    """An empty Redis, a folder, and workers that end with the test."""
+    bench = Bench(redis, redis_url, tmp_path)
+    yield bench
+    bench.close()
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """A worker replaces the handlers of its process, which is this one."""
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
 
 
 def pytest_sessionfinish() -> None:

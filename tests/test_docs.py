@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from docs.scripts.settings import TABLE, documents, with_tables
+
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 
@@ -26,3 +28,11 @@ def test_what_it_names_is_there(document: Path) -> None:
 def test_its_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
         assert (document.parent / target).exists(), f"{target} is not there"
+
+
+def test_the_tables_of_settings_say_what_the_fields_say() -> None:
+    texts = {path.name: path.read_text() for path in documents()}
+
+    assert sum(len(TABLE.findall(text)) for text in texts.values()) >= 2
+    for name, text in texts.items():
+        assert with_tables(text) == text, f"{name}: run `make docs`"

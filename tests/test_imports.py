@@ -1,4 +1,4 @@
-"""Who may look at whom: `worker` at `jobs` and `vllm_mlx`, `jobs` at three light modules of
+"""Who may look at whom: `worker` at `jobs` and `vllm_mlx`, `jobs` at light modules of
 `vllm_mlx`, `vllm_mlx` at nothing of ours. And what a machine without MLX can still do."""
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ OURS = {"vllm_mlx", "jobs", "worker"}
 HEAVY = ["mlx", "mlx_lm", "mlx_vlm", "transformers"]
 LIGHT = {
     "vllm_mlx.content",
+    "vllm_mlx.media.names",
+    "vllm_mlx.parameters",
     "vllm_mlx.sampling_params",
     "vllm_mlx.video_params",
     "vllm_mlx.output_json",

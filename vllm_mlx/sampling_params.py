@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self, TypedDict
+from typing import Annotated, Any, TypedDict
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-)
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.parameters import Parameters
 from vllm_mlx.seeds import sample_seed
 
 
@@ -26,55 +20,34 @@ def _as_tuple(stop: Any) -> Any:
 StopString = Annotated[str, StringConstraints(min_length=1)]
 
 
-class Parameters(BaseModel):
-    """Settings of one request: frozen, validated, with every default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    @classmethod
-    def of(cls, **options: Any) -> Self:
-        """Build from keyword arguments.
-
-        Raises:
-            InvalidRequestError: naming each field, what was given and what is allowed.
-        """
-        try:
-            return cls(**options)
-        except ValidationError as error:
-            raise InvalidRequestError(describe(error, tuple(cls.model_fields))) from None
-
-
 class SamplingParams(Parameters):
-    """Sampling settings of one request; frozen, validated, with every default.
-
-    Attributes:
-        max_tokens: most tokens to generate, the end token included (≥ 1).
-        temperature: 0 is greedy; higher is more random (0 to 2).
-        top_p: sample from the smallest set of tokens with this much probability ((0, 1]).
-        top_k: sample from the `top_k` most likely tokens; 0 is off.
-        min_p: drop tokens less likely than `min_p` times the most likely one (0 to 1); 0 is off.
-        repetition_penalty: divide the logits of recent tokens by this ((0, 2]); 1 is off.
-        stop: strings that end the text; they are trimmed from it.
-        seed: makes sampling repeatable, whatever else is in the batch; None draws one. The promise
-            ends where floating point does: at another width of the batch or in another type sums
-            are rounded differently (some 1e-6 in float32, 1e-2 in bfloat16), and a token that is
-            that close to another may be the other.
-        logprobs: report each token's log-probability and those of this many most likely tokens at
-            its place (0 to 20); None reports none.
-        stop_on_repetition: end a text whose tail repeats itself, with
-            `finish_reason="repetition"`.
-    """
+    """Sampling settings of one request; frozen, validated, with every default."""
 
     max_tokens: int = Field(256, ge=1, le=2**31 - 1)
+    """Most tokens to generate, the end token included."""
     temperature: float = Field(0.7, ge=0.0, le=2.0, allow_inf_nan=False)
+    """How random the choice of a token is; 0 is greedy: always the most likely one."""
     top_p: float = Field(0.9, gt=0.0, le=1.0, allow_inf_nan=False)
+    """Sample from the smallest set of tokens with this much probability; 1 is off."""
     top_k: int = Field(0, ge=0, le=2**31 - 1)
+    """Sample from this many most likely tokens; 0 is off."""
     min_p: float = Field(0.0, ge=0.0, le=1.0, allow_inf_nan=False)
+    """Drop tokens less likely than this times the most likely one; 0 is off."""
     repetition_penalty: float = Field(1.0, gt=0.0, le=2.0, allow_inf_nan=False)
+    """Divide the logits of recent tokens by this; 1 is off."""
     stop: Annotated[tuple[StopString, ...] | None, BeforeValidator(_as_tuple)] = None
+    """Strings (or one) that end the text; they are trimmed from it."""
     seed: int | None = Field(None, ge=0, lt=2**63)
+    """Makes sampling repeatable, whatever else is in the batch; drawn and recorded if not given.
+
+    The promise ends where floating point does: at another width of the batch or in another type
+    sums are rounded differently (some 1e-6 in float32, 1e-2 in bfloat16), and a token that is that
+    close to another may be the other.
+    """
     logprobs: int | None = Field(None, ge=0, le=20)
+    """Report each token's log-probability, and those of this many most likely tokens there."""
     stop_on_repetition: bool = False
+    """End a text whose tail repeats itself, with the `finish_reason` `repetition`."""
 
     def for_samples(self, n: int) -> list[SamplingParams]:
         """These settings for each of `n` samples of one prompt, with seeds that differ.
@@ -110,20 +83,3 @@ class SamplingOptions(TypedDict, total=False):
     seed: int | None
     logprobs: int | None
     stop_on_repetition: bool
-
-
-def describe(error: ValidationError, allowed: tuple[str, ...]) -> str:
-    """A validation error in one line: field, what was given, what is allowed."""
-    return "; ".join(_describe_one(item, allowed) for item in error.errors(include_url=False))
-
-
-def _describe_one(item: Any, allowed: tuple[str, ...]) -> str:
-    field = ".".join(str(part) for part in item["loc"]) or "request"
-    if item["type"] == "extra_forbidden":
-        return f"{field}: unknown field; allowed are {', '.join(allowed)}"
-    given = repr(item["input"])
-    given = given if len(given) <= 60 else given[:57] + "..."
-    if item["type"] == "missing":
-        return f"{field}: missing"
-    message = item["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-    return f"{field}={given}: {message}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vllm_mlx.errors import InvalidRequestError
+from pydantic import ByteSize, Field
+
+from vllm_mlx.parameters import Parameters
 
 WINDOW = 4
 """Waiting sequences are put into a better order `WINDOW * max_num_seqs` at a time. The next ones
@@ -20,27 +22,14 @@ class Bounds:
     kv_cache_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class SchedulerConfig:
-    """Bounds of a batch; None takes what `vllm_mlx.platform` says of the backend.
+class SchedulerConfig(Parameters):
+    """Bounds of a batch; None takes what `vllm_mlx.platform` says of the backend."""
 
-    Attributes:
-        max_num_seqs: most sequences side by side (≥ 1).
-        max_num_batched_tokens: most prompt tokens, padding included, that are computed between
-            two decode steps (≥ 1): decoding sequences never wait longer.
-        kv_cache_bytes: most memory for key-value caches (≥ 1): those of the batch, of shared
-            prefixes and of prompts in prefill together.
-
-    Raises:
-        InvalidRequestError: a value is no positive integer.
-    """
-
-    max_num_seqs: int | None = None
-    max_num_batched_tokens: int | None = None
-    kv_cache_bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in self.__slots__:
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise InvalidRequestError(f"{name}={value!r}: should be at least 1")
+    max_num_seqs: int | None = Field(default=None, ge=1)
+    """Most sequences side by side in the batch."""
+    max_num_batched_tokens: int | None = Field(default=None, ge=1)
+    """Most prompt tokens, padding included, computed between two decode steps."""
+    kv_cache_bytes: ByteSize | None = Field(
+        default=None, ge=1, json_schema_extra={"type": "size", "minimum": 1}
+    )
+    """Most memory for key-value caches (batch, shared prefixes and prefill): 8GB, 8GiB."""

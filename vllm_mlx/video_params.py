@@ -6,20 +6,16 @@ from typing import TypedDict
 
 from pydantic import Field
 
-from vllm_mlx.sampling_params import Parameters
+from vllm_mlx.parameters import Parameters
 
 
 class VideoParams(Parameters):
-    """Frames of a video; frozen, validated, with every default.
-
-    Attributes:
-        video_fps: frames per second to extract (above 0, at most 240).
-        video_max_frames: most frames; where they don't suffice for `video_fps`, they are spread
-            over the whole clip (1 to 4096).
-    """
+    """Frames of a video; frozen, validated, with every default."""
 
     video_fps: float = Field(2.0, gt=0.0, le=240.0, allow_inf_nan=False)
+    """Frames per second to extract of a video."""
     video_max_frames: int = Field(32, ge=1, le=4096)
+    """Most frames of a video, spread over all of it where `video_fps` would give more."""
 
 
 class VideoOptions(TypedDict, total=False):

@@ -22,7 +22,6 @@ from jobs.ledger.lease import ShardLease, counts_of
 from jobs.queue.tasks import GenerateShard, ShardRow
 from jobs.requests import GenerationRequest
 from jobs.run_spec import RunSpec
-from jobs.sources import carried_columns, parse_row
 from vllm_mlx.batching.prompts import MediaPrompt, Prompt
 from vllm_mlx.batching.request import Request
 from vllm_mlx.errors import (
@@ -271,7 +270,7 @@ class ShardFlight(Flight):
     def _request(self, row: ShardRow) -> GenerationRequest:
         if row.error:
             raise InvalidRequestError(row.error)
-        return parse_row(self.spec.input.format, row.data, self.task.folder)
+        return self.spec.input.format.dialect.request(row.data).located(self.task.folder)
 
     def _params(self, request: GenerationRequest, row: ShardRow, sample: int) -> SamplingParams:
         params = request.sampling_params(self.spec.sampling)
@@ -292,7 +291,7 @@ class ShardFlight(Flight):
 
     def _columns(self, row: ShardRow) -> dict[str, Any]:
         kinds = self.spec.columns
-        columns = carried_columns(self.spec.input.format, row.data)
+        columns = self.spec.input.format.dialect.columns(row.data)
         try:
             return {name: encode(value, kinds[name]) for name, value in columns.items()}
         except (LookupError, TypeError, ValueError, ArithmeticError) as error:

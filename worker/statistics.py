@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
+from pydantic import ByteSize
+
 from vllm_mlx.outputs import EngineStats
-from worker.sizes import format_bytes
 
 T = TypeVar("T")
 
@@ -101,7 +102,7 @@ class Statistics:
             _told("prefill", self.prefill_tokens_per_second, _speed),
             f"slots {self.running}/{self.slots}",
             _told("waiting", self.waiting or None, str),
-            _told("KV cache", self.kv_cache_bytes or None, format_bytes),
+            _told("KV cache", self.kv_cache_bytes or None, _size),
             _told("padding", self.padding_share, _percent),
             _told("cached", self.cached_share, _percent),
             _told("time:", shares or None, " ".join),
@@ -141,6 +142,10 @@ def _told(name: str, value: T | None, say: Callable[[T], str]) -> str:
 
 def _speed(tokens_per_second: float) -> str:
     return f"{tokens_per_second:,.0f} tok/s"
+
+
+def _size(number: int) -> str:
+    return ByteSize(number).human_readable(decimal=True, separator=" ")
 
 
 def _percent(share: float) -> str:

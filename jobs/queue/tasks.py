@@ -15,7 +15,7 @@ from rq.job import Job
 
 from jobs.errors import JobPayloadError
 from jobs.requests import MAX_SAMPLES
-from vllm_mlx.sampling_params import describe
+from vllm_mlx.parameters import describe
 
 GENERATE_SHARD = "jobs.queue.tasks.generate_shard"
 FINALIZE_RUN = "jobs.queue.tasks.finalize_run"

@@ -9,8 +9,11 @@ from typing import BinaryIO
 from pydantic_core import from_json
 
 from jobs.errors import InputFileError
+from jobs.sources.dialect import Dialect
 from jobs.sources.files import FilePath, open_input
 from jobs.sources.lines import numbered_lines
+from jobs.sources.openai import OpenAI
+from jobs.sources.plain import Plain
 
 
 class Format(StrEnum):
@@ -22,6 +25,11 @@ class Format(StrEnum):
     CSV = "csv"
     PARQUET = "parquet"
     MEDIA = "media"
+
+    @property
+    def dialect(self) -> Dialect:
+        """What the objects of its rows say."""
+        return OpenAI() if self is Format.OPENAI else Plain()
 
 
 _SUFFIXES = {

@@ -1,12 +1,12 @@
-"""Rows of OpenAI's batch format: an envelope with the request in its `body`."""
+"""`OpenAI`: rows of OpenAI's batch format, an envelope with the request in its `body`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.requests import SAMPLING_FIELDS, VIDEO_FIELDS
-from jobs.sources.shorthands import SHORTHANDS, written_out
+from jobs.requests import SAMPLING_FIELDS, VIDEO_FIELDS, GenerationRequest
+from jobs.sources.dialect import SHORTHANDS, carried, samples_of, usable_id, written_out
 from vllm_mlx.errors import InvalidRequestError
 
 _ENVELOPE = ("custom_id", "method", "url", "body")
@@ -32,34 +32,47 @@ _NO_OPS: dict[str, Any] = {
 }
 
 
-def request_fields(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a row that makes its request, under our names.
+class OpenAI:
+    """The dialect of OpenAI-batch JSONL."""
 
-    Raises:
-        InvalidRequestError: the envelope is wrong, or the body asks for something unsupported.
-    """
-    source = _source_of(data)
-    body = data.get("body")
-    if not isinstance(body, dict):
-        raise InvalidRequestError(f"body={_shown(body)}: should be an object")
-    given = _meaningful(body)
-    _refuse_unsupported(given)
-    if source not in given:
-        raise InvalidRequestError(f"body.{source}: missing; {data['url']} needs it")
-    fields = {key: value for key, value in given.items() if key in _REQUEST_FIELDS}
-    if "max_completion_tokens" in given:
-        if "max_tokens" in given:
-            raise InvalidRequestError("give one of body.max_tokens and body.max_completion_tokens")
-        fields["max_tokens"] = given["max_completion_tokens"]
-    return written_out(fields) | _logprobs(source, given) | {"id": data.get("custom_id")}
+    def request(self, data: Mapping[str, Any]) -> GenerationRequest:
+        """The request of a row.
 
+        Raises:
+            InvalidRequestError: also where the envelope is wrong, or the body asks for something
+                unsupported.
+        """
+        source = _source_of(data)
+        body = data.get("body")
+        if not isinstance(body, dict):
+            raise InvalidRequestError(f"body={_shown(body)}: should be an object")
+        given = _meaningful(body)
+        _refuse_unsupported(given)
+        if source not in given:
+            raise InvalidRequestError(f"body.{source}: missing; {data['url']} needs it")
+        fields = {key: value for key, value in given.items() if key in _REQUEST_FIELDS}
+        if (most := given.get("max_completion_tokens")) is not None:
+            if "max_tokens" in given:
+                raise InvalidRequestError(
+                    "give one of body.max_tokens and body.max_completion_tokens"
+                )
+            fields["max_tokens"] = most
+        fields = written_out(fields) | _logprobs(source, given) | {"id": data.get("custom_id")}
+        return GenerationRequest.parse(fields)
 
-def carried_columns(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns that go to the dataset: the supported fields of the body."""
-    body = data.get("body")
-    if not isinstance(body, dict):
-        return {}
-    return {key: value for key, value in _meaningful(body).items() if key in _CARRIED_FIELDS}
+    def columns(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The supported fields of the body."""
+        body = data.get("body")
+        if not isinstance(body, dict):
+            return {}
+        given = _meaningful(body)
+        return carried({key: value for key, value in given.items() if key in _CARRIED_FIELDS})
+
+    def own_id(self, data: Mapping[str, Any]) -> str | None:
+        return usable_id(data.get("custom_id"))
+
+    def samples(self, data: Mapping[str, Any], default: int) -> int:
+        return samples_of(data["body"], default)
 
 
 def _source_of(data: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Plain rows: request fields and the user's own columns side by side in one object."""
+"""`Plain`: request fields and the user's own columns side by side in one object."""
 
 from __future__ import annotations
 
@@ -8,31 +8,42 @@ from functools import lru_cache
 from typing import Any
 
 from jobs.requests import SAMPLING_FIELDS, VIDEO_FIELDS, GenerationRequest
-from jobs.sources.shorthands import SHORTHANDS, written_out
+from jobs.sources.dialect import SHORTHANDS, carried, samples_of, usable_id, written_out
 from vllm_mlx.errors import InvalidRequestError
 
 _FIELDS = frozenset(GenerationRequest.model_fields) | SHORTHANDS.keys()
 
 
-def request_fields(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a row that makes its request.
+class Plain:
+    """The dialect of all files but OpenAI-batch JSONL."""
 
-    Raises:
-        InvalidRequestError: there is neither prompt nor messages, or another key looks like a
-            misspelt sampling field, which must not be ignored in silence.
-    """
-    check_spelling(data)
-    fields = {key: value for key, value in data.items() if key in _FIELDS}
-    if fields.get("prompt") is None and fields.get("messages") is None:
-        given = [f"{key}: null" if value is None else key for key, value in data.items()]
-        keys = ", ".join(given[:10]) or "no columns"
-        raise InvalidRequestError(f"neither prompt nor messages is given; the row has {keys}")
-    return written_out(fields)
+    def request(self, data: Mapping[str, Any]) -> GenerationRequest:
+        """The request of a row.
 
+        Raises:
+            InvalidRequestError: also where another key looks like a misspelt field, which must not
+                be ignored in silence.
+        """
+        check_spelling(data)
+        fields = {key: value for key, value in data.items() if key in _FIELDS}
+        if fields.get("prompt") is None and fields.get("messages") is None:
+            given = [f"{key}: null" if value is None else key for key, value in data.items()]
+            keys = ", ".join(given[:10]) or "no columns"
+            raise InvalidRequestError(f"neither prompt nor messages is given; the row has {keys}")
+        request = GenerationRequest.parse(written_out(fields))
+        if any(part["type"] == "video" for part in request.media):
+            _check_spelling_beside_video(data)
+        return request
 
-def carried_columns(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns that go to the dataset: all but the id."""
-    return {key: value for key, value in data.items() if key != "id"}
+    def columns(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """All but the id."""
+        return carried({key: value for key, value in data.items() if key != "id"})
+
+    def own_id(self, data: Mapping[str, Any]) -> str | None:
+        return usable_id(data.get("id"))
+
+    def samples(self, data: Mapping[str, Any], default: int) -> int:
+        return samples_of(data, default)
 
 
 def check_spelling(keys: Iterable[str]) -> None:
@@ -47,7 +58,7 @@ def check_spelling(keys: Iterable[str]) -> None:
             raise _misspelt(key, meant)
 
 
-def check_spelling_beside_video(keys: Iterable[str]) -> None:
+def _check_spelling_beside_video(keys: Iterable[str]) -> None:
     """Raise InvalidRequestError if a key is what other systems call a setting for videos."""
     for key in keys:
         if meant := _OF_VIDEO.get(key):

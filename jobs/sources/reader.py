@@ -1,18 +1,14 @@
-"""From a file to rows, and from a row to its request and its columns."""
+"""From a file to rows, and from rows to their requests."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing import Any
 
 from jobs.errors import InputFileError
-from jobs.media_names import carried
-from jobs.requests import GenerationRequest, RequestId
-from jobs.sources import openai, plain
+from jobs.requests import GenerationRequest
+from jobs.sources.dialect import Dialect
 from jobs.sources.files import FilePath, open_input
 from jobs.sources.formats import Format, detect_format
 from jobs.sources.ids import RowIds
@@ -54,18 +50,31 @@ def read_requests(
     format = _format_of(path, format)
     folder = Path(path).absolute().parent
     rows = read_raw(path, format)
-    return validated(rows, format, folder, sampling=sampling or SamplingParams.of(), n=n)
+    return validated(rows, format.dialect, folder, sampling=sampling or SamplingParams.of(), n=n)
 
 
 def validated(
-    rows: Iterator[RawRow], format: Format, folder: Path, *, sampling: SamplingParams, n: int
+    rows: Iterator[RawRow], dialect: Dialect, folder: Path, *, sampling: SamplingParams, n: int
 ) -> Iterator[SourceRow]:
     """What these rows stand for, or what is wrong with them; see `read_requests`.
 
     Args:
         folder: what relative paths of images and videos are relative to.
     """
-    return _validated(format, rows, partial(_parsed, format, folder, sampling=sampling, n=n))
+    ids = RowIds()
+    for row, line, data, error in rows:
+        request, samples = None, 1
+        if error is None:
+            try:
+                request, samples = _parsed(dialect, folder, data, sampling, n)
+            except InvalidRequestError as wrong:
+                error = _bare(wrong)
+        try:
+            id = ids.claim(row, request.id if request else dialect.own_id(data))
+        except InvalidRequestError as taken:
+            request, samples, error = None, 1, error or _bare(taken)
+            id = ids.substitute(row)
+        yield SourceRow(row, line, id, data, request, samples, error)
 
 
 def read_raw(path: FilePath, format: Format | None = None) -> Iterator[RawRow]:
@@ -75,41 +84,6 @@ def read_raw(path: FilePath, format: Format | None = None) -> Iterator[RawRow]:
         InputFileError: as `read_requests` does.
     """
     return _numbered(path, _READERS[_format_of(path, format)](path))
-
-
-def parse_row(
-    format: Format, data: Mapping[str, Any], folder: str | Path | None = None
-) -> GenerationRequest:
-    """The request that a row's object stands for.
-
-    Args:
-        folder: where relative paths of images and videos start; without it they stay.
-
-    Raises:
-        InvalidRequestError: naming field, what was given and what is allowed.
-    """
-    if format == Format.OPENAI:
-        request = GenerationRequest.parse(openai.request_fields(data))
-    else:
-        request = GenerationRequest.parse(plain.request_fields(data))
-        if any(part["type"] == "video" for part in request.media):
-            plain.check_spelling_beside_video(data)
-    return request if folder is None else request.located(folder)
-
-
-def sample_count(format: Format, data: Mapping[str, Any], default: int) -> int:
-    """How many samples a good row's object asks for."""
-    given = (data["body"] if format == Format.OPENAI else data).get("n")
-    return default if given is None else int(given)
-
-
-def carried_columns(format: Format, data: Mapping[str, Any]) -> dict[str, Any]:
-    """The input's own columns, which go to the dataset beside the output; never raises.
-
-    They are as the row has them, but that long images and videos given inline are left out.
-    """
-    read = openai.carried_columns if format == Format.OPENAI else plain.carried_columns
-    return {name: carried(name, value) for name, value in read(data).items()}
 
 
 def _format_of(path: FilePath, format: Format | None) -> Format:
@@ -132,51 +106,19 @@ def _numbered(path: FilePath, contents: Iterator[tuple[int, RowOrError]]) -> Ite
         raise InputFileError(f"{path} is empty: it holds no rows")
 
 
-_Parsed: TypeAlias = tuple[GenerationRequest, int, None] | tuple[None, int, InvalidRequestError]
-
-
-def _validated(
-    format: Format, rows: Iterator[RawRow], parse: Callable[[dict[str, Any]], _Parsed]
-) -> Iterator[SourceRow]:
-    ids = RowIds()
-    for row, line, data, broken in rows:
-        request, samples, error = parse(data) if broken is None else (None, 1, broken)
-        own = request.id if request else _own_id(format, data)
-        try:
-            id = ids.claim(row, own)
-        except InvalidRequestError as taken:
-            request, samples, error = None, 1, error or _bare(taken)
-            id = ids.substitute(row)
-        yield SourceRow(row, line, id, data, request, samples, error)
-
-
 def _parsed(
-    format: Format, folder: Path, data: dict[str, Any], sampling: SamplingParams, n: int
-) -> _Parsed:
-    try:
-        request = parse_row(format, data, folder)
-        samples = request.samples(n)
-        if samples > 1 and request.sampling_params(sampling).greedy:
-            raise InvalidRequestError(
-                f"n={samples}: with temperature=0 every sample is the same; ask for one, or give "
-                "a temperature"
-            )
-        return request, samples, None
-    except InvalidRequestError as error:
-        return None, 1, _bare(error)
+    dialect: Dialect, folder: Path, data: dict[str, Any], sampling: SamplingParams, n: int
+) -> tuple[GenerationRequest, int]:
+    request = dialect.request(data).located(folder)
+    samples = request.samples(n)
+    if samples > 1 and request.sampling_params(sampling).greedy:
+        raise InvalidRequestError(
+            f"n={samples}: with temperature=0 every sample is the same; ask for one, or give "
+            "a temperature"
+        )
+    return request, samples
 
 
 def _bare(error: InvalidRequestError) -> InvalidRequestError:
     # A caller may keep many of these, and a raised one keeps its frames and its cause alive.
     return InvalidRequestError(str(error))
-
-
-_ID: TypeAdapter[str] = TypeAdapter(RequestId, config=ConfigDict(strict=True))
-
-
-def _own_id(format: Format, data: Mapping[str, Any]) -> str | None:
-    """The id of a bad row, if it has a usable one."""
-    try:
-        return _ID.validate_python(data.get("custom_id" if format == Format.OPENAI else "id"))
-    except ValidationError:
-        return None

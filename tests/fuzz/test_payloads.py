@@ -13,7 +13,7 @@ from rq.serializers import JSONSerializer
 from jobs.errors import JobPayloadError
 from jobs.queue.job import BatchJob
 from jobs.queue.tasks import FINALIZE_RUN, GENERATE_SHARD, GenerateShard, read_task
-from jobs.sources import Format, carried_columns, parse_row
+from jobs.sources import Format
 from tests.helpers.strategies import JSON, any_of, cases, changed, only
 from vllm_mlx.errors import MLXBatchError
 
@@ -42,8 +42,8 @@ def read(data: bytes) -> None:
 def read_row(data: dict[str, Any], folder: str | None) -> None:
     for format in Format:
         with only(MLXBatchError):
-            carried_columns(format, data)
-            parse_row(format, data, folder)
+            format.dialect.columns(data)
+            format.dialect.request(data).located(folder)
 
 
 @cases(0.05)

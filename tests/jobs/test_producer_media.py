@@ -14,7 +14,7 @@ from jobs import producer
 from jobs.errors import InputFileError, RunExistsError
 from jobs.producer import Enqueued, enqueue_run, forget_run
 from jobs.queue.tasks import GenerateShard, read_task
-from jobs.sources import Format, parse_row
+from jobs.sources import Format
 from tests.helpers.engines import MODEL, job_of
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.video_params import VideoParams
@@ -51,7 +51,7 @@ def test_media_files_are_enqueued_a_row_a_file(redis: Redis, tmp_path: Path, cli
     rows = [row.data for task in payloads(redis, enqueued) for row in task.rows]
     assert [row["id"] for row in rows] == ["a.mp4", "b.mp4", "sub/c.mp4"]
     assert rows[2] == {"id": "sub/c.mp4", "prompt": "What?", "video": f"{clips}/sub/c.mp4"}
-    assert parse_row(spec.input.format, rows[2]).videos == (f"{clips}/sub/c.mp4",)
+    assert spec.input.format.dialect.request(rows[2]).videos == (f"{clips}/sub/c.mp4",)
 
 
 def test_images_have_a_column_of_their_own(redis: Redis, tmp_path: Path, clips: Path) -> None:
@@ -138,7 +138,8 @@ def test_relative_paths_travel_with_the_producers_folder(
     first, second = payloads(redis, enqueued)
     assert first.folder == second.folder == str(tmp_path)
     assert [row.data for row in (*first.rows, *second.rows)] == rows, "as they were given"
-    found = [parse_row(Format.JSONL, row.data, first.folder).media for row in first.rows]
+    requests = [Format.JSONL.dialect.request(row.data) for row in first.rows]
+    found = [request.located(first.folder).media for request in requests]
     assert found == [
         [
             {"type": "image", "image": f"{tmp_path}/a.png"},

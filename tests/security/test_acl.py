@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 from rq.command import send_stop_job_command
@@ -16,9 +15,9 @@ from jobs.acl import ACCESS, Role, acl_line
 from jobs.connection import connect
 from jobs.dataset import verify
 from jobs.producer import forget_run
+from tests.helpers.bench import Bench, work_in_burst
+from tests.helpers.command_line import cli
 from tests.helpers.engines import MODEL, DoubleEngine, enqueue, status_of, wait_for, write_prompts
-from tests.worker.conftest import StartWorker, work_in_burst
-from worker.cli.app import main
 from worker.embedded_redis import EmbeddedRedis
 from worker.status import run_status
 
@@ -66,12 +65,8 @@ def as_role(locked: Locked) -> Iterator[dict[Role, Redis]]:
 
 @pytest.fixture
 def redis_url(locked: Locked) -> str:
-    """For `start_worker`."""
+    """For `bench.worker`."""
     return locked.url(Role.WORKER)
-
-
-def cli(*words: object) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words])
 
 
 def test_nobody_comes_in_without_a_password(locked: Locked) -> None:
@@ -115,10 +110,10 @@ def test_a_producer_resumes_a_run_with_a_failed_shard(
 
 
 def test_a_worker_retries_stops_gives_back_and_takes_over(
-    locked: Locked, as_role: dict[Role, Redis], tmp_path: Path, start_worker: StartWorker
+    bench: Bench, locked: Locked, as_role: dict[Role, Redis]
 ) -> None:
-    spec = enqueue(as_role[Role.PRODUCER], tmp_path, rows=6, shard_size=2)
-    worker = start_worker(DoubleEngine(max_num_seqs=8, held=True))
+    spec = enqueue(as_role[Role.PRODUCER], bench.folder, rows=6, shard_size=2)
+    worker = bench.worker(DoubleEngine(max_num_seqs=8, held=True))
     worker.admit(wait=False)
     worker.tend()
     failed, stopped, kept = (worker.flights[spec.shard_id(shard)] for shard in range(3))

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 from redis import Redis
 from rq.job import Job
 
@@ -28,10 +27,10 @@ from jobs.ledger.keys import rows_channel
 from jobs.queue.job import BatchJob
 from jobs.queue.tasks import GENERATE_SHARD
 from jobs.run_spec import RunSpec, queue_name
-from tests.helpers.engines import MODEL, DoubleEngine, enqueue, status_of, wait_for
-from tests.worker.conftest import StartWorker, work_in_burst
+from tests.helpers.bench import Bench
+from tests.helpers.command_line import cli
+from tests.helpers.engines import MODEL, DoubleEngine, wait_for
 from vllm_mlx.sampling_params import SamplingParams
-from worker.cli.app import main
 from worker.status import run_status
 
 QUEUE = queue_name(MODEL)
@@ -91,31 +90,27 @@ def module(tmp_path: Path, sprung: Path, monkeypatch: pytest.MonkeyPatch) -> str
     return "trap_module.spring"
 
 
-def cli(*words: object) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words])
-
-
-def planted(redis: Redis, folder: Path, say: str = "planted") -> RunSpec:
+def planted(bench: Bench, say: str = "planted") -> RunSpec:
     """A run of one shard, into whose records something is put."""
     few = SamplingParams.of(max_tokens=2)
-    return enqueue(redis, folder, rows=2, shard_size=2, say=say, sampling=few)
+    return bench.enqueue(rows=2, shard_size=2, say=say, sampling=few)
 
 
 def plant(redis: Redis, job_id: str, field: str, value: bytes) -> None:
     redis.hset(BatchJob.key_for(job_id), field, value)
 
 
-def check_work_goes_on(redis: Redis, redis_url: str, folder: Path, sprung: Path) -> None:
+def check_work_goes_on(bench: Bench, sprung: Path) -> None:
     """All is tried that a worker and a monitor do; a run beside the planted one is completed."""
-    good = enqueue(redis, folder, rows=4, shard_size=2, say="good")
+    good = bench.enqueue(rows=4, shard_size=2, say="good")
 
-    work_in_burst(redis_url, DoubleEngine())
+    bench.burst(DoubleEngine())
 
     assert not sprung.exists()
-    assert run_status(redis, good.run_id).is_finished
+    assert run_status(bench.redis, good.run_id).is_finished
     assert verify(Path(good.out)).complete
     for words in (["status"], ["status", good.run_id], ["status", "--json"]):
-        said = cli(*words, "-u", redis_url)
+        said = cli(*words, "-u", bench.url)
         assert said.exception is None or isinstance(said.exception, SystemExit), said.exception
         assert good.run_id in said.stdout
     assert not sprung.exists()
@@ -135,16 +130,16 @@ def test_rq_s_own_serializer_springs_it(redis: Redis, trap: bytes, sprung: Path)
     assert sprung.exists()
 
 
-def test_rq_info_springs_it(
-    redis: Redis, redis_url: str, tmp_path: Path, trap: bytes, sprung: Path
-) -> None:
+def test_rq_info_springs_it(bench: Bench, trap: bytes, sprung: Path) -> None:
     """As `docs/security.md` says; should this fail one day, it may say something kinder."""
-    spec = planted(redis, tmp_path)
-    redis.zadd(f"rq:wip:{QUEUE}", {f"{spec.shard_id(0)}:dead": 1})
-    redis.hset(BatchJob.key_for(spec.shard_id(0)), mapping={"status": "started", "meta": trap})
+    spec = planted(bench)
+    bench.redis.zadd(f"rq:wip:{QUEUE}", {f"{spec.shard_id(0)}:dead": 1})
+    bench.redis.hset(
+        BatchJob.key_for(spec.shard_id(0)), mapping={"status": "started", "meta": trap}
+    )
     rq = Path(sys.executable).with_name("rq")
 
-    subprocess.run([rq, "info", "-u", redis_url], capture_output=True, timeout=60, check=False)
+    subprocess.run([rq, "info", "-u", bench.url], capture_output=True, timeout=60, check=False)
 
     assert sprung.exists()
 
@@ -153,85 +148,70 @@ def test_rq_info_springs_it(
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_pickle_in_a_field_of_a_job(
-    redis: Redis, redis_url: str, tmp_path: Path, trap: bytes, sprung: Path, field: str
-) -> None:
-    spec = planted(redis, tmp_path)
+def test_a_pickle_in_a_field_of_a_job(bench: Bench, trap: bytes, sprung: Path, field: str) -> None:
+    spec = planted(bench)
     for job_id in (spec.shard_id(0), spec.finalize_id):
-        plant(redis, job_id, field, trap)
+        plant(bench.redis, job_id, field, trap)
 
-    check_work_goes_on(redis, redis_url, tmp_path, sprung)
+    check_work_goes_on(bench, sprung)
 
 
 @pytest.mark.parametrize("compressed", [True, False])
 @pytest.mark.parametrize("place", range(4), ids=["function", "instance", "args", "kwargs"])
 def test_a_pickle_as_a_part_of_a_call(
-    redis: Redis,
-    redis_url: str,
-    tmp_path: Path,
-    sprung: Path,
-    place: int,
-    compressed: bool,
+    bench: Bench, sprung: Path, place: int, compressed: bool
 ) -> None:
-    spec = planted(redis, tmp_path)
+    spec = planted(bench)
     call: list[Any] = [GENERATE_SHARD, None, (), {}]
     call[place] = Trap(sprung)
     data = pickle.dumps(tuple(call))
-    plant(redis, spec.shard_id(0), "data", zlib.compress(data) if compressed else data)
+    plant(bench.redis, spec.shard_id(0), "data", zlib.compress(data) if compressed else data)
 
-    check_work_goes_on(redis, redis_url, tmp_path, sprung)
+    check_work_goes_on(bench, sprung)
 
-    assert status_of(redis, spec, 0) == "failed"
-    (reason,) = run_status(redis, spec.run_id).errors.values()
+    assert bench.status(spec, 0) == "failed"
+    (reason,) = run_status(bench.redis, spec.run_id).errors.values()
     assert reason.startswith("JobPayloadError: the job's data is not JSON")
 
 
 def test_a_function_that_is_not_ours_is_not_imported(
-    redis: Redis, redis_url: str, tmp_path: Path, module: str, sprung: Path
+    bench: Bench, module: str, sprung: Path
 ) -> None:
-    spec = planted(redis, tmp_path)
+    spec = planted(bench)
     data = json.dumps([module, None, [], {}]).encode()
-    plant(redis, spec.shard_id(0), "data", zlib.compress(data))
+    plant(bench.redis, spec.shard_id(0), "data", zlib.compress(data))
 
-    check_work_goes_on(redis, redis_url, tmp_path, sprung)
+    check_work_goes_on(bench, sprung)
 
-    assert status_of(redis, spec, 0) == "failed"
-    (reason,) = run_status(redis, spec.run_id).errors.values()
+    assert bench.status(spec, 0) == "failed"
+    (reason,) = run_status(bench.redis, spec.run_id).errors.values()
     assert reason == f"JobPayloadError: this worker runs mlx-batch jobs only, not {module!r}"
 
 
 @pytest.mark.parametrize("field", CALLBACKS)
-def test_a_callback_is_not_imported(
-    redis: Redis, redis_url: str, tmp_path: Path, module: str, sprung: Path, field: str
-) -> None:
-    spec = planted(redis, tmp_path)
+def test_a_callback_is_not_imported(bench: Bench, module: str, sprung: Path, field: str) -> None:
+    spec = planted(bench)
     for job_id in (spec.shard_id(0), spec.finalize_id):
-        plant(redis, job_id, field, module.encode())
+        plant(bench.redis, job_id, field, module.encode())
 
-    check_work_goes_on(redis, redis_url, tmp_path, sprung)
-    assert status_of(redis, spec, 0) == "failed"
+    check_work_goes_on(bench, sprung)
+    assert bench.status(spec, 0) == "failed"
 
 
 @pytest.mark.parametrize("field", ["return_value", "exc_string", "type", "worker_name"])
 @pytest.mark.parametrize("of", ["shard", "finalize"])
 def test_a_pickle_among_the_results_of_a_failed_job(
-    redis: Redis,
-    redis_url: str,
-    tmp_path: Path,
-    trap: bytes,
-    sprung: Path,
-    field: str,
-    of: str,
+    bench: Bench, trap: bytes, sprung: Path, field: str, of: str
 ) -> None:
-    spec = planted(redis, tmp_path)
+    spec = planted(bench)
     job_id = spec.shard_id(0) if of == "shard" else spec.finalize_id
-    plant(redis, spec.shard_id(0), "data", b"no job of ours")
-    work_in_burst(redis_url, DoubleEngine())
-    redis.zadd(f"rq:failed:{QUEUE}", {job_id: time.time() + 1000})
+    plant(bench.redis, spec.shard_id(0), "data", b"no job of ours")
+    bench.burst(DoubleEngine())
+    bench.redis.zadd(f"rq:failed:{QUEUE}", {job_id: time.time() + 1000})
     result = {"type": 2, field: base64.b64encode(trap)}
-    redis.xadd(f"rq:results:{job_id}", result)
+    bench.redis.xadd(f"rq:results:{job_id}", result)
 
-    check_work_goes_on(redis, redis_url, tmp_path, sprung)
+    check_work_goes_on(bench, sprung)
 
 
 # What holds the names of jobs, workers and queues.
@@ -242,97 +222,80 @@ SORTED_SETS = ("wip", "scheduled", "ready", "failed", "finished", "deferred", "c
 @pytest.mark.parametrize("name", SORTED_SETS)
 @pytest.mark.parametrize("kind", ["a pickle", "no name", "a broken record"])
 def test_a_registry_with_what_is_no_job(
-    redis: Redis, redis_url: str, tmp_path: Path, trap: bytes, sprung: Path, name: str, kind: str
+    bench: Bench, trap: bytes, sprung: Path, name: str, kind: str
 ) -> None:
     broken = b"broken:1" if name == "wip" else b"broken"
-    redis.hset("rq:job:broken", mapping={"data": trap, "timeout": trap, "status": "started"})
+    bench.redis.hset("rq:job:broken", mapping={"data": trap, "timeout": trap, "status": "started"})
     entry = {"a pickle": trap, "no name": b"../x:y:z", "a broken record": broken}[kind]
-    redis.zadd(f"rq:{name}:{QUEUE}", {entry: 1})
+    bench.redis.zadd(f"rq:{name}:{QUEUE}", {entry: 1})
     if name == "ready":
-        redis.hset("rq:job:broken", "status", "ready_to_enqueue")
+        bench.redis.hset("rq:job:broken", "status", "ready_to_enqueue")
 
-    check_work_goes_on(redis, redis_url, tmp_path, sprung)
+    check_work_goes_on(bench, sprung)
 
 
 @pytest.mark.parametrize("entry", [None, b"", b"../x", b"a:b:c", b"\xff" * 9])
 @pytest.mark.parametrize("key", [f"rq:queue:{QUEUE}", f"rq:queue:{QUEUE}:intermediate"])
 def test_a_queue_with_what_is_no_job(
-    redis: Redis,
-    redis_url: str,
-    tmp_path: Path,
-    trap: bytes,
-    sprung: Path,
-    entry: bytes | None,
-    key: str,
+    bench: Bench, trap: bytes, sprung: Path, entry: bytes | None, key: str
 ) -> None:
-    redis.rpush(key, trap if entry is None else entry)
-    check_work_goes_on(redis, redis_url, tmp_path, sprung)
+    bench.redis.rpush(key, trap if entry is None else entry)
+    check_work_goes_on(bench, sprung)
 
 
-def test_jobs_that_a_dead_worker_left(
-    redis: Redis, redis_url: str, tmp_path: Path, trap: bytes, module: str, sprung: Path
-) -> None:
+def test_jobs_that_a_dead_worker_left(bench: Bench, trap: bytes, module: str, sprung: Path) -> None:
     """What `clean_registries` makes of them: it calls callbacks, retries, and asks for results."""
-    spec = planted(redis, tmp_path)
-    redis.lrem(f"rq:queue:{QUEUE}", 1, spec.shard_id(0))
-    redis.zadd(f"rq:wip:{QUEUE}", {f"{spec.shard_id(0)}:dead": 1})
+    spec = planted(bench)
+    bench.redis.lrem(f"rq:queue:{QUEUE}", 1, spec.shard_id(0))
+    bench.redis.zadd(f"rq:wip:{QUEUE}", {f"{spec.shard_id(0)}:dead": 1})
     fields = {"status": "started", "meta": trap, "result": trap, "exc_info": trap}
     fields |= dict.fromkeys(CALLBACKS, module)
-    redis.hset(BatchJob.key_for(spec.shard_id(0)), mapping=fields)
-    redis.xadd(f"rq:results:{spec.shard_id(0)}", {"type": 2, "exc_string": trap})
+    bench.redis.hset(BatchJob.key_for(spec.shard_id(0)), mapping=fields)
+    bench.redis.xadd(f"rq:results:{spec.shard_id(0)}", {"type": 2, "exc_string": trap})
 
-    check_work_goes_on(redis, redis_url, tmp_path, sprung)
+    check_work_goes_on(bench, sprung)
 
 
 @pytest.mark.parametrize("suffix", ["dependents", "executions"])
-def test_dependents_and_executions(
-    redis: Redis, redis_url: str, tmp_path: Path, trap: bytes, sprung: Path, suffix: str
-) -> None:
-    spec = planted(redis, tmp_path)
+def test_dependents_and_executions(bench: Bench, trap: bytes, sprung: Path, suffix: str) -> None:
+    spec = planted(bench)
     if suffix == "dependents":
-        redis.sadd(BatchJob.dependents_key_for(spec.shard_id(0)), trap, "../x", "foreign")
-        redis.hset("rq:job:foreign", mapping={"data": trap, "meta": trap, "origin": trap})
-        redis.sadd(f"rq:job::{spec.finalize_id}:dependencies", trap)
+        bench.redis.sadd(BatchJob.dependents_key_for(spec.shard_id(0)), trap, "../x", "foreign")
+        bench.redis.hset("rq:job:foreign", mapping={"data": trap, "meta": trap, "origin": trap})
+        bench.redis.sadd(f"rq:job::{spec.finalize_id}:dependencies", trap)
     else:
-        redis.zadd(f"rq:executions:{spec.shard_id(0)}", {trap: 1, b"e": 1})
-        redis.hset(f"rq:execution:{spec.shard_id(0)}:e", mapping={"created_at": trap, "id": trap})
+        bench.redis.zadd(f"rq:executions:{spec.shard_id(0)}", {trap: 1, b"e": 1})
+        bench.redis.hset(
+            f"rq:execution:{spec.shard_id(0)}:e", mapping={"created_at": trap, "id": trap}
+        )
 
-    check_work_goes_on(redis, redis_url, tmp_path, sprung)
+    check_work_goes_on(bench, sprung)
 
 
 @pytest.mark.parametrize("key", ["rq:queues", "rq:workers", f"rq:workers:{QUEUE}", "rq:rl-keys"])
-def test_lists_of_queues_and_workers(
-    redis: Redis, redis_url: str, tmp_path: Path, trap: bytes, sprung: Path, key: str
-) -> None:
-    redis.sadd(key, trap, "rq:worker:fake", "rq:queue:mlx-fake", "nonsense")
+def test_lists_of_queues_and_workers(bench: Bench, trap: bytes, sprung: Path, key: str) -> None:
+    bench.redis.sadd(key, trap, "rq:worker:fake", "rq:queue:mlx-fake", "nonsense")
     fields = ("queues", "current_job", "state", "birth", "last_heartbeat", "pid", "version")
-    redis.hset("rq:worker:fake", mapping=dict.fromkeys(fields, trap))
-    redis.set("mlx-batch:live:fake", trap)
-    redis.sadd("rq:worker:fake:executions", trap)
-    redis.hset("rq:scheduler:fake", mapping=dict.fromkeys(fields, trap))
+    bench.redis.hset("rq:worker:fake", mapping=dict.fromkeys(fields, trap))
+    bench.redis.set("mlx-batch:live:fake", trap)
+    bench.redis.sadd("rq:worker:fake:executions", trap)
+    bench.redis.hset("rq:scheduler:fake", mapping=dict.fromkeys(fields, trap))
 
-    check_work_goes_on(redis, redis_url, tmp_path, sprung)
+    check_work_goes_on(bench, sprung)
 
 
-def test_commands_to_a_worker(
-    redis: Redis,
-    redis_url: str,
-    tmp_path: Path,
-    trap: bytes,
-    sprung: Path,
-    start_worker: StartWorker,
-) -> None:
-    spec = planted(redis, tmp_path)
-    worker = start_worker(DoubleEngine(held=True))
+def test_commands_to_a_worker(bench: Bench, trap: bytes, sprung: Path) -> None:
+    spec = planted(bench)
+    worker = bench.worker(DoubleEngine(held=True))
     worker.admit(wait=False)
     for message in (trap, b"{", b"[]", b'{"command": 1}', b'{"command": "stop-job"}'):
-        redis.publish(f"rq:pubsub:{worker.name}", message)
+        bench.redis.publish(f"rq:pubsub:{worker.name}", message)
     stop = {"command": "stop-job", "job_id": spec.shard_id(0)}
-    redis.publish(f"rq:pubsub:{worker.name}", json.dumps(stop))
+    bench.redis.publish(f"rq:pubsub:{worker.name}", json.dumps(stop))
 
     def is_stopped() -> bool:
         worker.tend()
-        return status_of(redis, spec, 0) == "stopped"
+        return bench.status(spec, 0) == "stopped"
 
     wait_for(is_stopped, timeout=5)
     assert not sprung.exists()
@@ -344,38 +307,34 @@ def test_commands_to_a_worker(
 @pytest.mark.parametrize(
     "where", ["spec", "state", "done", "leases", "partial", "rows", "live", "out", "runs"]
 )
-def test_a_pickle_in_the_ledger(
-    redis: Redis, redis_url: str, tmp_path: Path, trap: bytes, sprung: Path, where: str
-) -> None:
-    spec = planted(redis, tmp_path)
+def test_a_pickle_in_the_ledger(bench: Bench, trap: bytes, sprung: Path, where: str) -> None:
+    spec = planted(bench)
     key = f"mlx-batch:run:{spec.run_id}"
     match where:
         case "spec" | "state":
-            redis.hset(key, where, trap)
+            bench.redis.hset(key, where, trap)
         case "rows":
-            redis.hset(f"{key}:rows:0", mapping={"0": trap, "1": trap})
+            bench.redis.hset(f"{key}:rows:0", mapping={"0": trap, "1": trap})
         case "done" | "leases" | "partial":
-            redis.hset(f"{key}:{where}", mapping={"1": trap, trap: trap})
+            bench.redis.hset(f"{key}:{where}", mapping={"1": trap, trap: trap})
         case "live":
-            redis.set("mlx-batch:live:fake", trap)
-            redis.sadd(f"rq:workers:{QUEUE}", "rq:worker:fake")
-            redis.hset("rq:worker:fake", "state", "busy")
+            bench.redis.set("mlx-batch:live:fake", trap)
+            bench.redis.sadd(f"rq:workers:{QUEUE}", "rq:worker:fake")
+            bench.redis.hset("rq:worker:fake", "state", "busy")
         case "out":
-            redis.set(f"mlx-batch:out:{spec.out}", trap)
+            bench.redis.set(f"mlx-batch:out:{spec.out}", trap)
         case "runs":
-            redis.zadd("mlx-batch:runs", {trap: 1})
+            bench.redis.zadd("mlx-batch:runs", {trap: 1})
 
-    check_work_goes_on(redis, redis_url, tmp_path, sprung)
+    check_work_goes_on(bench, sprung)
 
 
-def test_tail_loads_no_pickle(
-    redis: Redis, redis_url: str, tmp_path: Path, trap: bytes, sprung: Path
-) -> None:
-    spec = planted(redis, tmp_path)
-    teller = threading.Timer(0.5, redis.publish, (rows_channel(spec.run_id), trap))
+def test_tail_loads_no_pickle(bench: Bench, trap: bytes, sprung: Path) -> None:
+    spec = planted(bench)
+    teller = threading.Timer(0.5, bench.redis.publish, (rows_channel(spec.run_id), trap))
     teller.start()
 
-    said = cli("tail", spec.run_id, "-u", redis_url)
+    said = cli("tail", spec.run_id, "-u", bench.url)
 
     teller.join()
     assert said.exit_code == 3
@@ -386,31 +345,29 @@ def test_tail_loads_no_pickle(
 # All of it at once, with the real worker.
 
 
-def test_a_real_worker_among_pickles(
-    redis: Redis, redis_url: str, tmp_path: Path, trap: bytes, module: str, sprung: Path
-) -> None:
-    specs = [planted(redis, tmp_path, field) for field in FIELDS]
+def test_a_real_worker_among_pickles(bench: Bench, trap: bytes, module: str, sprung: Path) -> None:
+    specs = [planted(bench, field) for field in FIELDS]
     for spec, field in zip(specs, FIELDS, strict=True):
-        plant(redis, spec.shard_id(0), field, trap)
-        plant(redis, spec.finalize_id, field, trap)
-    named = planted(redis, tmp_path, "named")
+        plant(bench.redis, spec.shard_id(0), field, trap)
+        plant(bench.redis, spec.finalize_id, field, trap)
+    named = planted(bench, "named")
     data = json.dumps([module, None, [], {}]).encode()
-    plant(redis, named.shard_id(0), "data", zlib.compress(data))
-    redis.lpush(f"rq:queue:{QUEUE}", trap, "../x")
+    plant(bench.redis, named.shard_id(0), "data", zlib.compress(data))
+    bench.redis.lpush(f"rq:queue:{QUEUE}", trap, "../x")
     for name in SORTED_SETS:
-        redis.zadd(f"rq:{name}:{QUEUE}", {trap: 1})
+        bench.redis.zadd(f"rq:{name}:{QUEUE}", {trap: 1})
     few = SamplingParams.of(max_tokens=2)
-    good = enqueue(redis, tmp_path, rows=2, shard_size=1, say="good", sampling=few)
-    words = ["worker", "--burst", "--model", MODEL, "--max-num-seqs", "8", "-u", redis_url]
-    command = [sys.executable, "-m", "worker.cli", *words, "--output-root", str(tmp_path)]
+    good = bench.enqueue(rows=2, shard_size=1, say="good", sampling=few)
+    words = ["worker", "--burst", "--model", MODEL, "--max-num-seqs", "8", "-u", bench.url]
+    command = [sys.executable, "-m", "worker.cli", *words, "--output-root", str(bench.folder)]
 
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
     assert ran.returncode == 0, ran.stderr
-    assert run_status(redis, good.run_id).is_finished
+    assert run_status(bench.redis, good.run_id).is_finished
     assert verify(Path(good.out)).complete
     status = subprocess.run(
-        [sys.executable, "-m", "worker.cli", "status", "-u", redis_url],
+        [sys.executable, "-m", "worker.cli", "status", "-u", bench.url],
         capture_output=True,
         text=True,
         timeout=60,

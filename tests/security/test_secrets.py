@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pyarrow.dataset
 import pytest
-from redis import Redis
 
 from jobs.connection import connect, redacted
+from tests.helpers.bench import Bench
 from tests.helpers.engines import MODEL, write_prompts
 from vllm_mlx.errors import InvalidRequestError, MediaError
 from vllm_mlx.media.policy import MediaPolicy
@@ -25,11 +25,11 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "RQ_
 
 
 @pytest.fixture
-def url(redis: Redis, redis_url: str) -> Iterator[str]:
+def url(bench: Bench) -> Iterator[str]:
     """The server's URL for a user with a password."""
-    redis.execute_command("ACL", "SETUSER", "app", "on", f">{SECRET}", "~*", "&*", "+@all")
-    yield redis_url.replace("unix://", f"unix://app:{SECRET}@")
-    redis.execute_command("ACL", "DELUSER", "app")
+    bench.redis.execute_command("ACL", "SETUSER", "app", "on", f">{SECRET}", "~*", "&*", "+@all")
+    yield bench.url.replace("unix://", f"unix://app:{SECRET}@")
+    bench.redis.execute_command("ACL", "DELUSER", "app")
 
 
 def mlx_batch(*words: object) -> subprocess.Popen[str]:

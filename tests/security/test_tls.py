@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from jobs.connection import connect
 from jobs.dataset import verify
+from tests.helpers.bench import work_in_burst
+from tests.helpers.command_line import cli
 from tests.helpers.engines import MODEL, DoubleEngine, write_prompts
 from tests.helpers.tls import Authority, TlsProxy
-from tests.worker.conftest import work_in_burst
 from vllm_mlx.errors import InvalidRequestError
-from worker.cli.app import main
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +26,6 @@ def port(redis_url: str, authority: Authority) -> Iterator[int]:
     """Where the server is to be had encrypted."""
     with TlsProxy(redis_url.removeprefix("unix://"), authority.certify("localhost")) as proxy:
         yield proxy.port
-
-
-def cli(*words: object) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words])
 
 
 def url_of(port: int, authority: Authority) -> str:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from redis import Redis
 
 from jobs.ledger import Ledger
-from tests.helpers.engines import DoubleEngine, enqueue
-from tests.worker.cli.test_cli import cli
-from tests.worker.conftest import StartWorker, work_in_burst
+from tests.helpers.bench import Bench
+from tests.helpers.command_line import cli
+from tests.helpers.engines import DoubleEngine
 from tests.worker.test_statistics import BEFORE, NOW
 from vllm_mlx.outputs import EngineStats
 from worker.live import LiveCounts
@@ -82,32 +81,30 @@ def test_a_step_of_many_seconds_leaves_the_last_speeds_standing(
     assert publish(replace(second, running=0)).time_shares == {}
 
 
-def test_status_shows_what_each_worker_s_engine_does(
-    redis: Redis, redis_url: str, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+def test_status_shows_what_each_worker_s_engine_does(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
     engine = DoubleEngine(held=True)
-    worker = start_worker(engine, name="w")
+    worker = bench.worker(engine, name="w")
     worker.admit(wait=False)
     engine.stats = NOW
     worker._publish()
 
-    said = cli("status", spec.run_id, "-u", redis_url, env={"COLUMNS": "200"}).stdout
+    said = cli("status", spec.run_id, "-u", bench.url, env={"COLUMNS": "200"}).stdout
     assert "worker w" in said
     assert str(Statistics.between(EngineStats(), NOW)) in said
 
-    told = json.loads(cli("status", spec.run_id, "-u", redis_url, "--json").stdout)
+    told = json.loads(cli("status", spec.run_id, "-u", bench.url, "--json").stdout)
     numbers = told["workers"]["w"]
     assert (numbers["running"], numbers["waiting"], numbers["slots"]) == (30, 12, 32)
     assert numbers["time_shares"].keys() == {"schedule", "prefill", "decode", "deliver"}
 
 
 def test_the_log_has_a_line_now_and_then_unless_nothing_happened(
-    start_worker: StartWorker, caplog: pytest.LogCaptureFixture
+    bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "mlx_batch.worker")
     engine = DoubleEngine()
-    worker = start_worker(engine)
+    worker = bench.worker(engine)
     engine.stats = BEFORE
     worker.tend()
     assert told(caplog) == []
@@ -123,15 +120,13 @@ def test_the_log_has_a_line_now_and_then_unless_nothing_happened(
     assert lines == [[str(Statistics.between(EngineStats(), BEFORE))], [LINE], []]
 
 
-def test_the_log_ends_with_all_of_it(
-    redis: Redis, redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_log_ends_with_all_of_it(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "mlx_batch.worker")
-    enqueue(redis, tmp_path, rows=1, shard_size=1)
+    bench.enqueue(rows=1, shard_size=1)
     engine = DoubleEngine()
     engine.stats = NOW
 
-    work_in_burst(redis_url, engine)
+    bench.burst(engine)
 
     *_, last = told(caplog)
     assert last.startswith("in all: decode ")

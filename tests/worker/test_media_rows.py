@@ -9,13 +9,12 @@ from typing import Any
 
 import pyarrow.dataset
 import pytest
-from redis import Redis
 
 from jobs.dataset import verify
 from jobs.producer import enqueue_run
 from jobs.run_spec import RunSpec
+from tests.helpers.bench import Bench
 from tests.helpers.engines import MODEL, DoubleEngine, echo
-from tests.worker.conftest import work_in_burst
 from vllm_mlx.batching.prompts import MediaPrompt
 from vllm_mlx.errors import MediaNotAllowedError
 from vllm_mlx.outputs import GenerationOutput
@@ -47,12 +46,12 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-def enqueue(redis: Redis, folder: Path, **options: Any) -> RunSpec:
-    path = folder / "prompts.jsonl"
+def enqueue(bench: Bench, **options: Any) -> RunSpec:
+    path = bench.folder / "prompts.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    options |= {"model": MODEL, "out": folder / "out", "skip_bad_rows": True, "shard_size": 4}
+    options |= {"model": MODEL, "out": bench.folder / "out", "skip_bad_rows": True, "shard_size": 4}
     options |= {"video_params": VideoParams.of(video_fps=2)}
-    return enqueue_run(redis, path, **options).spec
+    return enqueue_run(bench.redis, path, **options).spec
 
 
 def rows_of(spec: RunSpec) -> dict[str, dict[str, Any]]:
@@ -61,13 +60,11 @@ def rows_of(spec: RunSpec) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("chat", [False, True])
-def test_rows_reach_the_engine_with_their_media(
-    redis: Redis, redis_url: str, tmp_path: Path, chat: bool
-) -> None:
-    enqueue(redis, tmp_path, chat=chat)
+def test_rows_reach_the_engine_with_their_media(bench: Bench, chat: bool) -> None:
+    enqueue(bench, chat=chat)
     engine = DoubleEngine()
 
-    work_in_burst(redis_url, engine)
+    bench.burst(engine)
 
     text, image, both, messages, talk = engine.prompts
     assert text == ([{"role": "user", "content": "one"}] if chat else "one")
@@ -77,7 +74,7 @@ def test_rows_reach_the_engine_with_their_media(
             {
                 "role": "user",
                 "content": [
-                    {"type": "image", "image": f"{tmp_path}/a.png"},
+                    {"type": "image", "image": f"{bench.folder}/a.png"},
                     {"type": "text", "text": "two"},
                 ],
             }
@@ -87,7 +84,7 @@ def test_rows_reach_the_engine_with_their_media(
     assert both.video == VideoParams.of(video_fps=4)
     assert both.messages[0]["content"] == [
         {"type": "image", "image": "/b.png"},
-        {"type": "video", "video": f"{tmp_path}/v.mp4"},
+        {"type": "video", "video": f"{bench.folder}/v.mp4"},
         {"type": "text", "text": "three"},
     ]
     assert messages.video == VideoParams.of(video_fps=2, video_max_frames=1)
@@ -98,15 +95,15 @@ def test_rows_reach_the_engine_with_their_media(
             "content": [
                 {"type": "text", "text": "Compare"},
                 {"type": "image", "image": DATA_URL},
-                {"type": "video", "video": f"{tmp_path}/clip.mp4"},
+                {"type": "video", "video": f"{bench.folder}/clip.mp4"},
             ],
         },
     ]
 
 
-def test_what_was_seen_stands_in_the_dataset(redis: Redis, redis_url: str, tmp_path: Path) -> None:
-    spec = enqueue(redis, tmp_path)
-    work_in_burst(redis_url, DoubleEngine())
+def test_what_was_seen_stands_in_the_dataset(bench: Bench) -> None:
+    spec = enqueue(bench)
+    bench.burst(DoubleEngine())
 
     rows = rows_of(spec)
 
@@ -124,9 +121,9 @@ def test_what_was_seen_stands_in_the_dataset(redis: Redis, redis_url: str, tmp_p
     assert rows["bad"]["error_type"] == "InvalidRequestError"
 
 
-def test_columns_hold_what_the_row_said(redis: Redis, redis_url: str, tmp_path: Path) -> None:
-    spec = enqueue(redis, tmp_path)
-    work_in_burst(redis_url, DoubleEngine())
+def test_columns_hold_what_the_row_said(bench: Bench) -> None:
+    spec = enqueue(bench)
+    bench.burst(DoubleEngine())
 
     rows = rows_of(spec)
 
@@ -137,35 +134,33 @@ def test_columns_hold_what_the_row_said(redis: Redis, redis_url: str, tmp_path: 
     assert url == "data:image/png;base64,… (900 bytes)"
 
 
-def test_a_medium_that_can_not_be_read_costs_only_its_row(
-    redis: Redis, redis_url: str, tmp_path: Path
-) -> None:
+def test_a_medium_that_can_not_be_read_costs_only_its_row(bench: Bench) -> None:
     def say(prompt: Any) -> GenerationOutput:
         if "v.mp4" in str(prompt):
             raise MediaNotAllowedError("v.mp4 is elsewhere")
         return echo(prompt)
 
-    spec = enqueue(redis, tmp_path)
-    work_in_burst(redis_url, DoubleEngine(say=say))
+    spec = enqueue(bench)
+    bench.burst(DoubleEngine(say=say))
 
     errors = {id: row["error_type"] for id, row in rows_of(spec).items() if row["error_type"]}
     assert errors == {"both": "MediaNotAllowedError", "bad": "InvalidRequestError"}
 
 
-def test_media_files_become_rows_named_after_them(
-    redis: Redis, redis_url: str, tmp_path: Path
-) -> None:
-    (tmp_path / "clips").mkdir()
+def test_media_files_become_rows_named_after_them(bench: Bench) -> None:
+    (bench.folder / "clips").mkdir()
     for name in ("b.mp4", "a.mp4"):
-        (tmp_path / "clips" / name).touch()
-    pattern = tmp_path / "clips" / "*.mp4"
-    spec = enqueue_run(redis, videos=pattern, prompt="?", model=MODEL, out=tmp_path / "out").spec
+        (bench.folder / "clips" / name).touch()
+    pattern = bench.folder / "clips" / "*.mp4"
+    spec = enqueue_run(
+        bench.redis, videos=pattern, prompt="?", model=MODEL, out=bench.folder / "out"
+    ).spec
 
-    work_in_burst(redis_url, DoubleEngine())
+    bench.burst(DoubleEngine())
 
     rows = rows_of(spec)
     assert list(rows) == ["a.mp4", "b.mp4"]
-    assert rows["a.mp4"]["video"] == str(tmp_path / "clips" / "a.mp4")
+    assert rows["a.mp4"]["video"] == str(bench.folder / "clips" / "a.mp4")
     assert rows["a.mp4"]["prompt"] == "?"
     assert len(rows["a.mp4"]["media"][0]["timestamps"]) == 2
     assert verify(Path(spec.out)).complete

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from redis import Redis
 
 from jobs.errors import OutputNotAllowedError
 from jobs.queue.job import BatchJob
-from tests.helpers.engines import MODEL, DoubleEngine, enqueue, job_of, status_of
-from tests.worker.conftest import StartWorker
+from tests.helpers.bench import Bench
+from tests.helpers.engines import MODEL, DoubleEngine
 from vllm_mlx.errors import InvalidRequestError
 from worker.output_root import OutputRoot
 
@@ -74,44 +73,46 @@ def test_without_a_root_every_folder_is_allowed() -> None:
     OutputRoot.of(None).check("run-1", "/anywhere")
 
 
-def test_a_run_elsewhere_is_failed_at_once_and_others_go_on(
-    redis: Redis, tmp_path: Path, root: Path, start_worker: StartWorker
-) -> None:
-    outside = enqueue(redis, tmp_path, rows=2, shard_size=2, say="outside")
-    inside = enqueue(redis, tmp_path, rows=2, shard_size=2, out=root / "out")
+def test_a_run_elsewhere_is_failed_at_once_and_others_go_on(bench: Bench, root: Path) -> None:
+    outside = bench.enqueue(rows=2, shard_size=2, say="outside")
+    inside = bench.enqueue(rows=2, shard_size=2, out=root / "out")
     engine = DoubleEngine()
-    worker = start_worker(engine, MODEL, output_root=root)
+    worker = bench.worker(engine, MODEL, output_root=root)
 
     worker.admit(wait=False)
     worker.settle()
 
-    job = job_of(redis, outside, 0)
+    job = bench.job(outside, 0)
     assert job.get_status() == "failed", "another try would end the same"
     result = job.latest_result()
     assert result is not None
-    for told in (outside.run_id, str(tmp_path / "outside"), str(root), "--output-root", "--out"):
+    for told in (
+        outside.run_id,
+        str(bench.folder / "outside"),
+        str(root),
+        "--output-root",
+        "--out",
+    ):
         assert told in str(result.exc_string)
-    assert not (tmp_path / "outside").exists()
+    assert not (bench.folder / "outside").exists()
     assert engine.prompts == ["prompt 0", "prompt 1"]
-    assert status_of(redis, inside, 0) == "finished"
+    assert bench.status(inside, 0) == "finished"
 
 
-def test_a_finalize_job_writes_nothing_elsewhere(
-    redis: Redis, tmp_path: Path, root: Path, start_worker: StartWorker
-) -> None:
+def test_a_finalize_job_writes_nothing_elsewhere(bench: Bench, root: Path) -> None:
     """The dataset is whole but for its end, and the job comes to another worker."""
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    first = start_worker(DoubleEngine())
+    spec = bench.enqueue(rows=2, shard_size=2)
+    first = bench.worker(DoubleEngine())
     first.admit(wait=False)
     first.settle()
-    assert status_of(redis, spec) == "queued"
+    assert bench.status(spec) == "queued"
     before = sorted(Path(spec.out).iterdir())
 
-    second = start_worker(DoubleEngine(), MODEL, output_root=root)
+    second = bench.worker(DoubleEngine(), MODEL, output_root=root)
     second.admit(wait=False)
     second.settle()
 
-    result = BatchJob.fetch(spec.finalize_id, redis, second.serializer).latest_result()
+    result = BatchJob.fetch(spec.finalize_id, bench.redis, second.serializer).latest_result()
     assert result is not None
     assert str(result.exc_string).startswith("OutputNotAllowedError: ")
     assert sorted(Path(spec.out).iterdir()) == before

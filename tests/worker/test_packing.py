@@ -21,17 +21,16 @@ from jobs.ledger.counts import Counts
 from jobs.producer import enqueue_run
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import RunSpec
+from tests.helpers.bench import Bench
 from tests.helpers.engines import (
     MODEL,
     DoubleEngine,
     echo,
-    enqueue,
     job_of,
     status_of,
     wait_for,
     write_prompts,
 )
-from tests.worker.conftest import StartWorker
 from vllm_mlx.errors import ContextLengthError
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
@@ -46,24 +45,20 @@ def statuses(redis: Redis, spec: RunSpec) -> list[str]:
     return [status_of(redis, spec, shard) for shard in range(spec.shards)]
 
 
-def test_a_lone_worker_holds_as_much_as_its_engine_orders_at_a_time(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=30, shard_size=3)
+def test_a_lone_worker_holds_as_much_as_its_engine_orders_at_a_time(bench: Bench) -> None:
+    spec = bench.enqueue(rows=30, shard_size=3)
     engine = DoubleEngine(max_num_seqs=4, held=True)
 
-    start_worker(engine).admit(wait=False)
+    bench.worker(engine).admit(wait=False)
 
     assert len(engine.open) == 21, "one batch that runs and a window of four"
-    assert statuses(redis, spec) == ["started"] * 7 + ["queued"] * 3
+    assert statuses(bench.redis, spec) == ["started"] * 7 + ["queued"] * 3
 
 
-def test_nobody_holds_more_than_two_batches_when_another_would_go_short(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    enqueue(redis, tmp_path, rows=30, shard_size=3)
+def test_nobody_holds_more_than_two_batches_when_another_would_go_short(bench: Bench) -> None:
+    bench.enqueue(rows=30, shard_size=3)
     first, second = (DoubleEngine(max_num_seqs=4, held=True) for _ in range(2))
-    workers = [start_worker(first, name="first"), start_worker(second, name="second")]
+    workers = [bench.worker(first, name="first"), bench.worker(second, name="second")]
 
     workers[0].admit(wait=False)
     assert len(first.open) == 18, "six jobs; four wait, fewer than the other might take"
@@ -73,17 +68,15 @@ def test_nobody_holds_more_than_two_batches_when_another_would_go_short(
 
 
 @pytest.mark.usefixtures("two_batches")
-def test_jobs_are_taken_until_two_batches_of_rows_are_held(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=15, shard_size=3)
+def test_jobs_are_taken_until_two_batches_of_rows_are_held(bench: Bench) -> None:
+    spec = bench.enqueue(rows=15, shard_size=3)
     engine = DoubleEngine(max_num_seqs=4, held=True)
-    worker = start_worker(engine)
+    worker = bench.worker(engine)
 
     worker.admit(wait=False)
 
     assert len(engine.open) == 9, "the third job fills the 8 places"
-    assert statuses(redis, spec) == ["started"] * 3 + ["queued"] * 2
+    assert statuses(bench.redis, spec) == ["started"] * 3 + ["queued"] * 2
 
     worker.admit(wait=False)
     assert len(engine.open) == 9, "no room, no job"
@@ -93,34 +86,30 @@ def test_jobs_are_taken_until_two_batches_of_rows_are_held(
     worker.admit(wait=False)
 
     assert len(engine.open) == 10
-    assert statuses(redis, spec) == ["started"] * 4 + ["queued"]
+    assert statuses(bench.redis, spec) == ["started"] * 4 + ["queued"]
 
 
 @pytest.mark.usefixtures("two_batches")
-def test_the_tail_of_one_job_runs_beside_the_head_of_the_next(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=16, shard_size=8)
+def test_the_tail_of_one_job_runs_beside_the_head_of_the_next(bench: Bench) -> None:
+    spec = bench.enqueue(rows=16, shard_size=8)
     engine = DoubleEngine(max_num_seqs=4, held=True)
-    worker = start_worker(engine)
+    worker = bench.worker(engine)
     worker.admit(wait=False)
-    assert statuses(redis, spec) == ["started", "queued"]
+    assert statuses(bench.redis, spec) == ["started", "queued"]
 
     engine.answer(7)
     worker.settle()
     worker.admit(wait=False)
 
     assert [row.prompt for row in engine.open] == [f"prompt {n}" for n in range(7, 16)]
-    assert statuses(redis, spec) == ["started", "started"]
+    assert statuses(bench.redis, spec) == ["started", "started"]
 
 
-def test_rows_of_several_runs_share_the_batch(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    ours = enqueue(redis, tmp_path, rows=2, shard_size=2, say="ours")
-    theirs = enqueue(redis, tmp_path, rows=2, shard_size=2, say="theirs")
+def test_rows_of_several_runs_share_the_batch(bench: Bench) -> None:
+    ours = bench.enqueue(rows=2, shard_size=2, say="ours")
+    theirs = bench.enqueue(rows=2, shard_size=2, say="theirs")
     engine = DoubleEngine(max_num_seqs=4, held=True)
-    worker = start_worker(engine)
+    worker = bench.worker(engine)
 
     worker.admit(wait=False)
     assert engine.prompts == ["ours 0", "ours 1", "theirs 0", "theirs 1"]
@@ -131,15 +120,13 @@ def test_rows_of_several_runs_share_the_batch(
     assert [row["text"] for row in rows_of(theirs)] == ["echo theirs 0", "echo theirs 1"]
 
 
-def test_every_job_in_flight_has_one_execution(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=6, shard_size=2)
+def test_every_job_in_flight_has_one_execution(bench: Bench) -> None:
+    spec = bench.enqueue(rows=6, shard_size=2)
     engine = DoubleEngine(held=True)
-    worker = start_worker(engine)
+    worker = bench.worker(engine)
     worker.admit(wait=False)
 
-    registry = open_queue(redis, spec.queue).started_job_registry
+    registry = open_queue(bench.redis, spec.queue).started_job_registry
     ids = [spec.shard_id(shard) for shard in range(3)]
     assert sorted(job_id for job_id, _ in registry.get_job_and_execution_ids()) == ids
     assert sorted(execution.job_id for execution in worker.executions.values()) == ids
@@ -155,43 +142,39 @@ def test_every_job_in_flight_has_one_execution(
     assert worker.get_state() == "busy"
 
 
-def test_a_shard_is_committed_when_its_last_row_is_in(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
+def test_a_shard_is_committed_when_its_last_row_is_in(bench: Bench) -> None:
+    spec = bench.enqueue(rows=4, shard_size=2)
     engine = DoubleEngine(held=True)
-    worker = start_worker(engine)
+    worker = bench.worker(engine)
     worker.admit(wait=False)
 
     engine.answer(3)
     worker.settle()
 
-    ledger = Ledger(redis)
+    ledger = Ledger(bench.redis)
     assert ledger.done_shards(spec.run_id) == {0}
     assert ledger.progress(spec.run_id).done == Counts(2, 0, 6, 4)
     assert Dataset(Path(spec.out)).part_path(0, 2).exists()
     assert not Dataset(Path(spec.out)).part_path(1, 2).exists()
-    assert statuses(redis, spec) == ["finished", "started"]
-    assert not redis.exists(f"rq:results:{spec.shard_id(0)}"), "the ledger has it"
+    assert statuses(bench.redis, spec) == ["finished", "started"]
+    assert not bench.redis.exists(f"rq:results:{spec.shard_id(0)}"), "the ledger has it"
     assert worker.successful_job_count == 1
 
 
-def test_a_run_ends_with_a_verified_dataset(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=5, shard_size=2)
-    worker = start_worker(DoubleEngine())
+def test_a_run_ends_with_a_verified_dataset(bench: Bench) -> None:
+    spec = bench.enqueue(rows=5, shard_size=2)
+    worker = bench.worker(DoubleEngine())
 
     def finished() -> bool:
         worker.admit(wait=False)
         worker.settle()
-        return status_of(redis, spec) == "finished"
+        return bench.status(spec) == "finished"
 
     wait_for(finished)
 
     assert (Path(spec.out) / "_SUCCESS").read_bytes() == b""
     assert verify(Path(spec.out)).complete
-    assert Ledger(redis).progress(spec.run_id).state is RunState.FINISHED
+    assert Ledger(bench.redis).progress(spec.run_id).state is RunState.FINISHED
     assert worker.get_state() == "idle"
     assert worker.name in {row["worker"] for row in rows_of(spec)}
     assert [row["id"] for row in rows_of(spec)] == ["r0", "r1", "r2", "r3", "r4"]
@@ -209,15 +192,15 @@ def test_a_run_ends_with_a_verified_dataset(
     ids=lambda error: type(error).__name__,
 )
 def test_a_row_that_fails_is_an_error_row_and_its_neighbours_do_not_notice(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker, error: BaseException
+    bench: Bench, error: BaseException
 ) -> None:
     def say(prompt: str) -> GenerationOutput:
         if prompt == "prompt 1":
             raise error
         return echo(prompt)
 
-    spec = enqueue(redis, tmp_path, rows=3, shard_size=3)
-    worker = start_worker(DoubleEngine(say=say))
+    spec = bench.enqueue(rows=3, shard_size=3)
+    worker = bench.worker(DoubleEngine(say=say))
     worker.admit(wait=False)
     worker.settle()
 
@@ -226,7 +209,7 @@ def test_a_row_that_fails_is_an_error_row_and_its_neighbours_do_not_notice(
     assert (bad["error_type"], bad["error"]) == (type(error).__name__, str(error))
     assert [good["text"], other["text"]] == ["echo prompt 0", "echo prompt 2"]
     assert good["error_type"] is other["error"] is None
-    assert Ledger(redis).progress(spec.run_id).done == Counts(2, 1, 6, 4)
+    assert Ledger(bench.redis).progress(spec.run_id).done == Counts(2, 1, 6, 4)
 
 
 class RefusingEngine(DoubleEngine):
@@ -240,11 +223,9 @@ class RefusingEngine(DoubleEngine):
         return refused
 
 
-def test_a_row_that_the_engine_refuses_is_an_error_row(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2, say="too long")
-    worker = start_worker(RefusingEngine())
+def test_a_row_that_the_engine_refuses_is_an_error_row(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2, say="too long")
+    worker = bench.worker(RefusingEngine())
     worker.admit(wait=False)
     worker.settle()
 
@@ -252,22 +233,18 @@ def test_a_row_that_the_engine_refuses_is_an_error_row(
 
 
 @pytest.mark.usefixtures("two_batches")
-def test_jobs_that_need_no_engine_do_not_pile_up(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
+def test_jobs_that_need_no_engine_do_not_pile_up(bench: Bench) -> None:
     """Rows that fail as they are submitted never fill the engine, yet the loop must turn."""
-    enqueue(redis, tmp_path, rows=40, shard_size=1, say="too long")
-    worker = start_worker(RefusingEngine(max_num_seqs=4))
+    bench.enqueue(rows=40, shard_size=1, say="too long")
+    worker = bench.worker(RefusingEngine(max_num_seqs=4))
 
     worker.admit(wait=False)
 
     assert len(worker.flights) <= 8
 
 
-def test_bad_rows_of_the_input_become_error_rows(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    prompts = tmp_path / "prompts.jsonl"
+def test_bad_rows_of_the_input_become_error_rows(bench: Bench) -> None:
+    prompts = bench.folder / "prompts.jsonl"
     lines = [
         '{"id": "a", "prompt": "fine"}',
         "{not json",
@@ -275,10 +252,10 @@ def test_bad_rows_of_the_input_become_error_rows(
         '{"id": "d", "prompt": "hot", "temperature": 9}',
     ]
     prompts.write_text("\n".join(lines) + "\n")
-    out = tmp_path / "out"
-    enqueued = enqueue_run(redis, prompts, model=MODEL, out=out, skip_bad_rows=True)
+    out = bench.folder / "out"
+    enqueued = enqueue_run(bench.redis, prompts, model=MODEL, out=out, skip_bad_rows=True)
     engine = DoubleEngine()
-    worker = start_worker(engine)
+    worker = bench.worker(engine)
     worker.admit(wait=False)
     worker.settle()
 
@@ -290,14 +267,12 @@ def test_bad_rows_of_the_input_become_error_rows(
     assert "temperature=9" in rows[3]["error"]
 
 
-def test_a_job_that_is_queued_twice_runs_once(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    queue = open_queue(redis, spec.queue)
+def test_a_job_that_is_queued_twice_runs_once(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
+    queue = open_queue(bench.redis, spec.queue)
     queue.push_job_id(spec.shard_id(0))
     engine = DoubleEngine(held=True)
-    worker = start_worker(engine)
+    worker = bench.worker(engine)
 
     worker.admit(wait=False)
 
@@ -307,7 +282,7 @@ def test_a_job_that_is_queued_twice_runs_once(
 
     engine.answer()
     worker.settle()
-    assert statuses(redis, spec) == ["finished"]
+    assert statuses(bench.redis, spec) == ["finished"]
 
 
 def enqueue_again(redis: Redis, spec: RunSpec, shard: int) -> None:
@@ -316,55 +291,51 @@ def enqueue_again(redis: Redis, spec: RunSpec, shard: int) -> None:
     queue._enqueue_job(job_of(redis, spec, shard))
 
 
-def test_a_committed_shard_is_not_run_again(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
+def test_a_committed_shard_is_not_run_again(bench: Bench) -> None:
+    spec = bench.enqueue(rows=4, shard_size=2)
     engine = DoubleEngine(held=True)
-    worker = start_worker(engine)
+    worker = bench.worker(engine)
     worker.admit(wait=False)
     engine.answer(2)
     worker.settle()
     part = Dataset(Path(spec.out)).part_path(0, 2)
     written = part.stat().st_mtime_ns
 
-    enqueue_again(redis, spec, 0)
+    enqueue_again(bench.redis, spec, 0)
     worker._due.clear()
     worker.admit(wait=False)
 
     assert len(engine.asked) == 4, "no row was asked again"
     assert part.stat().st_mtime_ns == written
-    assert statuses(redis, spec) == ["finished", "started"]
-    assert Ledger(redis).progress(spec.run_id).done == Counts(2, 0, 6, 4)
+    assert statuses(bench.redis, spec) == ["finished", "started"]
+    assert Ledger(bench.redis).progress(spec.run_id).done == Counts(2, 0, 6, 4)
 
 
 def test_a_run_whose_worker_died_after_its_last_commit_is_finalized(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The shard is in the ledger, but RQ was not told, so nothing was released."""
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    dying = start_worker(DoubleEngine())
+    spec = bench.enqueue(rows=2, shard_size=2)
+    dying = bench.worker(DoubleEngine())
     monkeypatch.setattr(dying, "handle_job_success", lambda *_, **__: sys.exit("killed"))
     dying.admit(wait=False)
     with pytest.raises(SystemExit):
         dying.settle()
     dying.flights.clear()
     dying.executions.clear()
-    assert status_of(redis, spec) == "deferred"
+    assert bench.status(spec) == "deferred"
 
-    enqueue_again(redis, spec, 0)
+    enqueue_again(bench.redis, spec, 0)
     engine = DoubleEngine()
-    start_worker(engine).admit(wait=False)
+    bench.worker(engine).admit(wait=False)
 
-    assert status_of(redis, spec, 0) == "finished"
-    assert status_of(redis, spec) in ("queued", "started")
+    assert bench.status(spec, 0) == "finished"
+    assert bench.status(spec) in ("queued", "started")
     assert engine.asked == []
 
 
-def test_rows_reach_the_engine_with_their_own_sampling(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    prompts = tmp_path / "prompts.jsonl"
+def test_rows_reach_the_engine_with_their_own_sampling(bench: Bench) -> None:
+    prompts = bench.folder / "prompts.jsonl"
     rows: list[dict[str, Any]] = [
         {"prompt": "default"},
         {"prompt": "greedy", "temperature": 0},
@@ -373,9 +344,9 @@ def test_rows_reach_the_engine_with_their_own_sampling(
     ]
     prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     sampling = SamplingParams.of(max_tokens=99, top_p=0.5)
-    enqueue_run(redis, prompts, model=MODEL, out=tmp_path / "out", sampling=sampling)
+    enqueue_run(bench.redis, prompts, model=MODEL, out=bench.folder / "out", sampling=sampling)
     engine = DoubleEngine()
-    start_worker(engine).admit(wait=False)
+    bench.worker(engine).admit(wait=False)
 
     default, greedy, short, chat = [row.params for row in engine.asked]
     assert (default.max_tokens, default.top_p, default.temperature) == (99, 0.5, 0.7)
@@ -388,22 +359,18 @@ def test_rows_reach_the_engine_with_their_own_sampling(
     assert engine.prompts[3] == [{"role": "user", "content": "chat"}]
 
 
-def test_plain_prompts_go_through_the_chat_template_on_request(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    enqueue(redis, tmp_path, rows=1, shard_size=1, chat=True)
+def test_plain_prompts_go_through_the_chat_template_on_request(bench: Bench) -> None:
+    bench.enqueue(rows=1, shard_size=1, chat=True)
     engine = DoubleEngine()
-    start_worker(engine).admit(wait=False)
+    bench.worker(engine).admit(wait=False)
 
     assert engine.prompts == [[{"role": "user", "content": "prompt 0"}]]
 
 
-def test_input_columns_are_carried_to_the_dataset(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    prompts = write_prompts(tmp_path / "p.jsonl", 2, topic="owls", weights=[1, 2])
-    spec = enqueue_run(redis, prompts, model=MODEL, out=tmp_path / "out").spec
-    worker = start_worker(DoubleEngine())
+def test_input_columns_are_carried_to_the_dataset(bench: Bench) -> None:
+    prompts = write_prompts(bench.folder / "p.jsonl", 2, topic="owls", weights=[1, 2])
+    spec = enqueue_run(bench.redis, prompts, model=MODEL, out=bench.folder / "out").spec
+    worker = bench.worker(DoubleEngine())
     worker.admit(wait=False)
     worker.settle()
 

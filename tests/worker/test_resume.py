@@ -22,8 +22,8 @@ from jobs.ledger import Ledger, RunState
 from jobs.producer import enqueue_run, forget_run
 from jobs.queue.run_jobs import RETRY, open_queue
 from jobs.run_spec import RunSpec
-from tests.helpers.engines import MODEL, DoubleEngine, enqueue, job_of
-from tests.worker.conftest import StartWorker, work_in_burst
+from tests.helpers.bench import Bench
+from tests.helpers.engines import MODEL, DoubleEngine
 from vllm_mlx.errors import EngineStoppedError
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
@@ -37,9 +37,9 @@ def resume(redis: Redis, spec: RunSpec, **options: Any) -> int:
 
 
 @pytest.fixture
-def finished(redis: Redis, redis_url: str, tmp_path: Path) -> RunSpec:
-    spec = enqueue(redis, tmp_path, rows=6, shard_size=2)
-    work_in_burst(redis_url, DoubleEngine())
+def finished(bench: Bench) -> RunSpec:
+    spec = bench.enqueue(rows=6, shard_size=2)
+    bench.burst(DoubleEngine())
     assert verify(Path(spec.out)).complete
     return spec
 
@@ -50,39 +50,37 @@ def test_a_finished_run_has_nothing_to_resume(redis: Redis, finished: RunSpec) -
 
 @pytest.mark.parametrize("marked", [False, True], ids=["unmarked", "still marked as finished"])
 def test_a_lost_part_is_made_again_and_only_it(
-    redis: Redis, redis_url: str, finished: RunSpec, marked: bool
+    bench: Bench, finished: RunSpec, marked: bool
 ) -> None:
     out = Path(finished.out)
     (out / "data" / "train-00001-of-00003.parquet").unlink()
     if not marked:
         (out / "_SUCCESS").unlink()
 
-    assert resume(redis, finished) == 1
-    assert Ledger(redis).progress(finished.run_id).state is RunState.RUNNING
+    assert resume(bench.redis, finished) == 1
+    assert Ledger(bench.redis).progress(finished.run_id).state is RunState.RUNNING
     engine = DoubleEngine()
-    work_in_burst(redis_url, engine)
+    bench.burst(engine)
 
     assert engine.prompts == ["prompt 2", "prompt 3"]
     assert verify(out).complete
     assert (out / "_SUCCESS").exists()
-    progress = Ledger(redis).progress(finished.run_id)
+    progress = Ledger(bench.redis).progress(finished.run_id)
     assert (progress.state, progress.done.rows) == (RunState.FINISHED, 6)
 
 
-def test_a_run_is_refused_again_until_it_is_forgotten(
-    redis: Redis, redis_url: str, tmp_path: Path, finished: RunSpec
-) -> None:
+def test_a_run_is_refused_again_until_it_is_forgotten(bench: Bench, finished: RunSpec) -> None:
     shutil.rmtree(finished.out)
     with pytest.raises(RunExistsError, match=f"mlx-batch forget {finished.run_id}"):
-        enqueue(redis, tmp_path, rows=6, shard_size=2)
+        bench.enqueue(rows=6, shard_size=2)
 
-    told = CliRunner().invoke(main, ["forget", finished.run_id, "-u", redis_url])
+    told = CliRunner().invoke(main, ["forget", finished.run_id, "-u", bench.url])
 
     assert told.exit_code == 0, told.output
-    assert open_queue(redis, finished.queue).finished_job_registry.get_job_count() == 0
-    again = enqueue(redis, tmp_path, rows=6, shard_size=2)
+    assert open_queue(bench.redis, finished.queue).finished_job_registry.get_job_count() == 0
+    again = bench.enqueue(rows=6, shard_size=2)
     assert again.run_id == finished.run_id
-    work_in_burst(redis_url, DoubleEngine())
+    bench.burst(DoubleEngine())
     assert verify(Path(again.out)).complete
 
 
@@ -91,20 +89,16 @@ def test_forgetting_an_unknown_run_says_so(redis: Redis) -> None:
         forget_run(redis, "run-nope")
 
 
-def test_a_folder_belongs_to_one_run_before_any_worker_has_seen_it(
-    redis: Redis, tmp_path: Path
-) -> None:
-    first = enqueue(redis, tmp_path, rows=2, shard_size=2)
+def test_a_folder_belongs_to_one_run_before_any_worker_has_seen_it(bench: Bench) -> None:
+    first = bench.enqueue(rows=2, shard_size=2)
     with pytest.raises(RunExistsError, match=first.run_id):
-        enqueue(redis, tmp_path, rows=3, shard_size=2)
-    assert open_queue(redis, first.queue).count == 1
-    assert Ledger(redis).runs() == [first.run_id]
+        bench.enqueue(rows=3, shard_size=2)
+    assert open_queue(bench.redis, first.queue).count == 1
+    assert Ledger(bench.redis).runs() == [first.run_id]
 
 
 @pytest.mark.parametrize("held", [False, True], ids=["while submitting", "while answering"])
-def test_an_engine_that_ends_is_no_row_s_error(
-    redis: Redis, redis_url: str, tmp_path: Path, held: bool
-) -> None:
+def test_an_engine_that_ends_is_no_row_s_error(bench: Bench, held: bool) -> None:
     """Its jobs go back, first in the queue and with no retry spent."""
 
     class EndingEngine(DoubleEngine):
@@ -115,14 +109,14 @@ def test_an_engine_that_ends_is_no_row_s_error(
             future.set_exception(EngineStoppedError("the thread has ended"))
             return future
 
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    spec = bench.enqueue(rows=2, shard_size=2)
 
     with pytest.raises(EngineStoppedError):
-        work_in_burst(redis_url, EndingEngine(held=held))
+        bench.burst(EndingEngine(held=held))
 
-    job = job_of(redis, spec, 0)
+    job = bench.job(spec, 0)
     assert (job.get_status(), job.retries_left) == (JobStatus.QUEUED, RETRY.max)
-    work_in_burst(redis_url, DoubleEngine())
+    bench.burst(DoubleEngine())
     assert verify(Path(spec.out)).ok == 2
 
 
@@ -178,23 +172,21 @@ def test_two_servers_do_not_know_each_other(redis_url: str, finished: RunSpec) -
 
 @pytest.mark.parametrize("status", list(JobStatus))
 def test_a_job_that_stands_nowhere_is_enqueued_again_whatever_it_says(
-    redis: Redis, redis_url: str, tmp_path: Path, status: JobStatus
+    bench: Bench, status: JobStatus
 ) -> None:
     """Its entry in the queue was lost: nobody would ever take it."""
-    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
-    redis.lrem(open_queue(redis, spec.queue).key, 0, spec.shard_id(1))
-    job_of(redis, spec, 1).set_status(status)
+    spec = bench.enqueue(rows=4, shard_size=2)
+    bench.redis.lrem(open_queue(bench.redis, spec.queue).key, 0, spec.shard_id(1))
+    bench.job(spec, 1).set_status(status)
 
-    assert resume(redis, spec) == 1
+    assert resume(bench.redis, spec) == 1
 
-    work_in_burst(redis_url, DoubleEngine())
+    bench.burst(DoubleEngine())
     assert verify(Path(spec.out)).complete
 
 
-def test_a_job_in_flight_is_left_alone(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
-    start_worker(DoubleEngine(held=True)).admit(wait=False)
+def test_a_job_in_flight_is_left_alone(bench: Bench) -> None:
+    spec = bench.enqueue(rows=4, shard_size=2)
+    bench.worker(DoubleEngine(held=True)).admit(wait=False)
 
-    assert resume(redis, spec) == 0
+    assert resume(bench.redis, spec) == 0

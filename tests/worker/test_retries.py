@@ -15,8 +15,8 @@ from jobs.dataset import Dataset, verify
 from jobs.ledger import Ledger
 from jobs.queue.run_jobs import RETRY, open_queue
 from jobs.run_spec import RunSpec
-from tests.helpers.engines import DoubleEngine, enqueue, job_of, status_of, wait_for
-from tests.worker.conftest import StartWorker
+from tests.helpers.bench import Bench
+from tests.helpers.engines import DoubleEngine, wait_for
 from worker.batch_worker import BatchWorker
 from worker.status import run_status
 
@@ -44,121 +44,113 @@ def delay_of(redis: Redis, spec: RunSpec) -> float:
     return registry.get_scheduled_time(spec.shard_id(0)).timestamp() - time.time()
 
 
-def test_a_job_that_fails_is_retried_after_growing_delays_and_then_fails(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+def test_a_job_that_fails_is_retried_after_growing_delays_and_then_fails(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
     break_output(spec)
-    worker = start_worker(DoubleEngine())
+    worker = bench.worker(DoubleEngine())
 
     for number, seconds in enumerate(RETRY.intervals):
         step(worker)
-        assert status_of(redis, spec, 0) == "scheduled"
-        assert delay_of(redis, spec) == pytest.approx(seconds, abs=1.5)
-        assert job_of(redis, spec, 0).retries_left == RETRY.max - 1 - number
+        assert bench.status(spec, 0) == "scheduled"
+        assert delay_of(bench.redis, spec) == pytest.approx(seconds, abs=1.5)
+        assert bench.job(spec, 0).retries_left == RETRY.max - 1 - number
 
-        make_retries_due(redis, spec)
+        make_retries_due(bench.redis, spec)
         worker.enqueue_delayed_retries()
-        assert status_of(redis, spec, 0) == "queued"
+        assert bench.status(spec, 0) == "queued"
         worker._due.clear()  # an empty queue was seen a moment ago: do not wait for the tick
     step(worker)
 
-    assert status_of(redis, spec, 0) == "failed"
+    assert bench.status(spec, 0) == "failed"
     assert worker.failed_job_count == 1 + RETRY.max
-    reason = run_status(redis, spec.run_id).errors[spec.shard_id(0)]
+    reason = run_status(bench.redis, spec.run_id).errors[spec.shard_id(0)]
     assert reason.startswith("DatasetError: ")
     assert spec.out in reason
-    assert Ledger(redis).done_shards(spec.run_id) == set()
-    assert status_of(redis, spec) == "deferred"
+    assert Ledger(bench.redis).done_shards(spec.run_id) == set()
+    assert bench.status(spec) == "deferred"
 
 
-def test_a_retry_is_not_enqueued_before_its_time(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+def test_a_retry_is_not_enqueued_before_its_time(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
     break_output(spec)
-    worker = start_worker(DoubleEngine())
+    worker = bench.worker(DoubleEngine())
     step(worker)
-    job = job_of(redis, spec, 0)
-    redis.zadd(open_queue(redis, spec.queue).scheduled_job_registry.key, {job.id: time.time() + 9})
+    job = bench.job(spec, 0)
+    bench.redis.zadd(
+        open_queue(bench.redis, spec.queue).scheduled_job_registry.key, {job.id: time.time() + 9}
+    )
 
     worker.enqueue_delayed_retries()
 
-    assert status_of(redis, spec, 0) == "scheduled"
+    assert bench.status(spec, 0) == "scheduled"
 
 
-def test_a_retried_job_succeeds_and_counts_its_attempts(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
+def test_a_retried_job_succeeds_and_counts_its_attempts(bench: Bench) -> None:
     import pyarrow.parquet as pq
 
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    spec = bench.enqueue(rows=2, shard_size=2)
     out = break_output(spec)
-    worker = start_worker(DoubleEngine())
+    worker = bench.worker(DoubleEngine())
     step(worker)
     out.unlink()
-    make_retries_due(redis, spec)
+    make_retries_due(bench.redis, spec)
     worker.enqueue_delayed_retries()
     worker._due.clear()
 
     step(worker)
 
-    assert status_of(redis, spec, 0) == "finished"
+    assert bench.status(spec, 0) == "finished"
     part = pq.read_table(out / "data" / "train-00000-of-00001.parquet")
     assert part["attempts"].to_pylist() == [1, 1], "its rows were in the ledger"
 
 
-def test_requeue_by_hand_makes_a_failed_job_succeed_after_the_cure(
-    redis: Redis, redis_url: str, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+def test_requeue_by_hand_makes_a_failed_job_succeed_after_the_cure(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
     out = break_output(spec)
-    job = job_of(redis, spec, 0)
+    job = bench.job(spec, 0)
     job.retries_left = 0
     job.save()
-    worker = start_worker(DoubleEngine())
+    worker = bench.worker(DoubleEngine())
     step(worker)
-    assert status_of(redis, spec, 0) == "failed"
+    assert bench.status(spec, 0) == "failed"
 
     out.unlink()
     rq = [str(Path(sys.executable).with_name("rq")), "requeue", "--queue", spec.queue]
-    rq += ["-u", redis_url, "-S", "rq.serializers.JSONSerializer", "--all"]
+    rq += ["-u", bench.url, "-S", "rq.serializers.JSONSerializer", "--all"]
     said = subprocess.run(rq, check=True, capture_output=True, text=True)
     assert "Requeueing 1 jobs" in said.stdout
-    assert status_of(redis, spec, 0) == "queued"
+    assert bench.status(spec, 0) == "queued"
 
     def is_complete() -> bool:
         step(worker)
-        return status_of(redis, spec) == "finished"
+        return bench.status(spec) == "finished"
 
     wait_for(is_complete)
     assert verify(out).complete
-    assert run_status(redis, spec.run_id).failed == 0
+    assert run_status(bench.redis, spec.run_id).failed == 0
 
 
-def test_a_finalize_job_that_fails_is_retried(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    worker = start_worker(DoubleEngine())
+def test_a_finalize_job_that_fails_is_retried(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
+    worker = bench.worker(DoubleEngine())
     step(worker)
     part = Path(spec.out) / "data" / "train-00000-of-00001.parquet"
-    aside = part.rename(tmp_path / "aside")
+    aside = part.rename(bench.folder / "aside")
 
     def has_failed() -> bool:
         step(worker)
-        return status_of(redis, spec) == "scheduled"
+        return bench.status(spec) == "scheduled"
 
     wait_for(has_failed)
     assert not (Path(spec.out) / "_SUCCESS").exists()
 
     aside.rename(part)
-    make_retries_due(redis, spec)
+    make_retries_due(bench.redis, spec)
     worker.enqueue_delayed_retries()
 
     def has_succeeded() -> bool:
         step(worker)
-        return status_of(redis, spec) == "finished"
+        return bench.status(spec) == "finished"
 
     wait_for(has_succeeded)
     assert (Path(spec.out) / "_SUCCESS").exists()
@@ -166,49 +158,41 @@ def test_a_finalize_job_that_fails_is_retried(
 
 @pytest.mark.parametrize("step_of", ["write_part", "finalize"])
 def test_an_error_nobody_thought_of_fails_its_job_and_not_the_worker(
-    redis: Redis,
-    tmp_path: Path,
-    start_worker: StartWorker,
-    monkeypatch: pytest.MonkeyPatch,
-    step_of: str,
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, step_of: str
 ) -> None:
     def broken(*_: object) -> None:
         raise KeyError("surprise")
 
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    spec = bench.enqueue(rows=2, shard_size=2)
     monkeypatch.setattr(Dataset, step_of, broken)
-    worker = start_worker(DoubleEngine())
+    worker = bench.worker(DoubleEngine())
     job = 0 if step_of == "write_part" else None
 
     def is_delayed() -> bool:
         step(worker)
-        return status_of(redis, spec, job) == "scheduled"
+        return bench.status(spec, job) == "scheduled"
 
     wait_for(is_delayed)
     assert worker.flights == {}
 
     monkeypatch.undo()
-    make_retries_due(redis, spec)
+    make_retries_due(bench.redis, spec)
     worker.enqueue_delayed_retries()
 
     def is_finished() -> bool:
         step(worker)
-        return status_of(redis, spec) == "finished"
+        return bench.status(spec) == "finished"
 
     wait_for(is_finished)
 
 
 @pytest.mark.parametrize("reply_is_lost", [False, True])
 def test_redis_may_go_away_between_a_commit_and_the_end_of_its_job(
-    redis: Redis,
-    tmp_path: Path,
-    start_worker: StartWorker,
-    monkeypatch: pytest.MonkeyPatch,
-    reply_is_lost: bool,
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, reply_is_lost: bool
 ) -> None:
     """The part is written and in the ledger, then the connection breaks."""
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    worker = start_worker(DoubleEngine())
+    spec = bench.enqueue(rows=2, shard_size=2)
+    worker = bench.worker(DoubleEngine())
     succeed = worker.handle_job_success
 
     def break_once(*args: object, **kwargs: object) -> None:
@@ -224,15 +208,15 @@ def test_redis_may_go_away_between_a_commit_and_the_end_of_its_job(
 
     worker.settle()  # what `work` does once Redis is back
 
-    assert status_of(redis, spec, 0) == "finished"
-    assert Ledger(redis).progress(spec.run_id).done.rows == 2
+    assert bench.status(spec, 0) == "finished"
+    assert Ledger(bench.redis).progress(spec.run_id).done.rows == 2
 
 
 def test_redis_may_go_away_before_a_finalize_job_ends(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    worker = start_worker(DoubleEngine())
+    spec = bench.enqueue(rows=2, shard_size=2)
+    worker = bench.worker(DoubleEngine())
     step(worker)
     succeed = worker.handle_job_success
     failures = 0
@@ -250,19 +234,19 @@ def test_redis_may_go_away_before_a_finalize_job_ends(
             step(worker)
         except RedisConnectionError:
             return False
-        return status_of(redis, spec) == "finished"
+        return bench.status(spec) == "finished"
 
     wait_for(is_finished, timeout=5)
     assert failures == 1
 
 
 def test_a_burst_outlives_a_redis_that_is_away_for_a_moment(
-    redis: Redis, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from jobs.connection import connect
 
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    with connect(redis_url) as connection:
+    spec = bench.enqueue(rows=2, shard_size=2)
+    with connect(bench.url) as connection:
         worker = BatchWorker(spec.model, DoubleEngine(), connection=connection)
         look = worker.nothing_is_left
 
@@ -274,4 +258,4 @@ def test_a_burst_outlives_a_redis_that_is_away_for_a_moment(
 
         assert worker.work(burst=True)
 
-    assert status_of(redis, spec) == "finished"
+    assert bench.status(spec) == "finished"

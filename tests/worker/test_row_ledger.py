@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pyarrow.dataset as pads
 import pytest
-from redis import Redis
 from rq.job import JobStatus
 
 from jobs.dataset import ResultRow, verify
@@ -18,10 +17,9 @@ from jobs.ledger.lease import ShardLease
 from jobs.producer import resume_run
 from jobs.retry import retry_errors
 from jobs.run_spec import RunSpec
-from tests.helpers.engines import DoubleEngine, echo, enqueue, job_of, status_of, wait_for
-from tests.worker.cli.test_cli import cli
-from tests.worker.conftest import StartWorker, work_in_burst
-from tests.worker.rq.test_takeover import finish, take_over
+from tests.helpers.bench import Bench
+from tests.helpers.command_line import cli
+from tests.helpers.engines import DoubleEngine, echo, wait_for
 from vllm_mlx.errors import EngineError, NonFiniteLogitsError
 from vllm_mlx.outputs import GenerationOutput
 from worker import flight
@@ -47,39 +45,35 @@ class Moody:
         return echo(prompt)
 
 
-def test_an_heir_goes_on_in_the_middle_of_a_shard(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=8, shard_size=8)
+def test_an_heir_goes_on_in_the_middle_of_a_shard(bench: Bench) -> None:
+    spec = bench.enqueue(rows=8, shard_size=8)
     engine = DoubleEngine(held=True)
-    dying = start_worker(engine, name="dying")
+    dying = bench.worker(engine, name="dying")
     dying.admit(wait=False)
     engine.answer(5)
     dying.settle()
     heir_engine = DoubleEngine()
-    heir = start_worker(heir_engine, name="heir")
-    assert run_status(redis, spec.run_id).rows_done == 5
+    heir = bench.worker(heir_engine, name="heir")
+    assert run_status(bench.redis, spec.run_id).rows_done == 5
 
-    take_over(redis, heir)
-    finish(redis, spec, heir)
+    bench.take_over(heir)
+    bench.finish(spec, heir)
 
     assert heir_engine.prompts == ["prompt 5", "prompt 6", "prompt 7"]
     rows = rows_of(spec)
     assert [row["worker"] for row in rows] == ["dying"] * 5 + ["heir"] * 3
     assert [row["attempts"] for row in rows] == [1] * 5 + [2] * 3
     assert verify(Path(spec.out)).complete
-    assert redis.keys(f"mlx-batch:run:{spec.run_id}:rows:*") == []
+    assert bench.redis.keys(f"mlx-batch:run:{spec.run_id}:rows:*") == []
 
 
-def test_a_worker_that_is_told_its_shard_is_taken_drops_it(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=4, shard_size=4)
+def test_a_worker_that_is_told_its_shard_is_taken_drops_it(bench: Bench) -> None:
+    spec = bench.enqueue(rows=4, shard_size=4)
     engine = DoubleEngine(held=True)
-    sleeper = start_worker(engine, name="sleeper")
+    sleeper = bench.worker(engine, name="sleeper")
     sleeper.admit(wait=False)
-    heir = start_worker(DoubleEngine(held=True), name="heir")
-    take_over(redis, heir)
+    heir = bench.worker(DoubleEngine(held=True), name="heir")
+    bench.take_over(heir)
     heir.admit(wait=False)
 
     engine.answer(1)
@@ -87,64 +81,58 @@ def test_a_worker_that_is_told_its_shard_is_taken_drops_it(
 
     assert sleeper.flights == {}
     assert engine.open == [], "the rows are cancelled"
-    assert status_of(redis, spec, 0) == "started"
+    assert bench.status(spec, 0) == "started"
 
 
-def test_a_shard_whose_workers_all_die_ends_in_error_rows(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+def test_a_shard_whose_workers_all_die_ends_in_error_rows(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
     for _ in range(flight.MAX_IDLE_CLAIMS):
-        start_worker(DoubleEngine(held=True)).admit(wait=False)
-        take_over(redis, start_worker(DoubleEngine()))
+        bench.worker(DoubleEngine(held=True)).admit(wait=False)
+        bench.take_over(bench.worker(DoubleEngine()))
 
-    finish(redis, spec, start_worker(DoubleEngine()))
+    bench.finish(spec, bench.worker(DoubleEngine()))
 
     assert [row["error_type"] for row in rows_of(spec)] == ["WorkerKilled"] * 2
     assert verify(Path(spec.out)).complete
 
 
 def test_a_row_at_which_the_engine_fails_is_tried_again(
-    redis: Redis, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flight, "ROW_BACKOFF", (0.01, 0.02))
-    spec = enqueue(redis, tmp_path, rows=4, shard_size=4)
+    spec = bench.enqueue(rows=4, shard_size=4)
 
-    work_in_burst(redis_url, DoubleEngine(say=Moody(n1=2, n2=99)))
+    bench.burst(DoubleEngine(say=Moody(n1=2, n2=99)))
 
     rows = rows_of(spec)
     assert [row["error_type"] for row in rows] == [None, None, "EngineError", None]
     assert [row["attempts"] for row in rows] == [1, 3, 3, 1]
 
 
-def test_a_row_whose_numbers_are_not_finite_is_not(
-    redis: Redis, redis_url: str, tmp_path: Path
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+def test_a_row_whose_numbers_are_not_finite_is_not(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
 
-    work_in_burst(redis_url, DoubleEngine(say=Moody(NonFiniteLogitsError("NaN"), n1=1)))
+    bench.burst(DoubleEngine(say=Moody(NonFiniteLogitsError("NaN"), n1=1)))
 
     assert [row["error_type"] for row in rows_of(spec)] == [None, "NonFiniteLogitsError"]
 
 
-def test_retry_runs_error_rows_again_and_only_those(
-    redis: Redis, redis_url: str, tmp_path: Path
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=9, shard_size=3)
-    work_in_burst(redis_url, DoubleEngine(say=Moody(NonFiniteLogitsError("NaN"), n1=1, n7=1)))
+def test_retry_runs_error_rows_again_and_only_those(bench: Bench) -> None:
+    spec = bench.enqueue(rows=9, shard_size=3)
+    bench.burst(DoubleEngine(say=Moody(NonFiniteLogitsError("NaN"), n1=1, n7=1)))
     before = rows_of(spec)
 
-    assert retry_errors(redis, spec.run_id, error_type="MediaError") == (0, None)
-    retried, enqueued = retry_errors(redis, spec.run_id, error_type="NonFiniteLogitsError")
+    assert retry_errors(bench.redis, spec.run_id, error_type="MediaError") == (0, None)
+    retried, enqueued = retry_errors(bench.redis, spec.run_id, error_type="NonFiniteLogitsError")
     assert retried == 2
     assert enqueued is not None
     assert enqueued.shards == 2
     assert not (Path(spec.out) / "_SUCCESS").exists()
-    assert run_status(redis, spec.run_id).rows_done == 7
+    assert run_status(bench.redis, spec.run_id).rows_done == 7
     with pytest.raises(RunStateError, match="has not ended"):
-        retry_errors(redis, spec.run_id)
+        retry_errors(bench.redis, spec.run_id)
     engine = DoubleEngine()
-    work_in_burst(redis_url, engine)
+    bench.burst(engine)
 
     assert engine.prompts == ["prompt 1", "prompt 7"]
     found = verify(Path(spec.out))
@@ -157,68 +145,64 @@ def test_retry_runs_error_rows_again_and_only_those(
     assert (Path(spec.out) / "_SUCCESS").exists()
 
 
-def test_retry_waits_for_a_finalize_job_that_comes_back(
-    redis: Redis, redis_url: str, tmp_path: Path
-) -> None:
+def test_retry_waits_for_a_finalize_job_that_comes_back(bench: Bench) -> None:
     """Its worker died after it had marked the run as finished and before RQ knew."""
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    work_in_burst(redis_url, DoubleEngine(say=Moody(NonFiniteLogitsError("NaN"), n1=1)))
-    job_of(redis, spec).set_status(JobStatus.STARTED)
+    spec = bench.enqueue(rows=2, shard_size=2)
+    bench.burst(DoubleEngine(say=Moody(NonFiniteLogitsError("NaN"), n1=1)))
+    bench.job(spec).set_status(JobStatus.STARTED)
 
     with pytest.raises(RunStateError, match="has not ended"):
-        retry_errors(redis, spec.run_id)
+        retry_errors(bench.redis, spec.run_id)
 
 
-def test_retry_says_so_if_there_is_nothing_to_do(
-    redis: Redis, redis_url: str, tmp_path: Path
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    work_in_burst(redis_url, DoubleEngine())
+def test_retry_says_so_if_there_is_nothing_to_do(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
+    bench.burst(DoubleEngine())
 
-    said = cli("retry", spec.run_id, "--errors", "-u", redis_url)
+    said = cli("retry", spec.run_id, "--errors", "-u", bench.url)
 
     assert (said.exit_code, said.stderr) == (0, "0 rows are tried again\n")
-    assert cli("retry", spec.run_id, "-u", redis_url).exit_code == 2
+    assert cli("retry", spec.run_id, "-u", bench.url).exit_code == 2
 
 
-def test_resume_enqueues_what_is_missing(redis: Redis, redis_url: str, tmp_path: Path) -> None:
-    spec = enqueue(redis, tmp_path, rows=6, shard_size=2)
-    work_in_burst(redis_url, DoubleEngine())
+def test_resume_enqueues_what_is_missing(bench: Bench) -> None:
+    spec = bench.enqueue(rows=6, shard_size=2)
+    bench.burst(DoubleEngine())
     (Path(spec.out) / "data" / "train-00001-of-00003.parquet").unlink()
 
-    said = cli("resume", spec.run_id, "-u", redis_url)
+    said = cli("resume", spec.run_id, "-u", bench.url)
 
     assert said.stdout.strip().splitlines()[-1] == spec.run_id
     assert "1 of 3 shards enqueued" in said.stderr
     engine = DoubleEngine()
-    work_in_burst(redis_url, engine)
+    bench.burst(engine)
     assert engine.prompts == ["prompt 2", "prompt 3"]
     assert verify(Path(spec.out)).complete
 
 
-def test_resume_refuses_another_input(redis: Redis, tmp_path: Path) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+def test_resume_refuses_another_input(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
     Path(spec.input.path).write_text('{"prompt": "another"}\n')
 
     with pytest.raises(InputFileError) as refused:
-        resume_run(redis, spec.run_id)
+        resume_run(bench.redis, spec.run_id)
 
     assert spec.input.fingerprint in str(refused.value)
     assert str(refused.value).count("sha256:") == 2
 
 
-def test_tail_shows_rows_as_they_come(redis: Redis, redis_url: str, tmp_path: Path) -> None:
-    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
+def test_tail_shows_rows_as_they_come(bench: Bench) -> None:
+    spec = bench.enqueue(rows=4, shard_size=2)
     said: list[str] = []
 
     def watch() -> None:
-        said.append(cli("tail", spec.run_id, "-u", redis_url, "--json").stdout)
+        said.append(cli("tail", spec.run_id, "-u", bench.url, "--json").stdout)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     channel = f"mlx-batch:run:{spec.run_id}:told"
-    wait_for(lambda: redis.pubsub_numsub(channel)[0][1])
-    work_in_burst(redis_url, DoubleEngine())
+    wait_for(lambda: bench.redis.pubsub_numsub(channel)[0][1])
+    bench.burst(DoubleEngine())
     watcher.join(timeout=20)
 
     (output,) = said
@@ -228,11 +212,11 @@ def test_tail_shows_rows_as_they_come(redis: Redis, redis_url: str, tmp_path: Pa
 
 
 def test_a_row_that_fails_to_be_asked_again_ends_its_shard(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flight, "ROW_BACKOFF", (0.0,))
-    spec = enqueue(redis, tmp_path, rows=1, shard_size=1)
-    worker = start_worker(DoubleEngine(say=Moody(n0=1)))
+    spec = bench.enqueue(rows=1, shard_size=1)
+    worker = bench.worker(DoubleEngine(say=Moody(n0=1)))
     worker.admit(wait=False)
     worker.settle()
 
@@ -243,20 +227,18 @@ def test_a_row_that_fails_to_be_asked_again_ends_its_shard(
     worker.tend()
     worker.settle()
 
-    assert status_of(redis, spec, 0) == "finished"
+    assert bench.status(spec, 0) == "finished"
 
 
-def test_a_recorded_row_of_another_place_is_generated(
-    redis: Redis, redis_url: str, tmp_path: Path
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=3, shard_size=3)
-    lease = ShardLease.claim(redis, spec.run_id, 0)
+def test_a_recorded_row_of_another_place_is_generated(bench: Bench) -> None:
+    spec = bench.enqueue(rows=3, shard_size=3)
+    lease = ShardLease.claim(bench.redis, spec.run_id, 0)
     assert lease
     rows = {at: ResultRow(f"r{row}", row, echo(f"prompt {row}")) for at, row in ((0, 0), (1, 2))}
     lease.record(rows, Counts(2))
     engine = DoubleEngine()
 
-    work_in_burst(redis_url, engine)
+    bench.burst(engine)
 
     assert engine.prompts == ["prompt 1", "prompt 2"]
     assert verify(Path(spec.out)).complete

@@ -14,8 +14,8 @@ from jobs.dataset import verify
 from jobs.ledger import Ledger
 from jobs.producer import enqueue_run
 from jobs.run_spec import RunSpec
+from tests.helpers.bench import Bench
 from tests.helpers.engines import MODEL, DoubleEngine, echo
-from tests.worker.conftest import StartWorker, work_in_burst
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
 from worker.status import run_status
@@ -50,9 +50,9 @@ def rows_of(spec: RunSpec) -> list[dict[str, Any]]:
     return sorted(table.to_pylist(), key=lambda row: (row["row"], row["sample_index"]))
 
 
-def test_each_sample_is_a_row_of_the_dataset(redis: Redis, redis_url: str, tmp_path: Path) -> None:
-    spec = enqueue_samples(redis, tmp_path)
-    work_in_burst(redis_url, SeededEngine())
+def test_each_sample_is_a_row_of_the_dataset(bench: Bench) -> None:
+    spec = enqueue_samples(bench.redis, bench.folder)
+    bench.burst(SeededEngine())
 
     rows = rows_of(spec)
     assert [(row["id"], row["row"], row["sample_index"]) for row in rows] == SAMPLES
@@ -66,94 +66,84 @@ def test_each_sample_is_a_row_of_the_dataset(redis: Redis, redis_url: str, tmp_p
     assert (found.rows_in, found.ok, found.error) == (8, 7, 1)
 
 
-def test_the_samples_of_a_prompt_reach_the_engine_one_after_the_other(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    enqueue_samples(redis, tmp_path)
+def test_the_samples_of_a_prompt_reach_the_engine_one_after_the_other(bench: Bench) -> None:
+    enqueue_samples(bench.redis, bench.folder)
     engine = DoubleEngine(max_num_seqs=32, held=True)
 
-    start_worker(engine).admit(wait=False)
+    bench.worker(engine).admit(wait=False)
 
     assert engine.prompts == ["one"] + 4 * ["two"] + 2 * ["three"]
     seeds = [row.params.seed for row in engine.asked]
     assert len(set(seeds)) == 7
 
 
-def test_a_shard_reaches_the_engine_with_one_command(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
+def test_a_shard_reaches_the_engine_with_one_command(bench: Bench) -> None:
     """Row by row, an idle engine would start the first before it knows who shares its prompt."""
-    enqueue_samples(redis, tmp_path, shard_size=100)
+    enqueue_samples(bench.redis, bench.folder, shard_size=100)
     engine = DoubleEngine(max_num_seqs=32, held=True)
 
-    start_worker(engine).admit(wait=False)
+    bench.worker(engine).admit(wait=False)
 
     assert (len(engine.asked), engine.commands) == (7, 1)
 
 
-def test_samples_are_counted_as_rows(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue_samples(redis, tmp_path)
+def test_samples_are_counted_as_rows(bench: Bench) -> None:
+    spec = enqueue_samples(bench.redis, bench.folder)
     engine = DoubleEngine(max_num_seqs=32, held=True)
-    worker = start_worker(engine)
+    worker = bench.worker(engine)
     worker.admit(wait=False)
-    assert (run_status(redis, spec.run_id).rows_done, spec.rows) == (0, 8)
+    assert (run_status(bench.redis, spec.run_id).rows_done, spec.rows) == (0, 8)
 
     engine.answer(4)
     worker.settle()
     worker._publish()
 
-    status = run_status(redis, spec.run_id)
+    status = run_status(bench.redis, spec.run_id)
     assert (status.done.rows, status.partial.rows, status.rows_done) == (3, 2, 5)
     assert status.partial.error == 1
 
     engine.answer()
     worker.settle()
-    assert Ledger(redis).progress(spec.run_id).done.rows == 8
+    assert Ledger(bench.redis).progress(spec.run_id).done.rows == 8
 
 
-def test_a_shard_done_again_has_the_same_texts(
-    redis: Redis, redis_url: str, tmp_path: Path
-) -> None:
+def test_a_shard_done_again_has_the_same_texts(bench: Bench) -> None:
     """Also where a shard begins in the middle of a row's samples."""
-    spec = enqueue_samples(redis, tmp_path)
-    work_in_burst(redis_url, SeededEngine())
+    spec = enqueue_samples(bench.redis, bench.folder)
+    bench.burst(SeededEngine())
     before = [row["text"] for row in rows_of(spec)]
-    (tmp_path / "out" / "data" / "train-00001-of-00003.parquet").unlink()
+    (bench.folder / "out" / "data" / "train-00001-of-00003.parquet").unlink()
 
-    enqueue_samples(redis, tmp_path, resume=True)
+    enqueue_samples(bench.redis, bench.folder, resume=True)
     again = SeededEngine()
-    work_in_burst(redis_url, again)
+    bench.burst(again)
 
     assert again.prompts == ["two", "two"]
     assert [row["text"] for row in rows_of(spec)] == before
     assert verify(Path(spec.out)).complete
 
 
-def test_how_rows_are_cut_does_not_change_the_seeds_of_a_seeded_run(
-    redis: Redis, redis_url: str, tmp_path: Path
-) -> None:
+def test_how_rows_are_cut_does_not_change_the_seeds_of_a_seeded_run(bench: Bench) -> None:
     texts = []
     for size in (1, 3, 100):
-        (tmp_path / str(size)).mkdir()
+        (bench.folder / str(size)).mkdir()
         sampling = SamplingParams.of(seed=5)
-        spec = enqueue_samples(redis, tmp_path / str(size), shard_size=size, sampling=sampling)
-        work_in_burst(redis_url, SeededEngine())
+        spec = enqueue_samples(
+            bench.redis, bench.folder / str(size), shard_size=size, sampling=sampling
+        )
+        bench.burst(SeededEngine())
         texts.append([row["text"] for row in rows_of(spec)])
     assert texts[0] == texts[1] == texts[2]
 
 
-def test_what_a_sample_says_of_itself_reaches_its_own_row(
-    redis: Redis, redis_url: str, tmp_path: Path
-) -> None:
+def test_what_a_sample_says_of_itself_reaches_its_own_row(bench: Bench) -> None:
     answers = iter(range(7))
 
     def say(prompt: Any) -> GenerationOutput:
         return replace(echo(prompt), text=str(next(answers)), finish_reason="repetition")
 
-    spec = enqueue_samples(redis, tmp_path)
-    work_in_burst(redis_url, DoubleEngine(say=say))
+    spec = enqueue_samples(bench.redis, bench.folder)
+    bench.burst(DoubleEngine(say=say))
 
     texts = [row["text"] for row in rows_of(spec) if row["finish_reason"] != "error"]
     assert texts == list("0123456")

@@ -57,7 +57,7 @@ def test_every_number_is_of_the_time_between() -> None:
 
 def test_all_in_one_line() -> None:
     assert str(Statistics.between(BEFORE, NOW)) == (
-        "decode 812 tok/s, prefill 1,326 tok/s, slots 30/32, waiting 12, KV cache 1.25 GB, "
+        "decode 812 tok/s, prefill 1,326 tok/s, slots 30/32, waiting 12, KV cache 1.2 GB, "
         "padding 4 %, cached 61 %, time: schedule 1 % prefill 31 % decode 62 % deliver 5 %"
     )
 
@@ -68,7 +68,7 @@ def test_an_engine_that_did_nothing_has_no_speed() -> None:
     assert statistics.is_idle
     assert statistics.decode_tokens_per_second is None
     assert statistics.padding_share is None
-    assert str(statistics) == "slots 30/32, waiting 12, KV cache 1.25 GB"
+    assert str(statistics) == "slots 30/32, waiting 12, KV cache 1.2 GB"
     assert str(Statistics()) == "slots 0/0"
 
 

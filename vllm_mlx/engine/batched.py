@@ -13,7 +13,7 @@ class BatchedEngine(Engine):
     Args:
         max_num_seqs: most requests in the batch; more than that wait.
         max_num_batched_tokens: most prompt tokens computed between two decode steps.
-        kv_cache_bytes: most memory for key-value caches.
+        kv_cache_bytes: most memory for key-value caches, in bytes or as "8GiB".
         media_policy: what may be read and fetched for a prompt; by default whatever it names.
 
     What is None takes the backend's default; see `SchedulerConfig`.
@@ -25,11 +25,15 @@ class BatchedEngine(Engine):
         *,
         max_num_seqs: int | None = None,
         max_num_batched_tokens: int | None = None,
-        kv_cache_bytes: int | None = None,
+        kv_cache_bytes: int | str | None = None,
         trust_remote_code: bool = False,
         media_policy: MediaPolicy = UNRESTRICTED,
     ) -> None:
-        config = SchedulerConfig(max_num_seqs, max_num_batched_tokens, kv_cache_bytes)
+        config = SchedulerConfig.of(
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            kv_cache_bytes=kv_cache_bytes,
+        )
         super().__init__(
             model_name, config, trust_remote_code=trust_remote_code, media_policy=media_policy
         )

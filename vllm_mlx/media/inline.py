@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 from vllm_mlx.errors import MediaError
 from vllm_mlx.media.temporary import too_large
 from vllm_mlx.media.url import printable
-
-SHORTEST_BASE64 = 64
-"""Characters: no image is shorter, while many file names are letters and digits only."""
-
-_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +21,8 @@ class Inline:
     name: str
 
 
-def looks_like_base64(text: str) -> bool:
-    """Whether `text` is long enough and in the alphabet of base64, from end to end."""
-    shape = len(text) >= SHORTEST_BASE64 and len(text) % 4 == 0
-    return shape and _BASE64.fullmatch(text) is not None
-
-
 def from_base64(text: str, max_bytes: int) -> Inline:
-    """Decode base64 that `looks_like_base64`.
+    """Decode strict base64.
 
     Raises:
         MediaError: more than `max_bytes`, or it doesn't decode.

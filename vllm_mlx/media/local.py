@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vllm_mlx.errors import MediaError, MediaNotAllowedError
+from vllm_mlx.media.names import LONGEST_PATH
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.media.temporary import suffix, temporary_folder, too_large
 
@@ -17,11 +18,7 @@ from vllm_mlx.media.temporary import suffix, temporary_folder, too_large
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 
-
 _PIECE = 1 << 20
-
-LONGEST_PATH = 4096
-"""Bytes; Linux takes no more in one call, and macOS less."""
 
 
 @contextmanager

@@ -5,8 +5,8 @@ How a text is told apart, the first that fits:
 1. `http://`, `https://`, `file:` or `data:` at its very start, in any case: that kind of URL.
 2. Any other scheme with `//`, such as `s3://`: an error.
 3. A path, if something of that name exists (a dangling link too). `~` is not expanded.
-4. Base64, if it has at least `SHORTEST_BASE64` characters and decodes strictly: the usual alphabet,
-   padded, without line breaks.
+4. Base64, if it decodes strictly (the usual alphabet, padded, without line breaks) and begins like
+   an image or a video, or has at least `SHORTEST_BASE64` characters.
 5. Otherwise a path, and so an error that names it.
 
 A `Path` is always a path, `bytes` are always the file's own content, never text.
@@ -24,14 +24,14 @@ from urllib.parse import unquote
 
 from vllm_mlx.errors import MediaError
 from vllm_mlx.media.fetch import fetch
-from vllm_mlx.media.inline import Inline, from_base64, from_bytes, from_data_url, looks_like_base64
+from vllm_mlx.media.inline import Inline, from_base64, from_bytes, from_data_url
 from vllm_mlx.media.local import readable
+from vllm_mlx.media.names import SCHEME, may_be_base64
 from vllm_mlx.media.network import SYSTEM, Network
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.media.temporary import suffix, temporary_folder, write
 from vllm_mlx.media.url import printable, safe_name
 
-_SCHEME = re.compile(r"(?:(https?|file|data):|([A-Za-z][A-Za-z0-9+.-]*)://)", re.ASCII | re.I)
 _FILE_URL = re.compile(
     r"file:(?://(?:localhost)?(?=/)|(?!//))(?P<path>/[^?#]*)", re.ASCII | re.I | re.DOTALL
 )
@@ -77,7 +77,7 @@ def opened(
 
 
 def _text(source: str, policy: MediaPolicy, network: Network) -> AbstractContextManager[MediaFile]:
-    found = _SCHEME.match(source)
+    found = SCHEME.match(source)
     if found is not None and found[1] is not None:
         match found[1].lower():
             case "file":
@@ -91,7 +91,7 @@ def _text(source: str, policy: MediaPolicy, network: Network) -> AbstractContext
             f"{found[2].lower()}://…: media come by http, https, file and data URLs, by path or as "
             "base64"
         )
-    if not os.path.lexists(source) and looks_like_base64(source):
+    if not os.path.lexists(source) and may_be_base64(source):
         return _stored(from_base64(source, policy.max_bytes))
     if not source:
         raise MediaError("media: an empty text names no file")

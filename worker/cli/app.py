@@ -30,6 +30,9 @@ from jobs.errors import (
 from jobs.producer import enqueue_run
 from vllm_mlx import __version__
 from vllm_mlx.errors import InvalidRequestError, MLXBatchError, ModelLoadError
+from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.scheduler_config import SchedulerConfig
+from vllm_mlx.video_params import VideoParams
 from worker.cli import display, run_commands
 from worker.cli.acl import acl
 from worker.cli.options import (
@@ -38,11 +41,9 @@ from worker.cli.options import (
     media_policy_from,
     model_option,
     output_root_option,
-    sampling_from,
-    scheduler_config_from,
     scheduler_options,
+    settings_from,
     url_option,
-    video_params_from,
 )
 from worker.cli.run_commands import remember, tell_enqueued
 from worker.local_run import run as run_everything
@@ -106,7 +107,13 @@ for command in (*run_commands.COMMANDS, acl):
 
 @main.command()
 @enqueue_options
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Worker processes, each with a model of its own.",
+)
 @scheduler_options
 @media_options
 @click.option("-u", "--url", envvar="RQ_REDIS_URL", help="A Redis to use instead of our own.")
@@ -124,7 +131,7 @@ def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
     view = display.RunDisplay(console)
     started = time.perf_counter()
     out = options["out"].expanduser().absolute()
-    config, media = scheduler_config_from(options), media_policy_from(options)
+    config, media = settings_from(SchedulerConfig, options), media_policy_from(options)
     run_options = _run_options(options)
     with view.shown():
         verification = run_everything(
@@ -194,7 +201,7 @@ def worker(
 
     remember(url)
     log_to_stderr(verbose)
-    config, media = scheduler_config_from(options), media_policy_from(options)
+    config, media = settings_from(SchedulerConfig, options), media_policy_from(options)
     engine = SupervisedEngine(model, config, media=media, verbose=verbose)
     with connect(url, patience=redis_timeout) as connection:
         try:
@@ -240,7 +247,8 @@ def _run_options(options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InvalidRequestError: a setting is out of range.
     """
-    sampling, video_params = sampling_from(options), video_params_from(options)
+    sampling = settings_from(SamplingParams, options)
+    video_params = settings_from(VideoParams, options)
     path = options.pop("prompts")
     return {"path": path, "sampling": sampling, "video_params": video_params, **options}
 

@@ -43,7 +43,7 @@ class Setup:
     scratch: str | None = None
 
     def encode(self) -> bytes:
-        return _line(asdict(self))
+        return _line(asdict(self) | {"config": self.config.model_dump()})
 
     @classmethod
     def decode(cls, line: bytes) -> Setup:

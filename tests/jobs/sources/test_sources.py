@@ -21,13 +21,10 @@ from jobs.errors import InputFileError
 from jobs.sources import (
     Format,
     SourceRow,
-    carried_columns,
     detect_format,
     fingerprint,
-    parse_row,
     read_raw,
     read_requests,
-    sample_count,
 )
 from jobs.sources.ids import RowIds
 from vllm_mlx.errors import InvalidRequestError
@@ -84,7 +81,7 @@ def test_own_columns_are_carried_and_do_not_reach_the_request(tmp_path: Path) ->
     assert row.request
     assert row.request.metadata == {"k": 1}
     columns = {k: v for k, v in data.items() if k != "id"}
-    assert carried_columns(Format.JSONL, row.data) == columns
+    assert Format.JSONL.dialect.columns(row.data) == columns
 
 
 def test_blank_lines_are_no_rows_but_lines(tmp_path: Path) -> None:
@@ -125,7 +122,7 @@ def test_undecodable_lines_are_bad_rows(tmp_path: Path, line: bytes, words: str)
     before, bad, after = rows(tmp_path, GOOD + b"\n" + line + b"\n" + GOOD)
     assert words in error_of(bad)
     assert (bad.row, bad.line, bad.id, bad.data) == (1, 2, "1", {})
-    assert carried_columns(Format.JSONL, bad.data) == {}
+    assert Format.JSONL.dialect.columns(bad.data) == {}
     assert prompts([before, after]) == ["hi", "hi"]
 
 
@@ -200,7 +197,7 @@ def test_each_row_says_how_many_samples_it_wants(tmp_path: Path) -> None:
     assert [row.samples for row in read_requests(path)] == [3, 1, 1, 1]
     assert [row.samples for row in read_requests(path, n=2)] == [3, 2, 2, 1]
     raw = list(read_raw(path))[:3]
-    assert [sample_count(Format.JSONL, row.data, 2) for row in raw] == [3, 2, 2]
+    assert [Format.JSONL.dialect.samples(row.data, 2) for row in raw] == [3, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -272,9 +269,9 @@ def test_any_object_comes_back_and_survives_the_queue(
     assert [row.data for row in raw] == objects
     for row in read:
         sent = json.loads(json.dumps(row.data))
-        assert carried_columns(Format.JSONL, sent) == carried_columns(Format.JSONL, row.data)
+        assert Format.JSONL.dialect.columns(sent) == Format.JSONL.dialect.columns(row.data)
         if row.request:
-            assert parse_row(Format.JSONL, sent) == row.request
+            assert Format.JSONL.dialect.request(sent) == row.request
 
 
 @settings(deadline=None)
@@ -299,7 +296,7 @@ def test_text_is_a_prompt_a_line(tmp_path: Path) -> None:
     assert [row.line for row in read] == [1, 3, 5, 7]
     assert error_of(read[2]) == "not UTF-8: byte 0xff at position 1"
     assert read[0].data == {"prompt": "one"}
-    assert carried_columns(Format.TEXT, read[0].data) == {"prompt": "one"}
+    assert Format.TEXT.dialect.columns(read[0].data) == {"prompt": "one"}
 
 
 def test_unicode_line_separators_do_not_end_a_line(tmp_path: Path) -> None:
@@ -430,12 +427,12 @@ def test_fingerprint(tmp_path: Path) -> None:
     assert fingerprint(str(file(tmp_path, b"abd"))) != f"sha256:{empty_sum}"
 
 
-def test_parse_row_raises_and_takes_the_format_by_name() -> None:
-    request = parse_row(Format("jsonl"), {"prompt": "p", "id": 5, "x": 1})
+def test_a_dialect_makes_a_row_s_request_or_raises() -> None:
+    request = Format("jsonl").dialect.request({"prompt": "p", "id": 5, "x": 1})
     assert (request.id, request.prompt) == ("5", "p")
     assert request.sampling_params(SamplingParams.of(seed=1)).seed == 1
     with pytest.raises(InvalidRequestError, match="neither prompt nor messages"):
-        parse_row(Format.JSONL, {})
+        Format.JSONL.dialect.request({})
 
 
 # --- ids -------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.errors import InputFileError
-from jobs.sources import Format, SourceRow, carried_columns, parse_row, read_raw, read_requests
+from jobs.sources import Format, SourceRow, read_raw, read_requests
 
 PART = {"type": "image_url", "image_url": {"url": "a.png"}}
 
@@ -45,8 +45,8 @@ def test_jsonl_paths_are_relative_to_the_file(
 
     assert media(read) == [f"{tmp_path}/in/a.png", "/b.png", "https://h/c.mp4"]
     assert read.data == row, "the row's own value stays"
-    assert carried_columns(Format.JSONL, read.data) == row
-    assert parse_row(Format.JSONL, row).images == ("a.png", "/b.png")
+    assert Format.JSONL.dialect.columns(read.data) == row
+    assert Format.JSONL.dialect.request(row).images == ("a.png", "/b.png")
 
 
 def test_one_image_and_one_video(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_one_image_and_one_video(tmp_path: Path) -> None:
     assert media(both) == media(lists) == [f"{tmp_path}/a.png", f"{tmp_path}/b.mp4"]
     assert media(nulls) == []
     assert media(chat) == [f"{tmp_path}/a.png"]
-    assert carried_columns(Format.JSONL, both.data) == both.data
+    assert Format.JSONL.dialect.columns(both.data) == both.data
 
 
 @pytest.mark.parametrize(
@@ -99,11 +99,11 @@ def test_openai_rows(tmp_path: Path) -> None:
     )
     for row in rows:
         assert media(row) == [f"{tmp_path}/a.png"]
-        assert carried_columns(Format.OPENAI, row.data) == row.data["body"]
+        assert Format.OPENAI.dialect.columns(row.data) == row.data["body"]
     assert rows[0].request
     assert rows[0].request.video_fps == 1.0
     with pytest.raises(ValueError, match=r"body.fps=2: not supported"):
-        parse_row(Format.OPENAI, body(prompt="p", video="a", fps=2))
+        Format.OPENAI.dialect.request(body(prompt="p", video="a", fps=2))
 
 
 def test_csv_cells(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from jobs.sources import Format, carried_columns, parse_row, read_requests, sample_count
+from jobs.sources import read_requests
+from jobs.sources.openai import OpenAI
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams
 
+OPENAI = OpenAI()
 MESSAGES = [{"role": "user", "content": "hi"}]
 NO_OPS: dict[str, Any] = {
     "best_of": 1,
@@ -38,7 +40,7 @@ def chat(**body: Any) -> dict[str, Any]:
 
 def complaint(data: dict[str, Any]) -> str:
     with pytest.raises(InvalidRequestError) as caught:
-        parse_row(Format.OPENAI, data)
+        OPENAI.request(data)
     return str(caught.value)
 
 
@@ -68,23 +70,23 @@ def test_all_sampling_fields_are_mapped() -> None:
         "logprobs": 3,
         "stop_on_repetition": True,
     }
-    request = parse_row(Format.OPENAI, envelope("/v1/completions", prompt="p", **sampling))
+    request = OPENAI.request(envelope("/v1/completions", prompt="p", **sampling))
     assert request.model_fields_set == {"id", "prompt", *sampling}
     assert sampling.keys() == SamplingParams.model_fields.keys()
     assert request.model_dump(include=set(sampling)) == {**sampling, "stop": ("x",)}
 
 
 def test_max_completion_tokens_is_max_tokens() -> None:
-    assert parse_row(Format.OPENAI, chat(max_completion_tokens=5)).max_tokens == 5
-    assert parse_row(Format.OPENAI, chat(max_completion_tokens=5, max_tokens=None)).max_tokens == 5
+    assert OPENAI.request(chat(max_completion_tokens=5)).max_tokens == 5
+    assert OPENAI.request(chat(max_completion_tokens=5, max_tokens=None)).max_tokens == 5
     assert "give one of" in complaint(chat(max_completion_tokens=5, max_tokens=5))
 
 
 def test_the_model_is_carried_not_obeyed() -> None:
     data = chat(model="gpt-4o", user="u", metadata={"k": "v"}, max_completion_tokens=5, **NO_OPS)
-    request = parse_row(Format.OPENAI, data)
+    request = OPENAI.request(data)
     assert request.metadata == {"k": "v"}
-    assert carried_columns(Format.OPENAI, data) == {
+    assert OPENAI.columns(data) == {
         "messages": MESSAGES,
         "model": "gpt-4o",
         "user": "u",
@@ -95,8 +97,8 @@ def test_the_model_is_carried_not_obeyed() -> None:
 
 @pytest.mark.parametrize("name", NO_OPS)
 def test_values_that_ask_for_nothing(name: str) -> None:
-    assert parse_row(Format.OPENAI, chat(**{name: NO_OPS[name]})).messages == MESSAGES
-    assert parse_row(Format.OPENAI, chat(**{name: None})).messages == MESSAGES
+    assert OPENAI.request(chat(**{name: NO_OPS[name]})).messages == MESSAGES
+    assert OPENAI.request(chat(**{name: None})).messages == MESSAGES
 
 
 @pytest.mark.parametrize(
@@ -114,15 +116,15 @@ def test_unsupported_fields_are_named(name: str, value: Any, words: str) -> None
     data = chat(**{name: value, "audio": {}})
     assert words in complaint(data)
     assert "body.audio={}" in complaint(data)
-    assert carried_columns(Format.OPENAI, data) == {"messages": MESSAGES}
+    assert OPENAI.columns(data) == {"messages": MESSAGES}
 
 
 def test_n_is_taken_and_carried() -> None:
-    assert parse_row(Format.OPENAI, chat(n=3)).n == 3
-    assert sample_count(Format.OPENAI, chat(n=3), 1) == 3
-    assert sample_count(Format.OPENAI, chat(n=1), 2) == 1
-    assert sample_count(Format.OPENAI, chat(), 2) == 2
-    assert carried_columns(Format.OPENAI, chat(n=1)) == {"messages": MESSAGES, "n": 1}
+    assert OPENAI.request(chat(n=3)).n == 3
+    assert OPENAI.samples(chat(n=3), 1) == 3
+    assert OPENAI.samples(chat(n=1), 2) == 1
+    assert OPENAI.samples(chat(), 2) == 2
+    assert OPENAI.columns(chat(n=1)) == {"messages": MESSAGES, "n": 1}
     assert complaint(chat(n=True)).startswith("n=True: should be a valid integer")
 
 
@@ -140,13 +142,13 @@ def test_n_is_taken_and_carried() -> None:
     ],
 )
 def test_each_endpoint_has_its_own_logprobs(data: dict[str, Any], logprobs: int | None) -> None:
-    assert parse_row(Format.OPENAI, data).logprobs == logprobs
+    assert OPENAI.request(data).logprobs == logprobs
 
 
 def test_logprobs_are_carried_as_they_were_asked_for() -> None:
     data = chat(logprobs=True, top_logprobs=2)
     columns = {"messages": MESSAGES, "logprobs": True, "top_logprobs": 2}
-    assert carried_columns(Format.OPENAI, data) == columns
+    assert OPENAI.columns(data) == columns
 
 
 @pytest.mark.parametrize(
@@ -176,12 +178,12 @@ def test_logprobs_are_carried_as_they_were_asked_for() -> None:
 )
 def test_malformed_rows(data: dict[str, Any], words: str) -> None:
     assert words in complaint(data)
-    carried_columns(Format.OPENAI, data)  # must not raise
+    OPENAI.columns(data)  # must not raise
 
 
 def test_a_row_may_lack_method_and_id() -> None:
     data = {"url": "/v1/completions", "body": {"prompt": "p"}}
-    assert parse_row(Format.OPENAI, data).id is None
+    assert OPENAI.request(data).id is None
 
 
 def test_duplicates_and_bad_rows_keep_what_id_they_can(tmp_path: Path) -> None:

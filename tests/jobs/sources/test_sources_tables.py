@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import InputFileError
-from jobs.sources import Format, SourceRow, carried_columns, parse_row, read_raw, read_requests
+from jobs.sources import Format, SourceRow, read_raw, read_requests
 
 CHAT = [{"role": "user", "content": "hi"}]
 
@@ -75,7 +75,7 @@ def test_csv_cells_are_converted(tmp_path: Path) -> None:
     assert second.request
     assert (second.request.max_tokens, second.request.stop) == (256, ("END",))
     assert second.request.model_fields_set == {"id", "prompt", "max_tokens", "temperature", "stop"}
-    assert carried_columns(Format.CSV, second.data)["score"] is None
+    assert Format.CSV.dialect.columns(second.data)["score"] is None
 
 
 def test_csv_messages_are_json(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_parquet_rows(tmp_path: Path) -> None:
     assert prompt.request.model_fields_set == {"id", "prompt", "max_tokens", "temperature", "stop"}
     assert (prompt.request.max_tokens, prompt.request.temperature) == (256, 0.5)
     assert chat.request.messages == CHAT
-    assert carried_columns(Format.PARQUET, prompt.data)["tags"] == ["t"]
+    assert Format.PARQUET.dialect.columns(prompt.data)["tags"] == ["t"]
 
 
 def test_messages_may_be_json_text_in_parquet_as_our_own_datasets_have_them(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_parquet_values_become_json(tmp_path: Path, array: pa.Array, value: Any)
     [row] = from_parquet(tmp_path, {"prompt": ["p"], "x": array})
     assert row.data["x"] == value
     assert json.loads(json.dumps(row.data)) == row.data
-    assert parse_row(Format.PARQUET, row.data) == row.request
+    assert Format.PARQUET.dialect.request(row.data) == row.request
 
 
 def test_bad_parquet_rows_spoil_no_others(tmp_path: Path) -> None:

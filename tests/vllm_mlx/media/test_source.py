@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.helpers.web import Web, ok, redirect
 from vllm_mlx.errors import MediaError, MediaNotAllowedError
 from vllm_mlx.media import local
-from vllm_mlx.media.inline import SHORTEST_BASE64
+from vllm_mlx.media.names import SHORTEST_BASE64
 from vllm_mlx.media.policy import UNRESTRICTED, MediaPolicy
 from vllm_mlx.media.source import MediaFile, opened
 

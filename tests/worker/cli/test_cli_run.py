@@ -20,10 +20,9 @@ from redis import Redis
 
 from jobs.dataset import Dataset, verify
 from jobs.ledger import Ledger
+from tests.helpers.bench import Bench
 from tests.helpers.engines import (
     MODEL,
-    enqueue,
-    status_of,
     wait_for,
     wait_until_finished,
     write_prompts,
@@ -266,9 +265,9 @@ def test_a_killed_run_is_resumed_at_once(interrupted: Interrupted) -> None:
 # `enqueue` here, `worker` there.
 
 
-def test_two_workers_share_a_run(redis: Redis, redis_url: str, tmp_path: Path) -> None:
-    words = ["worker", "--model", MODEL, "-u", redis_url, "--max-num-seqs", 1]
-    words += ["--output-root", tmp_path]
+def test_two_workers_share_a_run(bench: Bench) -> None:
+    words = ["worker", "--model", MODEL, "-u", bench.url, "--max-num-seqs", 1]
+    words += ["--output-root", bench.folder]
     workers = [
         subprocess.Popen(
             mlx_batch(*words, "--name", name), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
@@ -276,10 +275,10 @@ def test_two_workers_share_a_run(redis: Redis, redis_url: str, tmp_path: Path) -
         for name in ("one", "two")
     ]
     try:
-        wait_for(lambda: redis.scard("rq:workers") == 2, timeout=60)
+        wait_for(lambda: bench.redis.scard("rq:workers") == 2, timeout=60)
         sampling = SamplingParams.of(max_tokens=8)
-        spec = enqueue(redis, tmp_path, rows=8, shard_size=1, sampling=sampling)
-        assert wait_until_finished(redis, spec.run_id, timeout=60).is_finished
+        spec = bench.enqueue(rows=8, shard_size=1, sampling=sampling)
+        assert wait_until_finished(bench.redis, spec.run_id, timeout=60).is_finished
     finally:
         for worker in workers:
             worker.terminate()
@@ -288,18 +287,16 @@ def test_two_workers_share_a_run(redis: Redis, redis_url: str, tmp_path: Path) -
     assert [worker.returncode for worker in workers] == [0, 0], said
     assert {row["worker"] for row in rows_of(Path(spec.out))} == {"one", "two"}
     assert verify(Path(spec.out)).complete
-    assert Ledger(redis).progress(spec.run_id).done.rows == 8
+    assert Ledger(bench.redis).progress(spec.run_id).done.rows == 8
 
 
-def test_a_worker_that_is_told_to_end_gives_its_job_back(
-    redis: Redis, redis_url: str, tmp_path: Path
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2, say="Tell me a long story of")
-    words = ["worker", "--model", MODEL, "-u", redis_url, "--grace", 0]
-    words += ["--output-root", tmp_path]
+def test_a_worker_that_is_told_to_end_gives_its_job_back(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2, say="Tell me a long story of")
+    words = ["worker", "--model", MODEL, "-u", bench.url, "--grace", 0]
+    words += ["--output-root", bench.folder]
     worker = subprocess.Popen(mlx_batch(*words), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     try:
-        wait_for(lambda: status_of(redis, spec, 0) == "started", timeout=60)
+        wait_for(lambda: bench.status(spec, 0) == "started", timeout=60)
         worker.terminate()
         _, stderr = worker.communicate(timeout=30)
     finally:
@@ -307,5 +304,5 @@ def test_a_worker_that_is_told_to_end_gives_its_job_back(
         worker.communicate()
 
     assert worker.returncode == 0, stderr
-    assert status_of(redis, spec, 0) == "queued"
-    assert redis.smembers("rq:workers") == set()
+    assert bench.status(spec, 0) == "queued"
+    assert bench.redis.smembers("rq:workers") == set()

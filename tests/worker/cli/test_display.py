@@ -6,12 +6,12 @@ import io
 import json
 from pathlib import Path
 
-from redis import Redis
 from rich.console import Console
 
 from jobs.dataset import Dataset, ResultRow, verify
 from jobs.ledger.counts import Counts
-from tests.helpers.engines import commit_shard, enqueue
+from tests.helpers.bench import Bench
+from tests.helpers.engines import commit_shard
 from vllm_mlx.outputs import GenerationOutput
 from worker.cli import display
 from worker.status import run_status
@@ -62,16 +62,16 @@ def test_the_summary_of_rows_whose_prompt_is_no_text(tmp_path: Path) -> None:
     display.print_summary(console, tmp_path, verify(tmp_path), seconds=2.0)
 
 
-def test_progress_is_told_in_lines_where_there_is_no_terminal(redis: Redis, tmp_path: Path) -> None:
-    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
+def test_progress_is_told_in_lines_where_there_is_no_terminal(bench: Bench) -> None:
+    spec = bench.enqueue(rows=4, shard_size=2)
     console = Console(record=True, width=100, file=io.StringIO())
     view = display.RunDisplay(console)
     with view.shown():
-        view.update(run_status(redis, spec.run_id))
-        commit_shard(redis, spec.run_id, 0, Counts(ok=1, error=1))
+        view.update(run_status(bench.redis, spec.run_id))
+        commit_shard(bench.redis, spec.run_id, 0, Counts(ok=1, error=1))
         view._last_line = 0.0  # five seconds later
-        view.update(run_status(redis, spec.run_id))
-        view.update(run_status(redis, spec.run_id))
+        view.update(run_status(bench.redis, spec.run_id))
+        view.update(run_status(bench.redis, spec.run_id))
 
     assert console.export_text().splitlines() == [
         "0/4 rows, loading the model",

@@ -11,17 +11,21 @@ from click.testing import CliRunner
 
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.media.policy import MediaPolicy
+from vllm_mlx.parameters import Parameters, settings_of
+from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
+from vllm_mlx.video_params import VideoParams
+from worker.cli.app import run, worker
 from worker.cli.options import (
     media_flags,
     media_options,
     media_policy_from,
-    scheduler_config_from,
     scheduler_flags,
     scheduler_options,
+    settings_from,
 )
 
-FULL = SchedulerConfig(max_num_seqs=7, max_num_batched_tokens=512, kv_cache_bytes=8 * 2**30)
+FULL = SchedulerConfig.of(max_num_seqs=7, max_num_batched_tokens=512, kv_cache_bytes=8 * 2**30)
 
 
 def config_of(*flags: str) -> SchedulerConfig:
@@ -30,7 +34,7 @@ def config_of(*flags: str) -> SchedulerConfig:
     @click.command()
     @scheduler_options
     def command(**options: Any) -> None:
-        found.append(scheduler_config_from(options))
+        found.append(settings_from(SchedulerConfig, options))
         assert not options
 
     result = CliRunner().invoke(command, flags)
@@ -50,6 +54,25 @@ def test_what_is_not_said_is_left_to_the_backend() -> None:
 @pytest.mark.parametrize("config", [SchedulerConfig(), FULL, SchedulerConfig(kv_cache_bytes=1)])
 def test_a_config_survives_the_command_line(config: SchedulerConfig) -> None:
     assert config_of(*scheduler_flags(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("command", "classes"),
+    [(run, [SamplingParams, VideoParams, SchedulerConfig]), (worker, [SchedulerConfig])],
+    ids=["run", "worker"],
+)
+def test_every_setting_is_a_flag_with_its_description(
+    command: click.Command, classes: list[type[Parameters]]
+) -> None:
+    options = {option.name: option for option in command.params}
+
+    for setting in (each for parameters in classes for each in settings_of(parameters).values()):
+        option = options[setting.name]
+        assert isinstance(option, click.Option)
+        told = str(option.help)
+        assert told.startswith(setting.help)
+        assert setting.range in told
+        assert setting.type == "boolean" or setting.default in told
 
 
 def policy_of(*flags: str) -> MediaPolicy:

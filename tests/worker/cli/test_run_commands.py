@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from redis import Redis
 
-from tests.helpers.engines import DoubleEngine, enqueue
-from tests.worker.cli.test_cli import cli
-from tests.worker.conftest import StartWorker, work_in_burst
+from tests.helpers.bench import Bench
+from tests.helpers.command_line import cli
+from tests.helpers.engines import DoubleEngine
 from worker.status import run_status
 
 
@@ -31,22 +29,20 @@ def test_status_without_runs(redis_url: str) -> None:
 
 
 @pytest.mark.usefixtures("two_batches")
-def test_status_as_json(
-    redis: Redis, redis_url: str, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=6, shard_size=2)
+def test_status_as_json(bench: Bench) -> None:
+    spec = bench.enqueue(rows=6, shard_size=2)
     engine = DoubleEngine(max_num_seqs=1, held=True)
-    worker = start_worker(engine, name="w")
+    worker = bench.worker(engine, name="w")
     worker.admit(wait=False)
     engine.answer(1)
     worker.settle()
     worker.tend()
 
-    result = cli("status", spec.run_id, "-u", redis_url, "--json")
+    result = cli("status", spec.run_id, "-u", bench.url, "--json")
 
     assert result.exit_code == 0
     said = json.loads(result.stdout)
-    assert said == run_status(redis, spec.run_id).as_dict()
+    assert said == run_status(bench.redis, spec.run_id).as_dict()
     assert said["state"] == "running"
     assert (said["rows"], said["rows_done"], said["rows_error"]) == (6, 1, 0)
     shards = said["shards"]
@@ -54,25 +50,23 @@ def test_status_as_json(
     assert list(said["workers"]) == ["w"]
 
 
-def test_status_lists_every_run_newest_first(redis: Redis, redis_url: str, tmp_path: Path) -> None:
-    first = enqueue(redis, tmp_path, rows=2, shard_size=2, say="first")
-    second = enqueue(redis, tmp_path, rows=2, shard_size=2, say="second", model="other/model")
+def test_status_lists_every_run_newest_first(bench: Bench) -> None:
+    first = bench.enqueue(rows=2, shard_size=2, say="first")
+    second = bench.enqueue(rows=2, shard_size=2, say="second", model="other/model")
 
-    lines = cli("status", "-u", redis_url, "--json").stdout.splitlines()
+    lines = cli("status", "-u", bench.url, "--json").stdout.splitlines()
 
     assert [json.loads(line)["run_id"] for line in lines] == [second.run_id, first.run_id]
 
 
-def test_status_for_people(
-    redis: Redis, redis_url: str, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
-    worker = start_worker(DoubleEngine(held=True))
+def test_status_for_people(bench: Bench) -> None:
+    spec = bench.enqueue(rows=4, shard_size=2)
+    worker = bench.worker(DoubleEngine(held=True))
     worker.admit(wait=False)
     error = RuntimeError("[/INST] is no markup, [bold] neither")
     worker.fail(worker._land(worker.flights[spec.shard_id(0)]), error, retry=False)
 
-    result = cli("status", "-u", redis_url, env={"COLUMNS": "200"})
+    result = cli("status", "-u", bench.url, env={"COLUMNS": "200"})
 
     assert result.exit_code == 0
     assert spec.run_id in result.stdout
@@ -80,30 +74,26 @@ def test_status_for_people(
     assert "RuntimeError: [/INST] is no markup, [bold] neither" in result.stdout
 
 
-def test_status_goes_on_when_a_finished_run_is_forgotten(
-    redis: Redis, redis_url: str, tmp_path: Path
-) -> None:
-    old = enqueue(redis, tmp_path, rows=2, shard_size=2, say="old")
-    redis.delete(f"mlx-batch:run:{old.run_id}")  # as after 30 days
-    new = enqueue(redis, tmp_path, rows=2, shard_size=2, say="new")
+def test_status_goes_on_when_a_finished_run_is_forgotten(bench: Bench) -> None:
+    old = bench.enqueue(rows=2, shard_size=2, say="old")
+    bench.redis.delete(f"mlx-batch:run:{old.run_id}")  # as after 30 days
+    new = bench.enqueue(rows=2, shard_size=2, say="new")
 
-    result = cli("status", "-u", redis_url, "--json")
+    result = cli("status", "-u", bench.url, "--json")
 
     assert result.exit_code == 0
     assert json.loads(result.stdout)["run_id"] == new.run_id
 
 
-def test_status_watches_until_the_run_is_finished(
-    redis: Redis, redis_url: str, tmp_path: Path
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    words = [sys.executable, "-m", "worker.cli", "status", spec.run_id, "-u", redis_url]
+def test_status_watches_until_the_run_is_finished(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
+    words = [sys.executable, "-m", "worker.cli", "status", spec.run_id, "-u", bench.url]
     with subprocess.Popen([*words, "--json", "--watch"], stdout=subprocess.PIPE, text=True) as told:
         try:
             assert told.stdout is not None
             assert json.loads(told.stdout.readline())["state"] == "running"
-            work_in_burst(redis_url, DoubleEngine())
-            assert run_status(redis, spec.run_id).is_finished
+            bench.burst(DoubleEngine())
+            assert run_status(bench.redis, spec.run_id).is_finished
             *_, last = told.stdout
             told.wait(timeout=10)
         finally:

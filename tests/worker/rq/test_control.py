@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from rq.command import send_shutdown_command, send_stop_execution_command, send_stop_job_command
@@ -22,8 +21,8 @@ from jobs.dataset import verify
 from jobs.ledger import Ledger
 from jobs.ledger.lease import ShardLease
 from jobs.queue.run_jobs import RETRY, open_queue
-from tests.helpers.engines import DoubleEngine, enqueue, job_of, status_of, wait_for
-from tests.worker.conftest import StartProcess, StartWorker, work_in_burst
+from tests.helpers.bench import Bench, work_in_burst
+from tests.helpers.engines import DoubleEngine, wait_for
 from worker.batch_worker import BatchWorker
 from worker.status import run_status
 
@@ -32,39 +31,35 @@ from worker.status import run_status
 pytestmark = pytest.mark.usefixtures("two_batches")
 
 
-def test_a_job_past_its_timeout_fails_and_its_rows_make_room(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
-    job = job_of(redis, spec, 0)
+def test_a_job_past_its_timeout_fails_and_its_rows_make_room(bench: Bench) -> None:
+    spec = bench.enqueue(rows=4, shard_size=2)
+    job = bench.job(spec, 0)
     job.timeout, job.retries_left = 1, 0
     job.save()
     engine = DoubleEngine(max_num_seqs=2, held=True)
-    worker = start_worker(engine)
+    worker = bench.worker(engine)
     worker.admit(wait=False)
     worker.tend()
-    assert status_of(redis, spec, 0) == "started"
+    assert bench.status(spec, 0) == "started"
 
     time.sleep(1.1)
     worker.tend()
 
-    assert status_of(redis, spec, 0) == "failed"
-    assert "took longer than 1 s" in run_status(redis, spec.run_id).errors[job.id]
+    assert bench.status(spec, 0) == "failed"
+    assert "took longer than 1 s" in run_status(bench.redis, spec.run_id).errors[job.id]
     assert [row.prompt for row in engine.open] == ["prompt 2", "prompt 3"]
-    assert status_of(redis, spec, 1) == "started"
+    assert bench.status(spec, 1) == "started"
 
 
-def test_a_job_past_its_timeout_is_retried(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    worker = start_worker(DoubleEngine(held=True))
+def test_a_job_past_its_timeout_is_retried(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
+    worker = bench.worker(DoubleEngine(held=True))
     worker.admit(wait=False)
     worker.flights[spec.shard_id(0)].deadline = time.monotonic() - 1
     worker.tend()
 
-    assert status_of(redis, spec, 0) == "scheduled"
-    lease = ShardLease.claim(redis, spec.run_id, 0)
+    assert bench.status(spec, 0) == "scheduled"
+    lease = ShardLease.claim(bench.redis, spec.run_id, 0)
     assert lease is not None
     assert lease.idle == 1, "nobody died of it"
 
@@ -73,25 +68,23 @@ def test_a_job_past_its_timeout_is_retried(
 
 
 @pytest.mark.parametrize("command", ["stop-job", "stop-execution"])
-def test_one_of_several_jobs_in_flight_is_stopped(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker, command: str
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=6, shard_size=2)
+def test_one_of_several_jobs_in_flight_is_stopped(bench: Bench, command: str) -> None:
+    spec = bench.enqueue(rows=6, shard_size=2)
     engine = DoubleEngine(held=True)
-    worker = start_worker(engine)
+    worker = bench.worker(engine)
     worker.admit(wait=False)
-    queue = open_queue(redis, spec.queue)
+    queue = open_queue(bench.redis, spec.queue)
     second = spec.shard_id(1)
 
     if command == "stop-job":
-        send_stop_job_command(redis, second, serializer=queue.serializer)
+        send_stop_job_command(bench.redis, second, serializer=queue.serializer)
     else:
         running = dict(queue.started_job_registry.get_job_and_execution_ids())
-        send_stop_execution_command(redis, second, running[second])
+        send_stop_execution_command(bench.redis, second, running[second])
 
     def is_stopped() -> bool:
         worker.tend()
-        return status_of(redis, spec, 1) == "stopped"
+        return bench.status(spec, 1) == "stopped"
 
     wait_for(is_stopped)
     assert [row.prompt for row in engine.open] == ["prompt 0", "prompt 1", "prompt 4", "prompt 5"]
@@ -100,20 +93,20 @@ def test_one_of_several_jobs_in_flight_is_stopped(
 
     engine.answer()
     worker.settle()
-    assert [status_of(redis, spec, shard) for shard in range(3)] == [
+    assert [bench.status(spec, shard) for shard in range(3)] == [
         "finished",
         "stopped",
         "finished",
     ]
-    assert status_of(redis, spec) == "deferred"
-    assert Ledger(redis).done_shards(spec.run_id) == {0, 2}
+    assert bench.status(spec) == "deferred"
+    assert Ledger(bench.redis).done_shards(spec.run_id) == {0, 2}
 
 
 def test_a_stop_that_redis_keeps_from_being_done_is_done_later(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    worker = start_worker(DoubleEngine(held=True))
+    spec = bench.enqueue(rows=2, shard_size=2)
+    worker = bench.worker(DoubleEngine(held=True))
     worker.admit(wait=False)
     worker._stop_jobs.put(spec.shard_id(0))
 
@@ -126,13 +119,13 @@ def test_a_stop_that_redis_keeps_from_being_done_is_done_later(
             worker.tend()
     worker.tend()
 
-    assert status_of(redis, spec, 0) == "stopped"
+    assert bench.status(spec, 0) == "stopped"
 
 
 def test_commands_are_heard_again_after_redis_was_frozen(
-    start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = start_worker(DoubleEngine())
+    worker = bench.worker(DoubleEngine())
     monkeypatch.setattr("rq.worker.base.time.sleep", lambda _: None)
     heard = worker.pubsub, worker.pubsub_thread
 
@@ -151,66 +144,62 @@ def raise_in_handler(worker: BatchWorker, error: Exception) -> None:
         worker._pubsub_exception_handler(caught, worker.pubsub, worker.pubsub_thread)
 
 
-def test_a_stop_for_a_job_that_is_not_here_is_ignored(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    worker = start_worker(DoubleEngine(held=True))
+def test_a_stop_for_a_job_that_is_not_here_is_ignored(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
+    worker = bench.worker(DoubleEngine(held=True))
     worker.admit(wait=False)
     worker._stop_jobs.put("some-other-job")
 
     worker.tend()
 
-    assert status_of(redis, spec, 0) == "started"
+    assert bench.status(spec, 0) == "started"
 
 
-def test_a_suspended_worker_takes_no_job_and_goes_on_with_those_it_has(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
+def test_a_suspended_worker_takes_no_job_and_goes_on_with_those_it_has(bench: Bench) -> None:
+    spec = bench.enqueue(rows=4, shard_size=2)
     engine = DoubleEngine(max_num_seqs=1, held=True)
-    worker = start_worker(engine)
+    worker = bench.worker(engine)
     worker.admit(wait=False)
-    assert status_of(redis, spec, 1) == "queued"
+    assert bench.status(spec, 1) == "queued"
 
-    suspend(redis)
+    suspend(bench.redis)
     engine.answer()
     worker.settle()
-    assert status_of(redis, spec, 0) == "finished"
+    assert bench.status(spec, 0) == "finished"
     worker.admit(wait=False)
-    assert status_of(redis, spec, 1) == "queued"
-    assert redis.hget(worker.key, "state") == b"suspended"
+    assert bench.status(spec, 1) == "queued"
+    assert bench.redis.hget(worker.key, "state") == b"suspended"
 
-    resume(redis)
+    resume(bench.redis)
     worker._due.clear()  # it asks again after a tick
     worker.admit(wait=False)
-    assert status_of(redis, spec, 1) == "started"
-    assert redis.hget(worker.key, "state") == b"busy"
+    assert bench.status(spec, 1) == "started"
+    assert bench.redis.hget(worker.key, "state") == b"busy"
 
 
-def test_rq_shuts_a_worker_down(redis: Redis, tmp_path: Path, start_process: StartProcess) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    process = start_process("held", "grace=0", until=lambda: status_of(redis, spec, 0) == "started")
+def test_rq_shuts_a_worker_down(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
+    process = bench.process("held", "grace=0", until=lambda: bench.status(spec, 0) == "started")
 
-    send_shutdown_command(redis, "other")
+    send_shutdown_command(bench.redis, "other")
 
     assert process.wait(timeout=10) == 0
-    assert status_of(redis, spec, 0) == "queued"
+    assert bench.status(spec, 0) == "queued"
 
 
 # The end.
 
 
-def test_a_burst_ends_when_nothing_is_left(redis: Redis, redis_url: str, tmp_path: Path) -> None:
-    spec = enqueue(redis, tmp_path, rows=5, shard_size=2)
+def test_a_burst_ends_when_nothing_is_left(bench: Bench) -> None:
+    spec = bench.enqueue(rows=5, shard_size=2)
     engine = DoubleEngine()
 
-    worker = work_in_burst(redis_url, engine)
+    worker = bench.burst(engine)
 
     assert verify(Path(spec.out)).complete
     assert worker.successful_job_count == 4
     assert not engine.is_running
-    assert redis.smembers("rq:workers") == set()
+    assert bench.redis.smembers("rq:workers") == set()
 
 
 def test_a_burst_without_jobs_ends_at_once(redis_url: str) -> None:
@@ -219,37 +208,35 @@ def test_a_burst_without_jobs_ends_at_once(redis_url: str) -> None:
         assert worker.work(burst=True) is False
 
 
-def test_a_burst_waits_for_delayed_retries(redis: Redis, redis_url: str, tmp_path: Path) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+def test_a_burst_waits_for_delayed_retries(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
     blocked = Path(spec.out)
     blocked.write_text("in the way")
     cure = threading.Timer(0.6, blocked.unlink)  # the first retry comes after a second
     cure.start()
 
-    worker = work_in_burst(redis_url, DoubleEngine())
+    worker = bench.burst(DoubleEngine())
 
     cure.join()
     assert worker.failed_job_count == 1
     assert verify(blocked).complete
 
 
-def test_a_suspended_burst_ends(redis: Redis, redis_url: str, tmp_path: Path) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    suspend(redis)
+def test_a_suspended_burst_ends(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
+    suspend(bench.redis)
 
-    work_in_burst(redis_url, DoubleEngine())
+    bench.burst(DoubleEngine())
 
-    assert status_of(redis, spec, 0) == "queued"
+    assert bench.status(spec, 0) == "queued"
 
 
-def test_jobs_are_given_back_in_order_with_no_retry_spent(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=6, shard_size=2)
+def test_jobs_are_given_back_in_order_with_no_retry_spent(bench: Bench) -> None:
+    spec = bench.enqueue(rows=6, shard_size=2)
     engine = DoubleEngine(max_num_seqs=2, held=True)
-    worker = start_worker(engine)
+    worker = bench.worker(engine)
     worker.admit(wait=False)
-    queue = open_queue(redis, spec.queue)
+    queue = open_queue(bench.redis, spec.queue)
     assert queue.get_job_ids() == [spec.shard_id(2)]
 
     worker._shut_down()
@@ -257,18 +244,16 @@ def test_jobs_are_given_back_in_order_with_no_retry_spent(
     assert queue.get_job_ids() == [spec.shard_id(shard) for shard in range(3)]
     assert queue.started_job_registry.get_job_and_execution_ids() == []
     for shard in range(2):
-        job = job_of(redis, spec, shard)
+        job = bench.job(spec, shard)
         assert (job.get_status(), job.retries_left) == ("queued", RETRY.max)
     assert engine.open == []
-    assert redis.smembers("rq:workers") == set()
+    assert bench.redis.smembers("rq:workers") == set()
 
 
-def test_a_signal_stops_admission_and_jobs_may_end_within_the_grace(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
+def test_a_signal_stops_admission_and_jobs_may_end_within_the_grace(bench: Bench) -> None:
+    spec = bench.enqueue(rows=4, shard_size=2)
     engine = DoubleEngine(max_num_seqs=1, held=True)
-    worker = start_worker(engine, grace=60)
+    worker = bench.worker(engine, grace=60)
     worker.admit(wait=False)
 
     os.kill(os.getpid(), signal.SIGTERM)
@@ -278,16 +263,14 @@ def test_a_signal_stops_admission_and_jobs_may_end_within_the_grace(
     engine.answer()
     worker.admit(wait=False)
     worker.settle()
-    assert status_of(redis, spec, 0) == "finished"
-    assert status_of(redis, spec, 1) == "queued"
+    assert bench.status(spec, 0) == "finished"
+    assert bench.status(spec, 1) == "queued"
     assert worker._is_over(burst=False)
 
 
-def test_a_second_signal_ends_the_grace(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    enqueue(redis, tmp_path, rows=2, shard_size=2)
-    worker = start_worker(DoubleEngine(held=True), grace=60)
+def test_a_second_signal_ends_the_grace(bench: Bench) -> None:
+    bench.enqueue(rows=2, shard_size=2)
+    worker = bench.worker(DoubleEngine(held=True), grace=60)
     worker.admit(wait=False)
 
     os.kill(os.getpid(), signal.SIGINT)
@@ -298,44 +281,42 @@ def test_a_second_signal_ends_the_grace(
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_process_that_is_told_to_end_gives_its_jobs_back(
-    redis: Redis, tmp_path: Path, start_process: StartProcess, signum: signal.Signals
+    bench: Bench, signum: signal.Signals
 ) -> None:
-    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
-    process = start_process(
-        "held", "grace=0.2", until=lambda: status_of(redis, spec, 1) == "started"
-    )
+    spec = bench.enqueue(rows=4, shard_size=2)
+    process = bench.process("held", "grace=0.2", until=lambda: bench.status(spec, 1) == "started")
 
     process.send_signal(signum)
 
     assert process.wait(timeout=10) == 0
-    queue = open_queue(redis, spec.queue)
+    queue = open_queue(bench.redis, spec.queue)
     assert sorted(queue.get_job_ids()) == [spec.shard_id(0), spec.shard_id(1)]
-    assert job_of(redis, spec, 0).retries_left == RETRY.max
-    assert redis.smembers("rq:workers") == set()
+    assert bench.job(spec, 0).retries_left == RETRY.max
+    assert bench.redis.smembers("rq:workers") == set()
 
 
 # Whose jobs.
 
 
 def test_jobs_of_another_model_are_left_alone_and_the_log_says_so(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker, caplog: pytest.LogCaptureFixture
+    bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    spec = enqueue(redis, tmp_path, rows=4, shard_size=2, model="some/other-model")
-    worker = start_worker(DoubleEngine())
+    spec = bench.enqueue(rows=4, shard_size=2, model="some/other-model")
+    worker = bench.worker(DoubleEngine())
 
     with caplog.at_level(logging.WARNING, "mlx_batch.worker"):
         for _ in range(3):
             worker._due.clear()
             worker.admit(wait=False)
 
-    assert [status_of(redis, spec, shard) for shard in range(2)] == ["queued", "queued"]
+    assert [bench.status(spec, shard) for shard in range(2)] == ["queued", "queued"]
     said = [r.getMessage() for r in caplog.records if r.name == "mlx_batch.worker"]
     assert said == ["no jobs for smollm2-135m; jobs wait for: some--other-model (2)"], "said once"
 
 
-def test_a_name_that_is_at_work_can_not_be_taken(redis_url: str, start_worker: StartWorker) -> None:
-    start_worker(DoubleEngine(), name="taken")
-    with connect(redis_url) as connection:
+def test_a_name_that_is_at_work_can_not_be_taken(bench: Bench) -> None:
+    bench.worker(DoubleEngine(), name="taken")
+    with connect(bench.url) as connection:
         worker = BatchWorker("m", DoubleEngine(), connection=connection, name="taken")
         with pytest.raises(ValueError, match="taken"):
             worker.work(burst=True)

@@ -24,8 +24,8 @@ from jobs.ledger import Ledger
 from jobs.queue.job import BatchJob
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import queue_name
-from tests.helpers.engines import MODEL, DoubleEngine, enqueue, status_of, wait_for
-from tests.worker.conftest import StartWorker, work_in_burst
+from tests.helpers.bench import Bench
+from tests.helpers.engines import MODEL, DoubleEngine, wait_for
 from worker.batch_worker import BatchWorker
 from worker.cli.display import print_status
 from worker.status import run_status
@@ -88,74 +88,63 @@ def foreign_jobs() -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", foreign_jobs())
 def test_a_foreign_job_fails_with_a_message_and_its_neighbours_go_on(
-    redis: Redis,
-    tmp_path: Path,
-    start_worker: StartWorker,
-    trap: Path,
-    caplog: pytest.LogCaptureFixture,
-    kind: str,
+    bench: Bench, trap: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     options = foreign_jobs()[kind]
-    foreign = Queue(QUEUE, connection=redis, serializer=options.pop("serializer", None))
+    foreign = Queue(QUEUE, connection=bench.redis, serializer=options.pop("serializer", None))
     foreign.enqueue("trap_module.spring", job_id="foreign", **options)
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    worker = start_worker(DoubleEngine())
+    spec = bench.enqueue(rows=2, shard_size=2)
+    worker = bench.worker(DoubleEngine())
 
     step(worker)
 
-    job = BatchJob.fetch("foreign", redis, JSONSerializer)
+    job = BatchJob.fetch("foreign", bench.redis, JSONSerializer)
     assert job.get_status() == "failed"
     assert reason_of(job).startswith("JobPayloadError: ")
     assert "JobPayloadError" in caplog.text
     assert not trap.exists()
-    assert status_of(redis, spec, 0) == "finished"
-    assert open_queue(redis, QUEUE).intermediate_queue.get_job_ids() == []
+    assert bench.status(spec, 0) == "finished"
+    assert open_queue(bench.redis, QUEUE).intermediate_queue.get_job_ids() == []
 
 
-def test_a_foreign_job_is_not_retried(redis: Redis, start_worker: StartWorker) -> None:
+def test_a_foreign_job_is_not_retried(bench: Bench) -> None:
     from rq.job import Retry
 
-    queue = Queue(QUEUE, connection=redis, serializer=JSONSerializer)
+    queue = Queue(QUEUE, connection=bench.redis, serializer=JSONSerializer)
     queue.enqueue("some.function", job_id="foreign", retry=Retry(max=3))
-    step(start_worker(DoubleEngine()))
+    step(bench.worker(DoubleEngine()))
 
-    assert BatchJob.fetch("foreign", redis, JSONSerializer).get_status() == "failed"
-
-
-def test_a_job_of_an_unknown_run_fails(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    Ledger(redis).forget(spec.run_id)
-    step(start_worker(DoubleEngine()))
-
-    assert status_of(redis, spec, 0) == "failed"
+    assert BatchJob.fetch("foreign", bench.redis, JSONSerializer).get_status() == "failed"
 
 
-def test_a_job_of_another_models_run_fails(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2, model="other-model")
-    open_queue(redis, QUEUE).push_job_id(spec.shard_id(0))
+def test_a_job_of_an_unknown_run_fails(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
+    Ledger(bench.redis).forget(spec.run_id)
+    step(bench.worker(DoubleEngine()))
+
+    assert bench.status(spec, 0) == "failed"
+
+
+def test_a_job_of_another_models_run_fails(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2, model="other-model")
+    open_queue(bench.redis, QUEUE).push_job_id(spec.shard_id(0))
     engine = DoubleEngine()
-    step(start_worker(engine))
+    step(bench.worker(engine))
 
-    job = BatchJob.fetch(spec.shard_id(0), redis, JSONSerializer)
+    job = BatchJob.fetch(spec.shard_id(0), bench.redis, JSONSerializer)
     assert "wants other-model, this worker has smollm2-135m" in reason_of(job)
     assert engine.asked == []
 
 
-def test_callbacks_of_a_job_are_never_imported(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker, trap: Path
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+def test_callbacks_of_a_job_are_never_imported(bench: Bench, trap: Path) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
     callbacks = dict.fromkeys(CALLBACKS, "trap_module.spring")
-    redis.hset(BatchJob.key_for(spec.shard_id(0)), mapping=callbacks)
+    bench.redis.hset(BatchJob.key_for(spec.shard_id(0)), mapping=callbacks)
     engine = DoubleEngine()
 
-    step(start_worker(engine))
+    step(bench.worker(engine))
 
-    assert status_of(redis, spec, 0) == "failed"
+    assert bench.status(spec, 0) == "failed"
     assert engine.asked == []
     assert not trap.exists()
 
@@ -171,115 +160,101 @@ def abandon(redis: Redis, job_id: str) -> StartedJobRegistry:
 
 @pytest.mark.parametrize("retries_left", [0, 3])
 def test_cleaning_up_after_a_dead_worker_imports_and_calls_nothing(
-    redis: Redis,
-    tmp_path: Path,
-    start_worker: StartWorker,
-    trap: Path,
-    webhook_calls: tuple[str, list[str]],
-    retries_left: int,
+    bench: Bench, trap: Path, webhook_calls: tuple[str, list[str]], retries_left: int
 ) -> None:
     url, calls = webhook_calls
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    worker = start_worker(DoubleEngine(held=True))
+    spec = bench.enqueue(rows=2, shard_size=2)
+    worker = bench.worker(DoubleEngine(held=True))
     worker.admit(wait=False)
     planted = dict.fromkeys(CALLBACKS, "trap_module.spring") | {
         "retries_left": retries_left,
         "webhooks": f'[{{"url": "{url}/failed", "job_status": "failed"}}]',
     }
-    redis.hset(BatchJob.key_for(spec.shard_id(0)), mapping=planted)
+    bench.redis.hset(BatchJob.key_for(spec.shard_id(0)), mapping=planted)
 
-    abandon(redis, spec.shard_id(0)).cleanup()
+    abandon(bench.redis, spec.shard_id(0)).cleanup()
 
-    assert status_of(redis, spec, 0) == ("scheduled" if retries_left else "failed")
+    assert bench.status(spec, 0) == ("scheduled" if retries_left else "failed")
     assert not trap.exists()
     assert calls == []
 
 
 def test_webhooks_of_a_job_are_not_called(
-    redis: Redis,
-    tmp_path: Path,
-    start_worker: StartWorker,
-    webhook_calls: tuple[str, list[str]],
+    bench: Bench, webhook_calls: tuple[str, list[str]]
 ) -> None:
     url, calls = webhook_calls
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    spec = bench.enqueue(rows=2, shard_size=2)
     hooks = f'[{{"url": "{url}/done", "job_status": "finished"}}]'
-    redis.hset(BatchJob.key_for(spec.shard_id(0)), "webhooks", hooks)
+    bench.redis.hset(BatchJob.key_for(spec.shard_id(0)), "webhooks", hooks)
 
-    step(start_worker(DoubleEngine()))
+    step(bench.worker(DoubleEngine()))
 
-    assert status_of(redis, spec, 0) == "finished"
+    assert bench.status(spec, 0) == "finished"
     assert calls == []
 
 
 @pytest.mark.parametrize("depends_on", ["a shard", "the finalize job"])
 def test_a_job_of_somebody_else_may_wait_for_ours(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker, trap: Path, depends_on: str
+    bench: Bench, trap: Path, depends_on: str
 ) -> None:
     """The natural way to start what comes after a run."""
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+    spec = bench.enqueue(rows=2, shard_size=2)
     awaited = spec.shard_id(0) if depends_on == "a shard" else spec.finalize_id
-    theirs = Queue("theirs", connection=redis)
+    theirs = Queue("theirs", connection=bench.redis)
     theirs.enqueue("trap_module.spring", 1, job_id="next", depends_on=awaited)
-    assert Job.fetch("next", redis).get_status() == "deferred"
-    worker = start_worker(DoubleEngine())
+    assert Job.fetch("next", bench.redis).get_status() == "deferred"
+    worker = bench.worker(DoubleEngine())
 
     def is_complete() -> bool:
         step(worker)
-        return status_of(redis, spec) == "finished"
+        return bench.status(spec) == "finished"
 
     wait_for(is_complete, timeout=5)
-    assert Job.fetch("next", redis).get_status() == "queued"
+    assert Job.fetch("next", bench.redis).get_status() == "queued"
     assert theirs.get_job_ids() == ["next"]
     assert not trap.exists()
 
 
-def test_a_job_whose_record_is_gone_is_passed_over(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    open_queue(redis, QUEUE).push_job_id("no-such-job")
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+def test_a_job_whose_record_is_gone_is_passed_over(bench: Bench) -> None:
+    open_queue(bench.redis, QUEUE).push_job_id("no-such-job")
+    spec = bench.enqueue(rows=2, shard_size=2)
 
-    step(start_worker(DoubleEngine()))
+    step(bench.worker(DoubleEngine()))
 
-    assert status_of(redis, spec, 0) == "finished"
+    assert bench.status(spec, 0) == "finished"
 
 
-def test_a_job_with_a_broken_record_does_not_end_the_worker(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    broken = enqueue(redis, tmp_path, rows=2, shard_size=2, say="broken")
-    redis.hset(BatchJob.key_for(broken.shard_id(0)), "timeout", "soon")
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
+def test_a_job_with_a_broken_record_does_not_end_the_worker(bench: Bench) -> None:
+    broken = bench.enqueue(rows=2, shard_size=2, say="broken")
+    bench.redis.hset(BatchJob.key_for(broken.shard_id(0)), "timeout", "soon")
+    spec = bench.enqueue(rows=2, shard_size=2)
 
-    step(start_worker(DoubleEngine()))
+    step(bench.worker(DoubleEngine()))
 
-    assert status_of(redis, spec, 0) == "finished"
-    assert open_queue(redis, QUEUE).intermediate_queue.get_job_ids() == []
+    assert bench.status(spec, 0) == "finished"
+    assert open_queue(bench.redis, QUEUE).intermediate_queue.get_job_ids() == []
 
 
-def test_rows_with_columns_that_the_run_lacks_fail_at_once(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=1, shard_size=1)
-    job = open_queue(redis, QUEUE).fetch_job(spec.shard_id(0))
+def test_rows_with_columns_that_the_run_lacks_fail_at_once(bench: Bench) -> None:
+    spec = bench.enqueue(rows=1, shard_size=1)
+    job = open_queue(bench.redis, QUEUE).fetch_job(spec.shard_id(0))
     assert job is not None
     job.kwargs = {**job.kwargs, "rows": [{"row": 0, "data": {"prompt": "a", "more": 1}}]}
     job.save()
 
-    step(start_worker(DoubleEngine()))
+    step(bench.worker(DoubleEngine()))
 
-    assert status_of(redis, spec, 0) == "failed"
-    job = BatchJob.fetch(spec.shard_id(0), redis, JSONSerializer)
+    assert bench.status(spec, 0) == "failed"
+    job = BatchJob.fetch(spec.shard_id(0), bench.redis, JSONSerializer)
     assert reason_of(job).startswith("JobPayloadError: row 0 has a column that its run has not")
 
 
-def test_what_a_terminal_would_obey_is_not_shown(redis: Redis, tmp_path: Path) -> None:
-    spec = enqueue(redis, tmp_path, rows=1, shard_size=1)
+def test_what_a_terminal_would_obey_is_not_shown(bench: Bench) -> None:
+    spec = bench.enqueue(rows=1, shard_size=1)
     reason = "\x1b]0;title\x07 \x1b[2J \u202e [bold]text[/nothing]"
     console = Console(file=io.StringIO(), width=200, force_terminal=True)
 
-    status = run_status(redis, spec.run_id)
+    status = run_status(bench.redis, spec.run_id)
     print_status(console, replace(status, errors={"\x1b[31m[/x]": reason}, workers={"\x9b": {}}))
 
     shown = console.file.getvalue()
@@ -288,18 +263,16 @@ def test_what_a_terminal_would_obey_is_not_shown(redis: Redis, tmp_path: Path) -
         assert bad not in shown
 
 
-def test_a_thousand_broken_records_in_a_row_are_passed_over(
-    redis: Redis, redis_url: str, tmp_path: Path
-) -> None:
+def test_a_thousand_broken_records_in_a_row_are_passed_over(bench: Bench) -> None:
     """More than Python nests calls."""
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    with redis.pipeline() as pipeline:
+    spec = bench.enqueue(rows=2, shard_size=2)
+    with bench.redis.pipeline() as pipeline:
         for number in range(1100):
             pipeline.hset(f"rq:job:broken{number}", mapping={"created_at": "x", "data": b"\xff"})
             pipeline.hset(f"rq:job:broken{number}", "status", b"\xff\xfe")
             pipeline.lpush(f"rq:queue:{spec.queue}", f"broken{number}")
         pipeline.execute()
 
-    work_in_burst(redis_url, DoubleEngine())
+    bench.burst(DoubleEngine())
 
-    assert status_of(redis, spec) == "finished"
+    assert bench.status(spec) == "finished"

@@ -4,64 +4,55 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from redis import Redis
-
 from jobs.dataset import verify
 from jobs.queue.run_jobs import open_queue
-from tests.helpers.engines import DoubleEngine, enqueue, status_of
-from tests.worker.conftest import StartWorker
-from tests.worker.rq.test_takeover import finish, stay_steady, take_over
+from tests.helpers.bench import Bench
+from tests.helpers.engines import DoubleEngine
 from worker.batch_worker import BatchWorker
 
 
-def test_who_slept_and_gets_its_own_job_again_goes_on_with_it(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
+def test_who_slept_and_gets_its_own_job_again_goes_on_with_it(bench: Bench) -> None:
     """Else its job would be in no list: committed perhaps, but no finalize job would follow."""
-    spec = enqueue(redis, tmp_path, rows=4, shard_size=4)
+    spec = bench.enqueue(rows=4, shard_size=4)
     engine = DoubleEngine(held=True)
-    sleeper = start_worker(engine, name="sleeper")
+    sleeper = bench.worker(engine, name="sleeper")
     sleeper.admit(wait=False)
-    take_over(redis, start_worker(DoubleEngine(held=True), name="busy"))
+    bench.take_over(bench.worker(DoubleEngine(held=True), name="busy"))
     sleeper._due.clear()
 
     sleeper.admit(wait=False)
 
-    assert status_of(redis, spec, 0) == "started"
-    started = open_queue(redis, spec.queue).started_job_registry
+    assert bench.status(spec, 0) == "started"
+    started = open_queue(bench.redis, spec.queue).started_job_registry
     assert started.get_job_count(cleanup=False) == 1
     engine.answer()
-    finish(redis, spec, sleeper)
+    bench.finish(spec, sleeper)
     assert len(engine.asked) == 4, "no row was asked again"
     assert verify(Path(spec.out)).complete
-    assert status_of(redis, spec, 0) == "finished"
+    assert bench.status(spec, 0) == "finished"
 
 
-def test_a_job_that_another_worker_holds_is_left_to_it(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=8, shard_size=8)
-    redis.lpush(f"rq:queue:{spec.queue}", spec.shard_id(0))
+def test_a_job_that_another_worker_holds_is_left_to_it(bench: Bench) -> None:
+    spec = bench.enqueue(rows=8, shard_size=8)
+    bench.redis.lpush(f"rq:queue:{spec.queue}", spec.shard_id(0))
     engine, other = DoubleEngine(held=True), DoubleEngine(held=True)
-    holder = start_worker(engine, name="holder")
+    holder = bench.worker(engine, name="holder")
     holder.admit(wait=False)
 
-    start_worker(other, name="other").admit(wait=False)
+    bench.worker(other, name="other").admit(wait=False)
 
     assert other.asked == []
     engine.answer()
-    finish(redis, spec, holder)
+    bench.finish(spec, holder)
     assert verify(Path(spec.out)).complete
 
 
-def test_of_two_that_begin_a_job_at_once_one_has_it_in_the_end(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=8, shard_size=8)
-    redis.lpush(f"rq:queue:{spec.queue}", spec.shard_id(0))
+def test_of_two_that_begin_a_job_at_once_one_has_it_in_the_end(bench: Bench) -> None:
+    spec = bench.enqueue(rows=8, shard_size=8)
+    bench.redis.lpush(f"rq:queue:{spec.queue}", spec.shard_id(0))
     engines = [DoubleEngine(held=True), DoubleEngine(held=True)]
     first, second = workers = [
-        start_worker(engine, name=name) for engine, name in zip(engines, "ab", strict=True)
+        bench.worker(engine, name=name) for engine, name in zip(engines, "ab", strict=True)
     ]
     jobs = [worker.dequeue(None) for worker in workers]
     for worker, job in zip(workers, jobs, strict=True):
@@ -70,7 +61,7 @@ def test_of_two_that_begin_a_job_at_once_one_has_it_in_the_end(
 
     def step(worker: BatchWorker, engine: DoubleEngine) -> None:
         worker._due.clear()
-        stay_steady(redis, worker)
+        bench.stay_steady(worker)
         worker.admit(wait=False)
         engine.answer(1)
         worker.settle()
@@ -83,5 +74,5 @@ def test_of_two_that_begin_a_job_at_once_one_has_it_in_the_end(
     assert first.flights == {}
     assert len(engines[0].asked) == 8, "it does not take the job back"
     engines[1].answer()
-    finish(redis, spec, second)
+    bench.finish(spec, second)
     assert verify(Path(spec.out)).complete

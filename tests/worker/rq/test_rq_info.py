@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from redis import Redis
 
 from jobs.ledger.counts import Counts
 from jobs.ledger.ledger import LIVE_TTL, Ledger
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import RunSpec
-from tests.helpers.engines import DoubleEngine, enqueue, job_of, status_of, wait_for
-from tests.worker.conftest import StartWorker
+from tests.helpers.bench import Bench
+from tests.helpers.engines import DoubleEngine, wait_for
 from worker.status import RunStatus, run_status
 
 QUEUE_LINE = re.compile(r"queue (\S+) (\d+), (\d+) executing, (\d+) finished, (\d+) failed")
@@ -57,52 +56,50 @@ def shards_of(status: RunStatus) -> dict[str, int]:
     return {name: count for name, count in shards.items() if count and name != "total"}
 
 
-def test_rq_info_and_status_tell_the_truth_at_every_moment(
-    redis: Redis, redis_url: str, tmp_path: Path, start_worker: StartWorker
-) -> None:
+def test_rq_info_and_status_tell_the_truth_at_every_moment(bench: Bench) -> None:
     def now(spec: RunSpec) -> tuple[tuple[int, ...], dict[str, tuple[str, int, int]]]:
-        info = rq_info(redis_url)
+        info = rq_info(bench.url)
         return info.queues[spec.queue], info.workers
 
     # Nothing.
-    assert rq_info(redis_url) == Info({}, {})
+    assert rq_info(bench.url) == Info({}, {})
 
     # Six shards wait; the finalize job is deferred and stands in no count.
-    spec = enqueue(redis, tmp_path, rows=12, shard_size=2)
+    spec = bench.enqueue(rows=12, shard_size=2)
     assert now(spec) == ((6, 0, 0, 0), {})
-    assert shards_of(run_status(redis, spec.run_id)) == {"queued": 6}
+    assert shards_of(run_status(bench.redis, spec.run_id)) == {"queued": 6}
 
     # A worker that has not begun.
     engine = DoubleEngine(max_num_seqs=3, held=True)
-    worker = start_worker(engine, name="only")
+    worker = bench.worker(engine, name="only")
     assert now(spec) == ((6, 0, 0, 0), {"only": ("started", 0, 0)})
 
     # Three of six are executing on the one worker.
     worker.admit(wait=False)
     assert now(spec) == ((3, 3, 0, 0), {"only": ("busy", 0, 0)})
-    assert shards_of(run_status(redis, spec.run_id)) == {"queued": 3, "started": 3}
+    assert shards_of(run_status(bench.redis, spec.run_id)) == {"queued": 3, "started": 3}
 
     # One of the three is done, two go on.
     engine.answer(2)
     worker.settle()
     assert now(spec) == ((3, 2, 1, 0), {"only": ("busy", 1, 0)})
-    assert shards_of(run_status(redis, spec.run_id)) == {"queued": 3, "started": 2, "done": 1}
+    assert shards_of(run_status(bench.redis, spec.run_id)) == {"queued": 3, "started": 2, "done": 1}
 
     # One fails for good and one will be retried, while new ones have come.
-    job = job_of(redis, spec, 1)
+    job = bench.job(spec, 1)
     worker.admit(wait=False)
     worker.fail(worker._land(worker.flights[job.id]), RuntimeError("on purpose"), retry=False)
     worker.fail(worker._land(worker.flights[spec.shard_id(2)]), RuntimeError("for now"))
     assert now(spec) == ((2, 1, 1, 1), {"only": ("busy", 1, 2)})
-    status = run_status(redis, spec.run_id)
+    status = run_status(bench.redis, spec.run_id)
     assert shards_of(status) == {"queued": 2, "started": 1, "done": 1, "delayed": 1, "failed": 1}
     assert status.errors == {job.id: "RuntimeError: on purpose"}
     assert status.missing == 0
 
     # The jobs of one more shard are deleted by somebody.
-    job_of(redis, spec, 5).delete()
+    bench.job(spec, 5).delete()
     assert now(spec)[0] == (1, 1, 1, 1)
-    assert run_status(redis, spec.run_id).missing == 1
+    assert run_status(bench.redis, spec.run_id).missing == 1
 
     # All in flight ends; the worker is idle.
     engine.answer()
@@ -114,71 +111,63 @@ def test_rq_info_and_status_tell_the_truth_at_every_moment(
     assert now(spec) == ((1, 0, 2, 1), {})
 
 
-def test_the_finalize_job_is_no_shard(
-    redis: Redis, redis_url: str, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
-    worker = start_worker(DoubleEngine())
+def test_the_finalize_job_is_no_shard(bench: Bench) -> None:
+    spec = bench.enqueue(rows=4, shard_size=2)
+    worker = bench.worker(DoubleEngine())
     worker.admit(wait=False)
     worker.settle()
 
-    assert status_of(redis, spec) == "queued"
-    assert rq_info(redis_url).queues[spec.queue] == (1, 0, 2, 0)
-    assert shards_of(run_status(redis, spec.run_id)) == {"done": 2}
+    assert bench.status(spec) == "queued"
+    assert rq_info(bench.url).queues[spec.queue] == (1, 0, 2, 0)
+    assert shards_of(run_status(bench.redis, spec.run_id)) == {"done": 2}
 
     def is_complete() -> bool:
         worker.admit(wait=False)
         worker.settle()
-        return status_of(redis, spec) == "finished"
+        return bench.status(spec) == "finished"
 
     wait_for(is_complete)
-    assert rq_info(redis_url).queues[spec.queue] == (0, 0, 3, 0)
-    status = run_status(redis, spec.run_id)
+    assert rq_info(bench.url).queues[spec.queue] == (0, 0, 3, 0)
+    status = run_status(bench.redis, spec.run_id)
     assert status.is_finished
     assert shards_of(status) == {"done": 2}
 
 
-def test_a_failed_finalize_job_is_an_error_but_no_failed_shard(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    worker = start_worker(DoubleEngine())
+def test_a_failed_finalize_job_is_an_error_but_no_failed_shard(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
+    worker = bench.worker(DoubleEngine())
     worker.admit(wait=False)
     worker.settle()
     job = worker.dequeue(None)
     assert job is not None
     worker.fail(worker.begin(job), RuntimeError("no space"), retry=False)
 
-    status = run_status(redis, spec.run_id)
+    status = run_status(bench.redis, spec.run_id)
     assert shards_of(status) == {"done": 1}
     assert status.errors == {spec.finalize_id: "RuntimeError: no space"}
 
 
-def test_status_counts_answered_rows_of_shards_that_are_not_whole(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=8, shard_size=4)
+def test_status_counts_answered_rows_of_shards_that_are_not_whole(bench: Bench) -> None:
+    spec = bench.enqueue(rows=8, shard_size=4)
     engine = DoubleEngine(held=True)
-    worker = start_worker(engine)
+    worker = bench.worker(engine)
     worker.admit(wait=False)
 
     engine.answer(3)
     worker.settle()
     worker.tend()
 
-    status = run_status(redis, spec.run_id)
+    status = run_status(bench.redis, spec.run_id)
     assert (status.done.rows, status.partial, status.rows_done) == (0, Counts(3, 0, 9, 6), 3)
     assert list(status.workers) == [worker.name]
     assert status.tokens_per_second > 0
 
 
-def test_status_counts_no_row_twice(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
+def test_status_counts_no_row_twice(bench: Bench) -> None:
     """A row that was published as answered is committed a moment later."""
-    spec = enqueue(redis, tmp_path, rows=12, shard_size=4)
+    spec = bench.enqueue(rows=12, shard_size=4)
     engine = DoubleEngine(held=True)
-    worker = start_worker(engine)
+    worker = bench.worker(engine)
     worker.admit(wait=False)
     engine.answer(3)
     worker.settle()
@@ -187,51 +176,47 @@ def test_status_counts_no_row_twice(
     engine.answer(1)
     worker.settle()
 
-    assert run_status(redis, spec.run_id).rows_done == 4
+    assert run_status(bench.redis, spec.run_id).rows_done == 4
 
 
-def test_the_word_of_a_worker_expires(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=2)
-    worker = start_worker(DoubleEngine(held=True))
+def test_the_word_of_a_worker_expires(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
+    worker = bench.worker(DoubleEngine(held=True))
     worker.tend()
-    assert list(run_status(redis, spec.run_id).workers) == [worker.name]
-    (key,) = redis.keys("mlx-batch:live:*")
-    assert 0 < redis.ttl(key) <= LIVE_TTL
+    assert list(run_status(bench.redis, spec.run_id).workers) == [worker.name]
+    (key,) = bench.redis.keys("mlx-batch:live:*")
+    assert 0 < bench.redis.ttl(key) <= LIVE_TTL
 
     worker._shut_down()
 
-    assert run_status(redis, spec.run_id).workers == {}
-    assert redis.keys("mlx-batch:live:*") == []
+    assert run_status(bench.redis, spec.run_id).workers == {}
+    assert bench.redis.keys("mlx-batch:live:*") == []
 
 
-def test_a_run_does_not_see_the_jobs_of_another(
-    redis: Redis, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    ours = enqueue(redis, tmp_path, rows=4, shard_size=2, say="ours")
-    theirs = enqueue(redis, tmp_path, rows=2, shard_size=2, say="theirs")
-    start_worker(DoubleEngine(max_num_seqs=1, held=True)).admit(wait=False)
+def test_a_run_does_not_see_the_jobs_of_another(bench: Bench) -> None:
+    ours = bench.enqueue(rows=4, shard_size=2, say="ours")
+    theirs = bench.enqueue(rows=2, shard_size=2, say="theirs")
+    bench.worker(DoubleEngine(max_num_seqs=1, held=True)).admit(wait=False)
 
-    assert shards_of(run_status(redis, ours.run_id)) == {"queued": 1, "started": 1}
-    assert shards_of(run_status(redis, theirs.run_id)) == {"queued": 1}
+    assert shards_of(run_status(bench.redis, ours.run_id)) == {"queued": 1, "started": 1}
+    assert shards_of(run_status(bench.redis, theirs.run_id)) == {"queued": 1}
 
 
-def test_rq_info_changes_nothing(
-    redis: Redis, redis_url: str, tmp_path: Path, start_worker: StartWorker
-) -> None:
-    spec = enqueue(redis, tmp_path, rows=4, shard_size=2)
+def test_rq_info_changes_nothing(bench: Bench) -> None:
+    spec = bench.enqueue(rows=4, shard_size=2)
     engine = DoubleEngine(max_num_seqs=1, held=True)
-    worker = start_worker(engine)
+    worker = bench.worker(engine)
     worker.admit(wait=False)
     before = {
-        key: redis.hgetall(key) for key in redis.keys("rq:job:*") if redis.type(key) == b"hash"
+        key: bench.redis.hgetall(key)
+        for key in bench.redis.keys("rq:job:*")
+        if bench.redis.type(key) == b"hash"
     }
 
-    rq_info(redis_url)
+    rq_info(bench.url)
 
-    assert {key: redis.hgetall(key) for key in before} == before
+    assert {key: bench.redis.hgetall(key) for key in before} == before
     engine.answer()
     worker.settle()
-    assert Ledger(redis).done_shards(spec.run_id) == {0}
-    assert open_queue(redis, spec.queue).get_job_ids() == [spec.shard_id(1)]
+    assert Ledger(bench.redis).done_shards(spec.run_id) == {0}
+    assert open_queue(bench.redis, spec.queue).get_job_ids() == [spec.shard_id(1)]

@@ -1,0 +1,120 @@
+"""`Dialect`: what the object of a row says, whichever way it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from jobs.requests import GenerationRequest, RequestId
+from vllm_mlx.content import MEDIA_PARTS
+from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.media.names import abridged
+
+SHORTHANDS: Mapping[str, str] = {"image": "images", "video": "videos"}
+"""How a row says that it has just one image or video."""
+
+_MEDIA_COLUMNS = frozenset({*SHORTHANDS, *SHORTHANDS.values()})
+_ID: TypeAdapter[str] = TypeAdapter(RequestId, config=ConfigDict(strict=True))
+
+
+class Dialect(Protocol):
+    """One way to write rows."""
+
+    def request(self, data: Mapping[str, Any]) -> GenerationRequest:
+        """The request that a row's object stands for.
+
+        Raises:
+            InvalidRequestError: naming field, what was given and what is allowed.
+        """
+
+    def columns(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The row's own columns, which go to the dataset beside the output; never raises.
+
+        They are as the row has them, but that long images and videos given inline are left out.
+        """
+
+    def own_id(self, data: Mapping[str, Any]) -> str | None:
+        """The id of a row, good or bad, if it has a usable one."""
+
+    def samples(self, data: Mapping[str, Any], default: int) -> int:
+        """How many samples a good row asks for."""
+
+
+def written_out(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A request's fields, with the list that a shorthand stands for.
+
+    Raises:
+        InvalidRequestError: both are given, or the shorthand is no string.
+    """
+    full = dict(fields)
+    for one, many in SHORTHANDS.items():
+        value = full.pop(one, None)
+        if value is None:
+            continue
+        if full.get(many) is not None:
+            raise InvalidRequestError(f"give one of {one} and {many}")
+        if not isinstance(value, str):
+            raise InvalidRequestError(
+                f"{one} is a {type(value).__name__}: should be a path, a URL or a data URL as a "
+                "string; rename it if it is a column of yours"
+            )
+        full[many] = [value]
+    return full
+
+
+def usable_id(given: Any) -> str | None:
+    """`given` as an id; None if it can't be one."""
+    try:
+        return _ID.validate_python(given)
+    except ValidationError:
+        return None
+
+
+def samples_of(fields: Mapping[str, Any], default: int) -> int:
+    """`n` of a good request's fields."""
+    given = fields.get("n")
+    return default if given is None else int(given)
+
+
+def carried(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns as they go into the dataset: the same, but for long inline media.
+
+    A clip as a data URL would stand in the dataset a second time, and no reader could open it
+    there better than from the input: of it remain its type and its size.
+    """
+    return {name: _carried(name, value) for name, value in columns.items()}
+
+
+def _carried(column: str, value: Any) -> Any:
+    if column in _MEDIA_COLUMNS:
+        return _abridged(value)
+    if column == "messages" and isinstance(value, list):
+        return [_abridged_message(message) for message in value]
+    return value
+
+
+def _abridged_message(message: Any) -> Any:
+    content = message.get("content") if isinstance(message, Mapping) else None
+    if not isinstance(content, list):
+        return message
+    return {**message, "content": [_abridged_part(part) for part in content]}
+
+
+def _abridged_part(part: Any) -> Any:
+    if not isinstance(part, Mapping):
+        return part
+    return {key: _abridged(v) if key in MEDIA_PARTS else v for key, v in part.items()}
+
+
+def _abridged(value: Any) -> Any:
+    match value:
+        case str():
+            return abridged(value)
+        case list():
+            return [_abridged(each) for each in value]
+        case {"url": url}:
+            return {**value, "url": _abridged(url)}
+        case _:
+            return value

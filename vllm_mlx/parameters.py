@@ -1,0 +1,104 @@
+"""`Parameters`: the base of all settings, and `Setting`, one of them in words.
+
+A field's docstring is its description wherever it is shown: `help()`, the command line, the docs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from textwrap import indent
+from typing import Any, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vllm_mlx.errors import InvalidRequestError
+
+_NO_LIMIT = 2**31 - 1  # from here on a maximum is that of the number's type
+
+
+class Parameters(BaseModel):
+    """Settings that are frozen, validated, and complete: every field has a default."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+    )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        told = [f"{name}: {field.description}" for name, field in cls.model_fields.items()]
+        fields = indent("\n".join(text.replace("\n", "\n    ") for text in told), " " * 4)
+        cls.__doc__ = f"{inspect.getdoc(cls)}\n\nAttributes:\n{fields}\n"
+
+    @classmethod
+    def of(cls, **options: Any) -> Self:
+        """Build from keyword arguments.
+
+        Raises:
+            InvalidRequestError: naming each field, what was given and what is allowed.
+        """
+        try:
+            return cls(**options)
+        except ValidationError as error:
+            raise InvalidRequestError(describe(error, tuple(cls.model_fields))) from None
+
+
+class Setting(NamedTuple):
+    """A field of `Parameters`, as the command line and the docs show it.
+
+    Attributes:
+        type: JSON's name of the type; `size` of a number of bytes that may have a unit.
+        range: the allowed values in words; empty where all of the type are.
+        default: as JSON; empty where not given means off or chosen later.
+        help: the first paragraph of the description.
+    """
+
+    name: str
+    type: str
+    range: str
+    default: str
+    help: str
+
+
+def settings_of(parameters: type[Parameters]) -> dict[str, Setting]:
+    """Return the settings by name, in the order in which they are declared."""
+    properties = parameters.model_json_schema()["properties"]
+    return {name: _setting(name, schema) for name, schema in properties.items()}
+
+
+def _setting(name: str, schema: Mapping[str, Any]) -> Setting:
+    flat = {**schema.get("anyOf", [{}])[0], **schema}
+    default = flat.get("default")
+    text = "" if default in (None, []) else json.dumps(default)
+    summary = " ".join(flat.get("description", "").partition("\n\n")[0].split())
+    return Setting(name, flat["type"], _range(flat), text, summary)
+
+
+def _range(schema: Mapping[str, Any]) -> str:
+    least, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    most = schema.get("maximum", _NO_LIMIT)
+    if "maxLength" in schema:
+        return f"up to {schema['maxLength']}"
+    if above is not None:
+        return f"above {above:g}, up to {most:g}"
+    if least is not None:
+        return f"{least:g} to {most:g}" if most < _NO_LIMIT else f"at least {least:g}"
+    return ""
+
+
+def describe(error: ValidationError, allowed: tuple[str, ...]) -> str:
+    """A validation error in one line: field, what was given, what is allowed."""
+    return "; ".join(_describe_one(item, allowed) for item in error.errors(include_url=False))
+
+
+def _describe_one(item: Any, allowed: tuple[str, ...]) -> str:
+    field = ".".join(str(part) for part in item["loc"]) or "request"
+    if item["type"] == "extra_forbidden":
+        return f"{field}: unknown field; allowed are {', '.join(allowed)}"
+    given = repr(item["input"])
+    given = given if len(given) <= 60 else given[:57] + "..."
+    if item["type"] == "missing":
+        return f"{field}: missing"
+    message = item["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    return f"{field}={given}: {message}"
