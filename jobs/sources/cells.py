@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
+from pydantic import AllowInfNan, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from vllm_mlx.sampling_params import SamplingParams
-from vllm_mlx.video_params import VideoParams
+from jobs.requests import GenerationRequest
 
 
 def converter_of(column: str) -> Callable[[Any], Any] | None:
@@ -22,33 +23,13 @@ def converter_of(column: str) -> Callable[[Any], Any] | None:
     return _CONVERTERS.get(column)
 
 
-def _number(cell: Any) -> Any:
-    if not isinstance(cell, str | Decimal):
+def _converted(adapter: TypeAdapter[Any], cell: Any) -> Any:
+    if not isinstance(cell, str | Decimal | float):
         return cell
     try:
-        number = float(cell)
-    except ValueError:
+        return adapter.validate_python(cell)
+    except ValidationError:
         return cell
-    return number if math.isfinite(number) else cell
-
-
-def _integer(cell: Any) -> Any:
-    """pandas writes a column of integers with gaps as floats: 256.0 is 256."""
-    if isinstance(cell, str):
-        try:
-            return int(cell)
-        except ValueError:
-            pass
-    number = _number(cell)
-    return int(number) if isinstance(number, float) and number.is_integer() else number
-
-
-def _boolean(cell: Any) -> Any:
-    """true or false, as JSON, Python and spreadsheets write it."""
-    return _BOOLEANS.get(cell.lower(), cell) if isinstance(cell, str) else cell
-
-
-_BOOLEANS = {"true": True, "false": False}
 
 
 def _json_container(cell: Any) -> Any:
@@ -61,23 +42,26 @@ def _json_container(cell: Any) -> Any:
         return cell
 
 
-_BY_TYPE: dict[Any, Callable[[Any], Any]] = {
-    float: _number,
-    int: _integer,
-    int | None: _integer,
-    bool: _boolean,
+_NUMBER: TypeAdapter[float] = TypeAdapter(Annotated[float, AllowInfNan(False)])
+# pandas writes a column of integers with gaps as floats, and large ones as 1e+16.
+_INTEGER: TypeAdapter[int] = TypeAdapter(
+    Annotated[int | Annotated[int, BeforeValidator(float)], Field(union_mode="left_to_right")]
+)
+_BOOLEAN: TypeAdapter[bool] = TypeAdapter(bool)  # as JSON, Python and spreadsheets write it
+_BY_TYPE: dict[Any, TypeAdapter[Any]] = {
+    float: _NUMBER,
+    int: _INTEGER,
+    int | None: _INTEGER,
+    bool: _BOOLEAN,
 }
 
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("stop", "messages", "images", "videos", "metadata"), _json_container),
     **{
-        name: _BY_TYPE.get(field.annotation, _json_container)
-        for name, field in (SamplingParams.model_fields | VideoParams.model_fields).items()
+        name: partial(_converted, _BY_TYPE[field.annotation])
+        for name, field in GenerationRequest.model_fields.items()
+        if field.annotation in _BY_TYPE
     },
-    "n": _integer,
-    "messages": _json_container,
-    "images": _json_container,
-    "videos": _json_container,
-    "metadata": _json_container,
 }
 
 

@@ -38,17 +38,17 @@ def from_parquet(folder: Path, table: pa.Table | dict[str, Any]) -> list[SourceR
 # --- CSV -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cell", ["true", "True", "TRUE"])
+@pytest.mark.parametrize("cell", ["true", "True", "TRUE", "yes", "1"])
 def test_csv_cells_of_logprobs_repetition_and_samples(tmp_path: Path, cell: str) -> None:
     first, second, bad = from_csv(
-        tmp_path, f"prompt,logprobs,stop_on_repetition,n\na,2,{cell},4\nb,,false,\nc,0,yes,2\n"
+        tmp_path, f"prompt,logprobs,stop_on_repetition,n\na,2,{cell},4\nb,,false,\nc,0,perhaps,2\n"
     )
     assert first.request
     assert (first.request.logprobs, first.request.stop_on_repetition) == (2, True)
     assert (first.samples, second.samples) == (4, 1)
     assert second.request
     assert (second.request.logprobs, second.request.stop_on_repetition) == (None, False)
-    assert str(bad.error).startswith("stop_on_repetition='yes'")
+    assert str(bad.error).startswith("stop_on_repetition='perhaps'")
 
 
 def test_csv_cells_are_converted(tmp_path: Path) -> None:
