@@ -70,3 +70,9 @@ class EngineStoppedError(MLXBatchError):
 
 class RequestAbortedError(MLXBatchError):
     """The request was aborted by its caller."""
+
+
+def shown(value: object) -> str:
+    """Return `repr(value)` for a message, cut to 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.errors import InvalidRequestError, shown
 
 _NO_LIMIT = 2**31 - 1  # from here on a maximum is that of the number's type
 
@@ -96,9 +96,7 @@ def _describe_one(item: Any, allowed: tuple[str, ...]) -> str:
     field = ".".join(str(part) for part in item["loc"]) or "request"
     if item["type"] == "extra_forbidden":
         return f"{field}: unknown field; allowed are {', '.join(allowed)}"
-    given = repr(item["input"])
-    given = given if len(given) <= 60 else given[:57] + "..."
     if item["type"] == "missing":
         return f"{field}: missing"
     message = item["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
-    return f"{field}={given}: {message}"
+    return f"{field}={shown(item['input'])}: {message}"

@@ -11,7 +11,7 @@ from pydantic_core import from_json
 
 from jobs.sources.files import FilePath, open_input
 from jobs.sources.rows import RowOrError
-from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.errors import InvalidRequestError, shown
 
 
 def numbered_lines(file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -58,9 +58,7 @@ def _decode(line: bytes) -> RowOrError:
         return _explain(line, str(error))
     if isinstance(data, dict):
         return data
-    shown = repr(data)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return InvalidRequestError(f"a row should be a JSON object, not {shown}")
+    return InvalidRequestError(f"a row should be a JSON object, not {shown(data)}")
 
 
 _PLACE = re.compile(r" at line \d+ column (\d+)$")

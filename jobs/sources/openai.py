@@ -7,7 +7,7 @@ from typing import Any
 
 from jobs.requests import SAMPLING_FIELDS, VIDEO_FIELDS, GenerationRequest
 from jobs.sources.dialect import SHORTHANDS, carried, samples_of, usable_id, written_out
-from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.errors import InvalidRequestError, shown
 
 _ENVELOPE = ("custom_id", "method", "url", "body")
 _ENDPOINTS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
@@ -45,7 +45,7 @@ class OpenAI:
         source = _source_of(data)
         body = data.get("body")
         if not isinstance(body, dict):
-            raise InvalidRequestError(f"body={_shown(body)}: should be an object")
+            raise InvalidRequestError(f"body={shown(body)}: should be an object")
         given = _meaningful(body)
         _refuse_unsupported(given)
         if source not in given:
@@ -81,10 +81,10 @@ def _source_of(data: Mapping[str, Any]) -> str:
         names = ", ".join(sorted(unknown))
         raise InvalidRequestError(f"{names}: unknown field; allowed are {', '.join(_ENVELOPE)}")
     if (method := data.get("method", "POST")) != "POST":
-        raise InvalidRequestError(f"method={_shown(method)}: should be 'POST'")
+        raise InvalidRequestError(f"method={shown(method)}: should be 'POST'")
     url = data.get("url")
     if not isinstance(url, str) or url not in _ENDPOINTS:
-        raise InvalidRequestError(f"url={_shown(url)}: should be {' or '.join(_ENDPOINTS)}")
+        raise InvalidRequestError(f"url={shown(url)}: should be {' or '.join(_ENDPOINTS)}")
     return _ENDPOINTS[url]
 
 
@@ -109,7 +109,7 @@ def _refuse_unsupported(given: Mapping[str, Any]) -> None:
 
 def _complaint(name: str, value: Any) -> str:
     hint = f", only {_NO_OPS[name]!r} is" if name in _NO_OPS else ""
-    return f"body.{name}={_shown(value)}: not supported{hint}"
+    return f"body.{name}={shown(value)}: not supported{hint}"
 
 
 def _logprobs(source: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,18 +117,13 @@ def _logprobs(source: str, given: Mapping[str, Any]) -> dict[str, Any]:
     wanted, top = given.get("logprobs"), given.get("top_logprobs")
     if top is not None and (source == "prompt" or wanted is None):
         raise InvalidRequestError(
-            f"body.top_logprobs={_shown(top)}: goes with body.logprobs=True of a chat"
+            f"body.top_logprobs={shown(top)}: goes with body.logprobs=True of a chat"
         )
     if source == "prompt" or wanted is None:
         return {}
     if wanted is not True:
         raise InvalidRequestError(
-            f"body.logprobs={_shown(wanted)}: should be True or False in a chat, and "
+            f"body.logprobs={shown(wanted)}: should be True or False in a chat, and "
             "body.top_logprobs how many"
         )
     return {"logprobs": 0 if top is None else top}
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
