@@ -15,6 +15,7 @@ Content: TypeAlias = str | list[Part]
 
 
 _MEDIA_KEYS = {*MEDIA_PARTS, "images", "videos"}
+_DETAILS = ("auto", "low", "high")  # a model takes each image in the one way it knows
 _NO_SOURCES = (type(None), str, Mapping, bool, int, float)
 
 
@@ -67,9 +68,15 @@ def _part(part: Any, any_source: bool) -> Part:
     if not isinstance(kind, str) or kind not in MEDIA_PARTS:
         allowed = ", ".join(["text", *MEDIA_PARTS])
         raise ValueError(f"a content part of type {kind!r}: allowed are {allowed}")
-    _refuse_unknown(part, kind)
+    source = _source_of(part, kind)
+    is_source = isinstance(source, str) and source != ""
+    if not is_source and (not any_source or isinstance(source, _NO_SOURCES)):
+        raise ValueError(
+            f"a part of type {kind!r} should hold a path, URL or data URL as a string under "
+            f"{kind!r} or 'url'"
+        )
     medium = MEDIA_PARTS[kind]
-    return {"type": medium, medium: _source_of(part.get(kind), kind, any_source)}
+    return {"type": medium, medium: source}
 
 
 def refuse_media_beside(given: Mapping[str, Any], where: str) -> None:
@@ -93,37 +100,25 @@ def _text_of(part: Mapping[str, Any]) -> str:
     return str(part["text"])
 
 
-def _refuse_unknown(part: Mapping[str, Any], kind: str) -> None:
-    """What would be ignored, such as a video's own `fps`, is an error."""
-    unknown = [
-        key for key, value in part.items() if value is not None and key not in ("type", kind)
-    ]
-    if unknown:
-        names = ", ".join(map(repr, unknown))
+def _source_of(part: Mapping[str, Any], kind: str) -> Any:
+    """What stands under the part's type or `url`, or under `url` in an object there."""
+    given = {key: value for key, value in part.items() if value is not None and key != "type"}
+    source = given.pop(kind if kind in given else "url", None)
+    _refuse_unknown(given, f"a part of type {kind!r}")
+    if isinstance(source, Mapping):
+        given = {key: value for key, value in source.items() if value is not None}
+        source = given.pop("url", None)
+        _refuse_unknown(given, f"{kind!r}")
+    return source
+
+
+def _refuse_unknown(given: dict[str, Any], where: str) -> None:
+    """What would be ignored, such as a video's own `fps`, is an error; `detail` is a hint."""
+    if (detail := given.pop("detail", "auto")) not in _DETAILS:
+        raise ValueError(f"detail={detail!r} in {where}: should be {', '.join(_DETAILS)}")
+    if given:
+        names = ", ".join(map(repr, given))
         raise ValueError(
-            f"unknown key {names} in a part of type {kind!r}; which frames of a video are used, "
-            "say video_fps and video_max_frames beside the messages"
+            f"unknown key {names} in {where}; which frames of a video are used, say video_fps and "
+            "video_max_frames beside the messages"
         )
-
-
-def _source_of(value: Any, kind: str, any_source: bool) -> Any:
-    if kind.endswith("_url") and isinstance(value, dict):
-        value = _url_of(value, kind)
-    is_source = isinstance(value, str) and bool(value)
-    if not is_source and (not any_source or isinstance(value, _NO_SOURCES)):
-        example = ' or {"url": …}' if kind.endswith("_url") else ""
-        raise ValueError(
-            f"a part of type {kind!r} should hold a path, URL or data URL as a string{example} "
-            f"under {kind!r}"
-        )
-    return value
-
-
-def _url_of(value: Mapping[str, Any], kind: str) -> Any:
-    given = {key: each for key, each in value.items() if each is not None}
-    if given.get("detail") == "auto":  # OpenAI's default, which asks for nothing
-        del given["detail"]
-    if unknown := given.keys() - {"url"}:
-        names = ", ".join(sorted(map(repr, unknown)))
-        raise ValueError(f"unknown key {names} in {kind!r}; allowed is url")
-    return given.get("url")

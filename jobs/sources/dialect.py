@@ -16,6 +16,7 @@ SHORTHANDS: Mapping[str, str] = {"image": "images", "video": "videos"}
 """How a row says that it has just one image or video."""
 
 _MEDIA_COLUMNS = frozenset({*SHORTHANDS, *SHORTHANDS.values()})
+_PART_KEYS = frozenset({*MEDIA_PARTS, "url"})
 _ID: TypeAdapter[str] = TypeAdapter(RequestId, config=ConfigDict(strict=True))
 
 
@@ -105,7 +106,7 @@ def _abridged_message(message: Any) -> Any:
 def _abridged_part(part: Any) -> Any:
     if not isinstance(part, Mapping):
         return part
-    return {key: _abridged(v) if key in MEDIA_PARTS else v for key, v in part.items()}
+    return {key: _abridged(v) if key in _PART_KEYS else v for key, v in part.items()}
 
 
 def _abridged(value: Any) -> Any:

@@ -81,11 +81,14 @@ def plain_prompt(prompt: object) -> str:
 
 def user_prompt(
     prompt: object,
-    images: Sequence[Any] | None,
-    videos: Sequence[Any] | None,
+    images: Any,
+    videos: Any,
     video: VideoParams | None,
 ) -> Prompt:
     """What a user says after showing images and videos; without any, the plain prompt.
+
+    Args:
+        images, videos: a list of them, or just one; see `MLXMultimodalLM`.
 
     Raises:
         InvalidRequestError: one of them is something else.
@@ -113,9 +116,8 @@ def chat_prompt(messages: object, video: VideoParams | None = None) -> Prompt:
         raise InvalidRequestError(f"messages is a {given}: should be a list of messages")
     found = [_message(at, message) for at, message in enumerate(messages)]
     media = media_of(_contents(found))
-    if not any(part["type"] == "video" for part in media):
-        _refuse_frames_of_nothing(video)
     if not media:
+        _refuse_frames_of_nothing(video)
         return found
     # Those of an assistant that calls tools may be None.
     messages = [{**each, "content": each.get("content") or ""} for each in found]
@@ -146,16 +148,15 @@ def _message(at: int, message: object) -> Mapping[str, Any]:
         raise InvalidRequestError(f"messages[{at}]: content: {error}") from None
 
 
-def _parts(kind: str, sources: Sequence[Any] | None) -> list[dict[str, Any]]:
+def _parts(kind: str, sources: Any) -> list[Part]:
+    """The parts of a list of images or videos, or of just one."""
     if sources is None:
         return []
-    if not isinstance(sources, list | tuple):
-        given = type(sources).__name__
-        raise InvalidRequestError(f"{kind}s is a {given}: should be a list of {kind}s")
-    return [{"type": kind, kind: source} for source in sources]
+    many = sources if isinstance(sources, list | tuple) else [sources]
+    return [{"type": kind, kind: source} for source in many]
 
 
 def _refuse_frames_of_nothing(video: VideoParams | None) -> None:
     if video and video.model_fields_set:
         names = ", ".join(sorted(video.model_fields_set))
-        raise InvalidRequestError(f"{names}: given without a video")
+        raise InvalidRequestError(f"{names}: given without images or videos")

@@ -36,6 +36,8 @@ def test_long_inline_media_stay_out_of_the_dataset(source: Any, left: Any) -> No
         part = {"type": kind, kind: {"url": source, "detail": "auto"}}
         short = {"type": kind, kind: {"url": left, "detail": "auto"}}
         assert carried(chat(part)) == chat(short)
+        part = {"type": kind, "url": source, "detail": "low"}
+        assert carried(chat(part)) == chat(part | {"url": left})
 
 
 def test_other_columns_are_carried_as_they_are() -> None:
