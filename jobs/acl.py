@@ -9,6 +9,9 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import cast
+
+from redis import Redis
 
 PLACEHOLDER = ">PASSWORD"
 
@@ -90,11 +93,28 @@ ACCESS: Mapping[Role, Access] = {
 }
 
 
-def acl_line(role: Role, user: str, password: str | None = None) -> str:
+ALL_COMMANDS = frozenset[str]().union(*(access.commands for access in ACCESS.values()))
+
+
+def known_commands(connection: Redis) -> frozenset[str]:
+    """Those of `ALL_COMMANDS` that a server has; a line with any other is an error there."""
+    names = sorted(ALL_COMMANDS)
+    found = cast(list[object | None], connection.execute_command("COMMAND INFO", *names))
+    return frozenset(name for name, info in zip(names, found, strict=True) if info)
+
+
+def acl_line(
+    role: Role,
+    user: str,
+    password: str | None = None,
+    *,
+    commands: frozenset[str] = ALL_COMMANDS,
+) -> str:
     """The line for `redis-cli` that makes `user` and gives it what its role needs.
 
     Args:
         password: of it only the hash stands in the line; None leaves a placeholder.
+        commands: those that the server has.
     """
     access = ACCESS[role]
     secret = PLACEHOLDER
@@ -106,6 +126,6 @@ def acl_line(role: Role, user: str, password: str | None = None) -> str:
             *(f"%R~{pattern}" for pattern in access.reads),
             *(f"~{pattern}" for pattern in access.writes),
             *(f"&{pattern}" for pattern in access.channels),
-            *(f"+{command}" for command in sorted(access.commands)),
+            *(f"+{command}" for command in sorted(access.commands & commands)),
         ]
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import ssl
+from functools import partial
 from typing import Any
 
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.connection import AbstractConnection
 from redis.exceptions import (
     ConnectionError,
     OutOfMemoryError,
@@ -18,8 +20,12 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
+from jobs.errors import ServerVersionError
 from vllm_mlx.errors import InvalidRequestError
 
+# The first with `SET … NX GET` and with patterns of keys that a user may only read. Valkey tells
+# the version of Redis that it stands for, which is 7.2 at least.
+LEAST_REDIS = (7, 0)
 # Seconds a server may take to answer: a frozen one must be noticed, and no command is slow.
 SOCKET_TIMEOUT = 15.0
 _SAFE = ("Redis URL must", "Invalid value for", "got an unexpected", "Invalid SSL", "ssl_")
@@ -36,6 +42,7 @@ def is_passing(error: Exception) -> bool:
 def connect(url: str, *, patience: float = SOCKET_TIMEOUT) -> Redis:
     """A connection for RQ and the ledger; `rediss://` is encrypted.
 
+    Whatever uses it first raises `ServerVersionError` if the server is older than `LEAST_REDIS`.
     redis-py would repeat a command whose reply was lost, and so apply a transaction twice; the
     worker repeats what is safe to repeat itself.
 
@@ -53,6 +60,7 @@ def connect(url: str, *, patience: float = SOCKET_TIMEOUT) -> Redis:
             health_check_interval=30,
             socket_timeout=min(max(2.0, patience), SOCKET_TIMEOUT),
             socket_connect_timeout=5.0,
+            redis_connect_func=partial(_greet, redacted(url)),
         )
         pool = connection.connection_pool
         # Otherwise its options would be looked at with the first command.
@@ -62,6 +70,19 @@ def connect(url: str, *, patience: float = SOCKET_TIMEOUT) -> Redis:
         reason = _why_no_url(error, url)
         raise InvalidRequestError(f"{redacted(url)} is not the URL of a Redis: {reason}") from None
     return connection
+
+
+def _greet(server: str, connection: AbstractConnection) -> None:
+    """Log in, as redis-py does by itself, and refuse a server that is too old."""
+    connection.on_connect()
+    connection.send_command("INFO", "server", check_health=False)
+    found = re.search(rb"redis_version:((\d+)\.(\d+)\S*)", connection.read_response())
+    if found and (int(found[2]), int(found[3])) < LEAST_REDIS:
+        connection.disconnect()
+        least = ".".join(map(str, LEAST_REDIS))
+        raise ServerVersionError(
+            f"{server} is Redis {found[1].decode()}: mlx-batch needs Redis {least}, or Valkey"
+        )
 
 
 def redacted(url: str) -> str:

@@ -9,6 +9,7 @@ MLXBatchError
 │   └── OutputNotAllowedError       its run's folder is outside what the worker's owner allows
 ├── LedgerError                 the ledger in Redis holds what this version does not write
 ├── LeaseLostError              another worker has claimed the shard meanwhile
+├── ServerVersionError          the Redis is older than what this version needs
 └── DatasetError                the output folder holds another run, or fails verification
 """
 
@@ -47,6 +48,10 @@ class LedgerError(MLXBatchError):
 
 class LeaseLostError(MLXBatchError):
     """A worker that slept, or whose Redis was away, came back after its shard was claimed."""
+
+
+class ServerVersionError(MLXBatchError):
+    """The Redis server lacks commands that jobs and workers need."""
 
 
 class DatasetError(MLXBatchError):

