@@ -30,7 +30,7 @@ from typing import Any
 from redis import Redis
 
 from jobs.connection import connect
-from jobs.dataset.verification import verify
+from jobs.dataset import verify
 from jobs.producer import enqueue_run
 from jobs.sources import detect_format, read_requests
 from vllm_mlx.batching.request import Request

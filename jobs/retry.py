@@ -1,31 +1,23 @@
 """`retry_errors`: run the rows of a finished run again that ended in an error.
 
-All other rows of their shards go back into the ledger, as if the shard had been interrupted right
-before its last rows: the worker that claims it generates only those.
+Their shards are reopened, keeping all other rows: the worker that claims one generates the rest.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 from redis import Redis
 
-from jobs.dataset import Dataset, ResultRow
+from jobs.dataset import Dataset
 from jobs.errors import DatasetError, RunStateError
 from jobs.ledger import Ledger, RunState
-from jobs.ledger.lease import counts_of, encode_row
-from jobs.logprobs import logprobs_of
-from jobs.media_column import media_of
 from jobs.producer import Enqueued, ReportProgress, resume_run
 from jobs.queue.run_jobs import RunJobs
+from jobs.result_row import RESULT_COLUMNS, ResultRow
 from jobs.run_spec import RunSpec
-from vllm_mlx.outputs import GenerationOutput
-
-_OUTPUT = tuple(field.name for field in fields(GenerationOutput))
-_OWN = ("id", "row", "sample_index", "attempts", "worker")
 
 
 def retry_errors(
@@ -60,29 +52,31 @@ def retry_errors(
     dataset.check_holder(run_id)
     retried = 0
     for shard in range(spec.shards):
-        places = _failed(_read(dataset, spec, shard, ["finish_reason", "error_type"]), error_type)
-        if not places:
-            continue
-        dataset.unfinish()
-        rows = map(_result, _read(dataset, spec, shard, [*_OWN, *_OUTPUT]))
-        kept = {at: row for at, row in enumerate(rows) if at not in places}
-        entries = {at: encode_row(row) for at, row in kept.items()}
-        ledger.reopen_shard(run_id, shard, entries, counts_of(kept.values()))
-        retried += len(places)
+        cells = _read(dataset, spec, shard, ["finish_reason", "error_type"])
+        failed = {at for at, row in enumerate(cells) if _has_failed(row, error_type)}
+        if failed:
+            dataset.unfinish()
+            rows = enumerate(_rows(dataset, spec, shard))
+            ledger.reopen_shard(run_id, shard, {at: row for at, row in rows if at not in failed})
+            retried += len(failed)
     return retried, resume_run(connection, run_id, report=report) if retried else None
 
 
-def _failed(rows: list[dict[str, Any]], error_type: str | None) -> set[int]:
-    """The places of a part's rows that ended in such an error."""
-    return {
-        at
-        for at, row in enumerate(rows)
-        if row["finish_reason"] == "error" and error_type in (None, row["error_type"])
-    }
+def _has_failed(row: dict[str, Any], error_type: str | None) -> bool:
+    return row["finish_reason"] == "error" and error_type in (None, row["error_type"])
+
+
+def _rows(dataset: Dataset, spec: RunSpec, shard: int) -> list[ResultRow]:
+    cells = _read(dataset, spec, shard, [column.name for column in RESULT_COLUMNS])
+    try:
+        return list(map(ResultRow.of_cells, cells))
+    except ValueError as error:
+        path = dataset.part_path(shard, spec.shards)
+        raise DatasetError(f"{path} has a row that no worker writes: {error}") from error
 
 
 def _read(dataset: Dataset, spec: RunSpec, shard: int, columns: list[str]) -> list[dict[str, Any]]:
-    """These columns of a shard's rows, in order."""
+    """Return these cells of a shard's rows, in order."""
     path = dataset.part_path(shard, spec.shards)
     try:
         table = pq.read_table(path, columns=columns).select(columns)
@@ -92,9 +86,3 @@ def _read(dataset: Dataset, spec: RunSpec, shard: int, columns: list[str]) -> li
         raise DatasetError(f"{path} has {table.num_rows} rows: `mlx-batch verify` tells more")
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
-
-
-def _result(cells: dict[str, Any]) -> ResultRow:
-    output = {name: cells[name] for name in _OUTPUT}
-    output |= {"logprobs": logprobs_of(cells["logprobs"]), "media": media_of(cells["media"])}
-    return ResultRow(**{name: cells[name] for name in _OWN}, output=GenerationOutput(**output))

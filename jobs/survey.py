@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.dataset.columns import ColumnTypes
+from jobs.dataset import ColumnTypes
 from jobs.errors import InputFileError
 from jobs.sources import Dialect, SourceRow
 

@@ -23,7 +23,7 @@ LIGHT = {
     "vllm_mlx.parameters",
     "vllm_mlx.sampling_params",
     "vllm_mlx.video_params",
-    "vllm_mlx.output_json",
+    "vllm_mlx.json_record",
     "vllm_mlx.outputs",
     "vllm_mlx.errors",
 }

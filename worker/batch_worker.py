@@ -24,8 +24,7 @@ from rq.job import Job
 from jobs.connection import is_passing
 from jobs.dataset import Dataset
 from jobs.errors import JobPayloadError, LeaseLostError, LedgerError
-from jobs.ledger import Ledger
-from jobs.ledger.lease import ShardLease
+from jobs.ledger import Ledger, ShardLease
 from jobs.queue.run_jobs import open_queue
 from jobs.queue.tasks import GenerateShard, read_task
 from jobs.run_spec import QUEUE_PREFIX, RunSpec, queue_name

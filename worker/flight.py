@@ -13,14 +13,12 @@ from typing import Any, Protocol
 from rq.executions import Execution
 from rq.job import Job
 
-from jobs.dataset import ResultRow
-from jobs.dataset.columns import encode
-from jobs.dataset.verification import Verification
+from jobs.dataset import Verification, encode_cell
 from jobs.errors import JobPayloadError
-from jobs.ledger.counts import Counts
-from jobs.ledger.lease import ShardLease, counts_of
+from jobs.ledger import Counts, ShardLease
 from jobs.queue.tasks import GenerateShard, ShardRow
 from jobs.requests import GenerationRequest
+from jobs.result_row import ResultRow
 from jobs.run_spec import RunSpec
 from vllm_mlx.batching.prompts import MediaPrompt, Prompt
 from vllm_mlx.batching.request import Request
@@ -227,7 +225,7 @@ class ShardFlight(Flight):
             id=self.ids[index],
             row=row.row,
             output=output,
-            attempts=self.lease.epoch + self.tries[index],
+            attempts=self.lease.fencing_token + self.tries[index],
             worker=self.worker,
             sample_index=sample,
         )
@@ -250,7 +248,7 @@ class ShardFlight(Flight):
             future.cancel()
 
     def counts(self) -> Counts:
-        return counts_of(self.results.values())
+        return Counts.of(self.results.values())
 
     def rows(self) -> list[ResultRow]:
         """The shard as it goes to the dataset."""
@@ -293,7 +291,7 @@ class ShardFlight(Flight):
         kinds = self.spec.columns
         columns = self.spec.input.format.dialect.columns(row.data)
         try:
-            return {name: encode(value, kinds[name]) for name, value in columns.items()}
+            return {name: encode_cell(value, kinds[name]) for name, value in columns.items()}
         except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             raise JobPayloadError(
                 f"row {row.row} has a column that its run has not, or has as another type: {error}"

@@ -17,8 +17,7 @@ from rq import Queue
 from rq.scheduler import RQScheduler
 
 from jobs.connection import connect
-from jobs.dataset import Dataset
-from jobs.dataset.verification import Verification, verify
+from jobs.dataset import Dataset, Verification, verify
 from jobs.producer import Enqueued
 from jobs.queue.run_jobs import open_queue
 from vllm_mlx.errors import MLXBatchError

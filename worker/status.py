@@ -8,8 +8,7 @@ from typing import Any
 
 from redis import Redis
 
-from jobs.ledger import Ledger, RunState
-from jobs.ledger.counts import Counts
+from jobs.ledger import Counts, Ledger, RunState
 from jobs.queue.queue_state import QueueState, queue_names
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import QUEUE_PREFIX, RunSpec

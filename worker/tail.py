@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 from redis import Redis
 
-from jobs.dataset import ResultRow
-from jobs.ledger import Ledger, RunState
+from jobs.ledger import Ledger, RunState, read_row
 from jobs.ledger.keys import rows_channel
-from jobs.ledger.lease import decode_row
+from jobs.result_row import ResultRow
 
 LOOK = 1.0  # seconds without a row after which the run may have ended
 
@@ -27,6 +26,6 @@ def rows_as_they_come(connection: Redis, run_id: str) -> Iterator[ResultRow]:
         while True:
             message = channel.get_message(timeout=LOOK)
             if message is not None:
-                yield decode_row(message["data"])
+                yield read_row(message["data"])
             elif ledger.progress(run_id).state is RunState.FINISHED:
                 return

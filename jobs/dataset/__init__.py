@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from jobs.dataset.folder import Dataset, ResultRow
-from jobs.dataset.layout import RESULT_COLUMNS, dataset_names, schema
+from jobs.dataset.columns import ColumnTypes, encode_cell
+from jobs.dataset.folder import Dataset
+from jobs.dataset.layout import dataset_names, schema
 from jobs.dataset.verification import Verification, verify
 
 __all__ = [
-    "RESULT_COLUMNS",
+    "ColumnTypes",
     "Dataset",
-    "ResultRow",
     "Verification",
     "dataset_names",
+    "encode_cell",
     "schema",
     "verify",
 ]

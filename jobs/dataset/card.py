@@ -6,28 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.dataset.layout import RESULT_COLUMNS, dataset_names
+from jobs.dataset.layout import dataset_names
 from jobs.dataset.verification import Verification
-
-_MEANINGS: Mapping[str, str] = {
-    "id": "the request's name, unique in the run",
-    "row": "position in the input, from 0",
-    "sample_index": "which answer to this request, from 0",
-    "text": "the generated text",
-    "prompt_tokens": "tokens of the prompt, chat template included",
-    "completion_tokens": "tokens of the answer, end token included",
-    "finish_reason": "`stop`, `length`, `repetition` or `error`",
-    "error_type": "class of the error, for rows in error",
-    "error": "its message",
-    "model": "the model that answered",
-    "seed": "seed of the sampling; null for greedy decoding",
-    "cached_tokens": "prompt tokens computed once for several prompts",
-    "attempts": "how often the request was tried",
-    "latency_s": "seconds from submission to the last token, waiting included",
-    "worker": "the worker that finished the row",
-    "logprobs": "each token of the answer and the likeliest at its place; null if not asked for",
-    "media": "the images and videos as the model saw them; null where there were none",
-}
+from jobs.result_row import RESULT_COLUMNS
 
 _TYPES: Mapping[str, str] = {"json": "string (JSON)"}
 
@@ -89,7 +70,7 @@ def _facts(manifest: Mapping[str, Any], verification: Verification) -> str:
 
 
 def _columns(columns: Mapping[str, str]) -> str:
-    results = [(field.name, str(field.type), _MEANINGS[field.name]) for field in RESULT_COLUMNS]
+    results = [(name, str(kind), meaning) for name, kind, meaning in RESULT_COLUMNS]
     inputs = [
         (name, _TYPES.get(columns[column], columns[column]), _origin(column, name))
         for column, name in dataset_names(columns).items()

@@ -67,8 +67,8 @@ class ColumnTypes:
         self._seen[name] = 0
 
 
-def encode(value: Any, type: str) -> Any:
-    """The value as Arrow takes it in a column of this type."""
+def encode_cell(value: Any, type: str) -> Any:
+    """Return the value as Arrow takes it in a column of this type."""
     if value is None:
         return None
     if type == "json":

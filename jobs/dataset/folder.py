@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,68 +16,11 @@ import pyarrow.parquet as pq
 
 from jobs.dataset.atomic import create_file, explain_write, replace_file
 from jobs.dataset.card import dataset_card
-from jobs.dataset.layout import (
-    Layout,
-    dataset_names,
-    read_manifest,
-    schema,
-    whole_text,
-)
+from jobs.dataset.layout import Layout, dataset_names, read_manifest, schema
 from jobs.dataset.verification import Verification, verify
 from jobs.errors import DatasetError
-from jobs.logprobs import logprobs_cell
-from jobs.media_column import media_cell
-from vllm_mlx.outputs import GenerationOutput
-
-_OUTPUT_FIELDS = tuple(field.name for field in fields(GenerationOutput))
-
-
-@dataclass(frozen=True, slots=True)
-class ResultRow:
-    """One finished request, as it goes into the dataset.
-
-    Attributes:
-        id: the request's name, unique in the run.
-        row: its position in the input.
-        output: what the model made of it, or the error it ended in.
-        attempts: how often it was tried.
-        worker: who finished it.
-        sample_index: which of the answers to this request, from 0.
-        columns: the input's own columns, by their name in the input, encoded for their type.
-    """
-
-    id: str
-    row: int
-    output: GenerationOutput
-    attempts: int = 1
-    worker: str = ""
-    sample_index: int = 0
-    columns: Mapping[str, Any] = field(default_factory=dict)
-
-    def flat(self, names: Mapping[str, str]) -> dict[str, Any]:
-        """The row as column name to value; `names` is `dataset_names` of the input's columns.
-
-        Raises:
-            DatasetError: the row has an input column that `names` lacks.
-        """
-        if unknown := self.columns.keys() - names.keys():
-            listed = ", ".join(sorted(unknown))
-            raise DatasetError(f"row {self.id!r} has columns the manifest lacks: {listed}")
-        own = {names[column]: value for column, value in self.columns.items()}
-        result = {name: getattr(self.output, name) for name in _OUTPUT_FIELDS}
-        return (
-            own
-            | result
-            | {
-                "id": self.id,
-                "row": self.row,
-                "sample_index": self.sample_index,
-                "attempts": self.attempts,
-                "worker": self.worker,
-                "logprobs": logprobs_cell(self.output.logprobs),
-                "media": media_cell(self.output.media),
-            }
-        )
+from jobs.result_row import ResultRow
+from vllm_mlx.json_record import whole_text
 
 
 class Dataset:
@@ -221,10 +163,17 @@ class Dataset:
 def _table(rows: Sequence[ResultRow], columns: Mapping[str, str]) -> pa.Table:
     names = dataset_names(columns)
     ordered = sorted(rows, key=lambda row: (row.row, row.sample_index))
-    flat = [row.flat(names) for row in ordered]
+    cells = [row.cells() | _input_cells(row, names) for row in ordered]
     wanted = schema(columns)
-    arrays = [_array(field, [row.get(field.name) for row in flat]) for field in wanted]
+    arrays = [_array(field, [row.get(field.name) for row in cells]) for field in wanted]
     return pa.Table.from_arrays(arrays, schema=wanted)
+
+
+def _input_cells(row: ResultRow, names: Mapping[str, str]) -> dict[str, Any]:
+    if unknown := row.columns.keys() - names.keys():
+        listed = ", ".join(sorted(unknown))
+        raise DatasetError(f"row {row.id!r} has columns the manifest lacks: {listed}")
+    return {names[column]: value for column, value in row.columns.items()}
 
 
 def _array(field: pa.Field, values: list[Any]) -> pa.Array:
@@ -232,7 +181,7 @@ def _array(field: pa.Field, values: list[Any]) -> pa.Array:
         try:
             return pa.array(values, field.type)
         except UnicodeEncodeError:
-            return pa.array([whole_text(value) for value in values], field.type)
+            return pa.array(whole_text(values), field.type)
     except (pa.ArrowException, OverflowError) as error:
         message = f"a value of column {field.name!r} is no {field.type}: {error}"
         raise DatasetError(message) from error

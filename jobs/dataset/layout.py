@@ -18,28 +18,8 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.errors import DatasetError
-from jobs.logprobs import LOGPROBS
-from jobs.media_column import MEDIA
-
-RESULT_COLUMNS: tuple[pa.Field, ...] = (
-    pa.field("id", pa.string()),
-    pa.field("row", pa.int64()),
-    pa.field("sample_index", pa.int32()),
-    pa.field("text", pa.string()),
-    pa.field("prompt_tokens", pa.int32()),
-    pa.field("completion_tokens", pa.int32()),
-    pa.field("finish_reason", pa.string()),
-    pa.field("error_type", pa.string()),
-    pa.field("error", pa.string()),
-    pa.field("model", pa.string()),
-    pa.field("seed", pa.int64()),
-    pa.field("cached_tokens", pa.int32()),
-    pa.field("attempts", pa.int32()),
-    pa.field("latency_s", pa.float64()),
-    pa.field("worker", pa.string()),
-    pa.field("logprobs", LOGPROBS),
-    pa.field("media", MEDIA),
-)
+from jobs.result_row import RESULT_COLUMNS
+from vllm_mlx.json_record import whole_text
 
 _INPUT_TYPES: Mapping[str, pa.DataType] = {
     "string": pa.string(),
@@ -96,7 +76,7 @@ def dataset_names(columns: Mapping[str, str]) -> dict[str, str]:
     the same, because SQL readers fetch `text` where `"Text"` was asked for.
     """
     inputs = {column.casefold() for column in columns}
-    taken = {field.name.casefold() for field in RESULT_COLUMNS}
+    taken = {column.name.casefold() for column in RESULT_COLUMNS}
     names: dict[str, str] = {}
     for column in columns:
         name = own = whole_text(column)
@@ -114,15 +94,9 @@ def schema(columns: Mapping[str, str]) -> pa.Schema:
         DatasetError: a type is not one of string, int64, double, bool and json.
     """
     names = dataset_names(columns)
+    results = [pa.field(column.name, column.type) for column in RESULT_COLUMNS]
     own = [pa.field(names[column], _arrow_type(column, kind)) for column, kind in columns.items()]
-    return pa.schema([*RESULT_COLUMNS, *own])
-
-
-def whole_text(value: Any) -> Any:
-    """`value`, but half a surrogate pair in a str, which JSON allows, becomes U+FFFD."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return value
+    return pa.schema([*results, *own])
 
 
 def _arrow_type(column: str, kind: str) -> pa.DataType:

@@ -12,18 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs.dataset.layout import RESULT_COLUMNS, Layout, read_manifest, schema
+from jobs.dataset.layout import Layout, read_manifest, schema
 from jobs.errors import DatasetError
 from vllm_mlx.outputs import FinishReason
 
 _SHOWN = 20
 _READ = pa.schema(
-    [
-        column
-        for column in RESULT_COLUMNS
-        if column.name
-        in {"id", "row", "sample_index", "prompt_tokens", "completion_tokens", "finish_reason"}
-    ]
+    map(
+        schema({}).field,
+        ("id", "row", "sample_index", "prompt_tokens", "completion_tokens", "finish_reason"),
+    )
 )
 
 

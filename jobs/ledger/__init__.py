@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from jobs.ledger.counts import Counts
+from jobs.ledger.lease import ShardLease, read_row
 from jobs.ledger.ledger import Ledger, Progress, RunState
 
-__all__ = ["Ledger", "Progress", "RunState"]
+__all__ = ["Counts", "Ledger", "Progress", "RunState", "ShardLease", "read_row"]

@@ -1,13 +1,17 @@
-"""`Counts`: rows and tokens, as the ledger sums them up."""
+"""`Counts`: rows and tokens, as the ledger adds them up."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
+
+from pydantic import TypeAdapter, ValidationError
 
 from jobs.errors import LedgerError
-from vllm_mlx.outputs import GenerationOutput
+from jobs.result_row import ResultRow
+
+_JSON = TypeAdapter(tuple[int, int, int, int])
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +24,8 @@ class Counts:
     completion_tokens: int = 0
 
     @classmethod
-    def of(cls, outputs: Iterable[GenerationOutput]) -> Counts:
-        outputs = list(outputs)
+    def of(cls, rows: Iterable[ResultRow]) -> Counts:
+        outputs = [row.output for row in rows]
         errors = sum(output.finish_reason == "error" for output in outputs)
         return cls(
             ok=len(outputs) - errors,
@@ -32,41 +36,31 @@ class Counts:
 
     @classmethod
     def sum_of(cls, encoded: Iterable[bytes]) -> Counts:
-        """The sum of what `encode` wrote.
+        """Return the sum of what `encode` wrote.
 
         Raises:
-            LedgerError: something else wrote there.
+            LedgerError: one of them is something else.
         """
-        total = cls()
-        for raw in encoded:
-            total += cls.decode(raw)
-        return total
+        return sum(map(cls.decode, encoded), start=cls())
 
     @classmethod
     def decode(cls, raw: bytes) -> Counts:
-        """What `encode` wrote.
+        """Return what `encode` wrote.
 
         Raises:
-            LedgerError: something else wrote there.
+            LedgerError: it is something else.
         """
         try:
-            values = json.loads(raw)
-        except (ValueError, RecursionError):
-            values = None
-        if not isinstance(values, list) or [type(value) for value in values] != [int] * 4:
-            raise LedgerError(f"the ledger holds {raw[:80]!r} in place of counts")
-        return cls(*values)
+            return cls(*_JSON.validate_json(raw, strict=True))
+        except ValidationError:
+            raise LedgerError(f"the ledger holds {raw[:80]!r} in place of counts") from None
 
     def encode(self) -> str:
-        return json.dumps(self._values)
+        return json.dumps(astuple(self))
 
     @property
     def rows(self) -> int:
         return self.ok + self.error
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(*(a + b for a, b in zip(self._values, other._values, strict=True)))
-
-    @property
-    def _values(self) -> tuple[int, ...]:
-        return tuple(asdict(self).values())
+        return Counts(*map(sum, zip(astuple(self), astuple(other), strict=True)))

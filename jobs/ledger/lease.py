@@ -1,17 +1,15 @@
-"""`ShardLease`: one worker's hold on a shard, under a number that its heir's is above.
+"""`ShardLease`: the right of one worker to record and commit a shard's rows.
 
-Each row is recorded as it ends, so that an heir goes on in the middle of the shard. All three steps
-(claim, record, commit) are scripts that Redis runs whole, and record and commit are refused to whom
-the shard does not belong any more: a worker that slept can't undo what its heir did. Each may be
-repeated when its reply was lost.
+Every claim gets a higher fencing token. Claim, record and commit are Redis scripts, each atomic and
+safe to repeat when its reply was lost; record and commit are refused unless their token is the
+shard's latest one, so a worker that slept through the next claim changes nothing. Rows are recorded
+as they end, and the next holder of the lease goes on after them.
 
-The rows of a shard are in memory from the first one until the shard is committed. So the ledger of
-a run takes what the shards in flight hold: a few KB a row, some hundred rows a worker.
+A shard's rows stay in Redis until it is committed: a few KB a row, some hundred rows a worker.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +17,6 @@ from typing import Any, cast
 
 from redis import Redis
 
-from jobs.dataset import ResultRow
 from jobs.errors import LeaseLostError, LedgerError
 from jobs.ledger.counts import Counts
 from jobs.ledger.keys import (
@@ -30,7 +27,7 @@ from jobs.ledger.keys import (
     rows_channel,
     rows_key,
 )
-from vllm_mlx.output_json import decode_output, encode_output
+from jobs.result_row import ResultRow
 
 logger = logging.getLogger("mlx_batch.ledger")
 
@@ -40,12 +37,12 @@ local held = redis.call('HGET', KEYS[2], ARGV[1])
 if held and string.sub(held, 1, 1) == '-' then
   redis.call('HSET', KEYS[2], ARGV[1], string.sub(held, 2))
 end
-local epoch = redis.call('HINCRBY', KEYS[2], ARGV[1], 1)
+local token = redis.call('HINCRBY', KEYS[2], ARGV[1], 1)
 local idle = redis.call('HINCRBY', KEYS[2], ARGV[1] .. ':idle', 1)
-return {epoch, idle, redis.call('HGETALL', KEYS[3])}
+return {token, idle, redis.call('HGETALL', KEYS[3])}
 """
-# A commit ends its lease: it is negative then. Whoever committed may say so again, but no more once
-# the shard is to be made anew, when it is not among those that are done.
+# A commit makes the token negative. The same commit may be repeated, but not once the shard is
+# reopened: it is not among the done ones then.
 _HELD = """
 local held = redis.call('HGET', KEYS[1], ARGV[1])
 local is_done = redis.call('HEXISTS', KEYS[4], ARGV[1]) == 1
@@ -80,10 +77,10 @@ return 1
 
 @dataclass(frozen=True)
 class ShardLease:
-    """The right to work on a shard.
+    """The lease of a shard.
 
     Attributes:
-        epoch: how often the shard was claimed, this time included.
+        fencing_token: how often the shard was claimed, this time included.
         idle: how often in a row it was claimed without one more row recorded, this time included.
         known: rows that earlier holders recorded, by their place in the shard.
     """
@@ -91,67 +88,68 @@ class ShardLease:
     connection: Redis
     run_id: str
     shard: int
-    epoch: int
+    fencing_token: int
     idle: int = 1
     known: Mapping[int, ResultRow] = field(default_factory=dict)
 
     @classmethod
     def claim(cls, connection: Redis, run_id: str, shard: int) -> ShardLease | None:
-        """Take a shard, from whoever had it; None if it is committed.
+        """Return a new lease, which ends all earlier ones; None if the shard is committed.
 
         Raises:
-            LedgerError: somebody else wrote there.
+            LedgerError: a record of the run is not one that this version writes.
         """
         claim = connection.register_script(_CLAIM)
         keys = [done_key(run_id), leases_key(run_id), rows_key(run_id, shard)]
         with of_our_kind(run_id):
-            epoch, *rest = cast(list[Any], claim(keys=keys, args=[shard]))
-        if not epoch:
+            token, *rest = cast(list[Any], claim(keys=keys, args=[shard]))
+        if not token:
             return None
         idle, flat = rest
         known = dict(_readable(zip(flat[::2], flat[1::2], strict=True)))
-        return cls(connection, run_id, shard, epoch, idle, known)
+        return cls(connection, run_id, shard, token, idle, known)
 
     def record(self, rows: Mapping[int, ResultRow], counts: Counts) -> None:
-        """Make rows last that have ended.
+        """Record rows that have ended.
 
         Args:
             rows: by their place in the shard.
             counts: of all rows of the shard that are done, these included.
 
         Raises:
-            LeaseLostError: the shard was claimed by somebody else.
+            LeaseLostError: another worker has claimed the shard since.
         """
-        entries = [word for place, row in rows.items() for word in (place, encode_row(row))]
+        entries = [word for place, row in rows.items() for word in (place, row.encode())]
         self._run(_RECORD, counts.encode(), rows_channel(self.run_id), *entries)
 
     def commit(self, counts: Counts) -> None:
-        """The shard's part is on disk: free the ledger of its rows. It counts once.
+        """Mark the shard as done, once its part is on disk, and delete its rows.
 
         Raises:
-            LeaseLostError: the shard was claimed by somebody else.
+            LeaseLostError: another worker has claimed the shard since.
         """
         self._run(_COMMIT, counts.encode())
 
     def release(self) -> None:
-        """The shard is handed back in order: nobody died of it.
+        """Give the shard back without an end: this claim was not an idle one.
 
         Raises:
-            LeaseLostError: the shard was claimed by somebody else.
+            LeaseLostError: another worker has claimed the shard since.
         """
         self._run(_RELEASE)
 
     def check(self) -> None:
-        """
+        """Make sure that the lease is the shard's latest one.
+
         Raises:
-            LeaseLostError: the shard was claimed by somebody else.
+            LeaseLostError: another worker has claimed the shard since.
         """
         self._run(_CHECK)
 
     def _run(self, script: str, *more: Any) -> None:
         run_id, shard = self.run_id, self.shard
         keys = [leases_key(run_id), rows_key(run_id, shard), partial_key(run_id), done_key(run_id)]
-        args = [shard, self.epoch, *more]
+        args = [shard, self.fencing_token, *more]
         with of_our_kind(run_id):
             is_held = self.connection.register_script(script)(keys=keys, args=args)
         if not is_held:
@@ -160,44 +158,25 @@ class ShardLease:
             )
 
 
-def encode_row(row: ResultRow) -> bytes:
-    """A row without the input's columns, which its job has."""
-    names = ("id", "row", "sample_index", "attempts", "worker")
-    own = {name: getattr(row, name) for name in names}
-    return b"%s\n%s" % (json.dumps(own).encode(), encode_output(row.output))
-
-
-def decode_row(raw: bytes) -> ResultRow:
-    """What `encode_row` wrote.
+def read_row(raw: bytes) -> ResultRow:
+    """Return a recorded row.
 
     Raises:
-        LedgerError: something else wrote there.
+        LedgerError: it is not one that this version writes.
     """
-    own, _, output = raw.partition(b"\n")
     try:
-        fields = json.loads(own)
-        kinds = {name: type(value) for name, value in fields.items()}
-        if kinds != _KINDS:
-            raise ValueError(f"its fields are {sorted(kinds)}")
-        return ResultRow(**fields, output=decode_output(output))
-    except (ValueError, AttributeError, RecursionError) as error:
+        return ResultRow.decode(raw)
+    except ValueError as error:
         raise LedgerError(f"the ledger holds {raw[:80]!r} in place of a row: {error}") from None
 
 
 def _readable(entries: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[int, ResultRow]]:
-    """The rows by their place. What is none is left out: the row there is made once more."""
+    """Yield the rows by their place; without those that can't be read, which are made again."""
     for place, raw in entries:
         try:
-            yield _place(place), decode_row(raw)
+            yield _place(place), read_row(raw)
         except LedgerError as error:
             logger.warning("a row is made again: %s", error)
-
-
-def counts_of(rows: Iterable[ResultRow]) -> Counts:
-    return Counts.of(row.output for row in rows)
-
-
-_KINDS = {"id": str, "row": int, "sample_index": int, "attempts": int, "worker": str}
 
 
 def _place(raw: bytes) -> int:

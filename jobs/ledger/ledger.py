@@ -1,27 +1,19 @@
-"""`Ledger`: what is done of each run, in Redis; the one truth of a run in flight.
+"""`Ledger`: what is done of each run, in Redis.
 
-Keys, all under `mlx-batch:`
-    runs                    sorted set, run id by creation time
-    run:ID                  hash: `spec` (JSON) and `state`
-    run:ID:done             hash: committed shard → its `Counts` as a JSON list
-    run:ID:leases           hash: shard → how often it was claimed
-    run:ID:partial          hash: shard that is not whole → `Counts` of its rows that are done
-    run:ID:rows:SHARD       hash: place in the shard → a row that is done; gone with the commit
-    out:FOLDER              the run that an output folder belongs to
-    live:WORKER             JSON of what a worker's engine does; expires
-
-`jobs.ledger.lease` writes the four that change with every row and shard.
+`jobs.ledger.keys` names its keys; `jobs.ledger.lease` writes those that change with every row.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, cast
 
 from redis import Redis
+from redis.client import Pipeline
 
 from jobs.errors import LedgerError, RunExistsError, RunNotFoundError
 from jobs.ledger.counts import Counts
@@ -36,6 +28,7 @@ from jobs.ledger.keys import (
     rows_key,
     run_key,
 )
+from jobs.result_row import ResultRow
 from jobs.run_spec import RunSpec
 
 LIVE_TTL = 15  # seconds; a worker writes its live counts every second
@@ -52,11 +45,11 @@ class RunState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A run as the ledger knows it: what was asked for, what is done.
+    """What was asked for in a run, and what is done.
 
     Attributes:
-        done: of committed shards.
-        partial: of shards that are not whole yet.
+        done: counts of the committed shards.
+        partial: counts of the recorded rows of the other shards.
     """
 
     spec: RunSpec
@@ -73,7 +66,7 @@ class Ledger:
         self._redis = connection
 
     def create(self, spec: RunSpec, created: float) -> bool:
-        """Record a new run; False if it is there already (it is then left as it was).
+        """Record a new run; return False and change nothing if it is recorded already.
 
         Raises:
             RunExistsError: the output folder belongs to another run.
@@ -97,7 +90,7 @@ class Ledger:
             )
 
     def spec(self, run_id: str) -> RunSpec:
-        """What a run is.
+        """Return what was asked for in a run.
 
         Raises:
             RunNotFoundError: the server knows no such run.
@@ -109,7 +102,7 @@ class Ledger:
         return _spec(cast(bytes, raw), run_id)
 
     def progress(self, run_id: str) -> Progress:
-        """How far a run is.
+        """Return where a run stands.
 
         Raises:
             RunNotFoundError: the server knows no such run.
@@ -131,7 +124,7 @@ class Ledger:
         )
 
     def runs(self) -> list[str]:
-        """All run ids, newest first, but for those whose record has expired."""
+        """Return the ids of all runs whose record has not expired, newest first."""
         found = cast(list[bytes], self._redis.zrevrange(RUNS, 0, -1))
         names = [name.decode(errors="replace") for name in found]
         with self._redis.pipeline() as pipeline:
@@ -141,45 +134,45 @@ class Ledger:
         return [name for name, exists in zip(names, known, strict=True) if exists]
 
     def reopen(self, run_id: str, lost_shards: Iterable[int]) -> None:
-        """The run goes on: these shards' parts are lost, they are to be made again."""
-        with self._redis.pipeline() as pipeline:
+        """Reopen these shards, whose parts are lost, and with them the run."""
+        with self._reopened(run_id) as pipeline:
             for shard in lost_shards:
                 pipeline.hdel(done_key(run_id), str(shard))
-            pipeline.hset(run_key(run_id), "state", RunState.RUNNING)
-            for key in _keys(run_id):
-                pipeline.persist(key)
-            pipeline.execute()
 
-    def reopen_shard(
-        self, run_id: str, shard: int, rows: Mapping[int, bytes], counts: Counts
-    ) -> None:
-        """A committed shard is to be made again, but for these rows (see `jobs.ledger.lease`)."""
-        with self._redis.pipeline() as pipeline:
+    def reopen_shard(self, run_id: str, shard: int, rows: Mapping[int, ResultRow]) -> None:
+        """Reopen a committed shard, keeping these rows, by their place in it."""
+        with self._reopened(run_id) as pipeline:
             for place, row in rows.items():
-                pipeline.hset(rows_key(run_id, shard), str(place), row)
-            pipeline.hset(partial_key(run_id), str(shard), counts.encode())
+                pipeline.hset(rows_key(run_id, shard), str(place), row.encode())
+            pipeline.hset(partial_key(run_id), str(shard), Counts.of(rows.values()).encode())
             pipeline.hdel(done_key(run_id), str(shard))
+
+    @contextmanager
+    def _reopened(self, run_id: str) -> Iterator[Pipeline]:
+        """A transaction, after which the run goes on and its record does not expire."""
+        with self._redis.pipeline() as pipeline:
+            yield pipeline
             pipeline.hset(run_key(run_id), "state", RunState.RUNNING)
             for key in _keys(run_id):
                 pipeline.persist(key)
             pipeline.execute()
 
     def done_shards(self, run_id: str) -> set[int]:
-        """The committed shards.
+        """Return the committed shards.
 
         Raises:
-            LedgerError: somebody else wrote there.
+            LedgerError: the record is not one that this version writes.
         """
         with of_our_kind(run_id):
             names = cast(list[bytes], self._redis.hkeys(done_key(run_id)))
         return set(map(_shard, names))
 
     def shards_done(self, run_id: str) -> int:
-        """How many shards are committed."""
+        """Return how many shards are committed."""
         return self._redis.hlen(done_key(run_id))
 
     def finish(self, run_id: str) -> None:
-        """The run's dataset is verified; its record is forgotten after `KEEP_FINISHED`."""
+        """Mark the run as finished; its record expires after `KEEP_FINISHED`."""
         with self._redis.pipeline() as pipeline:
             pipeline.hset(run_key(run_id), "state", RunState.FINISHED)
             for key in _keys(run_id):
@@ -203,15 +196,15 @@ class Ledger:
         self._redis.zrem(RUNS, run_id)
 
     def publish_live(self, worker: str, live: Mapping[str, Any]) -> None:
-        """What a worker's engine does."""
+        """Set what a worker's engine does."""
         self._redis.set(live_key(worker), json.dumps(live), ex=LIVE_TTL)
 
     def forget_live(self, worker: str) -> None:
-        """A worker has ended."""
+        """Delete what an ended worker published."""
         self._redis.delete(live_key(worker))
 
     def live(self, workers: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """The last word of each worker that spoke within `LIVE_TTL` seconds."""
+        """Return the latest of each worker that published within `LIVE_TTL` seconds."""
         names = list(workers)
         if not names:
             return {}
@@ -221,7 +214,7 @@ class Ledger:
 
 
 def _keys(run_id: str) -> tuple[str, ...]:
-    """What stays of a finished run. The leases, too: who slept through its end must not write."""
+    """What stays of a finished run; the leases refuse a worker that slept through its end."""
     return run_key(run_id), done_key(run_id), leases_key(run_id)
 
 
@@ -249,7 +242,7 @@ def _shard(raw: bytes) -> int:
 
 
 def _said(raw: bytes) -> dict[str, Any] | None:
-    """What a worker said; None if it is not what one says."""
+    """What a worker published; None if no worker writes such a thing."""
     try:
         said = json.loads(raw)
     except (ValueError, RecursionError):

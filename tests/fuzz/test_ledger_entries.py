@@ -13,11 +13,9 @@ from redis import Redis
 from rich.console import Console
 
 from jobs.connection import connect
-from jobs.dataset import ResultRow
-from jobs.ledger import Ledger
-from jobs.ledger.counts import Counts
+from jobs.ledger import Counts, Ledger, ShardLease, read_row
 from jobs.ledger.keys import done_key, leases_key, live_key, partial_key, rows_key, run_key
-from jobs.ledger.lease import ShardLease, decode_row, encode_row
+from jobs.result_row import ResultRow
 from jobs.run_spec import RunSpec
 from tests.helpers.engines import enqueue
 from tests.helpers.strategies import cases, changed, only
@@ -28,9 +26,8 @@ from worker.status import run_status
 
 COUNTS = Counts(1, 2, 3, 4).encode().encode()
 MEDIA = (MediaInfo("video", "ab", 4, 4, 1.0, (0.0, 0.5)),)
-ROW = encode_row(
-    ResultRow("id", 0, GenerationOutput("text", 1, 2, "stop", "m", seed=1, media=MEDIA))
-)
+OUTPUT = GenerationOutput("text", 1, 2, "stop", "m", seed=1, media=MEDIA)
+ROW = ResultRow("id", 0, OUTPUT).encode()
 LIVE = b'{"model": "m", "tokens_per_second": 1.5, "running": 1, "time_shares": {"decode": 0.5}}'
 ENTRIES = st.binary(max_size=60) | changed(COUNTS) | changed(ROW) | st.integers().map(str)
 HASHES = st.dictionaries(st.integers(0, 3).map(str) | st.binary(max_size=9), ENTRIES, max_size=3)
@@ -112,7 +109,7 @@ def test_keys_of_another_kind(planted: Planted, name: Callable[[str], str]) -> N
 @cases(0.05)
 @given(raw=changed(ROW) | st.binary(max_size=60))
 def test_any_row(raw: bytes) -> None:
-    attempt(lambda: display.row_as_line(decode_row(raw)))
+    attempt(lambda: display.row_as_line(read_row(raw)))
 
 
 @cases(0.05)

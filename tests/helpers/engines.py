@@ -14,8 +14,7 @@ from typing import Any
 from redis import Redis
 from rq.job import Job
 
-from jobs.ledger.counts import Counts
-from jobs.ledger.lease import ShardLease
+from jobs.ledger import Counts, ShardLease
 from jobs.producer import Enqueued, enqueue_run
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import RunSpec

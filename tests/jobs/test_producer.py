@@ -15,8 +15,7 @@ from rq.serializers import JSONSerializer
 
 from jobs import producer
 from jobs.errors import InputFileError, RunExistsError
-from jobs.ledger import Ledger
-from jobs.ledger.counts import Counts
+from jobs.ledger import Counts, Ledger
 from jobs.producer import enqueue_run
 from jobs.queue.job import BatchJob
 from jobs.queue.run_jobs import FAILURE_TTL, JOB_TIMEOUT, RESULT_TTL, RETRY, open_queue

@@ -16,8 +16,7 @@ import pytest
 from redis import Redis
 
 from jobs.dataset import Dataset, verify
-from jobs.ledger import Ledger, RunState
-from jobs.ledger.counts import Counts
+from jobs.ledger import Counts, Ledger, RunState
 from jobs.producer import enqueue_run
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import RunSpec

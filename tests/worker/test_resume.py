@@ -16,7 +16,7 @@ from redis import Redis
 from rq.job import JobStatus
 
 from jobs.connection import connect
-from jobs.dataset.verification import verify
+from jobs.dataset import verify
 from jobs.errors import RunExistsError, RunNotFoundError
 from jobs.ledger import Ledger, RunState
 from jobs.producer import enqueue_run, forget_run

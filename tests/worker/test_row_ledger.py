@@ -10,11 +10,11 @@ import pyarrow.dataset as pads
 import pytest
 from rq.job import JobStatus
 
-from jobs.dataset import ResultRow, verify
+from jobs.dataset import verify
 from jobs.errors import InputFileError, RunStateError
-from jobs.ledger.counts import Counts
-from jobs.ledger.lease import ShardLease
+from jobs.ledger import Counts, ShardLease
 from jobs.producer import resume_run
+from jobs.result_row import ResultRow
 from jobs.retry import retry_errors
 from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench

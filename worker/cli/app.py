@@ -19,7 +19,7 @@ from rich.console import Console
 
 from jobs.connection import connect, redacted
 from jobs.dataset import Dataset
-from jobs.dataset.verification import verify as verify_dataset
+from jobs.dataset import verify as verify_dataset
 from jobs.errors import (
     DatasetError,
     InputFileError,

@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from jobs.dataset import ResultRow
-from jobs.dataset.verification import Verification
+from jobs.dataset import Verification
+from jobs.result_row import ResultRow
 from worker.statistics import Statistics
 from worker.status import RunStatus
 
@@ -131,9 +130,7 @@ def row_as_line(row: ResultRow) -> str:
 
 def row_as_json(row: ResultRow) -> str:
     """A row as the dataset has it, without the input's columns."""
-    own = asdict(row)
-    del own["columns"]
-    return json.dumps(own.pop("output") | own)
+    return json.dumps(row.cells())
 
 
 def plain(text: str) -> str:

@@ -156,7 +156,7 @@ class EngineHost:
             os._exit(STUCK_CODE)  # no thread can be waited for
 
     def _tell(self, report: Report) -> None:
-        line = report.encode()
+        line = report.encode() + b"\n"
         try:
             with self._reports_lock:  # the engine's thread tells, too
                 self._reports.write(line)

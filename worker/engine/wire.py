@@ -13,13 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import TypeAdapter
-
 from vllm_mlx import errors
 from vllm_mlx.batching.prompts import MediaPrompt, Prompt
 from vllm_mlx.errors import MLXBatchError
+from vllm_mlx.json_record import JSONRecord
 from vllm_mlx.media.policy import MediaPolicy
-from vllm_mlx.output_json import encode_output
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
@@ -120,8 +118,7 @@ class Failure(NamedTuple):
 
     @classmethod
     def of(cls, error: Exception) -> Failure:
-        said = str(error).encode(errors="replace").decode()  # a path in it may be no UTF-8
-        return cls(type(error).__name__, said)
+        return cls(type(error).__name__, str(error))
 
     @property
     def error(self) -> MLXBatchError:
@@ -133,7 +130,7 @@ class Failure(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(JSONRecord):
     """What the process tells.
 
     Attributes:
@@ -149,22 +146,6 @@ class Report:
     began: tuple[int, ...] = ()
     answers: tuple[tuple[int, GenerationOutput], ...] = ()
     stats: EngineStats | None = None
-
-    def encode(self) -> bytes:
-        said: dict[str, Any] = {"ready": self.ready, "failed": self.failed, "began": self.began}
-        if self.stats:
-            said["stats"] = asdict(self.stats)
-        head = json.dumps({name: value for name, value in said.items() if value})
-        answers = b",".join(b"[%d,%s]" % (key, encode_output(o)) for key, o in self.answers)
-        comma = b"," if len(head) > len("{}") else b""
-        return b'%s%s"answers":[%s]}\n' % (head[:-1].encode(), comma, answers)
-
-    @classmethod
-    def decode(cls, line: bytes) -> Report:
-        return _REPORT.validate_json(line, strict=True)
-
-
-_REPORT = TypeAdapter(Report)
 
 
 def _line(said: Any) -> bytes:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.dataset.columns import ColumnTypes, encode
+from jobs.dataset import ColumnTypes, encode_cell
 from jobs.errors import InputFileError
 
 ARROW = {
@@ -108,7 +108,7 @@ def test_memory_does_not_grow_with_rows() -> None:
     ],
 )
 def test_encode(value: Any, type: str, encoded: Any) -> None:
-    result = encode(value, type)
+    result = encode_cell(value, type)
     assert result == encoded
     assert result.__class__ is encoded.__class__
 
@@ -135,7 +135,7 @@ COLUMN = st.one_of(
 @given(COLUMN.filter(bool))
 def test_every_value_comes_back_from_arrow(values: list[Any]) -> None:
     type = type_of(values)
-    array = pa.array([encode(value, type) for value in values], ARROW[type])
+    array = pa.array([encode_cell(value, type) for value in values], ARROW[type])
     stored = array.to_pylist()
     if type == "json":
         stored = [None if text is None else json.loads(text) for text in stored]

@@ -25,8 +25,9 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.dataset import RESULT_COLUMNS, Dataset, ResultRow, dataset_names, schema
+from jobs.dataset import Dataset, dataset_names, schema
 from jobs.errors import DatasetError
+from jobs.result_row import RESULT_COLUMNS, ResultRow
 from vllm_mlx.outputs import GenerationOutput, MediaInfo, TokenLogprob
 
 COLUMNS = {"prompt": "string", "text": "string", "meta": "json", "score": "double", "n": "int64"}
@@ -232,7 +233,7 @@ def test_a_row_is_the_dataclass() -> None:
     output = {field.name for field in fields(GenerationOutput)}
 
     assert names == output | {"id", "row", "sample_index", "attempts", "worker"}
-    assert row(1).flat({}).keys() == names
+    assert row(1).cells().keys() == names
 
 
 @pytest.mark.parametrize(
@@ -412,12 +413,14 @@ def test_an_empty_part_is_refused(tmp_path: Path) -> None:
 
 
 def test_half_a_surrogate_pair_does_not_cost_the_part(tmp_path: Path) -> None:
-    part = prepared(tmp_path, rows=1, shards=1).write_part(
-        0, [row(0, "a\ud83db", columns={"prompt": "\ud83d\ude42"})]
-    )
+    said = replace(row(0, "a\ud83db").output, logprobs=(TokenLogprob(1, "\ud83d", -0.5),))
+    rows = [row(0, output=said, columns={"prompt": "\ud83d\ude42"})]
 
-    rows = pq.read_table(part).to_pylist()
-    assert (rows[0]["text"], rows[0]["prompt"]) == ("a\ufffdb", "🙂")
+    part = prepared(tmp_path, rows=1, shards=1).write_part(0, rows)
+
+    (cells,) = pq.read_table(part).to_pylist()
+    assert (cells["text"], cells["prompt"]) == ("a\ufffdb", "🙂")
+    assert cells["logprobs"][0]["token"] == "\ufffd"
 
 
 @pytest.mark.parametrize(
@@ -498,7 +501,8 @@ def test_two_may_finalize_at_once(finished: Path) -> None:
 WRITE = """
 import os, signal, sys
 from pathlib import Path
-from jobs.dataset import Dataset, ResultRow
+from jobs.dataset import Dataset
+from jobs.result_row import ResultRow
 from vllm_mlx.outputs import GenerationOutput
 root, shards, die_at = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 dataset = Dataset(root)

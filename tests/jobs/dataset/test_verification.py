@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.dataset import schema
-from jobs.dataset.verification import Verification, verify
+from jobs.dataset import Verification, schema, verify
 from jobs.errors import DatasetError
 
 COLUMNS = {"prompt": "string", "id.local": "string"}

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from jobs.dataset import ResultRow
 from jobs.errors import LeaseLostError, LedgerError
-from jobs.ledger.counts import Counts
+from jobs.ledger import Counts, ShardLease, read_row
 from jobs.ledger.keys import done_key, leases_key, partial_key, rows_channel, rows_key
-from jobs.ledger.lease import ShardLease, counts_of, decode_row, encode_row
+from jobs.result_row import ResultRow
 from vllm_mlx.outputs import GenerationOutput, MediaInfo, TokenLogprob
 
 RUN = "run-1"
@@ -33,12 +32,12 @@ def claim(redis: Redis, shard: int = 0) -> ShardLease:
 def test_an_heir_knows_what_was_recorded(redis: Redis) -> None:
     first = claim(redis)
     rows = {3: row(3), 7: row(7, "half \ud800", attempts=2, sample_index=1)}
-    first.record(rows, counts_of(rows.values()))
+    first.record(rows, Counts.of(rows.values()))
 
     heir = claim(redis)
 
-    assert (first.epoch, first.known) == (1, {})
-    assert heir.epoch == 2
+    assert (first.fencing_token, first.known) == (1, {})
+    assert heir.fencing_token == 2
     assert heir.known[3] == rows[3]
     assert heir.known[7].output.text == "half \ufffd"
     assert redis.hgetall(partial_key(RUN)) == {b"0": b"[2, 0, 6, 4]"}
@@ -51,7 +50,7 @@ def test_all_of_an_output_survives() -> None:
         "a", 1, 1, "error", "m", 7, 2, 0.5, (token,), (seen,), "MediaError", "no\nsuch file"
     )
 
-    assert decode_row(encode_row(row(0, output=output))) == row(0, output=output)
+    assert read_row(row(0, output=output).encode()) == row(0, output=output)
 
 
 def test_who_slept_is_refused(redis: Redis) -> None:
@@ -111,7 +110,7 @@ def test_rows_are_told_as_they_are_recorded(redis: Redis) -> None:
         message = channel.get_message(timeout=1)
 
     assert message is not None
-    assert decode_row(message["data"]) == row(4)
+    assert read_row(message["data"]) == row(4)
 
 
 @pytest.mark.parametrize(
@@ -129,15 +128,15 @@ def test_rows_are_told_as_they_are_recorded(redis: Redis) -> None:
 )
 def test_what_somebody_else_wrote_is_named(redis: Redis, raw: bytes) -> None:
     redis.hset(rows_key(RUN, 0), "0", raw)
-    redis.hset(rows_key(RUN, 0), "1", encode_row(row(1)))
+    redis.hset(rows_key(RUN, 0), "1", row(1).encode())
 
     with pytest.raises(LedgerError, match="in place of a row"):
-        decode_row(raw)
+        read_row(raw)
     assert claim(redis).known == {1: row(1)}, "the other one is made again"
 
 
 def test_a_place_is_a_number(redis: Redis) -> None:
-    redis.hset(rows_key(RUN, 0), "-1", encode_row(row(0)))
+    redis.hset(rows_key(RUN, 0), "-1", row(0).encode())
 
     assert claim(redis).known == {}
 
@@ -171,7 +170,7 @@ def test_who_committed_is_refused_once_the_shard_is_made_anew(redis: Redis) -> N
         with pytest.raises(LeaseLostError):
             act()
     heir = claim(redis)
-    assert (heir.epoch, heir.known) == (2, {})
+    assert (heir.fencing_token, heir.known) == (2, {})
 
 
 @pytest.mark.parametrize(

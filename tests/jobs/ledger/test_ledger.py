@@ -10,8 +10,9 @@ import pytest
 from redis import Redis
 
 from jobs.errors import RunNotFoundError
-from jobs.ledger.counts import Counts
+from jobs.ledger import Counts
 from jobs.ledger.ledger import KEEP_FINISHED, LIVE_TTL, Ledger, Progress, RunState
+from jobs.result_row import ResultRow
 from jobs.run_spec import InputSpec, RunSpec
 from jobs.sources import Format
 from tests.helpers.engines import commit_shard
@@ -157,8 +158,9 @@ def test_counts_of_outputs() -> None:
         GenerationOutput("b", 5, 6, "length"),
         GenerationOutput.from_error(ValueError("c")),
     ]
-    assert Counts.of(outputs) == Counts(2, 1, 8, 10)
-    assert Counts.of(iter(outputs)) + Counts(1, 1, 1, 1) == Counts(3, 2, 9, 11)
+    rows = [ResultRow("", row, output) for row, output in enumerate(outputs)]
+    assert Counts.of(rows) == Counts(2, 1, 8, 10)
+    assert Counts.of(iter(rows)) + Counts(1, 1, 1, 1) == Counts(3, 2, 9, 11)
     assert Counts.of([]) == Counts()
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from jobs.dataset import Dataset, ResultRow, verify
-from jobs.ledger.counts import Counts
+from jobs.dataset import Dataset, verify
+from jobs.ledger import Counts
+from jobs.result_row import ResultRow
 from tests.helpers.bench import Bench
 from tests.helpers.engines import commit_shard
 from vllm_mlx.outputs import GenerationOutput

@@ -18,8 +18,7 @@ from rq.suspension import resume, suspend
 
 from jobs.connection import connect
 from jobs.dataset import verify
-from jobs.ledger import Ledger
-from jobs.ledger.lease import ShardLease
+from jobs.ledger import Ledger, ShardLease
 from jobs.queue.run_jobs import RETRY, open_queue
 from tests.helpers.bench import Bench, work_in_burst
 from tests.helpers.engines import DoubleEngine, wait_for

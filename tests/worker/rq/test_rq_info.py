@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.ledger.counts import Counts
+from jobs.ledger import Counts
 from jobs.ledger.ledger import LIVE_TTL, Ledger
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import RunSpec

@@ -21,10 +21,8 @@ from rq.worker.base import BaseWorker
 
 from jobs.dataset import Dataset, verify
 from jobs.errors import DatasetError
-from jobs.ledger import Ledger
-from jobs.ledger.counts import Counts
+from jobs.ledger import Counts, Ledger, ShardLease
 from jobs.ledger.keys import steady_key
-from jobs.ledger.lease import ShardLease
 from jobs.producer import resume_run
 from jobs.queue.run_jobs import RETRY, open_queue
 from tests.helpers.bench import Bench

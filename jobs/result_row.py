@@ -1,0 +1,114 @@
+"""`ResultRow`: one finished request, as JSON in the ledger and as cells in the dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, NamedTuple
+
+import pyarrow as pa
+from pydantic import Field
+
+from vllm_mlx.json_record import JSONRecord
+from vllm_mlx.outputs import GenerationOutput
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow(JSONRecord):
+    """One finished request.
+
+    Attributes:
+        id: the request's name, unique in the run.
+        row: its position in the input.
+        output: the answer, or the error it ended in.
+        attempts: how often it was tried.
+        worker: name of the worker that finished it.
+        sample_index: which of the answers to this request, from 0.
+        columns: the input's own columns, by their name in the input, encoded for their type; they
+            are no part of the JSON.
+    """
+
+    id: str
+    row: int
+    output: GenerationOutput
+    attempts: int = 1
+    worker: str = ""
+    sample_index: int = 0
+    columns: Annotated[Mapping[str, Any], Field(exclude=True)] = field(default_factory=dict)
+
+    def cells(self) -> dict[str, Any]:
+        """Return the value of each of `RESULT_COLUMNS`, as Arrow takes it."""
+        own: dict[str, Any] = self.adapter().dump_python(self)
+        output: dict[str, Any] = own.pop("output")
+        return own | output
+
+    @classmethod
+    def of_cells(cls, cells: Mapping[str, Any]) -> ResultRow:
+        """Return the row that these cells of a dataset are of.
+
+        Raises:
+            ValueError: a cell is missing or holds no such value.
+        """
+        row: ResultRow = cls.adapter().validate_python({**cells, "output": cells})
+        return row
+
+
+class ResultColumn(NamedTuple):
+    """A column of every dataset, named as the field of the row or of its output."""
+
+    name: str
+    type: pa.DataType
+    meaning: str
+
+
+_TOKEN = [
+    pa.field("token_id", pa.int32()),
+    pa.field("token", pa.string()),
+    pa.field("logprob", pa.float32()),
+]
+_LOGPROBS = pa.list_(pa.struct([*_TOKEN, pa.field("top", pa.list_(pa.struct(_TOKEN)))]))
+_MEDIA = pa.list_(
+    pa.struct(
+        [
+            pa.field("kind", pa.string()),
+            pa.field("hash", pa.string()),
+            pa.field("width", pa.int32()),
+            pa.field("height", pa.int32()),
+            pa.field("duration_s", pa.float64()),
+            pa.field("timestamps", pa.list_(pa.float64())),
+            pa.field("truncated", pa.bool_()),
+        ]
+    )
+)
+
+RESULT_COLUMNS = tuple(
+    ResultColumn(*column)
+    for column in (
+        ("id", pa.string(), "the request's name, unique in the run"),
+        ("row", pa.int64(), "position in the input, from 0"),
+        ("sample_index", pa.int32(), "which answer to this request, from 0"),
+        ("text", pa.string(), "the generated text"),
+        ("prompt_tokens", pa.int32(), "tokens of the prompt, chat template included"),
+        ("completion_tokens", pa.int32(), "tokens of the answer, end token included"),
+        ("finish_reason", pa.string(), "`stop`, `length`, `repetition` or `error`"),
+        ("error_type", pa.string(), "class of the error, for rows in error"),
+        ("error", pa.string(), "its message"),
+        ("model", pa.string(), "the model that answered"),
+        ("seed", pa.int64(), "seed of the sampling; null for greedy decoding"),
+        ("cached_tokens", pa.int32(), "prompt tokens computed once for several prompts"),
+        ("attempts", pa.int32(), "how often the request was tried"),
+        ("latency_s", pa.float64(), "seconds from submission to the last token, waiting included"),
+        ("worker", pa.string(), "the worker that finished the row"),
+        (
+            "logprobs",
+            _LOGPROBS,
+            "each token of the answer and the likeliest at its place; null if not asked for",
+        ),
+        (
+            "media",
+            _MEDIA,
+            "the images and videos as the model saw them; null where there were none",
+        ),
+    )
+)
+"""The columns of every dataset, in order; the input's own columns follow them."""

@@ -1,0 +1,63 @@
+"""`JSONRecord`: dataclasses that cross pipes and Redis as JSON. Needs no MLX."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, ClassVar, Self
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_json
+
+
+class JSONRecord:
+    """A dataclass that is written as one line of JSON and read back unchanged."""
+
+    __slots__ = ()
+    # NaN and infinity stand as Python's `json` writes them, in nested dataclasses, too.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(ser_json_inf_nan="constants")
+
+    def encode(self) -> bytes:
+        """Return the JSON, without fields that have their default.
+
+        Half a surrogate pair, which is no text in UTF-8, becomes U+FFFD.
+        """
+        adapter = self.adapter()
+        try:
+            return adapter.dump_json(self, exclude_defaults=True)
+        except PydanticSerializationError:  # rare, so only then is every string looked at
+            fields = adapter.dump_python(self, mode="json", exclude_defaults=True)
+            return to_json(whole_text(fields), inf_nan_mode="constants")
+
+    @classmethod
+    def decode(cls, raw: bytes | str) -> Self:
+        """Return what `encode` wrote; fields that are not known are left out.
+
+        Raises:
+            ValueError: it is no such record; the message says where and why.
+        """
+        try:
+            record: Self = cls.adapter().validate_json(raw, strict=True)
+            return record
+        except ValidationError as error:
+            first, *more = error.errors(include_url=False, include_input=False)
+            where = ".".join(map(str, first["loc"]))
+            told = f"{where}: {first['msg']}" if where else first["msg"]
+            others = f", and {len(more)} more" if more else ""
+            raise ValueError(f"no {cls.__name__}: {told}{others}") from None
+
+    @classmethod
+    @cache
+    def adapter(cls) -> TypeAdapter[Any]:
+        """Return what turns such records into plain values and back."""
+        return TypeAdapter(cls)
+
+
+def whole_text(value: Any) -> Any:
+    """Return `value` with U+FFFD for each half of a surrogate pair, in nested values, too."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {name: whole_text(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [whole_text(each) for each in value]
+    return value
