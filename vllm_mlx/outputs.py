@@ -1,5 +1,5 @@
-"""What an engine says: `GenerationOutput`, the one output type from the model to the Parquet row,
-and `EngineStats`, its counts."""
+"""What an engine returns: `GenerationOutput`, the one output type from model to Parquet row, and
+`EngineStats`, its counts."""
 
 from __future__ import annotations
 

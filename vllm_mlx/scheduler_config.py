@@ -23,7 +23,7 @@ class Bounds:
 
 
 class SchedulerConfig(Parameters):
-    """Bounds of a batch; None takes what `vllm_mlx.platform` says of the backend."""
+    """Bounds of a batch; None takes the default of the backend (`vllm_mlx.platform`)."""
 
     max_num_seqs: int | None = Field(default=None, ge=1)
     """Most sequences side by side in the batch."""

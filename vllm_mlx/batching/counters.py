@@ -31,7 +31,7 @@ class Counters:
     def timed(self, part: str) -> Iterator[None]:
         """Add the time of the block to `part` (`"schedule"`, `"prefill"`, …).
 
-        Blocks follow each other; none stands inside another.
+        Blocks follow each other and do not nest.
         """
         name = f"{part}_seconds"
         started = time.perf_counter()

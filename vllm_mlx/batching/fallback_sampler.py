@@ -1,4 +1,4 @@
-"""Samplers: from log-probabilities to the next token, one closure a row."""
+"""Samplers of the fallback runners: one closure a row, which slots sample in one call."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ THREADS = 16
 
 
 class Preparer(Protocol):
-    """What makes a prompt with media ready; `vllm_mlx.models.vision` has one."""
+    """Prepares prompts with media; `vllm_mlx.models.vision` has one."""
 
     def wait_for_room(self) -> None:
         """Return when more may be held in memory."""
@@ -29,7 +29,7 @@ class Preparer(Protocol):
         """Read the media and write the tokens."""
 
     def close(self) -> None:
-        """Let go of what is held, and of whoever waits for room."""
+        """Free what is held, and wake the threads that wait for room."""
 
 
 class _Job(NamedTuple):
@@ -68,8 +68,8 @@ class MediaPool:
         """Call `then` on one of the pool's threads when the prompt is ready.
 
         Args:
-            futures: the requests that wait for it, by id; an error is theirs, and if all are done,
-                nobody waits.
+            futures: the requests that wait for it, by id; an error is set on them. If all are
+                done, the prompt is not prepared.
 
         Raises:
             InvalidRequestError: a request of one of these ids is being prepared already.
@@ -111,7 +111,7 @@ class MediaPool:
         self._preparer.close()
 
     def _prepare_group(self, key: Hashable) -> None:
-        """Each is handed over when the next one holds the media, too."""
+        """Prepare a group; each prompt is handed over when the next one holds the media, too."""
         self._preparer.wait_for_room()
         before: tuple[_Job, Prepared] | None = None
         while job := self._next(key):
@@ -125,7 +125,7 @@ class MediaPool:
             self._hand_over(*before)
 
     def _next(self, key: Hashable) -> _Job | None:
-        """The next job of a group that somebody waits for."""
+        """The next job of a group whose futures are not all done."""
         with self._lock:
             group = self._groups[key]
             while group:
@@ -156,7 +156,9 @@ class MediaPool:
     def _prepared(self, job: _Job) -> Prepared | None:
         try:
             return self._preparer.prepare(job.prompt)
-        except Exception as error:  # whatever a file, a codec or a host can do is this prompt's
+        except (
+            Exception
+        ) as error:  # whatever a file, a codec or a host raises
             _fail_all(job, error)
             return None
 
@@ -186,7 +188,7 @@ def fail(future: Future[GenerationOutput], error: Exception) -> None:
 
 
 def _sources(prompt: MediaPrompt) -> Hashable:
-    """What tells prompts of the same media from others before anything is read."""
+    """A key that prompts of the same media share, known before anything is read."""
     media = [part[part["type"]] for part in prompt.media]
     known = [each if isinstance(each, str | bytes | Path) else id(each) for each in media]
     return prompt.video, *known

@@ -48,7 +48,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptMedia:
-    """What a prompt's tokens do not say.
+    """The images and videos of a prompt, and where its tokens stand.
 
     Attributes:
         media: in the order in which they stand in the prompt.
@@ -77,7 +77,7 @@ class PromptMedia:
         infos: tuple[MediaInfo, ...],
         release: Callable[[], None],
     ) -> PromptMedia:
-        """For a model that is stepped one at a time."""
+        """The media of a prompt for a model that is stepped one at a time."""
         return cls((), (), np.empty((3, 0), np.int32), infos, release, inputs=inputs)
 
     @property
@@ -92,7 +92,7 @@ class PromptMedia:
         return 1 + max((int(places[-1]) for places in self.places), default=-1)
 
     def for_samples(self, count: int) -> list[PromptMedia]:
-        """This for each of several samples: it is released when all of them have done so."""
+        """A copy for each of several samples; the media are released when all copies are."""
         last = at_call(count, self.release)
         return [replace(self, release=at_call(1, last)) for _ in range(count)]
 
@@ -123,7 +123,7 @@ class MediaRow(NamedTuple):
 
 
 def at_call(number: int, act: Callable[[], Any]) -> Callable[[], None]:
-    """Does nothing but at the call of this number (from 1); calls may come from any thread."""
+    """A function that acts at its call of this number (from 1) only, from whatever thread."""
     calls = itertools.count(1)  # `next` of it is atomic
 
     def call() -> None:

@@ -1,4 +1,4 @@
-"""When a text has begun to repeat itself for good."""
+"""`repeats`: whether a text repeats itself without end."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from vllm_mlx.scheduler_config import Bounds
 
 
 class Produced(NamedTuple):
-    """One new token of a sequence; -1 says that the model's logits were not finite."""
+    """One new token of a sequence; -1 if the model's logits were not finite."""
 
     sequence: Sequence
     token: int
@@ -36,7 +36,7 @@ class PrefillError(Exception):
 class Runner(ABC):
     """The model's side of the scheduler; a subclass overrides what it does.
 
-    All calls come from one thread. Without more a runner refuses nobody, shares nothing between
+    All calls come from one thread. By default a runner refuses no sequence, shares nothing between
     sequences and has room for as many as the scheduler runs.
 
     Attributes:

@@ -143,5 +143,5 @@ class Sequence:
         try:
             settle()
         except InvalidStateError:
-            # Cancelled by the caller a moment ago: nobody waits for it.
+            # The caller cancelled it a moment ago.
             return

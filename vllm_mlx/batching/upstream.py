@@ -78,7 +78,7 @@ class UpstreamRunner(Runner):
         return produced
 
     def _advance(self) -> list[Any]:
-        """One call may do both parts; it is timed as one, and then divided."""
+        """Step the generator. A call may do both parts; its time is then divided."""
         starts = any(not sequence.output_tokens for sequence in self._rows.values())
         part = "prefill" if starts else "decode"
         with self._generator.stats() as done, self.counters.timed(part):
@@ -111,7 +111,7 @@ class UpstreamRunner(Runner):
 
 
 def _finite(responses: list[Any]) -> list[bool]:
-    """Whether each one's logits are: one that is not spoils the sum in all log-probabilities."""
+    """Whether each row's logits are finite: one that is not spoils all log-probabilities."""
     if not responses:
         return []
     chosen = mx.stack([response.logprobs[response.token] for response in responses])

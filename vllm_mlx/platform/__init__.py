@@ -80,7 +80,7 @@ def prefill_step_size() -> int:
 
 
 def default_max_num_seqs() -> int:
-    """Sequences side by side where nothing is said. Sources: benchmarks/README.md."""
+    """Sequences side by side by default. Sources: benchmarks/README.md."""
     return {"cpu": 32, "metal": 64, "cuda": 256}[backend()]
 
 
@@ -178,7 +178,7 @@ class Operations(NamedTuple):
 
 
 def operations() -> Operations:
-    """Those of this backend."""
+    """The operations of this backend."""
     if backend() == "cpu":
         return Operations(cpu.attend_slots, cpu.attend_causal, cpu.swiglu, cpu.exp, cpu.argsort)
     if backend() == "cuda":
@@ -189,7 +189,7 @@ def operations() -> Operations:
 def make_rotate_heads(
     Hq: int, Hk: int, wavelengths: mx.array, norms: tuple[nn.RMSNorm, nn.RMSNorm] | None
 ) -> RotateHeads | None:
-    """A kernel for it, where MLX's own operations take longer; else None.
+    """A kernel for `RotateHeads` where MLX's own operations take longer; else None.
 
     Args:
         wavelengths: float32 `[D / 2]`; a pair of elements turns by position / wavelength radians.

@@ -1,5 +1,5 @@
-"""`Ring`, what attention over slots is told of a batch, and MLX's own attention: as Metal uses it,
-and CUDA where its own does not fit."""
+"""`Ring`, what attention over slots knows of a batch, and MLX's own attention: Metal uses it, and
+CUDA where our kernel does not fit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Ring(Protocol):
 
     @property
     def added_mask(self) -> mx.array:
-        """The same to be added to scores: 0 or -1e9, float32."""
+        """The mask as 0 or -1e9 to be added to scores, float32."""
 
     def blocks(self, size: int) -> list[tuple[slice, list[slice]]]:
         """Neighbouring slots, up to `size`, with the columns that hold all their tokens."""

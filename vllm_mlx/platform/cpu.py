@@ -25,8 +25,8 @@ _EXPONENT_BIAS = 127
 _MANTISSA = 8388608.0  # 2**23: moves an exponent to its place in a float's bits
 # Cephes' expf: a polynomial on [-ln(2)/2, ln(2)/2], relative error 2e-7.
 _POLYNOMIAL = (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
-_HIGHEST = 88.0  # above, it is no number any more
-_LOWEST = -87.0  # below, the result is no normal number any more; exp(-87) is 1.6e-38
+_HIGHEST = 88.0  # above, it overflows
+_LOWEST = -87.0  # below, the result is subnormal; exp(-87) is 1.6e-38
 
 _MASKED = -1e9
 """Added to the score of what a query may not see."""
@@ -71,7 +71,7 @@ def _fused() -> tuple[Callable[..., Any], Callable[..., Any]]:
 def exp(x: mx.array) -> mx.array:
     """`e**x` of float32 numbers, five times as fast as `mx.exp`, and more exact.
 
-    Below -87 it is `exp(-87)`, which in a softmax is nothing, and above 88 `exp(88)`.
+    Below -87 it is `exp(-87)`, negligible in a softmax, and above 88 `exp(88)`.
     """
     series, bits = _fused()[0](x)
     product: mx.array = series * mx.view(bits, mx.float32)

@@ -71,10 +71,10 @@ class RotateHeads:
         # Without norms the kernel reads none of these.
         norms = norms or Norms(wavelengths, wavelengths, 0.0)
         self._constants = [wavelengths, *norms[:2], mx.array([norms.eps])]
-        mx.eval(self._constants)  # what is still to compute could not be on another thread
+        mx.eval(self._constants)  # lazy constants can't be computed on another thread
 
     def __call__(self, joined: mx.array, positions: mx.array) -> tuple[mx.array, mx.array]:
-        """Of `[S, 1, (Hq + 2 Hk) D]` at positions `[S]`: `[S, Hq, 1, D]` and `[S, Hk, 1, D]`."""
+        """Queries `[S, Hq, 1, D]` and keys `[S, Hk, 1, D]` of `[S, 1, (Hq + 2 Hk) D]` at `[S]`."""
         Hq, Hk = self._heads
         S, _, width = joined.shape
         D = width // (Hq + 2 * Hk)

@@ -1,6 +1,6 @@
 """`KVBudget`: admission by bytes.
 
-Counted in tokens of key-value cache. What a ring may come to is known when a sequence asks to
+Counted in tokens of key-value cache. What a ring needs at most is known when a sequence asks to
 join: every slot has as many columns as the longest admitted sequence may need in the end.
 """
 
@@ -21,7 +21,7 @@ PREFIX_SHARE = 4
 
 
 class Need(NamedTuple):
-    """What a sequence may come to: columns of the ring, and tokens while it is in prefill."""
+    """What a sequence needs at most: columns of the ring, and tokens while it is in prefill."""
 
     columns: int
     prompt_tokens: int

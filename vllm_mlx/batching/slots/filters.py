@@ -17,7 +17,7 @@ from vllm_mlx.sampling_params import SamplingParams
 
 
 class Filters(NamedTuple):
-    """Each is `[R, 1]`; `exp` is the backend's."""
+    """The filters of R rows, each `[R, 1]`; `exp` is the backend's."""
 
     top_p: mx.array
     min_logprob: mx.array
@@ -38,7 +38,7 @@ class Filters(NamedTuple):
         )
 
     def rows(self, rows: mx.array) -> Filters:
-        """Those of some rows."""
+        """The filters of some rows."""
         top_p, min_logprob, top_k, scale, exp = self
         return Filters(top_p[rows], min_logprob[rows], top_k[rows], scale[rows], exp)
 

@@ -22,12 +22,12 @@ from vllm_mlx.platform import PrefillShapes
 
 @dataclass(eq=False, slots=True)
 class PrefillRow:
-    """What is computed for one sequence, or for one prefix that several will share.
+    """One row of a prefill: a sequence, or a prefix that several sequences will share.
 
     Attributes:
         tokens: those to compute, after `base`.
         base: the prefix they go on from.
-        target: who gets the result.
+        target: the sequence or the prefix that gets the result.
         media: the images and videos of the prompt that they are from.
     """
 

@@ -46,7 +46,7 @@ class Prefix:
 
     @property
     def chain(self) -> list[Prefix]:
-        """From the root to this one."""
+        """The prefixes from the root to this one."""
         return [*(self.parent.chain if self.parent else []), self]
 
 
@@ -65,7 +65,7 @@ class PrefixCache:
         self._prefixes: OrderedDict[int, Prefix] = OrderedDict()
 
     def announce(self, sequence: Sequence) -> None:
-        """Take note of a sequence that waits, once."""
+        """Count a sequence that waits, once."""
         self.withdraw(sequence)
         blocks = _hash_blocks(sequence.identities)
         self._blocks[sequence.request_id] = blocks
@@ -73,7 +73,7 @@ class PrefixCache:
         self._waiting.update(self._expected(sequence, blocks))
 
     def withdraw(self, sequence: Sequence) -> None:
-        """The sequence waits no more."""
+        """Forget a sequence that waits no more."""
         blocks = self._blocks.pop(sequence.request_id, [])
         for key in [*(key for key, _ in blocks), *self._expected(sequence, blocks)]:
             if self._waiting[key] > 1:
@@ -84,8 +84,8 @@ class PrefixCache:
     def longest(self, sequence: Sequence) -> tuple[Prefix | None, list[Prefix]]:
         """The longest prefix that is worth sharing, and those of its chain that are new.
 
-        The new ones have no `layers` yet; whoever asked computes them, parents first. What there
-        is no room for is not shared.
+        The new ones have no `layers` yet; the caller computes them, parents first. What there is
+        no room for is not shared.
         """
         blocks = self._blocks[sequence.request_id]
         prompt = sequence.identities

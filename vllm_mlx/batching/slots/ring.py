@@ -1,8 +1,8 @@
-"""`SlotRing`: which columns of the key-value cache belong to whom.
+"""`SlotRing`: which columns of the key-value cache belong to which slot.
 
 All slots write their next token in the same column, `step mod columns`, so a step is one slice
-assignment a layer whoever runs. A slot that holds `n` tokens owns the `n` columns behind the
-present one. Keys are stored after RoPE, so their order in memory does not matter to attention.
+assignment a layer, whichever slots run. A slot that holds `n` tokens owns the `n` columns behind
+the present one. Keys are stored after RoPE, so their order in memory does not matter to attention.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class SlotRing:
         self.occupy(slot, 0)
 
     def advance(self, occupied: Iterable[int]) -> None:
-        """One step has been launched: its tokens now belong to the slots that are `occupied`."""
+        """Count a launched step: its tokens now belong to the slots that are `occupied`."""
         self.step += 1
         for slot in occupied:
             self.lengths[slot] += 1
@@ -127,9 +127,9 @@ class SlotRing:
         return [(first, self.columns), (0, length - (self.columns - first))]
 
     def columns_behind(self, lengths: list[int], padded: int) -> mx.array:
-        """Where rows go whose first `lengths[b]` tokens end at the present column: `[B, padded]`.
+        """Columns of rows whose first `lengths[b]` tokens end at the present one: `[B, padded]`.
 
-        What pads a row goes into the columns that come after, which nobody sees before they are
+        What pads a row goes into the columns that come after, which no slot sees before they are
         written anew.
         """
         first = mx.array([self.step - length for length in lengths], dtype=mx.int32)

@@ -31,7 +31,7 @@ on CUDA, for each row, but copies many times faster (benchmarks/README.md)."""
 
 @dataclass(slots=True)
 class _Launch:
-    """A decode step on its way: who was in which slot, and what is being computed."""
+    """A decode step on its way: which sequence was in which slot, and what is being computed."""
 
     rows: list[tuple[int, Sequence]]
     sampled: Sampled
@@ -103,13 +103,13 @@ class SlotRunner(Runner):
         return False
 
     def reserve(self, sequence: Sequence) -> None:
-        # Whoever comes into an empty batch gets a ring no larger than it needs.
+        # A sequence that joins an empty batch gets a ring no larger than it needs.
         self._is_tight = self._is_tight or not self._needs
         self._needs[sequence] = Need.of(sequence)
 
     def insert(self, sequences: list[Sequence]) -> None:
         if not self._running:
-            self._fit()  # before prompts take memory beside a ring that nobody needs
+            self._fit()  # before prompts take memory beside a ring that no row needs
         rows: list[PrefillRow] = []
         levels: list[list[PrefillRow]] = []
         for sequence in sequences:
@@ -140,7 +140,7 @@ class SlotRunner(Runner):
             del self._running[slot]
             self._ring.free(slot)
             self._sampler.leave(slot)
-            if sequence.finish_reason is None:  # a token of it that nobody reads may be no number
+            if sequence.finish_reason is None:  # its unread token may be NaN
                 self._clear(slot)
         elif sequence in self._needs:
             self._abandon(sequence)
@@ -160,7 +160,7 @@ class SlotRunner(Runner):
                 self._prefills.remove(batch)
 
     def _give_up(self) -> list[Sequence]:
-        """Let go of all that is in prefill, and say whose prompts those were."""
+        """Give up all that is in prefill; returns the sequences whose prompts those were."""
         rows = [row for batch in self._prefills for row in batch.rows]
         targets = [row.target for row in rows if isinstance(row.target, Sequence)]
         wanted = [target for target in targets if target not in self._cancelled]
@@ -309,7 +309,7 @@ class SlotRunner(Runner):
         return _Launch(list(self._running.items()), sampled)
 
     def _collect(self, launch: _Launch | None) -> list[Produced]:
-        """Read a launch. A row that has left since has no use for its token."""
+        """Read the tokens of a launch, but for rows that have left since."""
         if launch is None:
             return []
         tokens: Any = launch.sampled.tokens.tolist()
@@ -326,14 +326,14 @@ class SlotRunner(Runner):
         return produced
 
     def _clear(self, slot: int) -> None:
-        """Zero a slot that holds infinities: zero weight times infinity would poison its heir."""
+        """Zero a slot that holds infinities, which would give NaN in the next sequence."""
         for cache in self._caches:
             cache.clear(slot)
 
     # The ring's size.
 
     def _fit(self, joining: int = 0) -> None:
-        """Resize the ring if it is too small for all who were admitted, or much too large.
+        """Resize the ring if it is too small for all admitted sequences, or much too large.
 
         Args:
             joining: tokens of the longest prompt that is about to join.
@@ -355,7 +355,7 @@ class SlotRunner(Runner):
         return useful if needed > held or shrinks else held
 
     def _resize(self, width: int, columns: int) -> None:
-        """Those beyond the new width move to free slots below; nobody else does."""
+        """Resize the ring; only slots beyond the new width move, to free ones below."""
         free = (slot for slot in range(width) if slot not in self._running)
         moves = {slot: next(free) for slot in sorted(self._running) if slot >= width}
         ring = self._ring.resized(moves, width, columns)
@@ -384,7 +384,7 @@ def _runs(slots: list[int], lengths: list[int]) -> list[tuple[slice, range, int]
 
 
 def _read_logprobs(launch: _Launch) -> dict[int, Logprobs]:
-    """By slot, for the rows that asked for them."""
+    """Log-probabilities by slot, for the rows that asked for them."""
     sampled = launch.sampled
     if sampled.logprobs is None:
         return {}

@@ -24,7 +24,7 @@ PENALTY_CONTEXT = 20
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What one step chose; arrays that may still be computing.
+    """The tokens that one step chose, as arrays that may still be computing.
 
     Attributes:
         tokens: int32 `[S]`; -1 where the logits are not finite.
@@ -56,7 +56,7 @@ class BatchSampler:
         self._plan: Callable[[mx.array], Sampled] | None = None
 
     def join(self, slot: int, slots: int, sequence: Sequence) -> None:
-        """A sequence takes a slot of `slots`."""
+        """Put a sequence into a slot of `slots`."""
         self._rows[slot] = sequence
         self._plan = None
         if sequence.seed is not None:
@@ -93,7 +93,7 @@ class BatchSampler:
         return sampled
 
     def _make_plan(self) -> Callable[[mx.array], Sampled]:
-        """Decide once what the rows of now need; the steps until the next change just do it."""
+        """Decide once what the present rows need; the steps until the next change only do it."""
         penalize = self._make_penalty()
         draws = self._make_draws()
         report = self._make_report()
@@ -125,7 +125,7 @@ class BatchSampler:
         return penalize
 
     def _make_draws(self) -> list[tuple[mx.array, Callable[[mx.array], mx.array]]]:
-        """Rows that sample, in two kinds: with a filter and without."""
+        """Group the rows that sample: with a filter and without."""
         filtered = [s for s in self._generators if _is_filtered(self._rows[s], self._vocab_size)]
         plain = [s for s in self._generators if s not in set(filtered)]
         kinds = ((filtered, self._make_filtered), (plain, self._make_unfiltered))
