@@ -84,7 +84,7 @@ def run(
             if url is None:
                 _reclaim(open_queue(connection, spec.queue))
             paths = [enqueued.folder, *(media.allowed_paths or ())]
-            allowed = MediaPolicy.of(paths, media.allowed_domains or ())
+            allowed = MediaPolicy.of(paths, media.allowed_domains or (), media.video_reader)
             flags = [*scheduler_flags(config), *media_flags(allowed)]
             with _workers(server_url, spec.model, out, workers, flags) as processes:
                 _watch(connection, spec.run_id, processes, show)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,6 @@ KINDS: dict[str, dict[str, Any]] = {
 Make = Callable[[str], Path]
 
 
-def read(path: Path, fps: float = 2.0, most: int = 32, **options: Any) -> VideoClip:
+def read(path: Path, fps: float = 2.0, most: int = 32, reader: Any = "auto") -> VideoClip:
     params = VideoParams(video_fps=fps, video_max_frames=most)
-    return read_video(path, params, UNRESTRICTED, **options)
+    return read_video(path, params, replace(UNRESTRICTED, video_reader=reader))

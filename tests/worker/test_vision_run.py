@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.dataset as ds
@@ -13,6 +15,8 @@ from PIL import Image
 
 from examples.tiny_vlm import scenes
 from tests.helpers.vlm import TINY
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -24,6 +28,28 @@ def folder(tmp_path):
     for name in ("a.mp4", "b.mp4"):
         scenes.write_clip(tmp_path / "clips" / name, scenes.moving_clip(rng)[0], 8)
     return tmp_path
+
+
+SPY = """
+import os, sys
+from pathlib import Path
+
+def note(event, given):
+    if event == "import" and given[0] == "decord":
+        Path(os.environ["NOTES"]).write_text("decord")
+
+sys.addaudithook(note)
+"""
+
+
+@pytest.fixture
+def notes(tmp_path, monkeypatch):
+    """The file that the engine's process writes when it reads by decord, which it then imports."""
+    (tmp_path / "spy").mkdir()
+    (tmp_path / "spy" / "sitecustomize.py").write_text(SPY)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'spy'}{os.pathsep}{ROOT}")
+    monkeypatch.setenv("NOTES", str(tmp_path / "notes"))
+    return tmp_path / "notes"
 
 
 def run(folder, *arguments):
@@ -65,10 +91,11 @@ def test_a_file_that_mixes_text_images_and_videos(folder):
     assert "--allowed-media-domain example.com" in made["far"]["error"]
 
 
-def test_a_pattern_of_videos_with_one_prompt(folder):
-    made = run(
-        folder, "--videos", "clips/*.mp4", "--prompt", "Describe.", "--video-max-frames", "4"
-    )
+@pytest.mark.parametrize("reader", ["auto", "decord"])
+def test_a_pattern_of_videos_with_one_prompt(folder, notes, reader):
+    asked = ["--videos", "clips/*.mp4", "--prompt", "Describe.", "--video-max-frames", "4"]
+    made = run(folder, *asked, "--video-reader", reader)
+    assert notes.exists() is (reader == "decord")
     assert set(made) == {"a.mp4", "b.mp4"}
     assert all(row["finish_reason"] == "stop" for row in made.values())
     assert all(len(row["media"][0]["timestamps"]) == 4 for row in made.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -19,7 +20,7 @@ from vllm_mlx.batching.prompts import (
 )
 from vllm_mlx.batching.request import Request, new_request_id
 from vllm_mlx.errors import EngineStoppedError
-from vllm_mlx.media.policy import UNRESTRICTED, MediaPolicy
+from vllm_mlx.media.policy import UNRESTRICTED, MediaPolicy, VideoReader
 from vllm_mlx.models.loading import load_model
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.scheduler_config import SchedulerConfig
@@ -35,7 +36,10 @@ class Engine:
         *,
         trust_remote_code: bool = False,
         media_policy: MediaPolicy = UNRESTRICTED,
+        video_reader: VideoReader = "auto",
     ) -> None:
+        if video_reader != "auto":
+            media_policy = replace(media_policy, video_reader=video_reader)
         self.model_name = model_name
         load = partial(load_model, trust_remote_code=trust_remote_code)
         self._core = EngineCore(model_name, load, config, media=media_policy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vllm_mlx.engine.base import Engine
-from vllm_mlx.media.policy import UNRESTRICTED, MediaPolicy
+from vllm_mlx.media.policy import UNRESTRICTED, MediaPolicy, VideoReader
 from vllm_mlx.scheduler_config import SchedulerConfig
 
 
@@ -15,6 +15,7 @@ class BatchedEngine(Engine):
         max_num_batched_tokens: most prompt tokens computed between two decode steps.
         kv_cache_bytes: most memory for key-value caches, in bytes or as "8GiB".
         media_policy: what may be read and fetched for a prompt; by default whatever it names.
+        video_reader: see `MediaPolicy.video_reader`; `auto` leaves it to the policy.
 
     What is None takes the backend's default; see `SchedulerConfig`.
     """
@@ -28,6 +29,7 @@ class BatchedEngine(Engine):
         kv_cache_bytes: int | str | None = None,
         trust_remote_code: bool = False,
         media_policy: MediaPolicy = UNRESTRICTED,
+        video_reader: VideoReader = "auto",
     ) -> None:
         config = SchedulerConfig.of(
             max_num_seqs=max_num_seqs,
@@ -35,5 +37,9 @@ class BatchedEngine(Engine):
             kv_cache_bytes=kv_cache_bytes,
         )
         super().__init__(
-            model_name, config, trust_remote_code=trust_remote_code, media_policy=media_policy
+            model_name,
+            config,
+            trust_remote_code=trust_remote_code,
+            media_policy=media_policy,
+            video_reader=video_reader,
         )

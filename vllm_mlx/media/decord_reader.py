@@ -4,7 +4,7 @@ decord counts frames from a key frame and never looks at their times. Measured o
 numbers drawn in, intact, in any order: right for MP4, MOV and Matroska without leading pictures;
 wrong for MPEG-TS and PS, AVI, FLV, open GOPs, intra refresh, edit lists, and below 64 pixels of
 width (rows are padded). On damaged files, too, its count slips without an error: nothing here can
-tell, which is why `read_video` asks for this reader only if it is told to.
+tell, which is why it is asked only if `MediaPolicy.video_reader` says so.
 """
 
 from __future__ import annotations

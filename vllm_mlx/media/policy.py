@@ -1,16 +1,21 @@
-"""`MediaPolicy`: what an engine may read and fetch for a prompt, and how much of it."""
+"""`MediaPolicy`: what an engine may read and fetch for a prompt, how much of it, and by what."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal, get_args
 
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.media.host import canonical_domain
 
 MEGA, GIGA = 1 << 20, 1 << 30
+
+VideoReader = Literal["auto", "pyav", "decord"]
+VIDEO_READERS: tuple[VideoReader, ...] = get_args(VideoReader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,12 @@ class MediaPolicy:
         max_duration_s: longest video.
         timeout_s: longest time for one download.
         max_redirects: most in one download; each is checked like the first address.
+        video_reader: what decodes videos: `pyav`, which is also what `auto` is, or `decord`, where
+            it is right on an intact file (otherwise, and where it fails, PyAV). decord is no
+            faster, and not safe on damaged files.
+
+    Raises:
+        InvalidRequestError: there is no such video reader, or it is not installed.
     """
 
     allowed_paths: tuple[Path, ...] | None = ()
@@ -40,9 +51,22 @@ class MediaPolicy:
     max_duration_s: float = 4 * 3600.0
     timeout_s: float = 60.0
     max_redirects: int = 5
+    video_reader: VideoReader = "auto"
+
+    def __post_init__(self) -> None:
+        if self.video_reader not in VIDEO_READERS:
+            allowed = ", ".join(VIDEO_READERS)
+            raise InvalidRequestError(f"video_reader={self.video_reader!r}: should be {allowed}")
+        if self.video_reader == "decord" and find_spec("decord") is None:
+            raise InvalidRequestError("video_reader: decord is not installed: pip install decord2")
 
     @classmethod
-    def of(cls, paths: Iterable[str | Path], domains: Iterable[str]) -> MediaPolicy:
+    def of(
+        cls,
+        paths: Iterable[str | Path],
+        domains: Iterable[str],
+        video_reader: VideoReader = "auto",
+    ) -> MediaPolicy:
         """What a command line allows: these folders and these domains, each checked.
 
         Links are resolved now, so that a folder replaced by a link later allows nothing new.
@@ -57,6 +81,7 @@ class MediaPolicy:
         return cls(
             allowed_paths=tuple(map(_folder, paths)),
             allowed_domains=tuple(map(_domain, domains)),
+            video_reader=video_reader,
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import av
 import numpy as np
@@ -20,7 +19,6 @@ from vllm_mlx.media.room import Claim, unbounded
 from vllm_mlx.media.selection import select_frames
 from vllm_mlx.video_params import VideoParams
 
-Reader = Literal["pyav", "decord"]
 CHANNELS = 3
 
 
@@ -30,7 +28,6 @@ def read_video(
     policy: MediaPolicy,
     *,
     name: str | None = None,
-    reader: Reader = "pyav",
     claim: Claim = unbounded,
 ) -> VideoClip:
     """Decode the frames at `video_fps`, at most `video_max_frames` (then spread over the clip).
@@ -40,15 +37,13 @@ def read_video(
     Args:
         path: a local file that the caller may read.
         name: what an error calls it; the path without.
-        reader: `"decord"` reads with decord where it is right on an intact file (otherwise, and
-            where it fails, with PyAV): no faster, and not safe on damaged files.
         claim: asked for the frames' bytes before they are decoded.
 
     Raises:
         MediaError: naming the file, what is wrong with it and what to do.
     """
     try:
-        return _Reading(path, params, policy, claim).clip(reader)
+        return _Reading(path, params, policy, claim).clip()
     except MediaError as error:
         raise MediaError(f"video {name or path}: {error}") from None
     except (av.FFmpegError, OSError, ValueError, ArithmeticError, MemoryError) as error:
@@ -62,12 +57,12 @@ class _Reading:
         self.path, self.params, self.policy, self.claim = path, params, policy, claim
         self.width = self.height = 0
 
-    def clip(self, reader: Reader) -> VideoClip:
+    def clip(self) -> VideoClip:
         index = self._index()
         if index.ordered and index.pts:
             wanted = self._wanted(index)
             frames: Pixels | None = None
-            if reader == "decord" and decord_is_right(index, self.width):
+            if self.policy.video_reader == "decord" and decord_is_right(index, self.width):
                 frames = read_by_decord(self.path, index, wanted)
             for read in (read_by_seeking, read_in_order):
                 if frames is None:

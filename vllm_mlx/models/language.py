@@ -31,11 +31,13 @@ class MLXLanguageModel:
         >>> model.generate("The capital of France is", max_tokens=8).text
     """
 
+    _media = UNRESTRICTED
+
     def __init__(self, model_name: str, *, trust_remote_code: bool = False) -> None:
         self.model_name = model_name
         load = partial(load_model, trust_remote_code=trust_remote_code)
         self._core = EngineCore(
-            model_name, load, SchedulerConfig(max_num_seqs=1), media=UNRESTRICTED
+            model_name, load, SchedulerConfig(max_num_seqs=1), media=self._media
         )
         weakref.finalize(self, self._core.stop)
 

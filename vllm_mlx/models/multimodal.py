@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Unpack
 
 from vllm_mlx.batching.prompts import (
@@ -14,6 +15,7 @@ from vllm_mlx.batching.prompts import (
     user_prompt,
 )
 from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.media.policy import UNRESTRICTED, VideoReader
 from vllm_mlx.models.language import MLXLanguageModel
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingOptions
@@ -38,6 +40,20 @@ class MLXMultimodalLM(MLXLanguageModel):
         >>> model = MLXMultimodalLM("mlx-community/Qwen3-VL-4B-Instruct-3bit")
         >>> model.answer_about_image("photo.jpg", "What color is the car?")
     """
+
+    def __init__(
+        self,
+        model_name: str,
+        *,
+        trust_remote_code: bool = False,
+        video_reader: VideoReader = "auto",
+    ) -> None:
+        """
+        Args:
+            video_reader: see `MediaPolicy.video_reader`.
+        """
+        self._media = replace(UNRESTRICTED, video_reader=video_reader)
+        super().__init__(model_name, trust_remote_code=trust_remote_code)
 
     def generate(
         self,

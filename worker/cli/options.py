@@ -10,7 +10,7 @@ import click
 
 from jobs.producer import DEFAULT_SHARD_SIZE
 from jobs.requests import GenerationRequest
-from vllm_mlx.media.policy import MediaPolicy
+from vllm_mlx.media.policy import VIDEO_READERS, MediaPolicy
 from vllm_mlx.parameters import Parameters, Setting, settings_of
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
@@ -114,6 +114,13 @@ media_options = all_of(
         help="A host they may be fetched from: example.org, .example.org for all below it, "
         "* for every public one; repeatable.",
     ),
+    click.option(
+        "--video-reader",
+        type=click.Choice(VIDEO_READERS),
+        default="auto",
+        show_default=True,
+        help="What decodes videos: PyAV, which auto is, or decord where it reads a file rightly.",
+    ),
 )
 
 
@@ -123,13 +130,15 @@ def media_policy_from(options: dict[str, Any]) -> MediaPolicy:
     Raises:
         InvalidRequestError: a folder is not there, or a domain is not spelled as one.
     """
-    return MediaPolicy.of(options.pop("allowed_media_path"), options.pop("allowed_media_domain"))
+    paths, domains = options.pop("allowed_media_path"), options.pop("allowed_media_domain")
+    return MediaPolicy.of(paths, domains, options.pop("video_reader"))
 
 
 def media_flags(policy: MediaPolicy) -> list[str]:
     """The command line that `media_policy_from` makes this policy of."""
     flags = [("--allowed-media-path", str(path)) for path in policy.allowed_paths or ()]
     flags += [("--allowed-media-domain", host) for host in policy.allowed_domains or ()]
+    flags.append(("--video-reader", policy.video_reader))
     return [word for flag in flags for word in flag]
 
 

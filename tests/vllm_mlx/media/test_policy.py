@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_mlx.errors import InvalidRequestError, MediaError
+from vllm_mlx.media import policy as policies
 from vllm_mlx.media.address import why_not_public
 from vllm_mlx.media.host import canonical_host, is_allowed, literal_address
 from vllm_mlx.media.policy import MediaPolicy
@@ -299,3 +301,19 @@ def test_passwords_and_queries_never_show(junk: str) -> None:
         except MediaError as error:
             shown = str(error)
         assert "SECRET" not in shown
+
+
+@pytest.mark.parametrize("reader", ["PyAV", "", None, "opencv"])
+def test_there_are_three_video_readers(reader: Any) -> None:
+    words = f"video_reader={reader!r}: should be auto, pyav, decord"
+    with pytest.raises(InvalidRequestError, match=words):
+        MediaPolicy(video_reader=reader)
+    with pytest.raises(InvalidRequestError, match=words):
+        MediaPolicy.of([], [], reader)
+
+
+def test_a_video_reader_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies, "find_spec", lambda name: None)
+    with pytest.raises(InvalidRequestError, match="video_reader: decord is not installed"):
+        MediaPolicy(video_reader="decord")
+    assert MediaPolicy(video_reader="pyav").video_reader == "pyav"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def nearest(seconds: list[float], moment: float) -> int:
 def test_every_frame_is_the_frame_of_its_time(make: Make, name: str, reader: Any) -> None:
     seconds = seconds_of(name)
 
-    clip = read_video(make(name), EVERY, UNRESTRICTED, reader=reader)
+    clip = read_video(make(name), EVERY, replace(UNRESTRICTED, video_reader=reader))
     assert clip.num_frames == COUNT
     assert not clip.truncated
     assert (clip.width, clip.height) == (160, 96)
@@ -60,7 +61,7 @@ def test_frames_before_an_edit_list_are_not_shown(make: Make, tmp_path: Path) ->
         assert first < 0, "the clip has no edit list"
 
     for reader in ("pyav", "decord"):
-        clip = read_video(path, EVERY, UNRESTRICTED, reader=reader)
+        clip = read_video(path, EVERY, replace(UNRESTRICTED, video_reader=reader))
         assert numbers_of(clip.frames) == list(range(30, COUNT))
         assert clip.timestamps == pytest.approx([n / FPS for n in range(COUNT - 30)], abs=1e-4)
 

@@ -20,7 +20,7 @@ MEASURE = """
 import json, re, sys
 from pathlib import Path
 from tests.helpers.clips import numbers_of
-from vllm_mlx.media.policy import UNRESTRICTED
+from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.media.video import read_video
 from vllm_mlx.video_params import VideoParams
 import decord
@@ -29,7 +29,7 @@ def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 before = peak()
-clip = read_video(Path(sys.argv[1]), VideoParams.of(), UNRESTRICTED, reader=sys.argv[2])
+clip = read_video(Path(sys.argv[1]), VideoParams.of(), MediaPolicy(video_reader=sys.argv[2]))
 taken = peak() - before
 numbers = numbers_of(clip.frames)
 print(json.dumps([taken, numbers, clip.timestamps, clip.num_frames, clip.duration_s]))

@@ -109,7 +109,8 @@ def test_folders_are_allowed_by_what_they_really_are(tmp_path: Path) -> None:
 
 
 def test_a_policy_survives_the_command_line(tmp_path: Path) -> None:
-    for policy in (MediaPolicy(), MediaPolicy.of([tmp_path, Path("/")], [".example.com", "*"])):
+    full = MediaPolicy.of([tmp_path, Path("/")], [".example.com", "*"], "decord")
+    for policy in (MediaPolicy(), full):
         assert policy_of(*media_flags(policy)) == policy
 
 
