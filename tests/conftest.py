@@ -75,7 +75,8 @@ def bench(redis: Redis, redis_url: str, tmp_path: Path) -> Iterator[Bench]:
 @pytest.fixture(autouse=True)
 def signal_handlers() -> Iterator[None]:
     """A worker replaces the handlers of its process, which is this one."""
-    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = {signum: signal.getsignal(signum) for signum in signals}
     yield
     for signum, handler in handlers.items():
         signal.signal(signum, handler)

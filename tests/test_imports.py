@@ -6,8 +6,10 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -78,6 +80,38 @@ def test_jobs_look_at_the_light_modules_of_the_library_only() -> None:
 def test_nothing_imports_the_worker() -> None:
     both = our_imports("jobs") | our_imports("vllm_mlx")
     assert not [pair for pair in both if pair[1].startswith("worker")]
+
+
+def test_rq_is_imported_in_two_folders_only() -> None:
+    touching = {
+        name
+        for package in OURS
+        for name, file in modules_of(package).items()
+        if any(imported.partition(".")[0] == "rq" for imported in imports_of(file))
+    }
+    assert touching
+    assert not {
+        name for name in touching if not f"{name}.".startswith(("jobs.queue.", "worker.rq."))
+    }
+
+
+def test_each_private_name_of_rq_is_used_once() -> None:
+    """An upgrade that renames one is mended in one place."""
+    trees = [
+        ast.parse(file.read_text())
+        for package in ("jobs", "worker")
+        for file in modules_of(package).values()
+    ]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    ours = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+    ours |= {each.id for each in nodes if isinstance(each, ast.Name)} | {"_exit"}
+    attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
+    ours |= {each.attr for each in attributes if isinstance(each.ctx, ast.Store)}
+    used = Counter(
+        each.attr for each in attributes if re.match("_[a-z]", each.attr) and each.attr not in ours
+    )
+    assert used["_enqueue_job"] == 1
+    assert set(used.values()) == {1}, used
 
 
 def test_a_producer_needs_no_mlx() -> None:

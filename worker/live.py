@@ -42,8 +42,12 @@ class LiveCounts:
         )
         self._ledger.publish_live(self._worker, live | asdict(now))
 
+    def withdraw(self) -> None:
+        """Remove what was published: the worker ends."""
+        self._ledger.forget_live(self._worker)
+
     def _measure(self, stats: EngineStats) -> None:
-        """Take speeds and shares anew, unless a second has not passed since, or no step ended."""
+        """Measure speeds and shares anew, but at most once a second, and only after a step."""
         now = time.monotonic()
         if self._per_second and now - self._at < SPEED_OVER:
             return

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redis import Redis
-from rq import Queue
-from rq.scheduler import RQScheduler
 
 from jobs.connection import connect
 from jobs.dataset import Dataset, Verification, verify
@@ -25,6 +23,7 @@ from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.scheduler_config import SchedulerConfig
 from worker.cli.options import media_flags, scheduler_flags
 from worker.embedded_redis import EmbeddedRedis
+from worker.rq.maintenance import take_back_all
 from worker.status import RunStatus, run_status
 
 POLL = 0.5  # seconds
@@ -82,7 +81,7 @@ def run(
         spec = enqueued.spec
         if not Dataset(out).is_whole(spec.shards):
             if url is None:
-                _reclaim(open_queue(connection, spec.queue))
+                take_back_all(open_queue(connection, spec.queue))
             paths = [enqueued.folder, *(media.allowed_paths or ())]
             allowed = MediaPolicy.of(paths, media.allowed_domains or (), media.video_reader)
             flags = [*scheduler_flags(config), *media_flags(allowed)]
@@ -94,20 +93,6 @@ def run(
     if url is None:
         shutil.rmtree(out / "_job" / "redis", ignore_errors=True)
     return verification
-
-
-def _reclaim(queue: Queue) -> None:
-    """Take back the jobs of workers that died with an earlier `run` on our own server."""
-    started = queue.started_job_registry
-    held = [job_id for job_id, _ in started.get_job_and_execution_ids(cleanup=False)]
-    held += queue.intermediate_queue.get_job_ids()
-    jobs = [job for job_id in dict.fromkeys(held) if (job := queue.fetch_job(job_id))]
-    with queue.connection.pipeline() as pipeline:
-        for job in jobs:
-            queue._enqueue_job(job, pipeline=pipeline, at_front=True)
-        scheduler_lock = RQScheduler.get_locking_key(queue.name)
-        pipeline.delete(started.key, queue.intermediate_queue_key, scheduler_lock)
-        pipeline.execute()
 
 
 def _watch(

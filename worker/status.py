@@ -9,9 +9,9 @@ from typing import Any
 from redis import Redis
 
 from jobs.ledger import Counts, Ledger, RunState
-from jobs.queue.queue_state import QueueState, queue_names
+from jobs.queue.queue_state import QueueState
 from jobs.queue.run_jobs import open_queue
-from jobs.run_spec import QUEUE_PREFIX, RunSpec
+from jobs.run_spec import RunSpec
 from worker.statistics import Statistics
 
 
@@ -114,12 +114,6 @@ def run_status(connection: Redis, run_id: str) -> RunStatus:
         workers=workers,
         errors=_reasons(there, failed | ({spec.finalize_id} & set(ended_badly))),
     )
-
-
-def waiting_queues(connection: Redis) -> dict[str, int]:
-    """Jobs that wait, by the queues of mlx-batch."""
-    ours = [name for name in queue_names(connection) if name.startswith(QUEUE_PREFIX)]
-    return {name: open_queue(connection, name).count for name in ours}
 
 
 def _shards_of(spec: RunSpec, job_ids: Iterable[str]) -> set[str]:

@@ -1,6 +1,6 @@
-"""What RQ's keys say of a queue, read so that nothing in them can stop a monitor.
+"""`QueueState`: what RQ's keys say of a queue, read so that nothing in them can stop a monitor.
 
-RQ's own readers raise at the first entry that is no UTF-8, and some of them tidy while they look.
+RQ's own readers raise at the first entry that is no UTF-8, and some of them clean up as they read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BROKEN = "its record is broken"
 
 
 class QueueState:
-    """The names in one queue, as they are."""
+    """The jobs and workers of one queue."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
@@ -48,8 +48,28 @@ class QueueState:
         members = self._redis.smembers(WORKERS_BY_QUEUE_KEY % self._queue.name)
         return sorted(key.rpartition(":")[2] for key in _texts(cast(set[bytes], members)))
 
+    def is_empty(self) -> bool:
+        """Whether no job waits, will be retried, or runs: on another worker, it may be lost yet."""
+        queue = self._queue
+        delayed, ready = queue.scheduled_job_registry, queue.ready_job_registry
+        return not (
+            queue.count
+            or self._redis.llen(queue.intermediate_queue_key)  # taken, and not begun
+            or delayed.get_job_count(cleanup=False)
+            or ready.get_job_count(cleanup=False)
+            or queue.started_job_registry.get_job_count(cleanup=False)
+        )
+
+    def load(self) -> tuple[int, int]:
+        """Return how many jobs wait and how many workers there are, for a minute also dead ones."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.llen(self._queue.key)
+            pipeline.scard(WORKERS_BY_QUEUE_KEY % self._queue.name)
+            waiting, workers = pipeline.execute()
+        return waiting, workers
+
     def reason(self, job_id: str) -> str | None:
-        """Why a job failed; None if there is no such job any more."""
+        """Return why a job failed; None if there is no such job any more."""
         try:
             job = BatchJob.fetch(job_id, self._redis, self._queue.serializer)
             result = job.latest_result()
@@ -67,7 +87,7 @@ class QueueState:
 
 
 def queue_names(connection: Redis) -> list[str]:
-    """The queues that RQ knows of."""
+    """Return the names of the queues that RQ knows."""
     members = cast(set[bytes], connection.smembers(Queue.redis_queues_keys))
     return sorted(key.removeprefix(Queue.redis_queue_namespace_prefix) for key in _texts(members))
 

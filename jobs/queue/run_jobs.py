@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis import Redis
+from redis.client import Pipeline
 from rq import Queue
-from rq.job import JobStatus, Retry
+from rq.job import Job, JobStatus, Retry
 from rq.queue import EnqueueData
 from rq.serializers import JSONSerializer
 
@@ -33,6 +34,11 @@ _ON_ITS_WAY = {
 def open_queue(connection: Redis, name: str) -> Queue:
     """A queue as every part of mlx-batch opens it: JSON only, our job class."""
     return Queue(name, connection=connection, serializer=JSONSerializer, job_class=BatchJob)
+
+
+def enqueue_now(queue: Queue, job: Job, pipeline: Pipeline, *, at_front: bool = False) -> None:
+    """Enqueue a job with the pipeline, whatever it depends on and with no retry spent."""
+    queue._enqueue_job(job, pipeline=pipeline, at_front=at_front)
 
 
 class RunJobs:
@@ -70,7 +76,7 @@ class RunJobs:
             pipeline.sadd(Queue.redis_queues_keys, self._queue.key)
             job.save(pipeline=pipeline)
             if release:
-                self._queue._enqueue_job(job, pipeline=pipeline)
+                enqueue_now(self._queue, job, pipeline)
             else:
                 self._queue.deferred_job_registry.add(job, pipeline=pipeline)
             pipeline.execute()

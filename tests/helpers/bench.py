@@ -41,8 +41,8 @@ class Bench:
 
     def close(self) -> None:
         for worker in self._workers:
-            worker._shut_down()
-            worker.connection.close()
+            worker.shut_down()
+            worker.bookkeeper.connection.close()
         for process in self._processes:
             process.kill()
             process.wait()
@@ -95,20 +95,26 @@ class Bench:
     def expire_records(self, *alive: BatchWorker) -> None:
         """Forget all workers but these."""
         for key in self.redis.keys("rq:worker:*"):
-            if key.decode() not in {worker.key for worker in alive}:
+            if key.decode() not in {worker.bookkeeper.key for worker in alive}:
                 self.redis.delete(key)
 
     def stay_steady(self, worker: BatchWorker) -> None:
         """Let it be as long as a lease that this worker's heartbeats come regularly."""
-        self.redis.set(steady_key(worker.queue.name), int(time.time()) - LEASE)
-        worker.send_heartbeats()
+        self.redis.set(steady_key(worker.bookkeeper.queue.name), int(time.time()) - LEASE)
+        worker.bookkeeper.send_heartbeats()
 
     def take_over(self, worker: BatchWorker) -> None:
         """What `tend` does in the course of a lease."""
         self.expire_records(worker)
         self.stay_steady(worker)
-        worker.run_maintenance_tasks()
-        worker._due.clear()
+        worker.bookkeeper.forget_lost()
+        worker.bookkeeper.maintenance.take_back_lost()
+        self.be_due(worker)
+
+    def be_due(self, worker: BatchWorker) -> None:
+        """Let all be due that a worker does by the clock, asking for jobs included."""
+        for timer in (worker._admission, *(timer for timer, _ in worker._chores)):
+            timer.due_at = 0.0
 
     def finish(self, spec: RunSpec, worker: BatchWorker) -> None:
         """Step the worker until the run is finished."""
@@ -127,7 +133,7 @@ def work_in_burst(
     """Run all that is enqueued, in this process; stopped if there is no end to it."""
     with connect(redis_url) as connection:
         worker = BatchWorker(model, engine, connection=connection, grace=0, **options)
-        watchdog = threading.Timer(20, worker.request_stop, (signal.SIGTERM, None))
+        watchdog = threading.Timer(20, worker.stop_signal.request, (signal.SIGTERM, None))
         watchdog.start()
         try:
             worker.work(burst=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -135,17 +136,17 @@ def test_a_worker_retries_stops_gives_back_and_takes_over(
     worker.admit(wait=False)
     worker.tend()
     failed, stopped, kept = (worker.flights[spec.shard_id(shard)] for shard in range(3))
-    worker._end(failed, lambda: worker.fail(failed.execution, RuntimeError("again")))
-    send_stop_job_command(locked.admin, stopped.job.id, worker.serializer)
+    worker.flights.end(failed, partial(worker.bookkeeper.fail, error=RuntimeError("again")))
+    send_stop_job_command(locked.admin, stopped.job.id, worker.bookkeeper.serializer)
 
     def is_stopped() -> bool:
         worker.tend()
         return status_of(locked.admin, spec, 1) == "stopped"
 
     wait_for(is_stopped)
-    worker.enqueue_delayed_retries()
-    worker.run_maintenance_tasks()
-    worker._end(kept, lambda: worker.give_back(kept.execution))
+    worker.bookkeeper.maintenance.enqueue_delayed_retries()
+    worker.bookkeeper.maintenance.take_back_lost()
+    worker.flights.end(kept, worker.bookkeeper.give_back)
 
     assert status_of(locked.admin, spec, 0) == "scheduled"
     assert status_of(locked.admin, spec, 2) == "queued"

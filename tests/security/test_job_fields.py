@@ -20,5 +20,5 @@ def test_a_changed_field_stops_nobody(bench: Bench, field: str, value: str) -> N
 
     worker = bench.burst(DoubleEngine())
 
-    assert not worker.stop_requested, "it came to an end by itself"
+    assert not worker.stop_signal.is_requested, "it came to an end by itself"
     assert bench.status(other, 0) == bench.status(other) == "finished"

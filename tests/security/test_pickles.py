@@ -63,7 +63,6 @@ class Trap:
 def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of dead workers' jobs some must be waited for."""
     monkeypatch.setattr("worker.rq.bookkeeper.LEASE", 1)
-    monkeypatch.setattr("worker.rq.bookkeeper.MAINTENANCE", 0.2)
     monkeypatch.setattr("worker.batch_worker.MAINTENANCE", 0.2)
 
 
@@ -289,9 +288,9 @@ def test_commands_to_a_worker(bench: Bench, trap: bytes, sprung: Path) -> None:
     worker = bench.worker(DoubleEngine(held=True))
     worker.admit(wait=False)
     for message in (trap, b"{", b"[]", b'{"command": 1}', b'{"command": "stop-job"}'):
-        bench.redis.publish(f"rq:pubsub:{worker.name}", message)
+        bench.redis.publish(f"rq:pubsub:{worker.bookkeeper.name}", message)
     stop = {"command": "stop-job", "job_id": spec.shard_id(0)}
-    bench.redis.publish(f"rq:pubsub:{worker.name}", json.dumps(stop))
+    bench.redis.publish(f"rq:pubsub:{worker.bookkeeper.name}", json.dumps(stop))
 
     def is_stopped() -> bool:
         worker.tend()

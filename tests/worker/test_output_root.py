@@ -112,7 +112,9 @@ def test_a_finalize_job_writes_nothing_elsewhere(bench: Bench, root: Path) -> No
     second.admit(wait=False)
     second.settle()
 
-    result = BatchJob.fetch(spec.finalize_id, bench.redis, second.serializer).latest_result()
+    result = BatchJob.fetch(
+        spec.finalize_id, bench.redis, second.bookkeeper.serializer
+    ).latest_result()
     assert result is not None
     assert str(result.exc_string).startswith("OutputNotAllowedError: ")
     assert sorted(Path(spec.out).iterdir()) == before

@@ -128,17 +128,17 @@ def test_every_job_in_flight_has_one_execution(bench: Bench) -> None:
     registry = open_queue(bench.redis, spec.queue).started_job_registry
     ids = [spec.shard_id(shard) for shard in range(3)]
     assert sorted(job_id for job_id, _ in registry.get_job_and_execution_ids()) == ids
-    assert sorted(execution.job_id for execution in worker.executions.values()) == ids
-    assert worker.current_execution_count == 3
-    assert worker.get_state() == "busy"
+    assert sorted(execution.job_id for execution in worker.bookkeeper.executions.values()) == ids
+    assert worker.bookkeeper.current_execution_count == 3
+    assert worker.bookkeeper.get_state() == "busy"
 
     engine.answer(of="prompt 2")
     engine.answer(of="prompt 3")
     worker.settle()
 
     assert sorted(job_id for job_id, _ in registry.get_job_and_execution_ids()) == [ids[0], ids[2]]
-    assert worker.current_execution_count == 2
-    assert worker.get_state() == "busy"
+    assert worker.bookkeeper.current_execution_count == 2
+    assert worker.bookkeeper.get_state() == "busy"
 
 
 def test_a_shard_is_committed_when_its_last_row_is_in(bench: Bench) -> None:
@@ -157,7 +157,7 @@ def test_a_shard_is_committed_when_its_last_row_is_in(bench: Bench) -> None:
     assert not Dataset(Path(spec.out)).part_path(1, 2).exists()
     assert statuses(bench.redis, spec) == ["finished", "started"]
     assert not bench.redis.exists(f"rq:results:{spec.shard_id(0)}"), "the ledger has it"
-    assert worker.successful_job_count == 1
+    assert worker.bookkeeper.successful_job_count == 1
 
 
 def test_a_run_ends_with_a_verified_dataset(bench: Bench) -> None:
@@ -174,8 +174,8 @@ def test_a_run_ends_with_a_verified_dataset(bench: Bench) -> None:
     assert (Path(spec.out) / "_SUCCESS").read_bytes() == b""
     assert verify(Path(spec.out)).complete
     assert Ledger(bench.redis).progress(spec.run_id).state is RunState.FINISHED
-    assert worker.get_state() == "idle"
-    assert worker.name in {row["worker"] for row in rows_of(spec)}
+    assert worker.bookkeeper.get_state() == "idle"
+    assert worker.bookkeeper.name in {row["worker"] for row in rows_of(spec)}
     assert [row["id"] for row in rows_of(spec)] == ["r0", "r1", "r2", "r3", "r4"]
 
 
@@ -277,7 +277,7 @@ def test_a_job_that_is_queued_twice_runs_once(bench: Bench) -> None:
 
     assert engine.prompts == ["prompt 0", "prompt 1"]
     assert (queue.count, queue.intermediate_queue.get_job_ids()) == (0, [])
-    assert worker.current_execution_count == 1
+    assert worker.bookkeeper.current_execution_count == 1
 
     engine.answer()
     worker.settle()
@@ -301,7 +301,7 @@ def test_a_committed_shard_is_not_run_again(bench: Bench) -> None:
     written = part.stat().st_mtime_ns
 
     enqueue_again(bench.redis, spec, 0)
-    worker._due.clear()
+    bench.be_due(worker)
     worker.admit(wait=False)
 
     assert len(engine.asked) == 4, "no row was asked again"
@@ -316,12 +316,12 @@ def test_a_run_whose_worker_died_after_its_last_commit_is_finalized(
     """The shard is in the ledger, but RQ was not told, so nothing was released."""
     spec = bench.enqueue(rows=2, shard_size=2)
     dying = bench.worker(DoubleEngine())
-    monkeypatch.setattr(dying, "handle_job_success", lambda *_, **__: sys.exit("killed"))
+    monkeypatch.setattr(dying.bookkeeper, "handle_job_success", lambda *_, **__: sys.exit("killed"))
     dying.admit(wait=False)
     with pytest.raises(SystemExit):
         dying.settle()
     dying.flights.clear()
-    dying.executions.clear()
+    dying.bookkeeper.executions.clear()
     assert bench.status(spec) == "deferred"
 
     enqueue_again(bench.redis, spec, 0)

@@ -13,6 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from jobs.dataset import Dataset, verify
 from jobs.ledger import Ledger
+from jobs.queue.queue_state import QueueState
 from jobs.queue.run_jobs import RETRY, open_queue
 from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench
@@ -56,13 +57,13 @@ def test_a_job_that_fails_is_retried_after_growing_delays_and_then_fails(bench: 
         assert bench.job(spec, 0).retries_left == RETRY.max - 1 - number
 
         make_retries_due(bench.redis, spec)
-        worker.enqueue_delayed_retries()
+        worker.bookkeeper.maintenance.enqueue_delayed_retries()
         assert bench.status(spec, 0) == "queued"
-        worker._due.clear()  # an empty queue was seen a moment ago: do not wait for the tick
+        bench.be_due(worker)  # an empty queue was seen a moment ago: do not wait for the tick
     step(worker)
 
     assert bench.status(spec, 0) == "failed"
-    assert worker.failed_job_count == 1 + RETRY.max
+    assert worker.bookkeeper.failed_job_count == 1 + RETRY.max
     reason = run_status(bench.redis, spec.run_id).errors[spec.shard_id(0)]
     assert reason.startswith("DatasetError: ")
     assert spec.out in reason
@@ -80,7 +81,7 @@ def test_a_retry_is_not_enqueued_before_its_time(bench: Bench) -> None:
         open_queue(bench.redis, spec.queue).scheduled_job_registry.key, {job.id: time.time() + 9}
     )
 
-    worker.enqueue_delayed_retries()
+    worker.bookkeeper.maintenance.enqueue_delayed_retries()
 
     assert bench.status(spec, 0) == "scheduled"
 
@@ -94,8 +95,8 @@ def test_a_retried_job_succeeds_and_counts_its_attempts(bench: Bench) -> None:
     step(worker)
     out.unlink()
     make_retries_due(bench.redis, spec)
-    worker.enqueue_delayed_retries()
-    worker._due.clear()
+    worker.bookkeeper.maintenance.enqueue_delayed_retries()
+    bench.be_due(worker)
 
     step(worker)
 
@@ -146,7 +147,7 @@ def test_a_finalize_job_that_fails_is_retried(bench: Bench) -> None:
 
     aside.rename(part)
     make_retries_due(bench.redis, spec)
-    worker.enqueue_delayed_retries()
+    worker.bookkeeper.maintenance.enqueue_delayed_retries()
 
     def has_succeeded() -> bool:
         step(worker)
@@ -177,7 +178,7 @@ def test_an_error_nobody_thought_of_fails_its_job_and_not_the_worker(
 
     monkeypatch.undo()
     make_retries_due(bench.redis, spec)
-    worker.enqueue_delayed_retries()
+    worker.bookkeeper.maintenance.enqueue_delayed_retries()
 
     def is_finished() -> bool:
         step(worker)
@@ -193,15 +194,15 @@ def test_redis_may_go_away_between_a_commit_and_the_end_of_its_job(
     """The part is written and in the ledger, then the connection breaks."""
     spec = bench.enqueue(rows=2, shard_size=2)
     worker = bench.worker(DoubleEngine())
-    succeed = worker.handle_job_success
+    succeed = worker.bookkeeper.handle_job_success
 
     def break_once(*args: object, **kwargs: object) -> None:
-        monkeypatch.setattr(worker, "handle_job_success", succeed)
+        monkeypatch.setattr(worker.bookkeeper, "handle_job_success", succeed)
         if reply_is_lost:
             succeed(*args, **kwargs)
         raise RedisConnectionError("gone")
 
-    monkeypatch.setattr(worker, "handle_job_success", break_once)
+    monkeypatch.setattr(worker.bookkeeper, "handle_job_success", break_once)
     worker.admit(wait=False)
     with pytest.raises(RedisConnectionError):
         worker.settle()
@@ -218,16 +219,16 @@ def test_redis_may_go_away_before_a_finalize_job_ends(
     spec = bench.enqueue(rows=2, shard_size=2)
     worker = bench.worker(DoubleEngine())
     step(worker)
-    succeed = worker.handle_job_success
+    succeed = worker.bookkeeper.handle_job_success
     failures = 0
 
     def break_once(*args: object, **kwargs: object) -> None:
         nonlocal failures
         failures += 1
-        monkeypatch.setattr(worker, "handle_job_success", succeed)
+        monkeypatch.setattr(worker.bookkeeper, "handle_job_success", succeed)
         raise RedisConnectionError("gone")
 
-    monkeypatch.setattr(worker, "handle_job_success", break_once)
+    monkeypatch.setattr(worker.bookkeeper, "handle_job_success", break_once)
 
     def is_finished() -> bool:
         try:
@@ -248,13 +249,13 @@ def test_a_burst_outlives_a_redis_that_is_away_for_a_moment(
     spec = bench.enqueue(rows=2, shard_size=2)
     with connect(bench.url) as connection:
         worker = BatchWorker(spec.model, DoubleEngine(), connection=connection)
-        look = worker.nothing_is_left
+        look = QueueState.is_empty
 
-        def break_once() -> bool:
-            monkeypatch.setattr(worker, "nothing_is_left", look)
+        def break_once(_: QueueState) -> bool:
+            monkeypatch.setattr(QueueState, "is_empty", look)
             raise RedisConnectionError("gone")
 
-        monkeypatch.setattr(worker, "nothing_is_left", break_once)
+        monkeypatch.setattr(QueueState, "is_empty", break_once)
 
         assert worker.work(burst=True)
 

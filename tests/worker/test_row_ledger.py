@@ -22,7 +22,7 @@ from tests.helpers.command_line import cli
 from tests.helpers.engines import DoubleEngine, echo, wait_for
 from vllm_mlx.errors import EngineError, NonFiniteLogitsError
 from vllm_mlx.outputs import GenerationOutput
-from worker import flight
+from worker import shard_flight
 from worker.status import run_status
 
 
@@ -86,7 +86,7 @@ def test_a_worker_that_is_told_its_shard_is_taken_drops_it(bench: Bench) -> None
 
 def test_a_shard_whose_workers_all_die_ends_in_error_rows(bench: Bench) -> None:
     spec = bench.enqueue(rows=2, shard_size=2)
-    for _ in range(flight.MAX_IDLE_CLAIMS):
+    for _ in range(shard_flight.MAX_IDLE_CLAIMS):
         bench.worker(DoubleEngine(held=True)).admit(wait=False)
         bench.take_over(bench.worker(DoubleEngine()))
 
@@ -99,7 +99,7 @@ def test_a_shard_whose_workers_all_die_ends_in_error_rows(bench: Bench) -> None:
 def test_a_row_at_which_the_engine_fails_is_tried_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flight, "ROW_BACKOFF", (0.01, 0.02))
+    monkeypatch.setattr(shard_flight, "ROW_BACKOFF", (0.01, 0.02))
     spec = bench.enqueue(rows=4, shard_size=4)
 
     bench.burst(DoubleEngine(say=Moody(n1=2, n2=99)))
@@ -214,7 +214,7 @@ def test_tail_shows_rows_as_they_come(bench: Bench) -> None:
 def test_a_row_that_fails_to_be_asked_again_ends_its_shard(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flight, "ROW_BACKOFF", (0.0,))
+    monkeypatch.setattr(shard_flight, "ROW_BACKOFF", (0.0,))
     spec = bench.enqueue(rows=1, shard_size=1)
     worker = bench.worker(DoubleEngine(say=Moody(n0=1)))
     worker.admit(wait=False)
@@ -223,7 +223,7 @@ def test_a_row_that_fails_to_be_asked_again_ends_its_shard(
     def broken(*_: object) -> None:
         raise ValueError("no request any more")
 
-    monkeypatch.setattr(flight.ShardFlight, "_asked", broken)
+    monkeypatch.setattr(shard_flight.ShardFlight, "_requests", broken)
     worker.tend()
     worker.settle()
 

@@ -20,11 +20,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 from vllm_mlx.batching.request import Request
 from vllm_mlx.errors import EngineStoppedError, MLXBatchError
 from vllm_mlx.outputs import EngineStats, GenerationOutput
+from worker.engine.text_engine import TextEngine
 from worker.engine.wire import STUCK_CODE, Failure, Order, Report, Setup
 from worker.logs import log_to_stderr
 
@@ -36,22 +37,7 @@ STATS_EVERY = 0.2  # seconds between two reports of counts, unless answers bring
 STUCK = 1800.0
 
 
-class HostedEngine(Protocol):
-    """What is hosted; `vllm_mlx.batching.core.EngineCore` is one."""
-
-    max_num_seqs: int
-
-    @property
-    def stats(self) -> EngineStats: ...
-
-    def start(self) -> None: ...
-
-    def stop(self) -> None: ...
-
-    def submit(self, *requests: Request) -> list[Future[GenerationOutput]]: ...
-
-
-def engine_core(setup: Setup) -> HostedEngine:
+def engine_core(setup: Setup) -> TextEngine:
     """The engine.
 
     Raises:
@@ -76,7 +62,7 @@ class EngineHost:
         self._setup = setup
         self._reports = reports
         self._reports_lock = threading.Lock()
-        self._engine: HostedEngine
+        self._engine: TextEngine
         self._open: dict[int, Future[GenerationOutput]] = {}
         self._answers: list[tuple[int, GenerationOutput]] = []
         self._told = EngineStats()
@@ -209,9 +195,9 @@ def _offer_to_oom_killer() -> None:
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
-def _make(setup: Setup) -> HostedEngine:
+def _make(setup: Setup) -> TextEngine:
     module, _, function = setup.make.partition(":")
-    engine: HostedEngine = getattr(importlib.import_module(module), function)(setup)
+    engine: TextEngine = getattr(importlib.import_module(module), function)(setup)
     return engine
 
 

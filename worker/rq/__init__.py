@@ -1,1 +1,6 @@
-"""An RQ worker with many jobs in flight: every touch of RQ on the worker's side."""
+"""RQ as a worker uses it: every touch of RQ's internals on the worker's side."""
+
+from rq.executions import Execution
+from rq.job import Job
+
+__all__ = ["Execution", "Job"]

@@ -8,12 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
-import signal
-import time
 from collections.abc import Callable
-from functools import partial
-from types import FrameType
 from typing import Any, cast
 
 from redis import Redis
@@ -23,27 +18,22 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from rq import Queue, worker_registration
 from rq.command import parse_payload
-from rq.exceptions import DequeueTimeout, DeserializationError
+from rq.exceptions import DeserializationError
 from rq.executions import Execution
 from rq.job import Job, JobStatus
-from rq.registry import clean_registries
-from rq.scheduler import RQScheduler
 from rq.serializers import JSONSerializer
 from rq.suspension import is_suspended
 from rq.worker.base import BaseWorker, WorkerStatus
-from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from jobs.queue.job import BatchJob
-from worker.rq.reaper import Reaper
-from worker.rq.sweep import mark_failed, sweep, sweep_dependents
+from jobs.queue.run_jobs import enqueue_now
+from worker.rq.maintenance import Maintenance
+from worker.rq.sweep import sweep_dependents
 
 logger = logging.getLogger("mlx_batch.worker")
 
 LEASE = 10  # seconds a worker counts as alive after its last heartbeat, by Redis' clock
 HEARTBEAT = 2  # seconds between heartbeats
-MAINTENANCE = 1  # seconds between looks for jobs whose worker died
-TIDY = 60  # seconds between RQ's own looks at its registries
-MOST_BROKEN = 200  # jobs that are passed over at a time
 # Seconds. RQ gives up jobs by the clock of whoever looks, also of `rq info`: never before ours do.
 EXECUTION_TTL = 7 * 24 * 3600
 
@@ -55,101 +45,75 @@ class Bookkeeper(BaseWorker):
     starting it loses nothing; with several it would.
 
     Args:
-        grace: seconds that jobs may go on after a stop was asked for.
+        in_hand: whether this worker works on the job of an id.
+
+    Attributes:
+        to_stop: ids of jobs that a command of `rq` asks to stop.
     """
 
     job_class = BatchJob
 
     def __init__(
-        self, from_queue: Queue, *, connection: Redis, name: str | None, grace: float
+        self,
+        queue: Queue,
+        *,
+        connection: Redis,
+        name: str | None,
+        in_hand: Callable[[str], bool],
     ) -> None:
         super().__init__(
-            [from_queue],
+            [queue],
             name=name,
             connection=connection,
             serializer=JSONSerializer,
             job_class=BatchJob,
             worker_ttl=LEASE,
             job_monitoring_interval=HEARTBEAT,
-            maintenance_interval=MAINTENANCE,
             log_job_description=False,
         )
-        self.queue = from_queue
-        self.stop_requested = False
+        self.queue = queue
+        self.to_stop: set[str] = set()
+        self._in_hand = in_hand
         self._is_abandoned = False
-        self._grace = grace
-        self._stop_at = float("inf")
-        self._stop_jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._reaper = Reaper(from_queue, self.name, LEASE, self.has_in_hand)
+        self.maintenance = Maintenance(queue, self.name, LEASE, in_hand)
 
     def register(self) -> None:
-        """Make the worker known, listen for commands and signals.
+        """Make the worker known in Redis and listen for commands.
 
         Raises:
             ValueError: a worker of this name is at work.
         """
         self.bootstrap(None)
         self.heartbeat()
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, self.request_stop)
-        self.scheduler = RQScheduler(
-            self.queues, self.connection, logging_level="WARNING", serializer=self.serializer
-        )
-        self.scheduler.register_birth()
+        self.maintenance.scheduler.register_birth()
+
+    def teardown(self) -> None:
+        """Remove the worker from Redis and stop listening for commands."""
+        self.maintenance.scheduler.stop()
+        super().teardown()
 
     # One job.
 
-    def dequeue(self, wait: int | None) -> Job | None:
-        """The next job, waiting up to `wait` seconds in Redis; None does not wait.
-
-        A job whose record can't be read is failed and passed over; of very many such, some are
-        left for the next call, or heartbeats would have to wait for them.
-        """
-        for _ in range(MOST_BROKEN):
-            try:
-                dequeued = self.queue_class.dequeue_any(
-                    self.queues,
-                    wait,
-                    connection=self.connection,
-                    job_class=self.job_class,
-                    serializer=self.serializer,
-                    death_penalty_class=self.death_penalty_class,
-                )
-            except DequeueTimeout:
-                return None
-            except RedisError:
-                raise
-            except Exception as error:
-                job_id = getattr(error, "job_id", None)
-                if job_id is not None:  # RQ names the job when its record is at fault
-                    mark_failed(self.queue, job_id, error)
-                elif not sweep(self.queue):
-                    raise
-                wait = None
-            else:
-                return dequeued[0] if dequeued else None
-        return None
-
     def drop(self, job: Job) -> None:
-        """Forget a job that was dequeued a second time while somebody holds it."""
+        """Forget a job that was dequeued a second time while a worker holds it."""
         self.queue.intermediate_queue.remove(job.id)
 
     def is_held(self, job: Job) -> bool:
-        """Whether somebody has begun a job that was just dequeued: it stood in the queue twice.
+        """Whether a worker has begun a job that was just dequeued: it stood in the queue twice.
 
-        If it is a dead worker, the job comes back when that is found out.
+        If that worker is dead, maintenance puts the job back.
         """
         return job.get_status(refresh=False) is JobStatus.STARTED and bool(self._holders(job.id))
 
     def begin(self, job: Job) -> Execution:
-        """The job is ours from here on."""
+        """Start an execution of the job on this worker."""
         execution = self.prepare_execution(job)
         with contextlib.suppress(DeserializationError):  # it wants the name for the process title
             self.prepare_job_execution(job, remove_from_intermediate_queue=True)
         return execution
 
     def holds(self, execution: Execution) -> bool:
-        """Whether the job is still ours: after a long sleep somebody else may have taken it."""
+        """Whether the job is still ours: after a long sleep another worker may have taken it."""
         started = self.queue.started_job_registry.key
         return self.connection.zscore(started, execution.composite_key) is not None
 
@@ -158,20 +122,20 @@ class Bookkeeper(BaseWorker):
         logger.warning("job %s was taken over while this worker slept", execution.job_id)
         self.executions.pop(execution.id, None)
         ours = execution.composite_key
-        # If nobody else holds the job, ours is what it is found by and taken back.
+        # If no other worker holds the job, maintenance finds it by our entry.
         if self._holders(execution.job_id) - {ours.encode()}:
             self.connection.zrem(self.queue.started_job_registry.key, ours)
         self.connection.srem(self.executions_key, ours)
         self._idle_if_empty()
 
     def _holders(self, job_id: str) -> set[bytes]:
-        """The entries of a job among those that have begun."""
+        """Return the entries of a job among those that have begun."""
         key, begins = self.queue.started_job_registry.key, f"{job_id}:".encode()
         entries = cast(list[bytes], self.connection.zrange(key, 0, -1))
         return {entry for entry in entries if entry.startswith(begins)}
 
     def succeed(self, execution: Execution) -> None:
-        """The job is finished; its dependents are released."""
+        """Mark the job as finished and release its dependents."""
         job = execution.job
         self.handle_execution_ended(job, self.queue, LEASE)
         registry = self.queue.started_job_registry
@@ -187,7 +151,7 @@ class Bookkeeper(BaseWorker):
         self._idle_if_empty()
 
     def fail(self, execution: Execution, error: BaseException, *, retry: bool = True) -> None:
-        """The job failed; it is retried as long as it has retries left."""
+        """Mark the job as failed; RQ retries it as long as it has retries left."""
         job = execution.job
         reason = f"{type(error).__name__}: {error}"
         logger.error("job %s failed: %s", job.id, reason)
@@ -199,7 +163,7 @@ class Bookkeeper(BaseWorker):
         self._idle_if_empty()
 
     def stop(self, execution: Execution) -> None:
-        """The job was stopped on request: neither failed nor retried."""
+        """Mark the job as stopped on request: neither failed nor retried."""
         self._stopped_job_id = execution.job_id
         self.fail(execution, InterruptedError("stopped on request"))
 
@@ -207,7 +171,7 @@ class Bookkeeper(BaseWorker):
         """Put the job back to the front of its queue, with no retry spent."""
         with self.connection.pipeline() as pipeline:
             self.cleanup_execution(execution.job, pipeline=pipeline, execution=execution)
-            self.queue._enqueue_job(execution.job, pipeline=pipeline, at_front=True)
+            enqueue_now(self.queue, execution.job, pipeline, at_front=True)
             pipeline.execute()
 
     # All of them, by the clock.
@@ -219,7 +183,7 @@ class Bookkeeper(BaseWorker):
             pipeline.hexists(self.key, "birth")
             *_, is_known = pipeline.execute()
             # It had expired: Redis was away, or we slept. A job that began since has made a record
-            # again, but without what others know us by.
+            # again, but without the fields that other workers look at.
             if not is_known:
                 pipeline.hset(self.key, mapping=self.serialize())
                 pipeline.hset(self.key, "state", self.get_state())
@@ -229,88 +193,36 @@ class Bookkeeper(BaseWorker):
                     pipeline.sadd(self.executions_key, *held)
                     pipeline.expire(self.executions_key, LEASE)
                 pipeline.execute()
-        self._reaper.note_heartbeat()
+        self.maintenance.note_heartbeat()
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:  # noqa: ARG002
         """Live on for `LEASE` seconds, whatever RQ would grant."""
         super().heartbeat(LEASE, pipeline)
 
-    def enqueue_delayed_retries(self) -> None:
-        """Enqueue what is due. RQ runs its scheduler in a forked process; this is its step."""
-        assert self.scheduler is not None
-        if self.scheduler.acquire_locks():
-            self._swept(self.scheduler.enqueue_scheduled_jobs)
-        self.scheduler.heartbeat()
-
-    def run_maintenance_tasks(self) -> None:
-        """Take back the jobs of workers that died, and enqueue what they left ready."""
-        self._forget_lost()
-        self._swept(self.queue.ready_job_registry.cleanup)
-        self._swept(self._reaper.take_back_lost)
-
-    def tidy(self) -> None:
-        """Let RQ remove what has expired."""
-        if not self.queue.acquire_maintenance_lock():
-            return
-        # RQ's lock would keep everybody out for 15 minutes if we died now.
-        self.connection.expire(self.queue.registry_cleaning_key, TIDY)
-        try:
-            self._swept(partial(clean_registries, self.queue, self._exc_handlers))
-            self._swept(partial(worker_registration.clean_worker_registry, self.queue))
-        finally:
-            self.queue.release_maintenance_lock()
-
-    def _forget_lost(self) -> None:
-        """Forget what is in nobody's hands: Redis failed while we began it."""
-        lost = [each for each in self.executions.values() if not self.has_in_hand(each.job_id)]
+    def forget_lost(self) -> None:
+        """Forget the executions whose job did not begin because Redis failed meanwhile."""
+        lost = [each for each in self.executions.values() if not self._in_hand(each.job_id)]
         for execution in lost:
             del self.executions[execution.id]
         if lost:
             self._idle_if_empty()
 
-    def _swept(self, look: Callable[[], object]) -> None:
-        """Do what stops at entries that are no jobs; remove these then, for the next time."""
-        try:
-            look()
-        except RedisError:
-            raise
-        except Exception as error:  # whatever a broken record makes RQ raise
-            logger.error("the queue can't be read: %s: %s", type(error).__name__, error)
-            sweep(self.queue)
-
-    def has_in_hand(self, job_id: str) -> bool:
-        """Whether this worker works on a job."""
-        return any(execution.job_id == job_id for execution in self.executions.values())
-
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002
         """Seconds until RQ itself takes a job for lost."""
         return EXECUTION_TTL
 
-    # Commands and signals.
+    # Commands, and the end.
 
     def handle_payload(self, message: Any) -> None:
-        """A command from `rq`, on its own thread; stopping works for each of many jobs."""
+        """Handle a command of `rq`, on RQ's thread; each of many jobs can be stopped."""
         try:
             payload = parse_payload(message)
             if payload["command"] in ("stop-job", "stop-execution"):
-                self._stop_jobs.put(str(payload["job_id"]))
+                self.to_stop.add(str(payload["job_id"]))
             else:
                 super().handle_payload(message)
         except (ValueError, TypeError, LookupError, RecursionError) as error:
-            logger.warning("a command that is none was ignored: %s", type(error).__name__)
-
-    def jobs_to_stop(self) -> set[str]:
-        """The jobs that were asked to stop since the last call."""
-        return {self._stop_jobs.get() for _ in range(self._stop_jobs.qsize())}
-
-    def request_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """First signal: admit nothing more and end within `grace`. Second: end now."""
-        self._stop_at = time.monotonic() + (0 if self.stop_requested else self._grace)
-        self.stop_requested = True
-
-    @property
-    def grace_is_over(self) -> bool:
-        return time.monotonic() >= self._stop_at
+            logger.warning("a malformed command was ignored: %s", type(error).__name__)
 
     def is_suspended(self) -> bool:
         """Whether `rq suspend` is in force; jobs in flight go on."""
@@ -328,7 +240,7 @@ class Bookkeeper(BaseWorker):
         return self.dequeue_timeout + 1
 
     def abandon(self) -> None:
-        """End without a word: Redis is gone."""
+        """End without telling Redis, which is gone."""
         self._is_abandoned = True
         if self.pubsub_thread:
             self.pubsub_thread.stop()
@@ -349,34 +261,6 @@ class Bookkeeper(BaseWorker):
             # RQ unsubscribes first; the thread may then miss the stop and sleep on for a minute.
             self.pubsub_thread.stop()
         super().unsubscribe()
-
-    def nothing_is_left(self) -> bool:
-        """Whether no job waits, will be retried, or runs: on another worker, it may be lost yet."""
-        queue = self.queue
-        delayed, ready = queue.scheduled_job_registry, queue.ready_job_registry
-        return not (
-            self.executions
-            or queue.count
-            or self.connection.llen(queue.intermediate_queue_key)  # taken, and not begun
-            or delayed.get_job_count(cleanup=False)
-            or ready.get_job_count(cleanup=False)
-            or queue.started_job_registry.get_job_count(cleanup=False)
-        )
-
-    def waiting_and_workers(self) -> tuple[int, int]:
-        """How many jobs wait, and for how many workers: this one included, and for a minute also
-        one that died."""
-        with self.connection.pipeline(transaction=False) as pipeline:
-            pipeline.llen(self.queue.key)
-            pipeline.scard(WORKERS_BY_QUEUE_KEY % self.queue.name)
-            waiting, workers = pipeline.execute()
-        return waiting, workers
-
-    def stop_scheduler(self) -> None:
-        """Called by `teardown`; ours is no process."""
-        assert self.scheduler is not None
-        self.scheduler.release_locks()
-        self.scheduler.register_death()
 
     def _idle_if_empty(self) -> None:
         if not self.executions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -64,7 +65,8 @@ def test_status_for_people(bench: Bench) -> None:
     worker = bench.worker(DoubleEngine(held=True))
     worker.admit(wait=False)
     error = RuntimeError("[/INST] is no markup, [bold] neither")
-    worker.fail(worker._land(worker.flights[spec.shard_id(0)]), error, retry=False)
+    fail = partial(worker.bookkeeper.fail, error=error, retry=False)
+    worker.flights.end(worker.flights[spec.shard_id(0)], fail)
 
     result = cli("status", "-u", bench.url, env={"COLUMNS": "200"})
 

@@ -23,6 +23,7 @@ from jobs.queue.run_jobs import RETRY, open_queue
 from tests.helpers.bench import Bench, work_in_burst
 from tests.helpers.engines import DoubleEngine, wait_for
 from worker.batch_worker import BatchWorker
+from worker.rq.bookkeeper import Bookkeeper
 from worker.status import run_status
 
 # Time.
@@ -87,7 +88,7 @@ def test_one_of_several_jobs_in_flight_is_stopped(bench: Bench, command: str) ->
 
     wait_for(is_stopped)
     assert [row.prompt for row in engine.open] == ["prompt 0", "prompt 1", "prompt 4", "prompt 5"]
-    assert worker.current_execution_count == 2
+    assert worker.bookkeeper.current_execution_count == 2
     assert queue.scheduled_job_registry.get_job_count() == 0, "stopped, so not retried"
 
     engine.answer()
@@ -107,13 +108,13 @@ def test_a_stop_that_redis_keeps_from_being_done_is_done_later(
     spec = bench.enqueue(rows=2, shard_size=2)
     worker = bench.worker(DoubleEngine(held=True))
     worker.admit(wait=False)
-    worker._stop_jobs.put(spec.shard_id(0))
+    worker.bookkeeper.to_stop.add(spec.shard_id(0))
 
     def cut_off(_: object) -> NoReturn:
         raise RedisConnectionError("cut off")
 
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "holds", cut_off)
+        patch.setattr(worker.bookkeeper, "holds", cut_off)
         with pytest.raises(RedisConnectionError):
             worker.tend()
     worker.tend()
@@ -126,28 +127,28 @@ def test_commands_are_heard_again_after_redis_was_frozen(
 ) -> None:
     worker = bench.worker(DoubleEngine())
     monkeypatch.setattr("rq.worker.base.time.sleep", lambda _: None)
-    heard = worker.pubsub, worker.pubsub_thread
+    heard = worker.bookkeeper.pubsub, worker.bookkeeper.pubsub_thread
 
-    worker._pubsub_exception_handler(RedisTimeoutError("frozen"), *heard)  # it goes on
+    worker.bookkeeper._pubsub_exception_handler(RedisTimeoutError("frozen"), *heard)  # it goes on
     with pytest.raises(ValueError, match="closed file"):
-        raise_in_handler(worker, ValueError("closed file"))
-    worker._is_abandoned = True
-    raise_in_handler(worker, ValueError("closed file"))
+        raise_in_handler(worker.bookkeeper, ValueError("closed file"))
+    worker.bookkeeper._is_abandoned = True
+    raise_in_handler(worker.bookkeeper, ValueError("closed file"))
 
 
-def raise_in_handler(worker: BatchWorker, error: Exception) -> None:
+def raise_in_handler(bookkeeper: Bookkeeper, error: Exception) -> None:
     """As RQ's thread does it."""
     try:
         raise error
     except ValueError as caught:
-        worker._pubsub_exception_handler(caught, worker.pubsub, worker.pubsub_thread)
+        bookkeeper._pubsub_exception_handler(caught, bookkeeper.pubsub, bookkeeper.pubsub_thread)
 
 
 def test_a_stop_for_a_job_that_is_not_here_is_ignored(bench: Bench) -> None:
     spec = bench.enqueue(rows=2, shard_size=2)
     worker = bench.worker(DoubleEngine(held=True))
     worker.admit(wait=False)
-    worker._stop_jobs.put("some-other-job")
+    worker.bookkeeper.to_stop.add("some-other-job")
 
     worker.tend()
 
@@ -167,13 +168,13 @@ def test_a_suspended_worker_takes_no_job_and_goes_on_with_those_it_has(bench: Be
     assert bench.status(spec, 0) == "finished"
     worker.admit(wait=False)
     assert bench.status(spec, 1) == "queued"
-    assert bench.redis.hget(worker.key, "state") == b"suspended"
+    assert bench.redis.hget(worker.bookkeeper.key, "state") == b"suspended"
 
     resume(bench.redis)
-    worker._due.clear()  # it asks again after a tick
+    bench.be_due(worker)  # it asks again after a tick
     worker.admit(wait=False)
     assert bench.status(spec, 1) == "started"
-    assert bench.redis.hget(worker.key, "state") == b"busy"
+    assert bench.redis.hget(worker.bookkeeper.key, "state") == b"busy"
 
 
 def test_rq_shuts_a_worker_down(bench: Bench) -> None:
@@ -196,7 +197,7 @@ def test_a_burst_ends_when_nothing_is_left(bench: Bench) -> None:
     worker = bench.burst(engine)
 
     assert verify(Path(spec.out)).complete
-    assert worker.successful_job_count == 4
+    assert worker.bookkeeper.successful_job_count == 4
     assert not engine.is_running
     assert bench.redis.smembers("rq:workers") == set()
 
@@ -217,7 +218,7 @@ def test_a_burst_waits_for_delayed_retries(bench: Bench) -> None:
     worker = bench.burst(DoubleEngine())
 
     cure.join()
-    assert worker.failed_job_count == 1
+    assert worker.bookkeeper.failed_job_count == 1
     assert verify(blocked).complete
 
 
@@ -238,7 +239,7 @@ def test_jobs_are_given_back_in_order_with_no_retry_spent(bench: Bench) -> None:
     queue = open_queue(bench.redis, spec.queue)
     assert queue.get_job_ids() == [spec.shard_id(2)]
 
-    worker._shut_down()
+    worker.shut_down()
 
     assert queue.get_job_ids() == [spec.shard_id(shard) for shard in range(3)]
     assert queue.started_job_registry.get_job_and_execution_ids() == []
@@ -257,7 +258,7 @@ def test_a_signal_stops_admission_and_jobs_may_end_within_the_grace(bench: Bench
 
     os.kill(os.getpid(), signal.SIGTERM)
 
-    assert worker.stop_requested
+    assert worker.stop_signal.is_requested
     assert not worker._is_over(burst=False)
     engine.answer()
     worker.admit(wait=False)
@@ -305,7 +306,7 @@ def test_jobs_of_another_model_are_left_alone_and_the_log_says_so(
 
     with caplog.at_level(logging.WARNING, "mlx_batch.worker"):
         for _ in range(3):
-            worker._due.clear()
+            bench.be_due(worker)
             worker.admit(wait=False)
 
     assert [bench.status(spec, shard) for shard in range(2)] == ["queued", "queued"]
@@ -325,4 +326,4 @@ def test_a_worker_that_ends_leaves_no_thread_asleep(redis_url: str) -> None:
     """Told in RQ's order, the thread that listens for commands may sleep on for a minute."""
     for _ in range(5):
         worker = work_in_burst(redis_url, DoubleEngine())
-        assert not worker.pubsub_thread.is_alive()
+        assert not worker.bookkeeper.pubsub_thread.is_alive()

@@ -9,6 +9,7 @@ from jobs.queue.run_jobs import open_queue
 from tests.helpers.bench import Bench
 from tests.helpers.engines import DoubleEngine
 from worker.batch_worker import BatchWorker
+from worker.rq.dequeue import dequeue
 
 
 def test_who_slept_and_gets_its_own_job_again_goes_on_with_it(bench: Bench) -> None:
@@ -18,7 +19,7 @@ def test_who_slept_and_gets_its_own_job_again_goes_on_with_it(bench: Bench) -> N
     sleeper = bench.worker(engine, name="sleeper")
     sleeper.admit(wait=False)
     bench.take_over(bench.worker(DoubleEngine(held=True), name="busy"))
-    sleeper._due.clear()
+    bench.be_due(sleeper)
 
     sleeper.admit(wait=False)
 
@@ -54,18 +55,18 @@ def test_of_two_that_begin_a_job_at_once_one_has_it_in_the_end(bench: Bench) -> 
     first, second = workers = [
         bench.worker(engine, name=name) for engine, name in zip(engines, "ab", strict=True)
     ]
-    jobs = [worker.dequeue(None) for worker in workers]
+    jobs = [dequeue(worker.bookkeeper.queue, None) for worker in workers]
     for worker, job in zip(workers, jobs, strict=True):
         assert job
-        worker._start(job)
+        worker.flights.start(job)
 
     def step(worker: BatchWorker, engine: DoubleEngine) -> None:
-        worker._due.clear()
+        bench.be_due(worker)
         bench.stay_steady(worker)
         worker.admit(wait=False)
         engine.answer(1)
         worker.settle()
-        worker.run_maintenance_tasks()
+        worker.bookkeeper.maintenance.take_back_lost()
 
     for _ in range(3):
         step(first, engines[0])

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench
 from tests.helpers.engines import DoubleEngine, wait_for
+from worker.rq.dequeue import dequeue
 from worker.status import RunStatus, run_status
 
 QUEUE_LINE = re.compile(r"queue (\S+) (\d+), (\d+) executing, (\d+) finished, (\d+) failed")
@@ -88,8 +90,9 @@ def test_rq_info_and_status_tell_the_truth_at_every_moment(bench: Bench) -> None
     # One fails for good and one will be retried, while new ones have come.
     job = bench.job(spec, 1)
     worker.admit(wait=False)
-    worker.fail(worker._land(worker.flights[job.id]), RuntimeError("on purpose"), retry=False)
-    worker.fail(worker._land(worker.flights[spec.shard_id(2)]), RuntimeError("for now"))
+    fail, flights = worker.bookkeeper.fail, worker.flights
+    flights.end(flights[job.id], partial(fail, error=RuntimeError("on purpose"), retry=False))
+    flights.end(flights[spec.shard_id(2)], partial(fail, error=RuntimeError("for now")))
     assert now(spec) == ((2, 1, 1, 1), {"only": ("busy", 1, 2)})
     status = run_status(bench.redis, spec.run_id)
     assert shards_of(status) == {"queued": 2, "started": 1, "done": 1, "delayed": 1, "failed": 1}
@@ -107,7 +110,7 @@ def test_rq_info_and_status_tell_the_truth_at_every_moment(bench: Bench) -> None
     assert now(spec) == ((1, 0, 2, 1), {"only": ("idle", 2, 2)})
 
     # The worker has gone.
-    worker._shut_down()
+    worker.shut_down()
     assert now(spec) == ((1, 0, 2, 1), {})
 
 
@@ -138,9 +141,9 @@ def test_a_failed_finalize_job_is_an_error_but_no_failed_shard(bench: Bench) -> 
     worker = bench.worker(DoubleEngine())
     worker.admit(wait=False)
     worker.settle()
-    job = worker.dequeue(None)
+    job = dequeue(worker.bookkeeper.queue, None)
     assert job is not None
-    worker.fail(worker.begin(job), RuntimeError("no space"), retry=False)
+    worker.bookkeeper.fail(worker.bookkeeper.begin(job), RuntimeError("no space"), retry=False)
 
     status = run_status(bench.redis, spec.run_id)
     assert shards_of(status) == {"done": 1}
@@ -159,7 +162,7 @@ def test_status_counts_answered_rows_of_shards_that_are_not_whole(bench: Bench) 
 
     status = run_status(bench.redis, spec.run_id)
     assert (status.done.rows, status.partial, status.rows_done) == (0, Counts(3, 0, 9, 6), 3)
-    assert list(status.workers) == [worker.name]
+    assert list(status.workers) == [worker.bookkeeper.name]
     assert status.tokens_per_second > 0
 
 
@@ -183,11 +186,11 @@ def test_the_word_of_a_worker_expires(bench: Bench) -> None:
     spec = bench.enqueue(rows=2, shard_size=2)
     worker = bench.worker(DoubleEngine(held=True))
     worker.tend()
-    assert list(run_status(bench.redis, spec.run_id).workers) == [worker.name]
+    assert list(run_status(bench.redis, spec.run_id).workers) == [worker.bookkeeper.name]
     (key,) = bench.redis.keys("mlx-batch:live:*")
     assert 0 < bench.redis.ttl(key) <= LIVE_TTL
 
-    worker._shut_down()
+    worker.shut_down()
 
     assert run_status(bench.redis, spec.run_id).workers == {}
     assert bench.redis.keys("mlx-batch:live:*") == []

@@ -24,11 +24,12 @@ from jobs.errors import DatasetError
 from jobs.ledger import Counts, Ledger, ShardLease
 from jobs.ledger.keys import steady_key
 from jobs.producer import resume_run
+from jobs.queue.queue_state import QueueState
 from jobs.queue.run_jobs import RETRY, open_queue
 from tests.helpers.bench import Bench
 from tests.helpers.engines import DoubleEngine, wait_for
-from worker.local_run import _reclaim
-from worker.rq.bookkeeper import LEASE, TIDY
+from worker.rq.bookkeeper import LEASE
+from worker.rq.maintenance import TIDY, take_back_all
 
 
 def raising(error: Exception) -> Callable[..., NoReturn]:
@@ -41,15 +42,19 @@ def raising(error: Exception) -> Callable[..., NoReturn]:
 def test_a_heartbeat_renews_the_worker_s_record(bench: Bench) -> None:
     bench.enqueue(rows=6, shard_size=2)
     worker = bench.worker(DoubleEngine(held=True))
-    assert bench.redis.ttl(worker.key) <= LEASE, "from the start"
+    assert bench.redis.ttl(worker.bookkeeper.key) <= LEASE, "from the start"
     worker.admit(wait=False)
-    assert bench.redis.ttl(worker.key) <= LEASE, "also after it began jobs"
-    for key in (worker.key, worker.executions_key):
+    assert bench.redis.ttl(worker.bookkeeper.key) <= LEASE, "also after it began jobs"
+    for key in (worker.bookkeeper.key, worker.bookkeeper.executions_key):
         bench.redis.expire(key, 1)
 
     worker.tend()
 
-    assert bench.redis.ttl(worker.key) == bench.redis.ttl(worker.executions_key) == LEASE
+    assert (
+        bench.redis.ttl(worker.bookkeeper.key)
+        == bench.redis.ttl(worker.bookkeeper.executions_key)
+        == LEASE
+    )
 
 
 def test_a_worker_whose_record_expired_is_known_again(bench: Bench) -> None:
@@ -57,16 +62,21 @@ def test_a_worker_whose_record_expired_is_known_again(bench: Bench) -> None:
     spec = bench.enqueue(rows=2, shard_size=2)
     worker = bench.worker(DoubleEngine(held=True))
     worker.admit(wait=False)
-    bench.redis.delete(worker.key, worker.executions_key, f"rq:workers:{spec.queue}", "rq:workers")
+    bench.redis.delete(
+        worker.bookkeeper.key,
+        worker.bookkeeper.executions_key,
+        f"rq:workers:{spec.queue}",
+        "rq:workers",
+    )
 
-    worker.send_heartbeats()
+    worker.bookkeeper.send_heartbeats()
 
-    assert BaseWorker.all_keys(connection=bench.redis) == [worker.key]
-    assert bench.redis.hget(worker.key, "state") == b"busy"
-    assert bench.redis.smembers(worker.executions_key) == {
-        execution.composite_key.encode() for execution in worker.executions.values()
+    assert BaseWorker.all_keys(connection=bench.redis) == [worker.bookkeeper.key]
+    assert bench.redis.hget(worker.bookkeeper.key, "state") == b"busy"
+    assert bench.redis.smembers(worker.bookkeeper.executions_key) == {
+        execution.composite_key.encode() for execution in worker.bookkeeper.executions.values()
     }
-    assert worker.current_execution_count == 1
+    assert worker.bookkeeper.current_execution_count == 1
 
 
 def test_a_worker_that_begins_a_job_before_it_is_known_again_counts_as_alive(bench: Bench) -> None:
@@ -76,9 +86,9 @@ def test_a_worker_that_begins_a_job_before_it_is_known_again_counts_as_alive(ben
     bench.expire_records(other)
 
     worker.admit(wait=False)
-    worker.send_heartbeats()
+    worker.bookkeeper.send_heartbeats()
     bench.stay_steady(other)
-    other.run_maintenance_tasks()
+    other.bookkeeper.maintenance.take_back_lost()
 
     assert bench.status(spec, 0) == "started", "nobody took it back"
 
@@ -89,13 +99,13 @@ def test_a_worker_whose_first_word_after_a_gap_was_cut_off_says_it_again(
     worker = bench.worker(DoubleEngine())
     bench.expire_records()
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "serialize", raising(RedisConnectionError("cut off")))
+        patch.setattr(worker.bookkeeper, "serialize", raising(RedisConnectionError("cut off")))
         with pytest.raises(RedisConnectionError):
-            worker.send_heartbeats()
+            worker.bookkeeper.send_heartbeats()
 
-    worker.send_heartbeats()
+    worker.bookkeeper.send_heartbeats()
 
-    assert bench.redis.hexists(worker.key, "birth")
+    assert bench.redis.hexists(worker.bookkeeper.key, "birth")
 
 
 @pytest.mark.parametrize("jump", [-3600, 3600])
@@ -108,8 +118,8 @@ def test_no_clock_takes_a_job_from_who_lives(
     monkeypatch.setattr(rq.registry, "current_timestamp", lambda: int(time.time()) + jump)
     bench.stay_steady(other)
 
-    other.run_maintenance_tasks()
-    other.tidy()
+    other.bookkeeper.maintenance.take_back_lost()
+    other.bookkeeper.maintenance.tidy()
 
     assert bench.status(spec, 0) == "started"
 
@@ -124,8 +134,8 @@ def test_who_was_away_judges_nobody(bench: Bench) -> None:
     bench.redis.delete(steady_key(spec.queue))  # expired
     bench.expire_records()
 
-    first.send_heartbeats()
-    first.run_maintenance_tasks()
+    first.bookkeeper.send_heartbeats()
+    first.bookkeeper.maintenance.take_back_lost()
 
     assert bench.status(spec, 0) == "started"
 
@@ -137,15 +147,15 @@ def test_who_looks_while_redis_freezes_takes_nothing_back(
     bench.worker(DoubleEngine(held=True)).admit(wait=False)
     first = bench.worker(DoubleEngine())
     bench.stay_steady(first)
-    find_alive = first._reaper._alive
+    find_alive = first.bookkeeper.maintenance._alive
 
     def frozen(names: set[str]) -> set[str]:
         bench.redis.delete(steady_key(spec.queue))  # expired
         bench.expire_records()
         return find_alive(names)
 
-    monkeypatch.setattr(first._reaper, "_alive", frozen)
-    first.run_maintenance_tasks()
+    monkeypatch.setattr(first.bookkeeper.maintenance, "_alive", frozen)
+    first.bookkeeper.maintenance.take_back_lost()
 
     assert bench.status(spec, 0) == "started"
 
@@ -157,7 +167,7 @@ def test_the_jobs_of_a_killed_worker_are_taken_over(bench: Bench) -> None:
     process.wait()
     worker = bench.worker(DoubleEngine())
     worker.admit(wait=False)
-    worker.run_maintenance_tasks()
+    worker.bookkeeper.maintenance.take_back_lost()
     assert bench.status(spec, 0) == "started", "the lease still runs"
 
     bench.take_over(worker)
@@ -183,7 +193,7 @@ def test_a_worker_that_is_killed_while_it_commits_leaves_a_whole_dataset(
         with pytest.raises(SystemExit):
             dying.settle()
     dying.flights.clear()
-    dying.executions.clear()
+    dying.bookkeeper.executions.clear()
     worker = bench.worker(DoubleEngine(), name="heir")
 
     bench.take_over(worker)
@@ -214,7 +224,7 @@ def test_the_late_result_of_a_worker_that_slept_is_refused(bench: Bench) -> None
     queue = open_queue(bench.redis, spec.queue)
     assert (queue.count, queue.failed_job_registry.get_job_count()) == (0, 0)
     assert Ledger(bench.redis).progress(spec.run_id).done.rows == 2
-    assert sleeper.current_execution_count == 0
+    assert sleeper.bookkeeper.current_execution_count == 0
 
 
 def test_finished_work_is_kept_though_the_lease_was_lost(bench: Bench) -> None:
@@ -267,12 +277,12 @@ def test_a_resumed_run_takes_its_jobs_back_with_no_retry_spent(bench: Bench) -> 
     dead = bench.worker(DoubleEngine(max_num_seqs=2, held=True))
     dead.admit(wait=False)
     dead.flights.clear()
-    dead.executions.clear()
+    dead.bookkeeper.executions.clear()
     for shard, retries_left in enumerate((0, 2)):
         bench.redis.hset(bench.job(spec, shard).key, "retries_left", retries_left)
     queue = open_queue(bench.redis, spec.queue)
 
-    _reclaim(queue)
+    take_back_all(queue)
 
     assert sorted(queue.get_job_ids()) == [spec.shard_id(shard) for shard in range(3)]
     assert [bench.job(spec, shard).retries_left for shard in range(2)] == [0, 2]
@@ -301,7 +311,7 @@ def test_a_job_lost_between_taking_and_starting_is_found(bench: Bench) -> None:
     worker = bench.worker(DoubleEngine())
     bench.take_over(worker)
     assert queue.count == 0, "its worker may be about to begin it"
-    worker._reaper._taken_at[spec.shard_id(0)] -= LEASE
+    worker.bookkeeper.maintenance._taken_at[spec.shard_id(0)] -= LEASE
 
     bench.take_over(worker)
 
@@ -334,17 +344,17 @@ def test_a_worker_that_dies_between_the_last_shard_and_what_waits_for_it_leaves_
 ) -> None:
     spec = bench.enqueue(rows=2, shard_size=2)
     queue, worker = open_queue(bench.redis, spec.queue), bench.worker(DoubleEngine())
-    monkeypatch.setattr(worker.queue, "enqueue_ready_jobs_by_queue", lambda _: None)
+    monkeypatch.setattr(worker.bookkeeper.queue, "enqueue_ready_jobs_by_queue", lambda _: None)
     worker.admit(wait=False)
     wait_for(lambda: worker.settle() or queue.ready_job_registry.get_job_ids(cleanup=False))
     assert resume_run(bench.redis, spec.run_id).shards == 0
     assert queue.ready_job_registry.get_job_ids(cleanup=False) == [spec.finalize_id], (
         "on its way still"
     )
-    assert not worker.nothing_is_left()
+    assert not QueueState(queue).is_empty()
 
-    worker.run_maintenance_tasks()
-    worker._due.clear()
+    worker.bookkeeper.maintenance.take_back_lost()
+    bench.be_due(worker)
 
     bench.finish(spec, worker)
 
@@ -353,7 +363,7 @@ def test_a_burst_waits_for_a_job_that_somebody_took_and_never_began(bench: Bench
     queue = open_queue(bench.redis, bench.enqueue(rows=2, shard_size=2).queue)
     bench.redis.lmove(queue.key, queue.intermediate_queue.key)
 
-    assert not bench.worker(DoubleEngine()).nothing_is_left()
+    assert not QueueState(queue).is_empty()
 
 
 def test_redis_may_go_away_while_a_job_begins(
@@ -362,15 +372,15 @@ def test_redis_may_go_away_while_a_job_begins(
     spec = bench.enqueue(rows=2, shard_size=2)
     worker = bench.worker(DoubleEngine())
     with monkeypatch.context() as patch:
-        patch.setattr(worker._ledger, "spec", raising(RedisConnectionError("cut off")))
+        patch.setattr(Ledger, "spec", raising(RedisConnectionError("cut off")))
         with pytest.raises(RedisConnectionError):
             worker.admit(wait=False)
 
     bench.take_over(worker)
     bench.finish(spec, worker)
 
-    wait_for(worker.nothing_is_left)  # a burst would go on for ever
-    assert bench.redis.hget(worker.key, "state") == b"idle"
+    wait_for(QueueState(worker.bookkeeper.queue).is_empty)  # a burst would go on for ever
+    assert bench.redis.hget(worker.bookkeeper.key, "state") == b"idle"
 
 
 def test_maintenance_that_breaks_off_does_not_keep_others_from_it_for_long(
@@ -385,6 +395,6 @@ def test_maintenance_that_breaks_off_does_not_keep_others_from_it_for_long(
 
     monkeypatch.setattr("rq.registry.StartedJobRegistry.cleanup", broken)
     with pytest.raises(RedisConnectionError):
-        worker.tidy()
+        worker.bookkeeper.maintenance.tidy()
 
     assert bench.redis.ttl(open_queue(bench.redis, spec.queue).registry_cleaning_key) <= TIDY

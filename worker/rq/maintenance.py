@@ -1,8 +1,10 @@
-"""`Reaper`: takes back the jobs of workers that died.
+"""`Maintenance`: what the workers of a queue do for it together, one step at a call.
 
-RQ tells by the clock of whoever looks, and spends a retry. Here a worker lives as long as its own
-record in Redis does, which expires by Redis' clock. A job is taken back in one script, so two
-reapers don't enqueue it twice, to the front of the queue and with no retry spent.
+RQ finds lost jobs by the local clock of the process that looks, and spends a retry. Here a worker
+lives as long as its own record in Redis does, which expires by Redis' clock. One script takes a job
+back to the front of the queue, so two workers don't enqueue it twice, and no retry is spent.
+RQ runs its scheduler in a forked process and cleans up every ten minutes; here a worker's loop does
+both, and no entry that RQ can't read stops it.
 """
 
 from __future__ import annotations
@@ -10,20 +12,29 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from redis import Redis
-from rq import Queue
+from redis.exceptions import RedisError
+from rq import Queue, worker_registration
 from rq.executions import Execution, ExecutionRegistry
 from rq.job import JobStatus
+from rq.registry import clean_registries
+from rq.scheduler import RQScheduler
 from rq.worker.base import BaseWorker
 
 from jobs.ledger.keys import steady_key
+from jobs.queue.run_jobs import enqueue_now
+from worker.rq.sweep import sweep
 
 logger = logging.getLogger("mlx_batch.worker")
 
-# After Redis was away everybody's record may have expired. So there must have been heartbeats, of
-# whomever, for a lease without a gap; asked here and not before, as Redis may freeze at any time.
+MAINTENANCE = 1  # seconds between looks for jobs whose worker died
+TIDY = 60  # seconds between RQ's own looks at its registries
+
+# After Redis was away the records of all workers may have expired. So heartbeats of any worker must
+# have come for a lease without a gap; asked here and not before, as Redis may freeze at any time.
 _TAKE_BACK = """
 local since = tonumber(redis.call('GET', KEYS[7]) or '')
 local now = tonumber(redis.call('TIME')[1])
@@ -36,7 +47,7 @@ redis.call('HSET', KEYS[4], 'status', ARGV[3])
 redis.call('LPUSH', KEYS[3], ARGV[2])
 return 1
 """
-# Since when somebody's heartbeats come without a gap.
+# Since when heartbeats of any worker come without a gap.
 _STEADY = """
 local now = tonumber(redis.call('TIME')[1])
 local since = tonumber(redis.call('GET', KEYS[1]) or '')
@@ -45,12 +56,15 @@ redis.call('SET', KEYS[1], since, 'EX', ARGV[1])
 """
 
 
-class Reaper:
-    """Looks after the jobs of one queue.
+class Maintenance:
+    """Keeps the lists of one queue in order.
 
     Args:
         lease: seconds that a worker's record lasts after its heartbeat.
-        is_ours: whether a job is in this worker's hands.
+        is_ours: whether this worker works on the job of an id.
+
+    Attributes:
+        scheduler: RQ's, without its process.
     """
 
     def __init__(
@@ -62,23 +76,56 @@ class Reaper:
         self._lease = lease
         self._is_ours = is_ours
         self._taken_at: dict[str, float] = {}
+        self.scheduler = RQScheduler(
+            [queue], queue.connection, logging_level="WARNING", serializer=queue.serializer
+        )
 
     def note_heartbeat(self) -> None:
-        """Called with each heartbeat: the workers of a queue together keep it steady."""
+        """Keep the heartbeats of the queue steady; to be called with each of them."""
         script = self._redis.register_script(_STEADY)
         script(keys=[steady_key(self._queue.name)], args=[max(1, self._lease // 2)])
 
-    def take_back_lost(self) -> int:
-        """Enqueue the jobs whose worker is dead, if all that live have had the time to say so.
+    def enqueue_delayed_retries(self) -> None:
+        """Enqueue the retries whose time has come."""
+        if self.scheduler.acquire_locks():
+            self._swept(self.scheduler.enqueue_scheduled_jobs)
+        self.scheduler.heartbeat()
 
-        Returns:
-            How many.
-        """
-        taken = sum(self._take_back(_job_id(key), key) for key in self._lost_executions())
-        return taken + sum(self._take_back(job_id) for job_id in self._stuck_jobs())
+    def take_back_lost(self) -> None:
+        """Enqueue what dead workers left ready, and the jobs that they had in hand."""
+        self._swept(self._queue.ready_job_registry.cleanup)
+        self._swept(self._take_back_executions)
+
+    def tidy(self) -> None:
+        """Let RQ remove what has expired."""
+        if not self._queue.acquire_maintenance_lock():
+            return
+        # RQ's lock would keep all workers out for 15 minutes if this one died now.
+        self._redis.expire(self._queue.registry_cleaning_key, TIDY)
+        try:
+            self._swept(partial(clean_registries, self._queue))
+            self._swept(partial(worker_registration.clean_worker_registry, self._queue))
+        finally:
+            self._queue.release_maintenance_lock()
+
+    def _swept(self, look: Callable[[], object]) -> None:
+        """Do what stops at entries that are no jobs; remove these then, for the next time."""
+        try:
+            look()
+        except RedisError:
+            raise
+        except Exception as error:  # whatever a broken record makes RQ raise
+            logger.error("the queue can't be read: %s: %s", type(error).__name__, error)
+            sweep(self._queue)
+
+    def _take_back_executions(self) -> None:
+        for key in self._lost_executions():
+            self._take_back(_job_id(key), key)
+        for job_id in self._stuck_jobs():
+            self._take_back(job_id)
 
     def _lost_executions(self) -> list[str]:
-        """Keys of executions that nobody works on."""
+        """Return the keys of executions that no worker works on."""
         entries = cast(list[bytes], self._redis.zrange(self._queue.started_job_registry.key, 0, -1))
         keys = [entry.decode() for entry in entries]
         holders = self._read([("hget", _execution_key(key), "worker_name") for key in keys])
@@ -91,7 +138,7 @@ class Reaper:
         ]
 
     def _alive(self, names: set[str]) -> set[str]:
-        """Those whose record is there and does not tell of their end."""
+        """Return those whose record exists and has no time of death."""
         ordered = sorted(names - {""})
         keys = [BaseWorker.redis_worker_namespace_prefix + name for name in ordered]
         found = self._read([("hmget", key, "birth", "death") for key in keys])
@@ -100,13 +147,13 @@ class Reaper:
         }
 
     def _stuck_jobs(self) -> list[str]:
-        """Jobs that somebody took a lease ago and never began."""
+        """Return jobs that a worker took a lease ago and never began."""
         now = time.monotonic()
         taken = self._queue.intermediate_queue.get_job_ids()
         self._taken_at = {job_id: self._taken_at.get(job_id, now) for job_id in taken}
         return [job_id for job_id, at in self._taken_at.items() if now - at >= self._lease]
 
-    def _take_back(self, job_id: str, execution: str = "") -> int:
+    def _take_back(self, job_id: str, execution: str = "") -> None:
         job_key = self._queue.job_class.key_for(job_id)
         keys = [
             self._queue.started_job_registry.key,
@@ -121,16 +168,28 @@ class Reaper:
         execution_id = execution.rpartition(":")[2]
         queued = str(JobStatus.QUEUED.value)
         args: list[str | int] = [execution, job_id, queued, execution_id, self._lease]
-        taken = int(script(keys=keys, args=args))
-        if taken:
+        if script(keys=keys, args=args):
             logger.warning("job %s was lost with its worker and is queued again", job_id)
-        return taken
 
     def _read(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         with self._redis.pipeline(transaction=False) as pipeline:
             for name, *arguments in commands:
                 getattr(pipeline, name)(*arguments)
             return pipeline.execute() if commands else []
+
+
+def take_back_all(queue: Queue) -> None:
+    """Take back every job that has begun: the workers of the queue are known to be dead."""
+    started = queue.started_job_registry
+    held = [job_id for job_id, _ in started.get_job_and_execution_ids(cleanup=False)]
+    held += queue.intermediate_queue.get_job_ids()
+    jobs = [job for job_id in dict.fromkeys(held) if (job := queue.fetch_job(job_id))]
+    with queue.connection.pipeline() as pipeline:
+        for job in jobs:
+            enqueue_now(queue, job, pipeline, at_front=True)
+        scheduler_lock = RQScheduler.get_locking_key(queue.name)
+        pipeline.delete(started.key, queue.intermediate_queue_key, scheduler_lock)
+        pipeline.execute()
 
 
 def _execution_key(composite_key: str) -> str:

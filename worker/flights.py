@@ -1,0 +1,200 @@
+"""`Flights`: the jobs that a worker has begun and not ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+
+from redis.exceptions import RedisError
+
+from jobs.errors import JobPayloadError, LeaseLostError, LedgerError
+from jobs.ledger import Ledger, ShardLease
+from jobs.queue.tasks import FinalizeRun, read_task
+from jobs.run_spec import RunSpec
+from vllm_mlx.errors import MLXBatchError
+from worker.engine.text_engine import TextEngine
+from worker.flight import FinalizeFlight, Flight
+from worker.output_root import OutputRoot
+from worker.rq import Execution, Job
+from worker.rq.bookkeeper import Bookkeeper
+from worker.shard_flight import ShardFlight
+
+
+class Flights(dict[str, Flight]):
+    """Flights by the id of their job. Each step may be repeated: Redis may fail in any.
+
+    Args:
+        model: the worker's model; jobs of runs with another one are refused.
+        engine: what answers rows.
+        output_root: jobs of runs whose folder is not below this one are refused.
+
+    Attributes:
+        inbox: what other threads ask this one to do.
+    """
+
+    def __init__(
+        self, bookkeeper: Bookkeeper, model: str, engine: TextEngine, output_root: Path | None
+    ) -> None:
+        super().__init__()
+        self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._bookkeeper = bookkeeper
+        self._model = model
+        self._engine = engine
+        self._output_root = OutputRoot.of(output_root)
+        self._ledger = Ledger(bookkeeper.connection)
+        self._specs: dict[str, RunSpec] = {}
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="finalize")
+
+    @property
+    def rows_in_engine(self) -> int:
+        return sum(flight.rows_in_engine for flight in self.values())
+
+    @property
+    def complete(self) -> list[Flight]:
+        """Those that can be committed."""
+        return [flight for flight in self.values() if flight.is_complete]
+
+    def start(self, job: Job) -> None:
+        """Begin a job that was dequeued."""
+        if flight := self.get(job.id):
+            self._meet_again(flight, job)
+            return
+        if self._bookkeeper.is_held(job):  # enqueued twice
+            self._bookkeeper.drop(job)
+            return
+        execution = self._bookkeeper.begin(job)
+        try:
+            flight = self._flight(execution)
+        except MLXBatchError as error:
+            self._bookkeeper.fail(execution, error, retry=False)
+            return
+        if flight is None:
+            self._bookkeeper.succeed(execution)
+            return
+        self[job.id] = flight
+        flight.launch()
+
+    def _meet_again(self, flight: Flight, job: Job) -> None:
+        """Handle a job that was dequeued while it is in flight."""
+        if self._bookkeeper.holds(flight.execution):  # enqueued twice
+            self._bookkeeper.drop(job)
+        else:  # taken back while we slept: it is ours again, with all that is done of it
+            self._bookkeeper.let_go(flight.execution)
+            flight.execution = self._bookkeeper.begin(job)
+
+    def _flight(self, execution: Execution) -> Flight | None:
+        """Return the flight of a job that has begun; None if its shard is committed.
+
+        Raises:
+            MLXBatchError: the job is not one that this worker does.
+        """
+        task = read_task(execution.job)
+        spec = self._spec(task.run_id)
+        if isinstance(task, FinalizeRun):
+            return FinalizeFlight(
+                execution=execution,
+                spec=spec,
+                inbox=self.inbox,
+                ledger=self._ledger,
+                background=self._background,
+                holds=self._bookkeeper.holds,
+            )
+        lease = ShardLease.claim(self._bookkeeper.connection, spec.run_id, task.shard)
+        if lease is None:
+            return None
+        return ShardFlight(
+            execution=execution,
+            spec=spec,
+            inbox=self.inbox,
+            task=task,
+            lease=lease,
+            engine=self._engine,
+            worker=self._bookkeeper.name,
+        )
+
+    def _spec(self, run_id: str) -> RunSpec:
+        if run_id not in self._specs:
+            spec = self._ledger.spec(run_id)
+            if spec.queue != self._bookkeeper.queue.name:
+                raise JobPayloadError(f"{run_id} wants {spec.model}, this worker has {self._model}")
+            self._output_root.check(run_id, spec.out)
+            self._specs[run_id] = spec
+        return self._specs[run_id]
+
+    def save(self) -> None:
+        """Record what has been answered."""
+        for flight in list(self.values()):
+            self._attempt(flight, flight.save)
+
+    def commit(self, flight: Flight) -> None:
+        """End a job that is complete."""
+        if self._attempt(flight, flight.commit):
+            self.end(flight, self._bookkeeper.succeed)
+
+    def submit_again(self) -> None:
+        """Submit the rows at which the engine failed, when it is time."""
+        for flight in self.values():
+            flight.submit_again()
+
+    def stop_on_command(self) -> None:
+        """Stop the jobs that `rq` was told to stop."""
+        for job_id in list(self._bookkeeper.to_stop):
+            if flight := self.get(job_id):
+                self._break_off(flight, self._bookkeeper.stop)
+            self._bookkeeper.to_stop.discard(job_id)
+
+    def fail_overdue(self) -> None:
+        """Fail the jobs whose timeout has passed."""
+        for flight in [each for each in self.values() if each.deadline < time.monotonic()]:
+            self._fail(flight, TimeoutError(f"the job took longer than {flight.job.timeout} s"))
+
+    def give_back(self) -> None:
+        """Put all jobs back to the front of the queue, in their order."""
+        for flight in reversed(list(self.values())):
+            self._break_off(flight, self._bookkeeper.give_back)
+
+    def close(self) -> None:
+        """Wait for the verification that may be under way."""
+        self._background.shutdown()
+
+    def end(self, flight: Flight, tell: Callable[[Execution], None]) -> None:
+        """Tell RQ how a job ended, unless another worker has it by now."""
+        if not self._bookkeeper.holds(flight.execution):
+            self._lose(flight)
+            return
+        tell(flight.execution)
+        self._land(flight)
+
+    def _attempt(self, flight: Flight, step: Callable[[], None]) -> bool:
+        """Do a step of a job; an error ends the job. Returns whether the step succeeded."""
+        try:
+            step()
+        except RedisError:
+            raise
+        except LeaseLostError:
+            self._lose(flight)
+        except Exception as error:  # whatever a file system or a row can raise
+            self._fail(flight, error, retry=not isinstance(error, (JobPayloadError, LedgerError)))
+        else:
+            return True
+        return False
+
+    def _fail(self, flight: Flight, error: Exception, *, retry: bool = True) -> None:
+        self._break_off(flight, partial(self._bookkeeper.fail, error=error, retry=retry))
+
+    def _break_off(self, flight: Flight, tell: Callable[[Execution], None]) -> None:
+        flight.release()
+        self.end(flight, tell)
+
+    def _lose(self, flight: Flight) -> None:
+        """Leave a job to the worker that has taken it over."""
+        self._bookkeeper.let_go(flight.execution)
+        self._land(flight)
+
+    def _land(self, flight: Flight) -> None:
+        flight.cancel()
+        self.pop(flight.job.id, None)

@@ -1,0 +1,36 @@
+"""`IdleNotice`: tells the owner of an idle worker for which models jobs wait."""
+
+from __future__ import annotations
+
+import logging
+
+from redis import Redis
+
+from jobs.queue.queue_state import queue_names
+from jobs.queue.run_jobs import open_queue
+from jobs.run_spec import QUEUE_PREFIX, queue_name
+
+logger = logging.getLogger("mlx_batch.worker")
+
+
+class IdleNotice:
+    """Logs which queues of mlx-batch have jobs, each time that changes."""
+
+    def __init__(self, connection: Redis, model: str) -> None:
+        self._connection = connection
+        self._model = model
+        self._told = ""
+
+    def log(self) -> None:
+        """Look at the other queues, and log a line if it is another than the last."""
+        told = ", ".join(f"{name} ({count})" for name, count in self._waiting_elsewhere() if count)
+        if told and told != self._told:
+            logger.warning("no jobs for %s; jobs wait for: %s", self._model, told)
+        self._told = told
+
+    def _waiting_elsewhere(self) -> list[tuple[str, int]]:
+        return [
+            (name.removeprefix(QUEUE_PREFIX), open_queue(self._connection, name).count)
+            for name in queue_names(self._connection)
+            if name.startswith(QUEUE_PREFIX) and name != queue_name(self._model)
+        ]

@@ -1,0 +1,224 @@
+"""`ShardFlight`: a shard's job, from its rows to its part of the dataset."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jobs.dataset import Dataset, encode_cell
+from jobs.errors import JobPayloadError, LeaseLostError, LedgerError
+from jobs.ledger import Counts, ShardLease
+from jobs.queue.tasks import GenerateShard, ShardRow
+from jobs.requests import GenerationRequest
+from jobs.result_row import ResultRow
+from vllm_mlx.batching.prompts import MediaPrompt, Prompt
+from vllm_mlx.batching.request import Request
+from vllm_mlx.errors import EngineError, EngineStoppedError, InvalidRequestError, WorkerKilled
+from vllm_mlx.outputs import GenerationOutput
+from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.seeds import row_seed, sample_seed
+from worker.engine.text_engine import TextEngine
+from worker.flight import Flight
+
+MAX_IDLE_CLAIMS = 5  # of a shard, in a row, before its rows are given up
+ROW_BACKOFF = (0.5, 5.0)  # seconds before a row at which the engine failed is tried again
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class ShardFlight(Flight):
+    """A shard whose rows are in the engine; with several samples, a row stands there as often.
+
+    Attributes:
+        worker: the name of this worker, which stands in each row.
+        ids: ids that rows have by themselves, by place in the shard like all of the following.
+        pending: the rows that the engine has not answered.
+        results: the rows that are done.
+        unsaved: those of them that the ledger does not know yet.
+        tries: how often the engine failed at a row since the flight began.
+        again_at: when a row at which the engine failed is submitted again, by `time.monotonic()`.
+    """
+
+    task: GenerateShard
+    lease: ShardLease
+    engine: TextEngine
+    worker: str
+    ids: dict[int, str] = field(default_factory=dict)
+    pending: dict[int, Future[GenerationOutput]] = field(default_factory=dict)
+    results: dict[int, ResultRow] = field(default_factory=dict)
+    unsaved: set[int] = field(default_factory=set)
+    tries: Counter[int] = field(default_factory=Counter)
+    again_at: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.results) == len(self.task.samples)
+
+    @property
+    def rows_in_engine(self) -> int:
+        return len(self.pending)
+
+    def launch(self) -> None:
+        """Submit all rows that no earlier holder has finished; one that can't be is an error row.
+
+        Raises:
+            EngineStoppedError: the engine has ended.
+        """
+        samples = self.task.samples
+        # Compared with the row of that place: another row there would spoil the dataset.
+        self.results = {
+            place: row
+            for place, row in self.lease.known.items()
+            if place < len(samples)
+            and (row.row, row.sample_index) == (samples[place][0].row, samples[place][1])
+        }
+        places = [place for place in range(len(samples)) if place not in self.results]
+        if self.lease.idle <= MAX_IDLE_CLAIMS:
+            self.submit(places)
+            return
+        error = WorkerKilled(
+            f"{MAX_IDLE_CLAIMS} workers in a row ended while they held this shard, before one more "
+            "of its rows was done; `mlx-batch retry` tries its rows again"
+        )
+        self._fail(places, error)
+
+    def submit(self, places: Iterable[int]) -> None:
+        """Give the engine the rows of these places, samples of one row together."""
+        requests: list[Request] = []
+        submitted: list[int] = []
+        for _, group in groupby(sorted(places), lambda place: self.task.samples[place][0].row):
+            samples = list(group)
+            try:
+                requests += self._requests(samples)
+            except Exception as error:  # one row must never cost its neighbours
+                self._fail(samples, error)
+            else:
+                submitted += samples
+        pending = dict(zip(submitted, self.engine.submit(*requests), strict=True))
+        self.pending |= pending
+        for place, future in pending.items():
+            future.add_done_callback(partial(self._tell, place))
+
+    def submit_again(self) -> None:
+        due = [place for place, at in self.again_at.items() if at <= time.monotonic()]
+        for place in due:
+            del self.again_at[place]
+        if due:
+            self.submit(due)
+
+    def _tell(self, place: int, _: Future[GenerationOutput]) -> None:
+        self.inbox.put(partial(self._settle, place))  # called on any thread
+
+    def _settle(self, place: int) -> None:
+        """Take the answer of a row that ended.
+
+        Raises:
+            EngineStoppedError: the engine has ended before the row did.
+        """
+        future = self.pending.pop(place, None)
+        if future is None:  # cancelled
+            return
+        error = future.exception()
+        if isinstance(error, EngineStoppedError):
+            raise error
+        output = GenerationOutput.from_error(error, self.spec.model) if error else future.result()
+        if output.error_type == EngineError.__name__ and self.tries[place] < len(ROW_BACKOFF):
+            self.again_at[place] = time.monotonic() + ROW_BACKOFF[self.tries[place]]
+            self.tries[place] += 1
+        else:
+            self._end_row(place, output)
+
+    def _fail(self, places: Iterable[int], error: Exception) -> None:
+        for place in places:
+            self._end_row(place, GenerationOutput.from_error(error, self.spec.model))
+
+    def _end_row(self, place: int, output: GenerationOutput) -> None:
+        row, sample = self.task.samples[place]
+        self.results[place] = ResultRow(
+            id=self.ids.get(place) or row.id or str(row.row),
+            row=row.row,
+            output=output,
+            attempts=self.lease.fencing_token + self.tries[place],
+            worker=self.worker,
+            sample_index=sample,
+        )
+        self.unsaved.add(place)
+
+    def save(self) -> None:
+        if self.unsaved:
+            rows = {place: self.results[place] for place in sorted(self.unsaved)}
+            self.lease.record(rows, Counts.of(self.results.values()))
+            self.unsaved.clear()
+
+    def commit(self) -> None:
+        self.save()
+        dataset = Dataset(Path(self.spec.out))
+        dataset.prepare(self.spec.manifest())
+        dataset.write_part(self.task.shard, self.rows(), check=self.lease.check)
+        self.lease.commit(Counts.of(self.results.values()))
+
+    def release(self) -> None:
+        with contextlib.suppress(LeaseLostError, LedgerError):
+            self.lease.release()
+
+    def cancel(self) -> None:
+        self.again_at.clear()
+        pending, self.pending = self.pending, {}
+        for future in pending.values():
+            future.cancel()
+
+    def rows(self) -> list[ResultRow]:
+        """Return the shard as it goes to the dataset, with the input's columns."""
+        return [
+            replace(self.results[place], columns=self._columns(row))
+            for place, (row, _) in enumerate(self.task.samples)
+        ]
+
+    def _requests(self, places: list[int]) -> list[Request]:
+        """Return the samples of one row, and note the row's id."""
+        row, _ = self.task.samples[places[0]]
+        request = self._request(row)
+        if request.id:
+            self.ids |= dict.fromkeys(places, request.id)
+        prompt = self._prompt(request)
+        samples = [self.task.samples[place][1] for place in places]
+        return [Request(prompt, self._params(request, row, sample)) for sample in samples]
+
+    def _request(self, row: ShardRow) -> GenerationRequest:
+        if row.error:
+            raise InvalidRequestError(row.error)
+        return self.spec.input.format.dialect.request(row.data).located(self.task.folder)
+
+    def _params(self, request: GenerationRequest, row: ShardRow, sample: int) -> SamplingParams:
+        params = request.sampling_params(self.spec.sampling)
+        if params.greedy:
+            return params
+        seed = request.seed
+        if seed is None:
+            run_seed = self.spec.sampling.seed
+            seed = row_seed(self.spec.run_id if run_seed is None else str(run_seed), row.row)
+        return params.model_copy(update={"seed": sample_seed(seed, sample)})
+
+    def _prompt(self, request: GenerationRequest) -> Prompt:
+        if request.media:
+            return MediaPrompt(request.chat(), request.video_params(self.spec.video_params))
+        if request.prompt is not None and not self.spec.chat:
+            return request.prompt
+        return request.chat()
+
+    def _columns(self, row: ShardRow) -> dict[str, Any]:
+        kinds = self.spec.columns
+        columns = self.spec.input.format.dialect.columns(row.data)
+        try:
+            return {name: encode_cell(value, kinds[name]) for name, value in columns.items()}
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+            raise JobPayloadError(
+                f"row {row.row} has a column that its run has not, or has as another type: {error}"
+            ) from None
