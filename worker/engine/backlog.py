@@ -4,54 +4,52 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from vllm_mlx.batching.request import Request
 from vllm_mlx.outputs import GenerationOutput
-from worker.engine.wire import encode_params, encode_prompt
+from vllm_mlx.sampling_params import SamplingParams
+from worker.engine.wire import Asked, Order, encode_prompt
 
 
 @dataclass(slots=True, eq=False)
-class Row:
-    """One sample of a prompt.
+class Pending:
+    """A row, one sample of a prompt, that is not answered.
 
     Attributes:
         key: names it to the process.
-        prompt, params: as they stand in an order.
+        prompt: as it stands in an order; the same object for all samples of a prompt.
         sent: the process at hand has it.
-        began: it has begun to work on it.
+        began: that process has begun to work on it.
     """
 
     key: int
     prompt: str
-    params: str
+    params: SamplingParams
     future: Future[GenerationOutput] = field(default_factory=Future)
     sent: bool = False
     began: bool = False
 
 
-def rows_of(samples: list[Request], keys: Iterator[int], model: str) -> list[Row]:
-    """The rows of one prompt's samples; if JSON can't say it, they are answered with that."""
+def pending_rows(samples: Sequence[Request], keys: Iterator[int], model: str) -> list[Pending]:
+    """Return the samples of one prompt as rows, with the error in them if JSON can't hold it."""
     try:
         prompt = encode_prompt(samples[0].prompt)
     except Exception as error:  # one prompt must never cost its neighbours
-        rows = [Row(next(keys), "", "") for _ in samples]
+        rows = [Pending(next(keys), "", sample.params) for sample in samples]
         for row in rows:
             row.future.set_result(GenerationOutput.from_error(error, model))
         return rows
-    return [Row(next(keys), prompt, encode_params(sample.params)) for sample in samples]
+    return [Pending(next(keys), prompt, sample.params) for sample in samples]
 
 
-def ask(rows: Iterable[Row]) -> bytes:
-    """The order to answer rows; neighbours of one prompt are its samples."""
-    samples = (list(each) for _, each in itertools.groupby(rows, key=lambda row: id(row.prompt)))
-    asked = (
-        f"[{each[0].prompt},[{','.join(f'[{row.key},{row.params}]' for row in each)}]]"
-        for each in samples
-    )
-    return f'{{"asked":[{",".join(asked)}]}}\n'.encode()
+def order_of(rows: Iterable[Pending]) -> Order:
+    """Return the order to answer rows; neighbours of one prompt are its samples."""
+    prompts = (list(each) for _, each in itertools.groupby(rows, key=lambda row: id(row.prompt)))
+    asked = (Asked(each[0].prompt, {row.key: row.params for row in each}) for each in prompts)
+    return Order(asked=tuple(asked))
 
 
 class Backlog:
@@ -62,20 +60,20 @@ class Backlog:
     """
 
     def __init__(self) -> None:
-        self._rows: dict[int, Row] = {}
-        self._suspects: deque[Row] = deque()
-        self._alone: Row | None = None
+        self._rows: dict[int, Pending] = {}
+        self._suspects: deque[Pending] = deque()
+        self._alone: Pending | None = None
 
     @property
     def unsent(self) -> int:
         """Rows that the process does not know of yet."""
         return sum(not row.sent for row in self._rows.values())
 
-    def add(self, rows: Iterable[Row]) -> None:
+    def add(self, rows: Iterable[Pending]) -> None:
         """Rows to answer, in this order."""
         self._rows |= {row.key: row for row in rows}
 
-    def due(self) -> list[Row]:
+    def due(self) -> list[Pending]:
         """The rows to send now."""
         if self._alone:
             return []
@@ -96,14 +94,14 @@ class Backlog:
             if row := self._rows.get(key):
                 row.began = True
 
-    def take(self, key: int) -> Row | None:
+    def take(self, key: int) -> Pending | None:
         """A row that is answered or cancelled; None if it was before."""
         row = self._rows.pop(key, None)
         if row and row is self._alone:
             self._alone = None
         return row
 
-    def take_all(self) -> list[Row]:
+    def take_all(self) -> list[Pending]:
         """Every row: nobody answers them any more."""
         rows = list(self._rows.values())
         self._rows.clear()
@@ -111,7 +109,7 @@ class Backlog:
         self._alone = None
         return rows
 
-    def fail(self) -> Row | None:
+    def fail(self) -> Pending | None:
         """The process died. Returns the row that has killed it twice, if there is one."""
         killer = self._alone and self.take(self._alone.key)
         if not killer:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from worker.engine.wire import STOP, STUCK_CODE, Report, Setup
+from worker.engine.wire import STUCK_CODE, Order, Report, Setup
 
 END_TIMEOUT = 5.0  # seconds for a process to end by itself
 LAST_WORDS = 8  # lines
@@ -70,15 +70,15 @@ class EngineChild:
         self._scratch = tempfile.TemporaryDirectory(
             prefix="mlx-batch-engine-", ignore_cleanup_errors=True
         )
-        self.send(replace(setup, scratch=self._scratch.name).encode())
+        self.send(replace(setup, scratch=self._scratch.name))
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def send(self, order: bytes) -> None:
+    def send(self, order: Setup | Order) -> None:
         """Queue an order; if the process is dead, it is dropped."""
-        self._orders.put(order)
+        self._orders.put(order.encode() + b"\n")
 
     def reports(self) -> Iterator[Report]:
         """What the process tells, until it ends."""
@@ -91,7 +91,7 @@ class EngineChild:
         """End the process, after the step at hand if that does not take too long."""
         if at_once:
             self._process.kill()
-        self.send(STOP)
+        self.send(Order(stop=True))
         self._end()
 
     def bury(self) -> Death:

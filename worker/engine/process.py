@@ -26,7 +26,7 @@ from vllm_mlx.batching.request import Request
 from vllm_mlx.errors import EngineStoppedError, MLXBatchError
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from worker.engine.text_engine import TextEngine
-from worker.engine.wire import STUCK_CODE, Failure, Order, Report, Setup
+from worker.engine.wire import STUCK_CODE, Failure, Order, Report, Setup, decode_prompt
 from worker.logs import log_to_stderr
 
 logger = logging.getLogger("mlx_batch.engine")
@@ -82,7 +82,7 @@ class EngineHost:
         except Exception as error:
             if not isinstance(error, MLXBatchError):
                 logger.exception("the engine of %s can't be started", self.model)
-            self._tell(Report(failed=Failure.of(error)))
+            self._tell(Report(failed=Failure(type(error).__name__, str(error))))
             return
         self._tell(Report(ready=self._engine.max_num_seqs))
         while not self._is_over:
@@ -104,8 +104,9 @@ class EngineHost:
         # Told before the row's first step: what kills this process leaves no time to tell it.
         requests = {
             key: Request(prompt, params, on_begin=partial(self._tell, Report(began=(key,))))
-            for prompt, samples in order.asked
-            for key, params in samples
+            for text, samples in order.asked
+            for prompt in [decode_prompt(text)]
+            for key, params in samples.items()
         }
         futures = self._engine.submit(*requests.values())
         self._open |= dict(zip(requests, futures, strict=True))

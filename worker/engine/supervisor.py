@@ -19,9 +19,9 @@ from vllm_mlx.errors import EngineStoppedError, MLXBatchError, WorkerKilled
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.scheduler_config import SchedulerConfig
-from worker.engine.backlog import Backlog, Row, ask, rows_of
+from worker.engine.backlog import Backlog, Pending, order_of, pending_rows
 from worker.engine.child import EngineChild
-from worker.engine.wire import Report, Setup, cancel
+from worker.engine.wire import Order, Report, Setup
 
 logger = logging.getLogger("mlx_batch.supervisor")
 
@@ -114,7 +114,7 @@ class SupervisedEngine:
         rows = [
             row
             for samples in by_prompt(requests)
-            for row in rows_of(samples, self._keys, self._setup.model)
+            for row in pending_rows(samples, self._keys, self._setup.model)
         ]
         with self._lock:
             if self._ended is not None:
@@ -132,18 +132,18 @@ class SupervisedEngine:
             stats = self._now.after(self._before)
             return replace(stats, waiting=stats.waiting + self._backlog.unsent)
 
-    def _forget(self, row: Row, future: Future[GenerationOutput]) -> None:
+    def _forget(self, row: Pending, future: Future[GenerationOutput]) -> None:
         """A future is done; if its caller has cancelled it, its place is free."""
         if not future.cancelled():
             return
         with self._lock:
             if self._backlog.take(row.key) and row.sent and self._child:
-                self._child.send(cancel([row.key]))
+                self._child.send(Order(cancelled=(row.key,)))
                 self._send_due()
 
     def _send_due(self) -> None:
         if self._child and self._is_ready and (rows := self._backlog.due()):
-            self._child.send(ask(rows))
+            self._child.send(order_of(rows))
 
     # On the supervisor's thread.
 
@@ -211,7 +211,7 @@ class SupervisedEngine:
             if row:
                 _resolve(row, output)
 
-    def _clear_up(self) -> tuple[bool, Row | None]:
+    def _clear_up(self) -> tuple[bool, Pending | None]:
         """After a death: whether it had loaded its model, and the row that has killed twice."""
         with self._lock:
             was_ready, self._is_ready = self._is_ready, False
@@ -247,6 +247,6 @@ class SupervisedEngine:
         return f"the engine of {self._setup.model} {what}"
 
 
-def _resolve(row: Row, output: GenerationOutput) -> None:
+def _resolve(row: Pending, output: GenerationOutput) -> None:
     with contextlib.suppress(InvalidStateError):  # cancelled a moment ago
         row.future.set_result(output)

@@ -1,17 +1,16 @@
-"""What a worker and its engine's process say to each other: JSON, one message a line.
+"""What a worker and its engine's process send each other: one message a line, in JSON.
 
-The worker says `Setup` once and then `Order`s, the process answers with `Report`s. Rows cross, not
-tokens. Python's `json` writes the orders, since a prompt may hold what is no UTF-8 and must fail as
-it does in the worker's own process; outputs have their own codec.
+The worker sends a `Setup` and then `Order`s, the process answers with `Report`s. Rows cross, not
+tokens.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
 
 from vllm_mlx import errors
 from vllm_mlx.batching.prompts import MediaPrompt, Prompt
@@ -21,11 +20,13 @@ from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
-from vllm_mlx.video_params import VideoParams
+
+STUCK_CODE = 70  # of a process that ends because its engine hangs
+_MEDIA_PROMPT = TypeAdapter(MediaPrompt)
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
+class Setup(JSONRecord):
     """What the process is started for.
 
     Attributes:
@@ -40,33 +41,48 @@ class Setup:
     verbose: bool = False
     scratch: str | None = None
 
+    # With Python's `json`, which keeps a path that is no UTF-8 as it is.
+
     def encode(self) -> bytes:
-        return _line(asdict(self) | {"config": self.config.model_dump()})
+        return json.dumps(self.adapter().dump_python(self, mode="json")).encode()
 
     @classmethod
-    def decode(cls, line: bytes) -> Setup:
-        said = json.loads(line)
-        media = {name: _as_tuple(value) for name, value in said.pop("media").items()}
-        if media["allowed_paths"]:
-            media["allowed_paths"] = tuple(map(Path, media["allowed_paths"]))
-        config = SchedulerConfig(**said.pop("config"))
-        return cls(config=config, media=MediaPolicy(**media), **said)
+    def decode(cls, raw: bytes | str) -> Setup:
+        setup: Setup = cls.adapter().validate_python(json.loads(raw))
+        return setup
+
+
+def encode_prompt(prompt: Prompt) -> str:
+    """Return a prompt as it stands in an order; half a surrogate pair, no UTF-8, stays as it is.
+
+    Raises:
+        TypeError, ValueError: JSON can't hold it.
+    """
+    said = _MEDIA_PROMPT.dump_python(prompt) if isinstance(prompt, MediaPrompt) else prompt
+    return json.dumps(said)
+
+
+def decode_prompt(text: str) -> Prompt:
+    """Return what `encode_prompt` wrote."""
+    said: Any = json.loads(text)
+    prompt: Prompt = _MEDIA_PROMPT.validate_python(said) if isinstance(said, dict) else said
+    return prompt
 
 
 class Asked(NamedTuple):
-    """A prompt and the samples of it that are wanted: each with its key, which names its answer."""
+    """A prompt, as `encode_prompt` writes it, and its samples by the keys of their answers."""
 
-    prompt: Prompt
-    samples: list[tuple[int, SamplingParams]]
+    prompt: str
+    samples: dict[int, SamplingParams]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class Order(JSONRecord):
     """What the process is to do.
 
     Attributes:
         asked: rows to answer.
-        cancelled: keys of rows whose answers nobody waits for any more.
+        cancelled: keys of rows whose answers are no longer wanted.
         stop: end.
     """
 
@@ -74,51 +90,12 @@ class Order:
     cancelled: tuple[int, ...] = ()
     stop: bool = False
 
-    @classmethod
-    def decode(cls, line: bytes) -> Order:
-        said = json.loads(line)
-        asked = [
-            Asked(_prompt(prompt), [(key, SamplingParams.model_validate(p)) for key, p in samples])
-            for prompt, samples in said.get("asked", ())
-        ]
-        return cls(tuple(asked), tuple(said.get("cancelled", ())), said.get("stop", False))
-
-
-def encode_prompt(prompt: Prompt) -> str:
-    """A prompt as it stands in an order.
-
-    Raises:
-        TypeError, ValueError: JSON can't say it.
-    """
-    if isinstance(prompt, MediaPrompt):
-        video = prompt.video.model_dump()
-        return json.dumps({"messages": prompt.messages, "video": video})
-    return json.dumps(prompt)
-
-
-def encode_params(params: SamplingParams) -> str:
-    """What of the parameters is no default."""
-    return json.dumps(params.model_dump(exclude_defaults=True))
-
-
-def cancel(keys: Iterable[int]) -> bytes:
-    """The order to forget rows."""
-    return _line({"cancelled": list(keys)})
-
-
-STUCK_CODE = 70  # of a process that ends because its engine hangs
-STOP = b'{"stop":true}\n'
-
 
 class Failure(NamedTuple):
     """Why an engine can't be started: an error's class and message."""
 
     name: str
     message: str
-
-    @classmethod
-    def of(cls, error: Exception) -> Failure:
-        return cls(type(error).__name__, str(error))
 
     @property
     def error(self) -> MLXBatchError:
@@ -146,18 +123,3 @@ class Report(JSONRecord):
     began: tuple[int, ...] = ()
     answers: tuple[tuple[int, GenerationOutput], ...] = ()
     stats: EngineStats | None = None
-
-
-def _line(said: Any) -> bytes:
-    return json.dumps(said, default=str).encode() + b"\n"
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _prompt(said: Any) -> Prompt:
-    if isinstance(said, dict):
-        return MediaPrompt(said["messages"], VideoParams.model_validate(said["video"]))
-    prompt: Prompt = said
-    return prompt
