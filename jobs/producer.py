@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Required, TypedDict, Unpack
 
 from redis import Redis
 
@@ -20,7 +20,8 @@ from jobs.ledger import Ledger, RunState
 from jobs.queue.run_jobs import RunJobs
 from jobs.requests import MAX_SAMPLES
 from jobs.run_spec import InputSpec, RunSpec
-from jobs.sources import Input, RawRow, SourceRow, input_of, validated
+from jobs.shards import Shard, shards_of
+from jobs.sources import Input, MediaFiles, PromptFile, SourceRow, input_of
 from jobs.survey import survey_input
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams
@@ -29,9 +30,29 @@ from vllm_mlx.video_params import VideoParams
 DEFAULT_SHARD_SIZE = 128
 ENQUEUE_BATCH = 100  # jobs a round trip; more gains nothing (measured)
 
-T = TypeVar("T")
 ReportProgress = Callable[[str, int], None]
 """Told now and then how many rows are done of a phase: `("read" | "enqueued", rows)`."""
+
+
+class RunSettings(TypedDict, total=False):
+    """What a run is besides its input: the keyword arguments of `enqueue_run`.
+
+    Attributes:
+        model: whose workers answer.
+        out: the dataset's folder, as the workers see it.
+        sampling, video_params: defaults for what a row does not say itself.
+        n: samples of a row that does not say itself how many; each is a row of the dataset.
+        shard_size: samples a job.
+        chat: send each plain prompt as the user's message through the chat template.
+    """
+
+    model: Required[str]
+    out: Required[str | Path]
+    sampling: SamplingParams | None
+    video_params: VideoParams | None
+    n: int
+    shard_size: int
+    chat: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,31 +75,20 @@ def enqueue_run(
     connection: Redis,
     path: str | Path | None = None,
     *,
-    model: str,
-    out: str | Path,
     videos: str | Path | None = None,
     images: str | Path | None = None,
     prompt: str | None = None,
-    sampling: SamplingParams | None = None,
-    video_params: VideoParams | None = None,
-    n: int = 1,
-    shard_size: int = DEFAULT_SHARD_SIZE,
-    chat: bool = False,
     skip_bad_rows: bool = False,
     resume: bool = False,
     report: ReportProgress = lambda _phase, _rows: None,
+    **settings: Unpack[RunSettings],
 ) -> Enqueued:
-    """Validate a whole input, then enqueue it for the workers of `model`.
+    """Validate a whole input, then enqueue it for the workers of a model; see `RunSettings`.
 
     Args:
         path: JSONL, OpenAI-batch JSONL, CSV, Parquet or text, told apart by `detect_format`.
-        out: the dataset's folder, as the workers see it.
         videos, images: in place of a prompt file, a folder of such files or a pattern
             (`clips/**/*.mp4`); each file makes a row, in which `prompt` is asked of it.
-        sampling, video_params: defaults for what a row does not say itself.
-        n: samples of a row that does not say itself how many; each is a row of the dataset.
-        shard_size: samples a job.
-        chat: send each plain prompt as the user's message through the chat template.
         skip_bad_rows: bad rows become error rows of the dataset instead of refusing the file.
         resume: the run exists; enqueue what is neither done nor on its way.
 
@@ -89,48 +99,14 @@ def enqueue_run(
             another run's.
         DatasetError: the output folder, seen from here, belongs to another run.
     """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(out)):  # a Path has made one slash of two
-        raise InvalidRequestError(
-            f"out={redacted(str(out))!r}: should be a folder; mount the bucket, or copy the "
-            "dataset there when it is finished"
-        )
-    if type(n) is not int or not 1 <= n <= MAX_SAMPLES:
-        raise InvalidRequestError(f"n={n!r}: should be 1 to {MAX_SAMPLES}")
-    sampling = sampling or SamplingParams.of()
     source = input_of(path, videos=videos, images=images, prompt=prompt)
     version = source.version()
-    digest = source.fingerprint()
-    survey = survey_input(
-        _read(source, sampling, n), source.format.dialect, partial(report, "read")
-    )
-    if survey.bad_rows and not skip_bad_rows:
-        raise survey.refuse(source.path)
-    spec = RunSpec.create(
-        model=model,
-        out=str(Path(out).expanduser().absolute()),
-        input=InputSpec(
-            path=str(source.path.absolute()),
-            fingerprint=digest,
-            format=source.format,
-            media="video" if videos is not None else "image" if images is not None else None,
-            prompt=prompt,
-        ),
-        rows=survey.samples,
-        input_rows=survey.rows,
-        samples=survey.most_samples,
-        bad_rows=survey.bad_rows,
-        shard_size=shard_size,
-        sampling=sampling,
-        video_params=video_params or VideoParams.of(),
-        n=n,
-        chat=chat,
-        columns=survey.columns.types,
-    )
+    spec, bad_rows = _surveyed(source, skip_bad_rows, report, **settings)
     shards = 0
     if not _is_finished_here(spec, resume=resume):
-        payloads = _payloads(source, spec, version)
+        payloads = shards_of(source, spec, version)
         shards = _enqueue(connection, spec, payloads, resume=resume, report=report)
-    return Enqueued(spec=spec, shards=shards, bad_rows=survey.first_bad, folder=source.folder)
+    return Enqueued(spec, shards, bad_rows, source.folder)
 
 
 def resume_run(
@@ -144,36 +120,9 @@ def resume_run(
     """
     spec = Ledger(connection).spec(run_id)
     source = _input_again(spec)
-    payloads = _payloads(source, spec, source.version())
+    payloads = shards_of(source, spec, source.version())
     shards = _enqueue(connection, spec, payloads, resume=True, report=report)
-    return Enqueued(spec=spec, shards=shards, bad_rows=[], folder=source.folder)
-
-
-def _input_again(spec: RunSpec) -> Input:
-    known = spec.input
-    if known.media is None:
-        source = input_of(known.path)
-    elif known.media == "video":
-        source = input_of(videos=known.path, prompt=known.prompt)
-    else:
-        source = input_of(images=known.path, prompt=known.prompt)
-    found = source.fingerprint()
-    if (found, source.format) != (known.fingerprint, known.format):
-        raise InputFileError(
-            f"{known.path} is not what {spec.run_id} was made of: that was {known.fingerprint}, "
-            f"this is {found}. Put the old file back, or enqueue this one as a run of its own"
-        )
-    return source
-
-
-def _payloads(
-    source: Input, spec: RunSpec, version: Hashable
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """All shards. The survey settled the ids: rows need a second look only if some are bad."""
-    rows: Iterable[SourceRow | RawRow] = (
-        _read(source, spec.sampling, spec.n) if spec.bad_rows else source.rows()
-    )
-    return _shards(_unchanged(rows, source, version), spec, source.folder)
+    return Enqueued(spec, shards, [], source.folder)
 
 
 def forget_run(connection: Redis, run_id: str) -> int:
@@ -187,6 +136,59 @@ def forget_run(connection: Redis, run_id: str) -> int:
     jobs = RunJobs(connection, spec).delete()
     ledger.forget(run_id)
     return jobs
+
+
+def _surveyed(
+    source: Input,
+    skip_bad_rows: bool,
+    report: ReportProgress,
+    *,
+    model: str,
+    out: str | Path,
+    sampling: SamplingParams | None = None,
+    video_params: VideoParams | None = None,
+    n: int = 1,
+    shard_size: int = DEFAULT_SHARD_SIZE,
+    chat: bool = False,
+) -> tuple[RunSpec, list[SourceRow]]:
+    """The run that all rows of the input make, and the first bad rows."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(out)):  # a Path has made one slash of two
+        raise InvalidRequestError(
+            f"out={redacted(str(out))!r}: should be a folder; mount the bucket, or copy the "
+            "dataset there when it is finished"
+        )
+    if type(n) is not int or not 1 <= n <= MAX_SAMPLES:
+        raise InvalidRequestError(f"n={n!r}: should be 1 to {MAX_SAMPLES}")
+    sampling = sampling or SamplingParams.of()
+    known = InputSpec.of(source)
+    survey = survey_input(source, sampling, n, partial(report, "read"))
+    if survey.bad_rows and not skip_bad_rows:
+        raise survey.refuse(source.path)
+    spec = RunSpec.create(
+        model=model,
+        out=str(Path(out).expanduser().absolute()),
+        input=known,
+        shard_size=shard_size,
+        sampling=sampling,
+        video_params=video_params or VideoParams.of(),
+        n=n,
+        chat=chat,
+        **survey.facts,
+    )
+    return spec, survey.first_bad
+
+
+def _input_again(spec: RunSpec) -> Input:
+    path, kind, prompt = spec.input.path, spec.input.media, spec.input.prompt
+    source = PromptFile.of(path) if kind is None else MediaFiles.of(kind, path, prompt or "")
+    found = InputSpec.of(source)
+    if (found.fingerprint, found.format) != (spec.input.fingerprint, spec.input.format):
+        raise InputFileError(
+            f"{path} is not what {spec.run_id} was made of: that was {spec.input.fingerprint}, "
+            f"this is {found.fingerprint}. Put the old file back, or enqueue this one as a run of "
+            "its own"
+        )
+    return source
 
 
 def _is_finished_here(spec: RunSpec, *, resume: bool) -> bool:
@@ -203,76 +205,10 @@ def _is_finished_here(spec: RunSpec, *, resume: bool) -> bool:
     return dataset.is_whole(spec.shards)
 
 
-def _read(source: Input, sampling: SamplingParams, n: int) -> Iterator[SourceRow]:
-    return validated(source.rows(), source.format.dialect, source.folder, sampling=sampling, n=n)
-
-
-def _unchanged(
-    rows: Iterable[SourceRow | RawRow], source: Input, version: Hashable
-) -> Iterator[SourceRow | RawRow]:
-    """The rows; before the first one and after the last one the input must be what it was."""
-    for at, row in enumerate(rows):
-        if not at:
-            _check_version(source, version)
-        yield row
-    _check_version(source, version)
-
-
-def _check_version(source: Input, version: Hashable) -> None:
-    if source.version() != version:
-        raise InputFileError(f"{source.path} was changed while it was enqueued: enqueue it again")
-
-
-def _shards(
-    rows: Iterable[SourceRow | RawRow], spec: RunSpec, folder: Path
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    shared = {"run_id": spec.run_id, "folder": str(folder)}
-    for shard, pieces in enumerate(_pieces(rows, spec)):
-        yield shard, {**shared, "shard": shard, "rows": pieces}
-
-
-def _pieces(rows: Iterable[SourceRow | RawRow], spec: RunSpec) -> Iterator[list[dict[str, Any]]]:
-    """Rows by shard, of `shard_size` samples each.
-
-    The samples of a row follow each other, so that an engine computes its prompt once; where a
-    shard ends between them, the rest begins the next. A shard has the row once nevertheless.
-    """
-    pieces: list[dict[str, Any]] = []
-    room = spec.shard_size
-    for source in rows:
-        first, end = 0, _samples(source, spec)
-        while first < end:
-            count = min(room, end - first)
-            pieces.append(_row(source, first, count))
-            first, room = first + count, room - count
-            if not room:
-                yield pieces
-                pieces, room = [], spec.shard_size
-    if pieces:
-        yield pieces
-
-
-def _samples(source: SourceRow | RawRow, spec: RunSpec) -> int:
-    if isinstance(source, SourceRow):
-        return source.samples
-    return spec.input.format.dialect.samples(source.data, spec.n)
-
-
-def _row(source: SourceRow | RawRow, first: int, samples: int) -> dict[str, Any]:
-    row: dict[str, Any] = {"row": source.row, "data": source.data}
-    if (first, samples) != (0, 1):
-        row |= {"sample_index": first, "samples": samples}
-    if isinstance(source, SourceRow) and source.error:
-        row |= {"id": source.id, "error": str(source.error)}
-    elif source.error:
-        raise InputFileError(f"line {source.line} was good a moment ago: the file was changed")
-    return row
-
-
 def _enqueue(
     connection: Redis,
     spec: RunSpec,
-    payloads: Iterable[tuple[int, dict[str, Any]]],
+    payloads: Iterable[Shard],
     *,
     resume: bool,
     report: ReportProgress,
@@ -292,7 +228,7 @@ def _enqueue(
     jobs.defer_finalize(release=len(done) == spec.shards)
     enqueued = 0
     todo = ((shard, payload) for shard, payload in payloads if shard not in done)
-    for batch in _chunks(todo, ENQUEUE_BATCH):
+    while batch := list(islice(todo, ENQUEUE_BATCH)):
         enqueued += jobs.enqueue_missing(batch)
         report("enqueued", spec.shard_rows(batch[-1][0]).stop)
     return enqueued
@@ -313,9 +249,3 @@ def _reopen(ledger: Ledger, spec: RunSpec) -> bool:
     if is_finished or lost:  # a run that goes on may end this very moment
         ledger.reopen(spec.run_id, lost)
     return True
-
-
-def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk

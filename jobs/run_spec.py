@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.requests import MAX_SAMPLES
-from jobs.sources import Format
+from jobs.sources import Format, Input
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.video_params import VideoParams
@@ -39,6 +39,17 @@ class InputSpec(BaseModel):
     format: Format
     media: Literal["image", "video"] | None = None
     prompt: str | None = None
+
+    @classmethod
+    def of(cls, source: Input) -> InputSpec:
+        """Read the input once for its fingerprint."""
+        return cls(
+            path=str(source.path.absolute()),
+            fingerprint=source.fingerprint(),
+            format=source.format,
+            media=source.kind,
+            prompt=source.prompt,
+        )
 
 
 class RunSpec(BaseModel):

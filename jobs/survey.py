@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from jobs.dataset import ColumnTypes
 from jobs.errors import InputFileError
-from jobs.sources import Dialect, SourceRow
+from jobs.sources import Dialect, Input, SourceRow, validated
+from vllm_mlx.sampling_params import SamplingParams
 
 LISTED_BAD_ROWS = 20
 
@@ -40,6 +42,17 @@ class Survey:
             if len(self.first_bad) < LISTED_BAD_ROWS:
                 self.first_bad.append(source)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What of it a `RunSpec` keeps."""
+        return {
+            "rows": self.samples,
+            "input_rows": self.rows,
+            "samples": self.most_samples,
+            "bad_rows": self.bad_rows,
+            "columns": self.columns.types,
+        }
+
     def refuse(self, path: Path) -> InputFileError:
         """The error that lists the first bad rows."""
         listed = [f"  line {bad.line}, row {bad.row}: {bad.error}" for bad in self.first_bad]
@@ -57,7 +70,7 @@ class Survey:
 
 
 def survey_input(
-    sources: Iterable[SourceRow], dialect: Dialect, report: Callable[[int], None]
+    source: Input, sampling: SamplingParams, n: int, report: Callable[[int], None]
 ) -> Survey:
     """Look at every row; `report` is told now and then how many there were.
 
@@ -65,8 +78,8 @@ def survey_input(
         InputFileError: the file is missing, empty or unreadable.
     """
     survey = Survey()
-    for source in sources:
-        survey.add(source, dialect)
+    for row in validated(source, sampling=sampling, n=n):
+        survey.add(row, source.format.dialect)
         if survey.rows % 10_000 == 0:
             report(survey.rows)
     report(survey.rows)

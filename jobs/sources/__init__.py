@@ -13,8 +13,9 @@ from jobs.sources.files import fingerprint
 from jobs.sources.formats import Format, detect_format
 from jobs.sources.inputs import Input, PromptFile, input_of
 from jobs.sources.media_files import MediaFiles
-from jobs.sources.reader import read_raw, read_requests, validated
+from jobs.sources.reader import read_raw
 from jobs.sources.rows import RawRow, SourceRow
+from jobs.sources.validation import read_requests, validated
 
 __all__ = [
     "Dialect",

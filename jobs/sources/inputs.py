@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from jobs.sources.files import FilePath, fingerprint, version
 from jobs.sources.formats import Format, detect_format
-from jobs.sources.media_files import MediaFiles
+from jobs.sources.media_files import Kind, MediaFiles
 from jobs.sources.reader import read_raw
 from jobs.sources.rows import RawRow
 from vllm_mlx.errors import InvalidRequestError
@@ -21,6 +21,13 @@ class Input(Protocol):
     @property
     def path(self) -> Path:
         """What it is called: a file, a folder, or a pattern."""
+
+    @property
+    def kind(self) -> Kind | None:
+        """What media files are, and `prompt` what is asked of each; None of a prompt file."""
+
+    @property
+    def prompt(self) -> str | None: ...
 
     @property
     def format(self) -> Format:
@@ -50,6 +57,8 @@ class PromptFile:
 
     path: Path
     format: Format
+    kind: None = field(default=None, init=False)
+    prompt: None = field(default=None, init=False)
 
     @classmethod
     def of(cls, path: FilePath) -> PromptFile:

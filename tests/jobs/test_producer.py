@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -403,29 +402,18 @@ class CrashError(Exception):
     pass
 
 
-@pytest.fixture
-def crash_after_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two shards a round trip, and the producer dies after the first."""
-    monkeypatch.setattr(producer, "ENQUEUE_BATCH", 2)
-    chunks = producer._chunks
-
-    def breaking(items: Any, size: int) -> Iterator[list[Any]]:
-        for number, chunk in enumerate(chunks(items, size)):
-            if size == 2 and number == 1:
-                raise CrashError
-            yield chunk
-
-    monkeypatch.setattr(producer, "_chunks", breaking)
-
-
 def test_a_producer_that_dies_half_way_is_resumed(
-    redis: Redis,
-    tmp_path: Path,
-    crash_after_first_batch: None,
-    monkeypatch: pytest.MonkeyPatch,
+    redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Two shards a round trip, and the producer dies after the first."""
+
+    def crash(phase: str, _: int) -> None:
+        if phase == "enqueued":
+            raise CrashError
+
+    monkeypatch.setattr(producer, "ENQUEUE_BATCH", 2)
     with pytest.raises(CrashError):
-        enqueue(redis, tmp_path, rows=15, shard_size=3)
+        enqueue(redis, tmp_path, rows=15, shard_size=3, report=crash)
     monkeypatch.undo()
     (run_id,) = Ledger(redis).runs()
     spec = Ledger(redis).spec(run_id)

@@ -156,9 +156,7 @@ class MediaPool:
     def _prepared(self, job: _Job) -> Prepared | None:
         try:
             return self._preparer.prepare(job.prompt)
-        except (
-            Exception
-        ) as error:  # whatever a file, a codec or a host raises
+        except Exception as error:  # whatever a file, a codec or a host raises
             _fail_all(job, error)
             return None
 

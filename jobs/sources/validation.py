@@ -1,0 +1,74 @@
+"""From an input's rows to their requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from jobs.requests import GenerationRequest
+from jobs.sources.files import FilePath
+from jobs.sources.formats import Format
+from jobs.sources.ids import RowIds
+from jobs.sources.inputs import Input, PromptFile
+from jobs.sources.reader import format_of
+from jobs.sources.rows import SourceRow
+from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.sampling_params import SamplingParams
+
+
+def read_requests(
+    path: FilePath,
+    format: Format | None = None,
+    *,
+    sampling: SamplingParams | None = None,
+    n: int = 1,
+) -> Iterator[SourceRow]:
+    """Read a file's rows and validate each; a bad row is yielded too, with its error.
+
+    Memory does not grow with the file, but for about 100 bytes for each row's own id. Paths of
+    images and videos are relative to the file's folder; in the requests they are absolute.
+
+    Args:
+        sampling: what holds for a row that does not say it itself.
+        n: the same for the number of its samples.
+
+    Raises:
+        InputFileError: at once if the file is missing, empty or unreadable; while iterating if
+            it turns out to hold no rows, or not to be the table it should be.
+    """
+    source = PromptFile(Path(path), format_of(path, format))
+    return validated(source, sampling=sampling or SamplingParams.of(), n=n)
+
+
+def validated(source: Input, *, sampling: SamplingParams, n: int) -> Iterator[SourceRow]:
+    """What the rows of an input stand for, or what is wrong with them; see `read_requests`."""
+    ids, dialect = RowIds(), source.format.dialect
+    for row, line, data, error in source.rows():
+        request, samples = None, 1
+        if error is None:
+            try:
+                request = dialect.request(data).located(source.folder)
+                samples = _samples(request, sampling, n)
+            except InvalidRequestError as wrong:
+                request, error = None, _bare(wrong)
+        try:
+            id = ids.claim(row, request.id if request else dialect.own_id(data))
+        except InvalidRequestError as taken:
+            request, samples, error = None, 1, error or _bare(taken)
+            id = ids.substitute(row)
+        yield SourceRow(row, line, id, data, request, samples, error)
+
+
+def _samples(request: GenerationRequest, sampling: SamplingParams, n: int) -> int:
+    samples = request.samples(n)
+    if samples > 1 and request.sampling_params(sampling).greedy:
+        raise InvalidRequestError(
+            f"n={samples}: with temperature=0 every sample is the same; ask for one, or give "
+            "a temperature"
+        )
+    return samples
+
+
+def _bare(error: InvalidRequestError) -> InvalidRequestError:
+    # A caller may keep many of these, and a raised one keeps its frames and its cause alive.
+    return InvalidRequestError(str(error))
