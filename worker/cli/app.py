@@ -7,7 +7,9 @@ or bad input; 3 the infrastructure failed.
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import stat
 import sys
 import time
 from pathlib import Path
@@ -50,7 +52,7 @@ from worker.local_run import run as run_everything
 from worker.logs import log_to_stderr
 
 ROWS_IN_ERROR, BAD_INPUT, INFRASTRUCTURE = 1, 2, 3
-INTERRUPTED, TERMINATED = 130, 143  # as shells have it
+INTERRUPTED = 130  # 128 + the signal, as shells have it
 _BAD_INPUT = (
     DatasetError,  # the folder holds another run
     InputFileError,
@@ -126,7 +128,9 @@ def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
     """
     if url:
         remember(url)
-    signal.signal(signal.SIGTERM, _terminate)
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # by nohup
+            signal.signal(signum, _terminate)
     console = Console()
     view = display.RunDisplay(console)
     started = time.perf_counter()
@@ -253,7 +257,13 @@ def _run_options(options: dict[str, Any]) -> dict[str, Any]:
     return {"path": path, "sampling": sampling, "video_params": video_params, **options}
 
 
-def _terminate(*_: Any) -> None:
+def _terminate(signum: int, _: Any) -> None:
     """Leave like after Ctrl-C: the workers and the server of `run` end with us."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # kernel and shell both send one
+    if signum == signal.SIGHUP:  # a write to the terminal that is gone would fail
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in (1, 2):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                os.dup2(nowhere, descriptor)
     click.echo(_STOPPED, err=True)
-    sys.exit(TERMINATED)
+    sys.exit(128 + signum)

@@ -154,8 +154,8 @@ class EngineHost:
 
 def main() -> None:
     orders, reports = _take_over_pipes()
-    # Ctrl-C in a terminal and a service's stop reach us, too; the worker decides when we end.
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    # Ctrl-C in a terminal, its end and a service's stop reach us, too; the worker ends us.
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     _offer_to_oom_killer()
     if not (line := orders.readline()):  # the worker was killed a moment ago

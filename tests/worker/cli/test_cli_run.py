@@ -27,6 +27,7 @@ from tests.helpers.engines import (
     wait_until_finished,
     write_prompts,
 )
+from tests.helpers.terminal import Terminal
 from vllm_mlx.sampling_params import SamplingParams
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "RQ_REDIS_URL"}
@@ -177,17 +178,19 @@ def test_a_bad_file_is_refused_and_claims_no_folder(tmp_path: Path) -> None:
 class Interrupted:
     """A run that is going on, with its server and its worker, and has one part of eight."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, in_terminal: bool = False) -> None:
         self.out = folder / "out"
         prompts = write_prompts(folder / "prompts.jsonl", 8, say="Tell me the story of")
         self.words = ["run", prompts, "--model", MODEL, "--out", self.out, "--max-tokens", 24]
         self.words += ["--shard-size", 1, "--max-num-seqs", 1]  # slowly
-        self.process = subprocess.Popen(
-            mlx_batch(*self.words),
-            env=ENVIRONMENT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        command = mlx_batch(*self.words)
+        self.terminal = Terminal(command, ENVIRONMENT) if in_terminal else None
+        self.process: subprocess.Popen[Any] = (
+            self.terminal.process
+            if self.terminal
+            else subprocess.Popen(
+                command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
         )
         wait_for(self._find_worker, timeout=60)
 
@@ -208,6 +211,8 @@ class Interrupted:
     def clean_up(self) -> None:
         self.process.kill()
         self.process.communicate()
+        if self.terminal:
+            self.terminal.close()
         for pid in self.leftovers():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -242,6 +247,18 @@ def test_an_interrupted_run_ends_its_worker_and_server(
     assert "--resume" in stderr
     assert "Traceback" not in stderr
     assert interrupted.leftovers() == []
+
+
+def test_a_run_whose_terminal_closes_ends_its_worker_and_server(tmp_path: Path) -> None:
+    going = Interrupted(tmp_path, in_terminal=True)
+    try:
+        going.terminal.close()
+        going.process.send_signal(signal.SIGHUP)  # the shell's, after the kernel's
+
+        assert going.process.wait(timeout=30) == 129
+        assert going.leftovers() == []
+    finally:
+        going.clean_up()
 
 
 def test_a_killed_run_is_resumed_at_once(interrupted: Interrupted) -> None:

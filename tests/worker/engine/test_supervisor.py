@@ -370,7 +370,7 @@ def test_the_process_ends_with_its_worker_whatever_it_does(model: str, prompt: s
     wait_for(lambda: not is_alive(child), timeout=5)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_terminal_and_the_service_stop_the_worker_not_its_engine(
     start_engine: StartEngine, signum: signal.Signals
 ) -> None:

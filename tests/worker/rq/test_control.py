@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -22,9 +23,11 @@ from jobs.ledger import Ledger, ShardLease
 from jobs.queue.run_jobs import RETRY, open_queue
 from tests.helpers.bench import Bench, work_in_burst
 from tests.helpers.engines import DoubleEngine, wait_for
+from tests.helpers.terminal import Terminal
 from worker.batch_worker import BatchWorker
 from worker.rq.bookkeeper import Bookkeeper
 from worker.status import run_status
+from worker.stop_signal import StopSignal
 
 # Time.
 
@@ -293,6 +296,37 @@ def test_a_worker_process_that_is_told_to_end_gives_its_jobs_back(
     assert sorted(queue.get_job_ids()) == [spec.shard_id(0), spec.shard_id(1)]
     assert bench.job(spec, 0).retries_left == RETRY.max
     assert bench.redis.smembers("rq:workers") == set()
+
+
+def test_a_worker_whose_terminal_closes_ends_in_order_within_its_grace(bench: Bench) -> None:
+    spec = bench.enqueue(rows=4, shard_size=2)
+    command = [sys.executable, "-m", "tests.helpers.double_worker", bench.url, "w", "held"]
+    terminal = Terminal([*command, "grace=1.5"])
+    try:
+        wait_for(lambda: bench.status(spec, 1) == "started")
+        closed_at = time.monotonic()
+        terminal.close()
+        terminal.process.send_signal(signal.SIGHUP)  # the shell's, after the kernel's
+
+        assert terminal.process.wait(timeout=10) == 0
+    finally:
+        terminal.process.kill()
+        terminal.close()
+
+    assert time.monotonic() - closed_at > 1.4, "the second SIGHUP does not end the grace"
+    assert sorted(open_queue(bench.redis, spec.queue).get_job_ids()) == [
+        spec.shard_id(0),
+        spec.shard_id(1),
+    ]
+    assert bench.redis.smembers("rq:workers") == set()
+
+
+def test_a_worker_that_was_started_with_nohup_outlives_its_terminal() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    StopSignal(grace=10).listen()
+
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 # Whose jobs.
