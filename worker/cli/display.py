@@ -51,22 +51,22 @@ class RunDisplay:
 
     def update(self, status: RunStatus) -> None:
         """Show this moment."""
-        errors = status.rows_error
-        note = f"{status.tokens_per_second:.0f} tok/s"
-        if errors:
-            note += f", {errors} in error"
-        if not status.workers:
-            note = "loading the model"
-        self._bar.update(self._task, total=status.spec.rows, completed=status.rows_done, note=note)
+        done, rows = status.rows_done, status.spec.rows
+        notes = [f"{status.tokens_per_second:.0f} tok/s"] if status.workers else []
+        if not status.workers and done < rows:
+            notes = ["loading the model"]
+        if errors := status.rows_error:
+            notes.append(f"{errors} in error")
+        self._bar.update(self._task, total=rows, completed=done, note=", ".join(notes))
         if not self._console.is_terminal:
-            self._print_line(status, note)
+            self._print_line(status, ", ".join([f"{done}/{rows} rows", *notes]))
 
-    def _print_line(self, status: RunStatus, note: str) -> None:
+    def _print_line(self, status: RunStatus, line: str) -> None:
         now = time.monotonic()
         if status.rows_done == self._last_rows or now - self._last_line < PLAIN_EVERY:
             return
         self._last_line, self._last_rows = now, status.rows_done
-        self._console.print(f"{status.rows_done}/{status.spec.rows} rows, {note}", highlight=False)
+        self._console.print(line, highlight=False)
 
 
 def print_summary(

@@ -73,8 +73,12 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(bench: Bench) -> N
         view._last_line = 0.0  # five seconds later
         view.update(run_status(bench.redis, spec.run_id))
         view.update(run_status(bench.redis, spec.run_id))
+        commit_shard(bench.redis, spec.run_id, 1, Counts(ok=2))
+        view._last_line = 0.0
+        view.update(run_status(bench.redis, spec.run_id))
 
     assert console.export_text().splitlines() == [
         "0/4 rows, loading the model",
-        "2/4 rows, loading the model",
+        "2/4 rows, loading the model, 1 in error",
+        "4/4 rows, 1 in error",  # its workers have ended: no model is loaded any more
     ]
