@@ -87,8 +87,10 @@ def enqueue_run(
 
     Args:
         path: JSONL, OpenAI-batch JSONL, CSV, Parquet or text, told apart by `detect_format`.
-        videos, images: in place of a prompt file, a folder of such files or a pattern
+        videos: in place of a prompt file, a folder of such files or a pattern
             (`clips/**/*.mp4`); each file makes a row, in which `prompt` is asked of it.
+        images: the same of images.
+        prompt: what is asked of each of them.
         skip_bad_rows: bad rows become error rows of the dataset instead of refusing the file.
         resume: the run exists; enqueue what is neither done nor on its way.
 

@@ -77,6 +77,16 @@ def test_jobs_look_at_the_light_modules_of_the_library_only() -> None:
     assert {imported for _, imported in our_imports("jobs")} == LIGHT
 
 
+def test_the_architecture_page_has_every_folder_and_the_light_modules() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+
+    for package in (file.parent for each in OURS for file in modules_of(each).values()):
+        name = f"{package.relative_to(ROOT)}/"
+        assert f"`{name}`" in page or f"`{package.name}/`" in page, name
+    names = ", ".join(f"`{name.partition('.')[2]}`" for name in sorted(LIGHT))
+    assert f"of `vllm_mlx` only {names} |" in page
+
+
 def test_nothing_imports_the_worker() -> None:
     both = our_imports("jobs") | our_imports("vllm_mlx")
     assert not [pair for pair in both if pair[1].startswith("worker")]

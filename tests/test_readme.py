@@ -1,4 +1,4 @@
-"""The README's code runs as written: its blocks in order, in a copy of the clone's examples."""
+"""The documents' code runs as written, in order, in a copy of the clone's examples."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = [
-    (language, code)
-    for language, code in BLOCK.findall((ROOT / "README.md").read_text())
+    (page.name, number, language, code)
+    for page in PAGES
+    for number, (language, code) in enumerate(BLOCK.findall(page.read_text()))
     if language in ("sh", "python")
 ]
 
@@ -38,15 +40,19 @@ def environment(tmp_path_factory):
 
 
 def test_the_readme_has_the_three_things_people_come_for():
-    code = "\n".join(code for _, code in BLOCKS)
+    codes = [code for page, _, _, code in BLOCKS if page == "README.md"]
+    code = "\n".join(codes)
     for word in ("mlx-batch enqueue", "rq info", "polars", "duckdb", "load_dataset", "vllm_mlx"):
         assert word in code
-    assert all(len(code.splitlines()) <= 10 for _, code in BLOCKS)
+    assert all(len(code.splitlines()) <= 10 for code in codes)
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_block(number, clone, environment):
-    language, code = BLOCKS[number]
+@pytest.mark.parametrize(
+    ("language", "code"),
+    [block[2:] for block in BLOCKS],
+    ids=[f"{page}-{number}" for page, number, _, _ in BLOCKS],
+)
+def test_block(language, code, clone, environment):
     command = ["bash", "-euo", "pipefail"] if language == "sh" else [sys.executable]
     ran = subprocess.run(
         [*command, "-c", code],

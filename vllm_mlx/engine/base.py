@@ -74,8 +74,8 @@ class Engine:
         frees its place in the batch at once.
 
         Args:
-            images, videos: see `MLXMultimodalLM`; with any, the prompt goes through the model's
-                chat template, after them.
+            images: see `MLXMultimodalLM`; the prompt goes through the chat template, after them.
+            videos: the same.
             request_id: a name for `abort()`.
 
         Raises:

@@ -148,7 +148,8 @@ class MLXMultimodalLM(MLXLanguageModel):
         otherwise; raises as `generate` does.
 
         Args:
-            fps, max_frames: `video_fps` and `video_max_frames`.
+            fps: `video_fps` of `VideoParams`.
+            max_frames: `video_max_frames` of `VideoParams`.
         """
         for name, here in (("video_fps", "fps"), ("video_max_frames", "max_frames")):
             if name in options:  # the other calls' name, which would be given twice

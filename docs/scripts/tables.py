@@ -1,0 +1,50 @@
+"""Write the tables of settings and of columns from the code that they are about.
+
+    python -m docs.scripts.tables
+
+A table stands between `<!-- settings: CLASS [FIELD ...] -->` or `<!-- columns -->`, and
+`<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from docs.scripts.blocks import ROOT, replaced, table
+from jobs.dataset.card import columns_table
+from jobs.requests import GenerationRequest
+from vllm_mlx.parameters import settings_of
+from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.scheduler_config import SchedulerConfig
+from vllm_mlx.video_params import VideoParams
+
+CLASSES = {
+    each.__name__: each
+    for each in (GenerationRequest, SamplingParams, SchedulerConfig, VideoParams)
+}
+SETTINGS = re.compile(r"(<!-- settings: (\w+)([\w ]*) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def documents() -> list[Path]:
+    """Return every document whose tables are kept up to date."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def with_tables(text: str) -> str:
+    """Return a document's text with every table as the code has it now."""
+    if "<!-- columns -->" in text:
+        text = replaced(text, "columns", columns_table({}))
+    return SETTINGS.sub(lambda found: found[1] + _settings(found[2], found[3]) + found[4], text)
+
+
+def _settings(class_name: str, names: str) -> str:
+    settings = settings_of(CLASSES[class_name])
+    chosen = [settings[name] for name in names.split() or settings]
+    rows = [[f"`{each.name}`", each.help, each.type, each.range, each.default] for each in chosen]
+    return table(["Name", "What it does", "Type", "Range", "Default"], rows)
+
+
+if __name__ == "__main__":
+    for path in documents():
+        path.write_text(with_tables(path.read_text()))
