@@ -1,6 +1,6 @@
-"""Files that appear whole or not at all, whatever crashes and whoever else writes them.
+"""Atomic writes: a file appears whole or not at all, also after a crash or beside other writers.
 
-Each is written to a temporary file in a folder of its own, forced to disk and moved to its place.
+Each is written to a temporary file, forced to disk and renamed to its place.
 """
 
 from __future__ import annotations

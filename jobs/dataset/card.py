@@ -43,7 +43,7 @@ Rows with an answer are those where `finish_reason` is not `error`.
 
 
 def dataset_card(manifest: Mapping[str, Any], verification: Verification) -> str:
-    """The card's Markdown: what was run, what came of it, what the columns are, how to load."""
+    """Return the card's Markdown: the run, its totals, the columns and how to load them."""
     return "\n".join(
         [
             _FRONT_MATTER,
@@ -85,6 +85,6 @@ def _origin(column: str, name: str) -> str:
 
 
 def _code(value: str) -> str:
-    """`value` as Markdown code that keeps its place in a table, whatever is in it."""
+    """Return `value` as Markdown code that fits into one cell of a table."""
     text = " ".join(value.split()).replace("`", "'").replace("|", "\\|")
     return f"`{text}`"

@@ -30,7 +30,7 @@ _to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class ColumnTypes:
-    """Finds for every column the one type that holds all its values unchanged.
+    """The types of columns, each the one that holds all values of its column unchanged.
 
     Types are `string` (also for a column of nulls), `int64`, `double` (integers among them, if
     none loses precision), `bool`, and `json` for all else: values as JSON text.
@@ -40,7 +40,7 @@ class ColumnTypes:
         self._seen: dict[str, int] = {}
 
     def observe(self, columns: Mapping[str, Any]) -> None:
-        """Take note of one row's columns.
+        """Add one row's values.
 
         Raises:
             InputFileError: the input has more than 500 distinct columns.

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from jobs.dataset.atomic import create_file, explain_write, replace_file
 from jobs.dataset.card import dataset_card
-from jobs.dataset.layout import Layout, dataset_names, read_manifest, schema
+from jobs.dataset.layout import Layout, read_manifest
+from jobs.dataset.part import encode_part
 from jobs.dataset.verification import Verification, verify
 from jobs.errors import DatasetError
 from jobs.result_row import ResultRow
-from vllm_mlx.json_record import whole_text
 
 
 class Dataset:
@@ -54,7 +53,7 @@ class Dataset:
             self._layout.data.mkdir(exist_ok=True)
 
     def check_holder(self, run_id: str) -> None:
-        """Make sure that the folder is this run's.
+        """Check that the folder belongs to this run.
 
         Raises:
             DatasetError: it belongs to another run, or has no manifest.
@@ -67,7 +66,7 @@ class Dataset:
             )
 
     def lost_shards(self, done: Iterable[int], shards: int) -> set[int]:
-        """Which of these shards have no part here."""
+        """Return those of these shards that have no part here."""
         return {shard for shard in done if not self.part_path(shard, shards).exists()}
 
     @property
@@ -85,7 +84,7 @@ class Dataset:
         return self.is_finished and not self.lost_shards(range(shards), shards)
 
     def manifest(self) -> dict[str, Any]:
-        """What the run was asked for and, once finalized, under `result`, what came of it.
+        """Return what the run was asked for and, once finalized, its totals under `result`.
 
         Raises:
             DatasetError: there is no manifest, or it is corrupt.
@@ -93,13 +92,13 @@ class Dataset:
         return read_manifest(self._layout.manifest)
 
     def part_path(self, shard: int, shards: int) -> Path:
-        """Where the part of one shard stands once it is written."""
+        """Return where the part of a shard is once it is written."""
         return self._layout.part(shard, shards)
 
     def write_part(
         self, shard: int, rows: Sequence[ResultRow], *, check: Callable[[], None] = lambda: None
     ) -> Path:
-        """Put one shard's rows into the dataset, in input order, replacing the shard's part.
+        """Write the part of one shard, replacing the one that may be there.
 
         Args:
             check: called right before the part appears; what it raises prevents that.
@@ -114,8 +113,7 @@ class Dataset:
             raise ValueError(f"shard {shard} has no rows: readers reject an empty part")
         if not 0 <= shard < shards:
             raise ValueError(f"shard {shard} is not one of this run's {shards}")
-        part = self.part_path(shard, shards)
-        parquet = _parquet(_table(rows, manifest["columns"]))
+        part, parquet = self.part_path(shard, shards), encode_part(rows, manifest["columns"])
         replace_file(part, parquet, self._layout.temporary, check=check)
         return part
 
@@ -138,7 +136,7 @@ class Dataset:
         return verification
 
     def unfinish(self) -> None:
-        """Take the mark away: some rows are to be replaced.
+        """Remove the mark of a finished run.
 
         Raises:
             DatasetError: the folder can't be written.
@@ -158,39 +156,6 @@ class Dataset:
         with explain_write(self._layout.temporary):
             for leftover in self._layout.temporary.glob("*.parquet"):
                 leftover.unlink(missing_ok=True)
-
-
-def _table(rows: Sequence[ResultRow], columns: Mapping[str, str]) -> pa.Table:
-    names = dataset_names(columns)
-    ordered = sorted(rows, key=lambda row: (row.row, row.sample_index))
-    cells = [row.cells() | _input_cells(row, names) for row in ordered]
-    wanted = schema(columns)
-    arrays = [_array(field, [row.get(field.name) for row in cells]) for field in wanted]
-    return pa.Table.from_arrays(arrays, schema=wanted)
-
-
-def _input_cells(row: ResultRow, names: Mapping[str, str]) -> dict[str, Any]:
-    if unknown := row.columns.keys() - names.keys():
-        listed = ", ".join(sorted(unknown))
-        raise DatasetError(f"row {row.id!r} has columns the manifest lacks: {listed}")
-    return {names[column]: value for column, value in row.columns.items()}
-
-
-def _array(field: pa.Field, values: list[Any]) -> pa.Array:
-    try:
-        try:
-            return pa.array(values, field.type)
-        except UnicodeEncodeError:
-            return pa.array(whole_text(values), field.type)
-    except (pa.ArrowException, OverflowError) as error:
-        message = f"a value of column {field.name!r} is no {field.type}: {error}"
-        raise DatasetError(message) from error
-
-
-def _parquet(table: pa.Table) -> pa.Buffer:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    return sink.getvalue()
 
 
 def _json(manifest: Mapping[str, Any]) -> bytes:

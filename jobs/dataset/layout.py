@@ -69,7 +69,7 @@ class Layout:
 
 
 def dataset_names(columns: Mapping[str, str]) -> dict[str, str]:
-    """What each of the input's columns is called in the dataset.
+    """Return the name in the dataset of each of the input's columns.
 
     A column keeps its name unless a result column, or an input column before it, has the same
     one; then it is prefixed with `input_` until it stands alone. Upper and lower case count as
@@ -88,7 +88,7 @@ def dataset_names(columns: Mapping[str, str]) -> dict[str, str]:
 
 
 def schema(columns: Mapping[str, str]) -> pa.Schema:
-    """The schema of every part of a run whose input has these columns (name to type).
+    """Return the schema of every part of a run whose input has these columns (name to type).
 
     Raises:
         DatasetError: a type is not one of string, int64, double, bool and json.
@@ -108,10 +108,10 @@ def _arrow_type(column: str, kind: str) -> pa.DataType:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The run's manifest.
+    """Return the run's manifest.
 
     Raises:
-        DatasetError: there is none at `path`, or it is not one this version writes.
+        DatasetError: there is none at `path`, or it is not one that this version writes.
     """
     try:
         manifest = json.loads(path.read_bytes())

@@ -10,19 +10,14 @@ from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from jobs.dataset.layout import Layout, read_manifest, schema
+from jobs.dataset.part import read_part
 from jobs.errors import DatasetError
 from vllm_mlx.outputs import FinishReason
 
+_READ = ("id", "row", "sample_index", "prompt_tokens", "completion_tokens", "finish_reason")
 _SHOWN = 20
-_READ = pa.schema(
-    map(
-        schema({}).field,
-        ("id", "row", "sample_index", "prompt_tokens", "completion_tokens", "finish_reason"),
-    )
-)
 
 
 @dataclass(slots=True)
@@ -120,44 +115,14 @@ def _is_invisible(path: Path) -> bool:
 
 
 def _read_parts(parts: Iterable[Path], expected: pa.Schema, found: Verification) -> pa.Table:
-    tables = [_READ.empty_table()]
+    tables = [expected.empty_table().select(_READ)]
     for part in parts:
         try:
-            tables.append(_read_part(part, expected))
+            # Selected when read: an input column named "id.x" is to Arrow a child of "id".
+            tables.append(read_part(part, expected).select(_READ))
         except DatasetError as error:
             found.problems.append(str(error))
     return pa.concat_tables(tables).combine_chunks()
-
-
-def _read_part(path: Path, expected: pa.Schema) -> pa.Table:
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as part:
-            if difference := _difference(part.schema_arrow, expected):
-                raise DatasetError(f"{path} has another schema: {difference}")
-            rows = part.read(use_threads=False)  # all columns, so that every checksum is checked
-            rows.validate(full=True)  # else broken UTF-8 raises later, where the file is unknown
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise DatasetError(f"{path} can't be read: {error}") from error
-    if rows.num_rows == 0:
-        raise DatasetError(f"{path} holds no rows")
-    # Selected again, since Arrow takes an input column named "id.x" for a child of "id".
-    return rows.select(_READ.names).replace_schema_metadata()
-
-
-def _difference(found: pa.Schema, expected: pa.Schema) -> str:
-    if found.equals(expected):
-        return ""
-    have, want = (dict(zip(s.names, s.types, strict=True)) for s in (found, expected))
-    differences = [
-        *(f"no column {name!r}" for name in want.keys() - have.keys()),
-        *(f"column {name!r} is new" for name in have.keys() - want.keys()),
-        *(
-            f"column {name!r} is {have[name]}, not {want[name]}"
-            for name in have.keys() & want.keys()
-            if have[name] != want[name]
-        ),
-    ]
-    return ", ".join(sorted(differences)) or "its columns stand in another order"
 
 
 def _check_outcomes(rows: pa.Table, found: Verification) -> None:

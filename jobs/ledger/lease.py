@@ -21,8 +21,8 @@ from jobs.errors import LeaseLostError, LedgerError
 from jobs.ledger.counts import Counts
 from jobs.ledger.keys import (
     done_key,
+    explain_damage,
     leases_key,
-    of_our_kind,
     partial_key,
     rows_channel,
     rows_key,
@@ -101,7 +101,7 @@ class ShardLease:
         """
         claim = connection.register_script(_CLAIM)
         keys = [done_key(run_id), leases_key(run_id), rows_key(run_id, shard)]
-        with of_our_kind(run_id):
+        with explain_damage(run_id):
             token, *rest = cast(list[Any], claim(keys=keys, args=[shard]))
         if not token:
             return None
@@ -150,7 +150,7 @@ class ShardLease:
         run_id, shard = self.run_id, self.shard
         keys = [leases_key(run_id), rows_key(run_id, shard), partial_key(run_id), done_key(run_id)]
         args = [shard, self.fencing_token, *more]
-        with of_our_kind(run_id):
+        with explain_damage(run_id):
             is_held = self.connection.register_script(script)(keys=keys, args=args)
         if not is_held:
             raise LeaseLostError(

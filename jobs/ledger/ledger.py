@@ -20,9 +20,9 @@ from jobs.ledger.counts import Counts
 from jobs.ledger.keys import (
     RUNS,
     done_key,
+    explain_damage,
     leases_key,
     live_key,
-    of_our_kind,
     out_key,
     partial_key,
     rows_key,
@@ -95,7 +95,7 @@ class Ledger:
         Raises:
             RunNotFoundError: the server knows no such run.
         """
-        with of_our_kind(run_id):
+        with explain_damage(run_id):
             raw = self._redis.hget(run_key(run_id), "spec")
         if raw is None:
             raise RunNotFoundError(f"no run {run_id!r} on this server")
@@ -111,7 +111,7 @@ class Ledger:
             pipeline.hgetall(run_key(run_id))
             pipeline.hvals(done_key(run_id))
             pipeline.hvals(partial_key(run_id))
-            with of_our_kind(run_id):
+            with explain_damage(run_id):
                 record, done, partial = pipeline.execute()
         if b"spec" not in record:
             raise RunNotFoundError(f"no run {run_id!r} on this server")
@@ -163,7 +163,7 @@ class Ledger:
         Raises:
             LedgerError: the record is not one that this version writes.
         """
-        with of_our_kind(run_id):
+        with explain_damage(run_id):
             names = cast(list[bytes], self._redis.hkeys(done_key(run_id)))
         return set(map(_shard, names))
 

@@ -1,14 +1,14 @@
-"""`Backlog`: the rows that an engine's process has to answer, and in which company."""
+"""`Backlog`: the rows that an engine's process has to answer, and which of them it gets when."""
 
 from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from vllm_mlx.batching.request import Request
+from vllm_mlx.batching.request import Request, by_prompt
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
 from worker.engine.wire import Asked, Order, encode_prompt
@@ -33,16 +33,21 @@ class Pending:
     began: bool = False
 
 
-def pending_rows(samples: Sequence[Request], keys: Iterator[int], model: str) -> list[Pending]:
-    """Return the samples of one prompt as rows, with the error in them if JSON can't hold it."""
-    try:
-        prompt = encode_prompt(samples[0].prompt)
-    except Exception as error:  # one prompt must never cost its neighbours
-        rows = [Pending(next(keys), "", sample.params) for sample in samples]
-        for row in rows:
-            row.future.set_result(GenerationOutput.from_error(error, model))
-        return rows
-    return [Pending(next(keys), prompt, sample.params) for sample in samples]
+def pending_rows(requests: Iterable[Request], keys: Iterator[int], model: str) -> list[Pending]:
+    """Return requests as rows; those whose prompt JSON can't hold are answered with the error."""
+    rows = []
+    for samples in by_prompt(requests):
+        prompt, failure = "", None
+        try:
+            prompt = encode_prompt(samples[0].prompt)
+        except Exception as error:  # one prompt must never cost its neighbours
+            failure = GenerationOutput.from_error(error, model)
+        for sample in samples:
+            row = Pending(next(keys), prompt, sample.params)
+            if failure:
+                row.future.set_result(failure)
+            rows.append(row)
+    return rows
 
 
 def order_of(rows: Iterable[Pending]) -> Order:
@@ -53,10 +58,10 @@ def order_of(rows: Iterable[Pending]) -> Order:
 
 
 class Backlog:
-    """Decides what is sent: everything, or, after a process died, one row at a time.
+    """The pending rows: all are sent at once, or, after a process died, one at a time.
 
-    Any of the rows that a process had begun may have killed it. They are tried again alone, before
-    all others, so that a process that dies once more tells which row it was.
+    Any row that the process had begun may have killed it. Each of these is tried again alone,
+    before all others, so that another death names the row that caused it.
     """
 
     def __init__(self) -> None:
@@ -66,15 +71,15 @@ class Backlog:
 
     @property
     def unsent(self) -> int:
-        """Rows that the process does not know of yet."""
+        """How many rows the process has not got yet."""
         return sum(not row.sent for row in self._rows.values())
 
     def add(self, rows: Iterable[Pending]) -> None:
-        """Rows to answer, in this order."""
+        """Add rows, to be answered in this order."""
         self._rows |= {row.key: row for row in rows}
 
     def due(self) -> list[Pending]:
-        """The rows to send now."""
+        """Return the rows to send now, and take them for sent."""
         if self._alone:
             return []
         rows = [row for row in self._rows.values() if not row.sent]
@@ -89,20 +94,20 @@ class Backlog:
         return rows
 
     def begin(self, keys: Iterable[int]) -> None:
-        """The process has begun to work on these rows."""
+        """Note that the process has begun to work on these rows."""
         for key in keys:
             if row := self._rows.get(key):
                 row.began = True
 
     def take(self, key: int) -> Pending | None:
-        """A row that is answered or cancelled; None if it was before."""
+        """Remove and return an answered or cancelled row; None if it was removed before."""
         row = self._rows.pop(key, None)
         if row and row is self._alone:
             self._alone = None
         return row
 
     def take_all(self) -> list[Pending]:
-        """Every row: nobody answers them any more."""
+        """Remove and return every row."""
         rows = list(self._rows.values())
         self._rows.clear()
         self._suspects.clear()
@@ -110,7 +115,7 @@ class Backlog:
         return rows
 
     def fail(self) -> Pending | None:
-        """The process died. Returns the row that has killed it twice, if there is one."""
+        """Note that the process died. Return the row that has killed two, if there is one."""
         killer = self._alone and self.take(self._alone.key)
         if not killer:
             sent = [row for row in self._rows.values() if row.sent]

@@ -42,19 +42,19 @@ class Death:
         return f"was killed by {name}{memory}"
 
     def told(self, times: int) -> str:
-        """That it was the last of so many."""
+        """Return a sentence for the last of so many deaths."""
         said = f"its process died {times} times in a row; the last one {self}"
         return f"{said}. It ends:\n{self.last_words}" if self.last_words else said
 
 
 class EngineChild:
-    """The process, with a thread that writes to it and one that passes on what it logs.
+    """The process, with a thread that writes to it and one that passes on its logs.
 
-    So nobody waits for a full pipe but these.
+    Only these two threads ever wait for a full pipe.
     """
 
     def __init__(self, setup: Setup) -> None:
-        # -P and our own path: whatever lies in the working directory is not imported.
+        # -P and our own path: no module is imported from the working directory.
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "worker.engine.process"],
@@ -81,7 +81,7 @@ class EngineChild:
         self._orders.put(order.encode() + b"\n")
 
     def reports(self) -> Iterator[Report]:
-        """What the process tells, until it ends."""
+        """Yield the reports of the process, until it ends."""
         assert self._process.stdout
         for line in self._process.stdout:
             if line.endswith(b"\n"):  # else it died over it
@@ -95,7 +95,7 @@ class EngineChild:
         self._end()
 
     def bury(self) -> Death:
-        """How it died, when there are no more reports."""
+        """Wait for the process after its last report; return how it died."""
         assert self._process.stdout
         self._process.stdout.close()
         code = self._end()
@@ -123,7 +123,7 @@ class EngineChild:
                     stdin.flush()
 
     def _pass_on_logs(self) -> None:
-        """As they come, and not line by line: progress bars have one line only."""
+        """Copy stderr as it comes, and not by lines: a progress bar is a single one."""
         stderr: IO[bytes] | None = self._process.stderr
         assert stderr
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -131,7 +131,7 @@ class EngineChild:
             while chunk := os.read(stderr.fileno(), 1 << 16):
                 text = decoder.decode(chunk)
                 self._words = (self._words + text)[-4096:]
-                with contextlib.suppress(OSError, ValueError):  # nobody reads them any more
+                with contextlib.suppress(OSError, ValueError):  # our own stderr is closed
                     sys.stderr.write(text)
                     sys.stderr.flush()
 

@@ -1,7 +1,7 @@
 """The process that an engine runs in, as the child of a worker: `python -m worker.engine.process`.
 
-Orders come in on stdin, reports go out on what was stdout (see `worker.engine.wire`); whatever
-prints reaches stderr. It ends with its worker: when stdin does.
+Orders come in on stdin, reports go out on what was stdout (see `worker.engine.wire`); all that is
+printed goes to stderr. It ends with its worker, at the end of stdin.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def engine_core(setup: Setup) -> TextEngine:
 
 
 class EngineHost:
-    """Lets an engine do what orders say, and reports."""
+    """Runs an engine by the orders that come in, and reports."""
 
     def __init__(self, setup: Setup, reports: IO[bytes]) -> None:
         self.model = setup.model
@@ -101,7 +101,7 @@ class EngineHost:
                 future.cancel()
         if not order.asked:
             return
-        # Told before the row's first step: what kills this process leaves no time to tell it.
+        # Reported before the row's first step, which may kill this process.
         requests = {
             key: Request(prompt, params, on_begin=partial(self._tell, Report(began=(key,))))
             for text, samples in order.asked
@@ -173,7 +173,7 @@ def main() -> None:
 
 
 def _read(orders: IO[bytes], host: EngineHost) -> None:
-    """Pass orders on; if the worker is gone, end at once, in the midst of whatever goes on."""
+    """Pass orders on; end the process at once, in the middle of a step, if the worker is gone."""
     for line in orders:
         host.inbox.put(partial(host.obey, Order.decode(line)))
     if tempfile.tempdir:
@@ -191,7 +191,7 @@ def _take_over_pipes() -> tuple[IO[bytes], IO[bytes]]:
 
 
 def _offer_to_oom_killer() -> None:
-    """When memory is out, Linux is to kill this process and not the worker, which restarts it."""
+    """Make Linux kill this process, which is restarted, before the worker when memory is out."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
 

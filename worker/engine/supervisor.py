@@ -14,7 +14,7 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import replace
 from functools import partial
 
-from vllm_mlx.batching.request import Request, by_prompt
+from vllm_mlx.batching.request import Request
 from vllm_mlx.errors import EngineStoppedError, MLXBatchError, WorkerKilled
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.outputs import EngineStats, GenerationOutput
@@ -111,11 +111,7 @@ class SupervisedEngine:
         """
         if any(request.on_chunk or request.on_begin for request in requests):
             raise ValueError("an engine in another process calls nothing back")
-        rows = [
-            row
-            for samples in by_prompt(requests)
-            for row in pending_rows(samples, self._keys, self._setup.model)
-        ]
+        rows = pending_rows(requests, self._keys, self._setup.model)
         with self._lock:
             if self._ended is not None:
                 raise EngineStoppedError(self._ended)
@@ -133,7 +129,7 @@ class SupervisedEngine:
             return replace(stats, waiting=stats.waiting + self._backlog.unsent)
 
     def _forget(self, row: Pending, future: Future[GenerationOutput]) -> None:
-        """A future is done; if its caller has cancelled it, its place is free."""
+        """Free the place of a row whose future is done, if its caller has cancelled it."""
         if not future.cancelled():
             return
         with self._lock:
@@ -212,7 +208,7 @@ class SupervisedEngine:
                 _resolve(row, output)
 
     def _clear_up(self) -> tuple[bool, Pending | None]:
-        """After a death: whether it had loaded its model, and the row that has killed twice."""
+        """Return whether a dead process had loaded its model, and the row that has killed two."""
         with self._lock:
             was_ready, self._is_ready = self._is_ready, False
             self._child = None
@@ -228,7 +224,7 @@ class SupervisedEngine:
             thread.join()
 
     def _end(self, error: Exception, ready: Future[None] | None = None) -> None:
-        """Nothing is answered any more."""
+        """End the process, and every row with it."""
         with self._lock:
             if self._ended is None:
                 is_told = isinstance(error, EngineStoppedError)

@@ -151,7 +151,7 @@ def test_a_key_of_another_kind_is_named(redis: Redis, key: str) -> None:
     if key != rows_key(RUN, 0):  # it does not look there
         acts.append(lease.check)
     for act in acts:
-        with pytest.raises(LedgerError, match="somebody else wrote into the records of run-1"):
+        with pytest.raises(LedgerError, match="another program wrote into the records of run-1"):
             act()
 
 
