@@ -77,6 +77,8 @@ KINDS: dict[str, dict[str, Any]] = {
 Make = Callable[[str], Path]
 
 
-def read(path: Path, fps: float = 2.0, most: int = 32, reader: Any = "auto") -> VideoClip:
+def read(
+    path: Path, fps: float = 2.0, most: int = 32, reader: Any = "auto", **options: Any
+) -> VideoClip:
     params = VideoParams(video_fps=fps, video_max_frames=most)
-    return read_video(path, params, replace(UNRESTRICTED, video_reader=reader))
+    return read_video(path, params, replace(UNRESTRICTED, video_reader=reader), **options)
