@@ -124,8 +124,8 @@ def index_video(path: Path, container: InputContainer, stream: VideoStream) -> C
         start=stream.start_time or 0,
     )
     iso = index.container.startswith(ISO_BOXES)
-    told = not iso and "mpeg" not in index.container  # those guess their duration from the file
-    ended_s, whole = _read_packets(index, container, stream, every_stream=told)
+    has_duration = not iso and "mpeg" not in index.container  # MPEG's is guessed from the size
+    ended_s, whole = _read_packets(index, container, stream, every_stream=has_duration)
     index.ordered &= index.timed
     index.pts.sort()
     index.keys.sort()
@@ -134,7 +134,7 @@ def index_video(path: Path, container: InputContainer, stream: VideoStream) -> C
     index.ordered &= len(set(index.pts)) == len(index.pts)
     if iso:
         index.truncated = not whole or _cut_in_a_box(path)
-    elif told and container.duration:
+    elif has_duration and container.duration:
         start_s = (container.start_time or 0) / av.time_base
         missing_s = start_s + container.duration / av.time_base - ended_s
         index.truncated = not whole or missing_s > MISSING_S

@@ -126,7 +126,7 @@ class _Download:
         """Where to connect to: checked, and not to be resolved again."""
         domains = self.policy.allowed_domains
         literal = literal_address(url.host) is not None
-        if domains is not None and literal:  # first, lest the other message say how to allow it
+        if domains is not None and literal:  # first: the other message says how to allow it
             _check_public(url.host, [url.host], what)
         if domains is not None and not is_allowed(url.host, domains):
             raise MediaNotAllowedError(

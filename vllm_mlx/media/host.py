@@ -20,7 +20,7 @@ def canonical_host(host: str) -> str:
     An IPv6 address is given with or without brackets and comes back without. Resolvers read
     `2130706433`, `0177.0.0.1`, `0x7f.1` and `127.1` as addresses, so what ends like a number and
     is not four plain decimal numbers is refused. So is Unicode that IDNA would turn into other
-    letters (full-width digits, `ß`): whoever means the result can write it.
+    letters (full-width digits, `ß`): the result can be written instead.
 
     Raises:
         ValueError: it is no such host; the message doesn't quote it.

@@ -25,15 +25,15 @@ _PIECE = 1 << 20
 def readable(path: Path, policy: MediaPolicy, name: str) -> Iterator[Path]:
     """A path to the regular file at `path`, good for as long as the context.
 
-    Where every path is allowed, it is `path` itself. Otherwise whoever wrote the prompt may also be
-    able to write below the allowed folders, and put a link in place of what was checked. So the
-    file is opened once, folder by folder from the allowed one and following no links, and what
-    comes out leads to the open file: on Linux a link into /proc, elsewhere a copy. A hard link to a
-    file outside can't be told from the file: whoever may make one may read it.
+    Where every path is allowed, it is `path` itself. Otherwise the author of the prompt may be able
+    to write below the allowed folders, too, and put a link in place of what was checked. So the
+    file is opened once, folder by folder from the allowed one and following no links, and the path
+    leads to the open file: on Linux a link into /proc, elsewhere a copy. A hard link to a file
+    outside can't be told from the file; only users who may read the file can make one.
 
     Raises:
-        MediaNotAllowedError: with links resolved, `path` is not below an allowed folder. Whether
-            it exists isn't told.
+        MediaNotAllowedError: with links resolved, `path` is not below an allowed folder. The error
+            does not show whether it exists.
         MediaError: it is missing, unreadable, not a regular file, empty or too large.
     """
     _check_spelling(path, name)

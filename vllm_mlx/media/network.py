@@ -17,7 +17,7 @@ MAX_HEADER_BYTES = 64 << 10
 
 
 def _resolve(host: str, port: int) -> list[str]:
-    # Bytes, lest `getaddrinfo` apply an IDNA of its own.
+    # Bytes, or `getaddrinfo` would apply an IDNA of its own.
     found = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 

@@ -20,7 +20,7 @@ VIDEO_READERS: tuple[VideoReader, ...] = get_args(VideoReader)
 
 @dataclass(frozen=True, slots=True)
 class MediaPolicy:
-    """A prompt may be somebody else's text: by default nothing is read and nothing is fetched.
+    """What a prompt may name, which can be a stranger's text: by default nothing.
 
     Attributes:
         allowed_paths: folders that local files may be under, once links are resolved; None allows

@@ -31,7 +31,7 @@ class Room:
 
         def claim(nbytes: int) -> None:
             nonlocal own
-            self._give_back(own)  # first: whoever holds some while waiting may block another
+            self._give_back(own)  # first: a thread that holds some while it waits may block another
             own = 0
             self._take(nbytes)
             own = nbytes

@@ -43,7 +43,7 @@ class MediaFile:
 
     Attributes:
         path: to be opened inside the context, and not to be resolved: it may be a link that leads
-            to an open file, lest somebody puts another in its place.
+            to an open file, so that no other can be put in its place.
         name: what the prompt said, safe to display: no user, password or query of a URL, and no
             inline data.
     """

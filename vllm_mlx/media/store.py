@@ -1,12 +1,38 @@
-"""`MediaStore`: prepared pixels, each read once and held while somebody may need them."""
+"""`MediaStore`: prepared pixels, each read once and held while needed; and hashes to name them."""
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Generic, Protocol, TypeVar
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+_new_digest = partial(hashlib.blake2b, digest_size=20)
+
+
+def file_hash(path: Path) -> str:
+    """Hexadecimal hash of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, _new_digest).hexdigest()
+
+
+def content_hash(pixels: NDArray[Any], *params: object) -> str:
+    """Hexadecimal hash of an array and of what is done with it.
+
+    Args:
+        pixels: of any shape and dtype; both are part of the hash.
+        params: whatever else makes a difference (a model's name, a size); compared by `repr`.
+    """
+    digest = _new_digest(f"{pixels.shape} {pixels.dtype.str} {params!r}\n".encode())
+    digest.update(np.ascontiguousarray(pixels).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 class Sized(Protocol):
@@ -24,15 +50,15 @@ class MediaStore(Generic[T]):
     """Things by key, made once however many ask at the same time. Every method is thread-safe.
 
     Args:
-        max_bytes: most that is held. What is pinned is held beyond that, so whoever prepares more
-            calls `wait_for_room()` before.
+        max_bytes: most that is held. What is pinned is held beyond that, so call
+            `wait_for_room()` before more is prepared.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._condition = threading.Condition()
         self._held: dict[str, T] = {}
-        self._idle: OrderedDict[str, None] = OrderedDict()  # of these, what nobody has pinned
+        self._idle: OrderedDict[str, None] = OrderedDict()  # of these, what is not pinned
         self._making: dict[str, Future[T]] = {}
         self._pins: Counter[str] = Counter()
         self._nbytes = self._pinned_nbytes = 0
@@ -47,7 +73,7 @@ class MediaStore(Generic[T]):
         return self._pinned_nbytes
 
     def get(self, key: str, make: Callable[[], T]) -> T:
-        """The thing of that key; who asks first makes it, all others wait for that."""
+        """The thing of that key; the first call makes it, all others wait for that."""
         with self._condition:
             if key in self._held:
                 if key in self._idle:
@@ -70,7 +96,7 @@ class MediaStore(Generic[T]):
                 self._pinned_nbytes += self._held[key].nbytes
 
     def unpin(self, key: str, *, keep: bool = True) -> None:
-        """Undo a `pin()`; without `keep`, it is dropped when nobody has it pinned."""
+        """Undo a `pin()`; without `keep`, it is dropped when it is not pinned any more."""
         with self._condition:
             self._pins[key] -= 1
             if self._pins[key]:
@@ -92,7 +118,7 @@ class MediaStore(Generic[T]):
             )
 
     def close(self) -> None:
-        """Let go of everything, and of whoever waits for room."""
+        """Let go of everything, and end all waits for room."""
         with self._condition:
             self._is_closed = True
             self._held.clear()
@@ -124,7 +150,7 @@ class MediaStore(Generic[T]):
         self._evict()
 
     def _evict(self) -> None:
-        """Drop what nobody has pinned, the least recently used first."""
+        """Drop what is not pinned, the least recently used first."""
         while self._nbytes > self.max_bytes and self._idle:
             self._drop(next(iter(self._idle)))
 

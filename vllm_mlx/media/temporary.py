@@ -1,4 +1,4 @@
-"""`kept`: bytes from elsewhere as a file that goes away, with the suffix of their content type."""
+"""Files for bytes from elsewhere, which go away, with the suffix of their content type."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from vllm_mlx.errors import MediaError
 
-# `mimetypes` reads tables of the machine, and a suffix is somebody else's text: so these only.
+# `mimetypes` reads tables of the machine, and a URL's suffix is not to be trusted: these only.
 _SUFFIXES = {
     "image/avif": ".avif",
     "image/bmp": ".bmp",

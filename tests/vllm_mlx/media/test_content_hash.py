@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vllm_mlx.media.hashing import content_hash
+from vllm_mlx.media.store import content_hash
 
 PIXELS = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
 

@@ -14,13 +14,12 @@ from PIL import Image
 
 from vllm_mlx.batching.prompts import MediaPrompt
 from vllm_mlx.errors import MediaError
-from vllm_mlx.media.hashing import content_hash, file_hash
 from vllm_mlx.media.image import frames_of, read_image
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.media.room import Room
 from vllm_mlx.media.selection import select_frames
 from vllm_mlx.media.source import opened
-from vllm_mlx.media.store import MediaStore
+from vllm_mlx.media.store import MediaStore, content_hash, file_hash
 from vllm_mlx.media.video import VideoClip, read_video
 from vllm_mlx.models.vision.held import Content, Held, Pinned, T
 from vllm_mlx.outputs import MediaInfo
