@@ -175,7 +175,7 @@ def _direct(core: Any, prompts: Path) -> float:
     started = time.perf_counter()
     futures = core.submit(
         *(
-            Request(request.messages or request.prompt, request.sampling_params(GREEDY))
+            Request(request.messages or request.prompt, request.over(GREEDY))
             for request in requests
             if request
         )

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, Self
+from typing import Annotated, Any, Literal, NotRequired, Self, TypeVar
 
 from pydantic import (
     BeforeValidator,
@@ -22,12 +22,12 @@ from typing_extensions import TypedDict
 from vllm_mlx.content import Content, Part, content_of, media_of, with_sources
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.media.names import located
-from vllm_mlx.parameters import describe
+from vllm_mlx.parameters import Parameters, describe
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.video_params import VideoParams
 
-SAMPLING_FIELDS = frozenset(SamplingParams.model_fields)
-VIDEO_FIELDS = frozenset(VideoParams.model_fields)
+P = TypeVar("P", bound=Parameters)
+
 MAX_SAMPLES = 1024
 MAX_MEDIA = 64
 """Most images, and most videos, of one row."""
@@ -139,18 +139,9 @@ class GenerationRequest(SamplingParams, VideoParams):
         except ValidationError as error:
             raise InvalidRequestError(describe(error, tuple(cls.model_fields))) from None
 
-    def sampling_params(self, defaults: SamplingParams) -> SamplingParams:
-        """`defaults`, overridden by exactly the sampling fields this request gave."""
-        given = self.model_fields_set & SAMPLING_FIELDS
-        if not given:
-            return defaults
-        return defaults.model_copy(update={name: getattr(self, name) for name in given})
-
-    def video_params(self, defaults: VideoParams) -> VideoParams:
-        """`defaults`, overridden by exactly the fields of videos' frames this request gave."""
-        given = self.model_fields_set & VIDEO_FIELDS
-        if not given:
-            return defaults
+    def over(self, defaults: P) -> P:
+        """`defaults`, overridden by exactly those of their fields that this request gave."""
+        given = self.model_fields_set & type(defaults).model_fields.keys()
         return defaults.model_copy(update={name: getattr(self, name) for name in given})
 
     @property

@@ -197,7 +197,7 @@ class ShardFlight(Flight):
         return self.spec.input.format.dialect.request(row.data).located(self.task.folder)
 
     def _params(self, request: GenerationRequest, row: ShardRow, sample: int) -> SamplingParams:
-        params = request.sampling_params(self.spec.sampling)
+        params = request.over(self.spec.sampling)
         if params.greedy:
             return params
         seed = request.seed
@@ -208,7 +208,7 @@ class ShardFlight(Flight):
 
     def _prompt(self, request: GenerationRequest) -> Prompt:
         if request.media:
-            return MediaPrompt(request.chat(), request.video_params(self.spec.video_params))
+            return MediaPrompt(request.chat(), request.over(self.spec.video_params))
         if request.prompt is not None and not self.spec.chat:
             return request.prompt
         return request.chat()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -15,14 +16,24 @@ from vllm_mlx.media.names import abridged
 SHORTHANDS: Mapping[str, str] = {"image": "images", "video": "videos"}
 """How a row says that it has just one image or video."""
 
+FIELDS = frozenset({*GenerationRequest.model_fields, *SHORTHANDS})
+"""What a row may say of its request."""
+
 _MEDIA_COLUMNS = frozenset({*SHORTHANDS, *SHORTHANDS.values()})
 _PART_KEYS = frozenset({*MEDIA_PARTS, "url"})
 _ID: TypeAdapter[str] = TypeAdapter(RequestId, config=ConfigDict(strict=True))
 
 
-class Dialect(Protocol):
-    """One way to write rows."""
+class Dialect(ABC):
+    """One way to write rows.
 
+    Attributes:
+        id_key: what a row has its id under.
+    """
+
+    id_key: str
+
+    @abstractmethod
     def request(self, data: Mapping[str, Any]) -> GenerationRequest:
         """The request that a row's object stands for.
 
@@ -30,6 +41,7 @@ class Dialect(Protocol):
             InvalidRequestError: naming field, what was given and what is allowed.
         """
 
+    @abstractmethod
     def columns(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The row's own columns, which go to the dataset beside the output; never raises.
 
@@ -38,9 +50,19 @@ class Dialect(Protocol):
 
     def own_id(self, data: Mapping[str, Any]) -> str | None:
         """The id of a row, good or bad, if it has a usable one."""
+        try:
+            return _ID.validate_python(data.get(self.id_key))
+        except ValidationError:
+            return None
 
     def samples(self, data: Mapping[str, Any], default: int) -> int:
         """How many samples a good row asks for."""
+        given = self.fields(data).get("n")
+        return default if given is None else int(given)
+
+    def fields(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Where the fields of a good row's request stand."""
+        return data
 
 
 def written_out(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,20 +85,6 @@ def written_out(fields: Mapping[str, Any]) -> dict[str, Any]:
             )
         full[many] = [value]
     return full
-
-
-def usable_id(given: Any) -> str | None:
-    """`given` as an id; None if it can't be one."""
-    try:
-        return _ID.validate_python(given)
-    except ValidationError:
-        return None
-
-
-def samples_of(fields: Mapping[str, Any], default: int) -> int:
-    """`n` of a good request's fields."""
-    given = fields.get("n")
-    return default if given is None else int(given)
 
 
 def carried(columns: Mapping[str, Any]) -> dict[str, Any]:

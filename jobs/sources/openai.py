@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.requests import SAMPLING_FIELDS, VIDEO_FIELDS, GenerationRequest
-from jobs.sources.dialect import SHORTHANDS, carried, samples_of, usable_id, written_out
+from jobs.requests import GenerationRequest
+from jobs.sources.dialect import FIELDS, Dialect, carried, written_out
 from vllm_mlx.errors import InvalidRequestError, shown
 
 _ENVELOPE = ("custom_id", "method", "url", "body")
 _ENDPOINTS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
 
 # What reaches the request, and what only goes to the dataset. The model is the worker's to choose.
-_MEDIA_FIELDS = VIDEO_FIELDS | {"images", "videos", *SHORTHANDS}
-_REQUEST_FIELDS = SAMPLING_FIELDS | _MEDIA_FIELDS | {"prompt", "messages", "metadata", "n"}
+_REQUEST_FIELDS = FIELDS - {"id"}
 _CARRIED_FIELDS = _REQUEST_FIELDS | {"max_completion_tokens", "model", "top_logprobs", "user"}
 
 # Values that ask for nothing; most are of fields we do not support otherwise.
@@ -32,8 +31,10 @@ _NO_OPS: dict[str, Any] = {
 }
 
 
-class OpenAI:
+class OpenAI(Dialect):
     """The dialect of OpenAI-batch JSONL."""
+
+    id_key = "custom_id"
 
     def request(self, data: Mapping[str, Any]) -> GenerationRequest:
         """The request of a row.
@@ -68,11 +69,9 @@ class OpenAI:
         given = _meaningful(body)
         return carried({key: value for key, value in given.items() if key in _CARRIED_FIELDS})
 
-    def own_id(self, data: Mapping[str, Any]) -> str | None:
-        return usable_id(data.get("custom_id"))
-
-    def samples(self, data: Mapping[str, Any], default: int) -> int:
-        return samples_of(data["body"], default)
+    def fields(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        body: Mapping[str, Any] = data["body"]
+        return body
 
 
 def _source_of(data: Mapping[str, Any]) -> str:

@@ -7,15 +7,15 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
-from jobs.requests import SAMPLING_FIELDS, VIDEO_FIELDS, GenerationRequest
-from jobs.sources.dialect import SHORTHANDS, carried, samples_of, usable_id, written_out
+from jobs.requests import GenerationRequest
+from jobs.sources.dialect import FIELDS, Dialect, carried, written_out
 from vllm_mlx.errors import InvalidRequestError
 
-_FIELDS = frozenset(GenerationRequest.model_fields) | SHORTHANDS.keys()
 
-
-class Plain:
+class Plain(Dialect):
     """The dialect of all files but OpenAI-batch JSONL."""
+
+    id_key = "id"
 
     def request(self, data: Mapping[str, Any]) -> GenerationRequest:
         """The request of a row.
@@ -25,7 +25,7 @@ class Plain:
                 be ignored in silence.
         """
         check_spelling(data)
-        fields = {key: value for key, value in data.items() if key in _FIELDS}
+        fields = {key: value for key, value in data.items() if key in FIELDS}
         if fields.get("prompt") is None and fields.get("messages") is None:
             given = [f"{key}: null" if value is None else key for key, value in data.items()]
             keys = ", ".join(given[:10]) or "no columns"
@@ -39,12 +39,6 @@ class Plain:
         """All but the id."""
         return carried({key: value for key, value in data.items() if key != "id"})
 
-    def own_id(self, data: Mapping[str, Any]) -> str | None:
-        return usable_id(data.get("id"))
-
-    def samples(self, data: Mapping[str, Any], default: int) -> int:
-        return samples_of(data, default)
-
 
 def check_spelling(keys: Iterable[str]) -> None:
     """Raise InvalidRequestError if a key is a close misspelling of one that acts."""
@@ -54,7 +48,7 @@ def check_spelling(keys: Iterable[str]) -> None:
                 f"{key}: not supported, and it would be ignored; leave it out, or rename it if it "
                 "is a column of yours"
             )
-        if key not in _FIELDS and len(key) <= _LONGEST and (meant := _meant_field(key)):
+        if key not in FIELDS and len(key) <= _LONGEST and (meant := _meant_field(key)):
             raise _misspelt(key, meant)
 
 
@@ -75,10 +69,7 @@ def _fold(name: str) -> str:
     return "".join(filter(str.isalnum, name)).lower()
 
 
-_FOLDED = {
-    _fold(name): name
-    for name in sorted(SAMPLING_FIELDS | VIDEO_FIELDS | {"n", "images", "videos", *SHORTHANDS})
-}
+_FOLDED = {_fold(name): name for name in sorted(FIELDS - {"id", "prompt", "messages", "metadata"})}
 # Near "stop", "seed" or "top_p" lie ordinary words ("step", "speed", "top"): a short name is
 # meant only when it is equal but for case, separators and a plural s.
 _LONG_NAMES = [folded for folded in _FOLDED if len(folded) > 6]

@@ -61,7 +61,7 @@ def validated(source: Input, *, sampling: SamplingParams, n: int) -> Iterator[So
 
 def _samples(request: GenerationRequest, sampling: SamplingParams, n: int) -> int:
     samples = request.samples(n)
-    if samples > 1 and request.sampling_params(sampling).greedy:
+    if samples > 1 and request.over(sampling).greedy:
         raise InvalidRequestError(
             f"n={samples}: with temperature=0 every sample is the same; ask for one, or give "
             "a temperature"

@@ -217,11 +217,11 @@ def test_given_video_settings_override_the_defaults_and_no_others() -> None:
             VideoParams.of(video_fps=1, video_max_frames=2),
         ),
     ]:
-        found = GenerationRequest.parse({"prompt": "p", **data}).video_params(defaults)
+        found = GenerationRequest.parse({"prompt": "p", **data}).over(defaults)
         assert type(found) is VideoParams
         assert found == params
     request = GenerationRequest.parse({"prompt": "p", "video_fps": 4, "max_tokens": 3})
-    assert request.sampling_params(SamplingParams.of()) == SamplingParams.of(max_tokens=3)
+    assert request.over(SamplingParams.of()) == SamplingParams.of(max_tokens=3)
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_any_mapping_is_parsed() -> None:
 def test_given_fields_override_the_defaults_and_no_others() -> None:
     defaults = SamplingParams.of(max_tokens=7, temperature=0.0, stop=["x"], seed=3)
     request = GenerationRequest.parse({"prompt": "p", "temperature": 0.7, "stop": "y"})
-    sampling = request.sampling_params(defaults)
+    sampling = request.over(defaults)
     assert type(sampling) is SamplingParams
     assert sampling == SamplingParams.of(max_tokens=7, temperature=0.7, stop=["y"], seed=3)
     assert defaults == SamplingParams.of(max_tokens=7, temperature=0.0, stop=["x"], seed=3)
@@ -350,7 +350,7 @@ def test_null_is_not_given(name: str) -> None:
     )
     request = GenerationRequest.parse({"prompt": "p", name: None, "messages": None, "id": None})
     assert request.model_fields_set == {"prompt"}
-    assert request.sampling_params(defaults) == defaults
+    assert request.over(defaults) == defaults
 
 
 def test_parsing_is_fast() -> None:

@@ -430,7 +430,7 @@ def test_fingerprint(tmp_path: Path) -> None:
 def test_a_dialect_makes_a_row_s_request_or_raises() -> None:
     request = Format("jsonl").dialect.request({"prompt": "p", "id": 5, "x": 1})
     assert (request.id, request.prompt) == ("5", "p")
-    assert request.sampling_params(SamplingParams.of(seed=1)).seed == 1
+    assert request.over(SamplingParams.of(seed=1)).seed == 1
     with pytest.raises(InvalidRequestError, match="neither prompt nor messages"):
         Format.JSONL.dialect.request({})
 
