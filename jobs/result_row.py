@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from vllm_mlx.json_record import JSONRecord
 from vllm_mlx.outputs import GenerationOutput
@@ -44,13 +44,16 @@ class ResultRow(JSONRecord):
 
     @classmethod
     def of_cells(cls, cells: Mapping[str, Any]) -> ResultRow:
-        """Return the row that these cells of a dataset are of.
+        """Return the row of these cells, which a dataset gave back.
 
         Raises:
             ValueError: a cell is missing or holds no such value.
         """
-        row: ResultRow = cls.adapter().validate_python({**cells, "output": cells})
-        return row
+        try:
+            row: ResultRow = cls.adapter().validate_python({**cells, "output": cells})
+            return row
+        except ValidationError as error:
+            raise cls.refusal(error) from None
 
 
 class ResultColumn(NamedTuple):

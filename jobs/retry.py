@@ -55,8 +55,8 @@ def retry_errors(
         cells = _read(dataset, spec, shard, ["finish_reason", "error_type"])
         failed = {at for at, row in enumerate(cells) if _has_failed(row, error_type)}
         if failed:
-            dataset.unfinish()
             rows = enumerate(_rows(dataset, spec, shard))
+            dataset.unfinish()
             ledger.reopen_shard(run_id, shard, {at: row for at, row in rows if at not in failed})
             retried += len(failed)
     return retried, resume_run(connection, run_id, report=report) if retried else None
@@ -72,7 +72,7 @@ def _rows(dataset: Dataset, spec: RunSpec, shard: int) -> list[ResultRow]:
         return list(map(ResultRow.of_cells, cells))
     except ValueError as error:
         path = dataset.part_path(shard, spec.shards)
-        raise DatasetError(f"{path} has a row that no worker writes: {error}") from error
+        raise DatasetError(f"{path} has a row that is none: {error}") from error
 
 
 def _read(dataset: Dataset, spec: RunSpec, shard: int, columns: list[str]) -> list[dict[str, Any]]:

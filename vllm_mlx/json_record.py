@@ -39,11 +39,16 @@ class JSONRecord:
             record: Self = cls.adapter().validate_json(raw, strict=True)
             return record
         except ValidationError as error:
-            first, *more = error.errors(include_url=False, include_input=False)
-            where = ".".join(map(str, first["loc"]))
-            told = f"{where}: {first['msg']}" if where else first["msg"]
-            others = f", and {len(more)} more" if more else ""
-            raise ValueError(f"no {cls.__name__}: {told}{others}") from None
+            raise cls.refusal(error) from None
+
+    @classmethod
+    def refusal(cls, error: ValidationError) -> ValueError:
+        """Return an error with the first complaint in one line."""
+        first, *more = error.errors(include_url=False, include_input=False)
+        where = ".".join(map(str, first["loc"]))
+        told = f"{where}: {first['msg']}" if where else first["msg"]
+        others = f", and {len(more)} more" if more else ""
+        return ValueError(f"no {cls.__name__}: {told}{others}")
 
     @classmethod
     @cache

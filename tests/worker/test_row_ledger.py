@@ -7,12 +7,13 @@ import threading
 from pathlib import Path
 
 import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 import pytest
 from rq.job import JobStatus
 
-from jobs.dataset import verify
-from jobs.errors import InputFileError, RunStateError
-from jobs.ledger import Counts, ShardLease
+from jobs.dataset import Dataset, verify
+from jobs.errors import DatasetError, InputFileError, RunStateError
+from jobs.ledger import Counts, Ledger, ShardLease
 from jobs.producer import resume_run
 from jobs.result_row import ResultRow
 from jobs.retry import retry_errors
@@ -153,6 +154,21 @@ def test_retry_waits_for_a_finalize_job_that_comes_back(bench: Bench) -> None:
 
     with pytest.raises(RunStateError, match="has not ended"):
         retry_errors(bench.redis, spec.run_id)
+
+
+def test_retry_refuses_a_part_that_no_worker_writes(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
+    bench.burst(DoubleEngine(say=Moody(NonFiniteLogitsError("NaN"), n1=1)))
+    part = Dataset(Path(spec.out)).part_path(0, 1)
+    table = pq.read_table(part)
+    at = table.schema.names.index("text")
+    pq.write_table(table.set_column(at, table.field("text"), [[None, ""]]), part)
+
+    with pytest.raises(DatasetError, match=r"00001\.parquet .* no ResultRow: output\.text"):
+        retry_errors(bench.redis, spec.run_id)
+
+    assert (Path(spec.out) / "_SUCCESS").exists()
+    assert Ledger(bench.redis).done_shards(spec.run_id) == {0}
 
 
 def test_retry_says_so_if_there_is_nothing_to_do(bench: Bench) -> None:
