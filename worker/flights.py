@@ -44,7 +44,7 @@ class Flights(dict[str, Flight]):
         self._bookkeeper = bookkeeper
         self._model = model
         self._engine = engine
-        self._output_root = OutputRoot.of(output_root)
+        self._output_root = OutputRoot(output_root)
         self._ledger = Ledger(bookkeeper.connection)
         self._specs: dict[str, RunSpec] = {}
         self._background = ThreadPoolExecutor(1, thread_name_prefix="finalize")
@@ -60,13 +60,17 @@ class Flights(dict[str, Flight]):
 
     def start(self, job: Job) -> None:
         """Begin a job that was dequeued."""
-        if flight := self.get(job.id):
-            self._meet_again(flight, job)
-            return
-        if self._bookkeeper.is_held(job):  # enqueued twice
+        flight = self.get(job.id)
+        if flight and not self._bookkeeper.holds(flight.execution):
+            # Taken back while we slept: it is ours again, with all that is done of it.
+            self._bookkeeper.let_go(flight.execution)
+            flight.execution = self._bookkeeper.begin(job)
+        elif flight or self._bookkeeper.is_held(job):  # enqueued twice
             self._bookkeeper.drop(job)
-            return
-        execution = self._bookkeeper.begin(job)
+        else:
+            self._launch(self._bookkeeper.begin(job))
+
+    def _launch(self, execution: Execution) -> None:
         try:
             flight = self._flight(execution)
         except MLXBatchError as error:
@@ -75,16 +79,8 @@ class Flights(dict[str, Flight]):
         if flight is None:
             self._bookkeeper.succeed(execution)
             return
-        self[job.id] = flight
+        self[execution.job_id] = flight
         flight.launch()
-
-    def _meet_again(self, flight: Flight, job: Job) -> None:
-        """Handle a job that was dequeued while it is in flight."""
-        if self._bookkeeper.holds(flight.execution):  # enqueued twice
-            self._bookkeeper.drop(job)
-        else:  # taken back while we slept: it is ours again, with all that is done of it
-            self._bookkeeper.let_go(flight.execution)
-            flight.execution = self._bookkeeper.begin(job)
 
     def _flight(self, execution: Execution) -> Flight | None:
         """Return the flight of a job that has begun; None if its shard is committed.
@@ -173,14 +169,13 @@ class Flights(dict[str, Flight]):
         """Do a step of a job; an error ends the job. Returns whether the step succeeded."""
         try:
             step()
+            return True
         except RedisError:
             raise
         except LeaseLostError:
             self._lose(flight)
         except Exception as error:  # whatever a file system or a row can raise
             self._fail(flight, error, retry=not isinstance(error, (JobPayloadError, LedgerError)))
-        else:
-            return True
         return False
 
     def _fail(self, flight: Flight, error: Exception, *, retry: bool = True) -> None:

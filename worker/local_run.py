@@ -8,8 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from redis import Redis
@@ -18,6 +17,7 @@ from jobs.connection import connect
 from jobs.dataset import Dataset, Verification, verify
 from jobs.producer import Enqueued
 from jobs.queue.run_jobs import open_queue
+from jobs.run_spec import RunSpec
 from vllm_mlx.errors import MLXBatchError
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.scheduler_config import SchedulerConfig
@@ -31,27 +31,6 @@ POLL = 0.5  # seconds
 
 class RunFailedError(MLXBatchError):
     """A worker ended, or a job failed for good, before the run was complete."""
-
-
-@dataclass(slots=True)
-class WorkerProcess:
-    """A worker as our child, with its log."""
-
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def last_words(self, lines: int = 12) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
-
-
-@contextmanager
-def redis_server(url: str | None, out: Path) -> Iterator[str]:
-    """The URL given, or that of an embedded server whose data lies in `out/_job/redis`."""
-    if url:
-        yield url
-        return
-    with EmbeddedRedis(out / "_job" / "redis") as server:
-        yield server.url
 
 
 def run(
@@ -69,13 +48,16 @@ def run(
     Args:
         enqueue: puts the run into Redis.
         config: bounds of each worker's engine.
-        media: what it may read besides the input's own folder: whoever runs this named that.
-        show: told the state twice a second.
+        media: what a worker may read besides the input's own folder.
+        show: called with the state twice a second.
 
     Raises:
         RunFailedError: the run can't be completed; it can be resumed.
     """
-    with redis_server(url, out) as server_url:
+    with ExitStack() as stack:
+        # Our own server's data stays in the folder, so that a run that was killed can go on.
+        own = out / "_job" / "redis"
+        server_url = url or stack.enter_context(EmbeddedRedis(own)).url
         connection = connect(server_url)
         enqueued = enqueue(connection)
         spec = enqueued.spec
@@ -86,34 +68,36 @@ def run(
             allowed = MediaPolicy.of(paths, media.allowed_domains or (), media.video_reader)
             flags = [*scheduler_flags(config), *media_flags(allowed)]
             with _workers(server_url, spec.model, out, workers, flags) as processes:
-                _watch(connection, spec.run_id, processes, show)
+                _watch(connection, spec, processes, show)
     verification = verify(out)
     if not verification.complete:
         raise RunFailedError(f"{out}: " + "; ".join(verification.problems))
     if url is None:
-        shutil.rmtree(out / "_job" / "redis", ignore_errors=True)
+        shutil.rmtree(own, ignore_errors=True)
     return verification
 
 
 def _watch(
     connection: Redis,
-    run_id: str,
-    processes: list[WorkerProcess],
+    spec: RunSpec,
+    processes: list[subprocess.Popen[bytes]],
     show: Callable[[RunStatus], None],
 ) -> None:
     while True:
-        alive = any(worker.process.poll() is None for worker in processes)
-        status = run_status(connection, run_id)
+        alive = any(process.poll() is None for process in processes)
+        status = run_status(connection, spec.run_id)
         show(status)
         if status.is_finished:
             return
         if status.errors:
             reasons = "\n".join(f"{job_id}: {why}" for job_id, why in status.errors.items())
-            raise RunFailedError(f"{run_id} can't be completed:\n{reasons}")
+            raise RunFailedError(f"{spec.run_id} can't be completed:\n{reasons}")
         if not alive:
+            log = Path(spec.out) / "_job" / "worker-0.log"
+            last_lines = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
             raise RunFailedError(
-                f"no worker is left and {run_id} is not complete; --resume goes on. "
-                f"{processes[0].log} ends:\n{processes[0].last_words()}"
+                f"no worker is left and {spec.run_id} is not complete; --resume goes on. "
+                f"{log} ends:\n{last_lines}"
             )
         time.sleep(POLL)
 
@@ -121,23 +105,22 @@ def _watch(
 @contextmanager
 def _workers(
     url: str, model: str, out: Path, count: int, flags: list[str]
-) -> Iterator[list[WorkerProcess]]:
-    processes: list[WorkerProcess] = []
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    processes: list[subprocess.Popen[bytes]] = []
     try:
         for number in range(count):
             processes.append(_start_worker(url, model, out, number, count, flags))
         yield processes
     finally:
-        for worker in processes:
-            if worker.process.poll() is None:
-                worker.process.terminate()
-        for worker in processes:
-            worker.process.wait()
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
 
 
 def _start_worker(
     url: str, model: str, out: Path, number: int, count: int, flags: list[str]
-) -> WorkerProcess:
+) -> subprocess.Popen[bytes]:
     log = out / "_job" / f"worker-{number}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "worker.cli", "worker", "--burst", "--model", model]
@@ -151,7 +134,7 @@ def _start_worker(
         # Several BLAS threads on cores that others use are many times slower than one.
         environment.setdefault("OPENBLAS_NUM_THREADS", "1")
     with log.open("ab") as output:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command,
             stdout=output,
             stderr=output,
@@ -159,4 +142,3 @@ def _start_worker(
             env=environment,
             start_new_session=True,  # Ctrl-C reaches us, and we stop the workers in order
         )
-    return WorkerProcess(process, log)

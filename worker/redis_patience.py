@@ -15,14 +15,7 @@ logger = logging.getLogger("mlx_batch.worker")
 
 
 class RedisPatience:
-    """Waits while Redis is away, full or frozen.
-
-    Args:
-        timeout: seconds after which the error of a Redis that still fails is raised.
-
-    Attributes:
-        is_over: whether the timeout has passed.
-    """
+    """Waits while Redis is away, full or frozen; `is_over` once that took more than `timeout` s."""
 
     def __init__(self, timeout: float) -> None:
         self.is_over = False
@@ -31,25 +24,18 @@ class RedisPatience:
 
     @contextmanager
     def one_turn(self) -> Iterator[None]:
-        """Swallow a passing error of the body, after a pause.
-
-        Raises:
-            RedisError: the error does not pass, or the timeout is over.
-        """
+        """Swallow an error of the body that passes, after a pause, until patience is over."""
         began = time.monotonic()
         try:
             yield
+            self._lost_at = None
         except RedisError as error:
             if not is_passing(error):
                 raise
             self._lost_at = self._lost_at or began  # a frozen server takes its time to fail
-            self._wait(error, time.monotonic() - self._lost_at)
-        else:
-            self._lost_at = None
-
-    def _wait(self, error: RedisError, away: float) -> None:
-        if away > self._timeout:
-            self.is_over = True
-            raise error
-        logger.warning("Redis fails for %.0f s, the engine goes on: %s", away, error)
-        time.sleep(min(5.0, 0.5 + away / 4, self._timeout - away))
+            away = time.monotonic() - self._lost_at
+            self.is_over = away > self._timeout
+            if self.is_over:
+                raise
+            logger.warning("Redis fails for %.0f s, the engine goes on: %s", away, error)
+            time.sleep(min(5.0, 0.5 + away / 4, self._timeout - away))

@@ -22,9 +22,9 @@ class RunStatus:
     Attributes:
         done: rows and tokens of committed shards.
         partial: the same of rows that are done in shards that are not whole yet.
-        queued, started, delayed, failed, done_shards: shards by where they are.
-        missing: shards that are nowhere; `--resume` enqueues them.
-        workers: what each worker of this model said last.
+        shards: how many are done, queued, started, delayed, failed, or missing: nowhere, so that
+            `--resume` enqueues them.
+        workers: what each worker of this model published last.
         errors: why jobs failed, by job id.
     """
 
@@ -32,11 +32,7 @@ class RunStatus:
     state: RunState
     done: Counts
     partial: Counts
-    queued: int
-    started: int
-    delayed: int
-    failed: int
-    done_shards: int
+    shards: dict[str, int]
     workers: dict[str, dict[str, Any]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
 
@@ -47,11 +43,6 @@ class RunStatus:
     @property
     def rows_error(self) -> int:
         return self.done.error + self.partial.error
-
-    @property
-    def missing(self) -> int:
-        known = self.queued + self.started + self.delayed + self.failed + self.done_shards
-        return max(0, self.spec.shards - known)
 
     @property
     def is_finished(self) -> bool:
@@ -72,15 +63,7 @@ class RunStatus:
             "rows_done": self.rows_done,
             "rows_error": self.rows_error,
             "committed": asdict(self.done),
-            "shards": {
-                "total": self.spec.shards,
-                "done": self.done_shards,
-                "queued": self.queued,
-                "started": self.started,
-                "delayed": self.delayed,
-                "failed": self.failed,
-                "missing": self.missing,
-            },
+            "shards": {"total": self.spec.shards, **self.shards},
             "tokens_per_second": self.tokens_per_second,
             "workers": self.workers,
             "errors": self.errors,
@@ -99,20 +82,24 @@ def run_status(connection: Redis, run_id: str) -> RunStatus:
     there = QueueState(open_queue(connection, spec.queue))
     heard = ledger.live(there.workers)
     workers = {name: said for name, said in heard.items() if Statistics.can_be_of(said)}
-    ended_badly = there.failed
-    failed = _shards_of(spec, ended_badly)
+    jobs = {  # in this order a job that begins or ends meanwhile is rather counted twice than not
+        "queued": there.queued,
+        "started": there.started,
+        "delayed": there.delayed,
+        "failed": there.failed,
+    }
+    shards = {"done": progress.shards_done}
+    shards |= {where: len(_shards_of(spec, job_ids)) for where, job_ids in jobs.items()}
+    shards["missing"] = max(0, spec.shards - sum(shards.values()))
+    ended_badly = _shards_of(spec, jobs["failed"]) | ({spec.finalize_id} & set(jobs["failed"]))
     return RunStatus(
         spec=spec,
         state=progress.state,
         done=progress.done,
         partial=progress.partial,
-        queued=len(_shards_of(spec, there.queued)),
-        started=len(_shards_of(spec, there.started)),
-        delayed=len(_shards_of(spec, there.delayed)),
-        failed=len(failed),
-        done_shards=progress.shards_done,
+        shards=shards,
         workers=workers,
-        errors=_reasons(there, failed | ({spec.finalize_id} & set(ended_badly))),
+        errors=_reasons(there, ended_badly),
     )
 
 

@@ -21,17 +21,16 @@ class StopSignal:
 
     def listen(self) -> None:
         """Install the handlers; a SIGHUP that `nohup` has ignored stays ignored."""
-        signals = {signal.SIGINT, signal.SIGTERM}
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            signals.add(signal.SIGHUP)
-        for signum in signals:
-            signal.signal(signum, self.request)
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signum != signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN:
+                signal.signal(signum, self.request)
 
     def request(self, signum: int, frame: FrameType | None = None) -> None:  # noqa: ARG002
-        """Ask for the end."""
-        if signum == signal.SIGHUP and self.is_requested:
-            return  # kernel and shell both send one when a terminal closes
-        self._stop_at = time.monotonic() + (0 if self.is_requested else self._grace)
+        """Handle a signal; kernel and shell both send SIGHUP, whose second is none."""
+        if not self.is_requested:
+            self._stop_at = time.monotonic() + self._grace
+        elif signum != signal.SIGHUP:
+            self._stop_at = time.monotonic()
         self.is_requested = True
 
     @property

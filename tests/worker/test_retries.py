@@ -128,7 +128,7 @@ def test_requeue_by_hand_makes_a_failed_job_succeed_after_the_cure(bench: Bench)
 
     wait_for(is_complete)
     assert verify(out).complete
-    assert run_status(bench.redis, spec.run_id).failed == 0
+    assert run_status(bench.redis, spec.run_id).shards["failed"] == 0
 
 
 def test_a_finalize_job_that_fails_is_retried(bench: Bench) -> None:

@@ -93,15 +93,7 @@ def print_status(console: Console, status: RunStatus) -> None:
     """A run as a table."""
     spec = status.spec
     table = Table(show_header=False)
-    shards = {
-        "done": status.done_shards,
-        "started": status.started,
-        "queued": status.queued,
-        "delayed": status.delayed,
-        "failed": status.failed,
-        "missing": status.missing,
-    }
-    counted = ", ".join(f"{count} {name}" for name, count in shards.items() if count)
+    counted = ", ".join(f"{count} {name}" for name, count in status.shards.items() if count)
     rows = f"{status.rows_done} of {spec.rows}, {status.rows_error} in error"
     for name, value in {
         "run": spec.run_id,

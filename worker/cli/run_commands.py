@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 
 import click
 from redis import Redis
@@ -11,13 +12,14 @@ from rich.console import Console
 
 from jobs.connection import connect
 from jobs.errors import LedgerError
-from jobs.ledger import Ledger
+from jobs.ledger import Ledger, RunState, read_row
+from jobs.ledger.keys import rows_channel
 from jobs.producer import Enqueued, forget_run, resume_run
+from jobs.result_row import ResultRow
 from jobs.retry import retry_errors
 from worker.cli import display
 from worker.cli.options import url_option
 from worker.status import RunStatus, run_status
-from worker.tail import rows_as_they_come
 
 
 @click.command()
@@ -55,7 +57,7 @@ def tail(run_id: str, url: str, as_json: bool) -> None:
     remember(url)
     with connect(url) as connection:
         Ledger(connection).spec(run_id)
-        for row in rows_as_they_come(connection, run_id):
+        for row in _rows_as_they_come(connection, run_id):
             click.echo(display.row_as_json(row) if as_json else display.row_as_line(row))
 
 
@@ -95,6 +97,19 @@ def forget(run_id: str, url: str) -> None:
     with connect(url) as connection:
         jobs = forget_run(connection, run_id)
     click.echo(f"{run_id} and {jobs} jobs are forgotten")
+
+
+def _rows_as_they_come(connection: Redis, run_id: str) -> Iterator[ResultRow]:
+    """Yield every row that is recorded from now on, until the run is finished."""
+    ledger = Ledger(connection)
+    with connection.pubsub(ignore_subscribe_messages=True) as channel:
+        channel.subscribe(rows_channel(run_id))
+        while True:
+            message = channel.get_message(timeout=1.0)
+            if message is not None:
+                yield read_row(message["data"])
+            elif ledger.progress(run_id).state is RunState.FINISHED:
+                return
 
 
 def _all_runs(connection: Redis) -> list[RunStatus]:

@@ -97,12 +97,12 @@ def test_rq_info_and_status_tell_the_truth_at_every_moment(bench: Bench) -> None
     status = run_status(bench.redis, spec.run_id)
     assert shards_of(status) == {"queued": 2, "started": 1, "done": 1, "delayed": 1, "failed": 1}
     assert status.errors == {job.id: "RuntimeError: on purpose"}
-    assert status.missing == 0
+    assert status.shards["missing"] == 0
 
     # The jobs of one more shard are deleted by somebody.
     bench.job(spec, 5).delete()
     assert now(spec)[0] == (1, 1, 1, 1)
-    assert run_status(bench.redis, spec.run_id).missing == 1
+    assert run_status(bench.redis, spec.run_id).shards["missing"] == 1
 
     # All in flight ends; the worker is idle.
     engine.answer()
