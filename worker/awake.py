@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 
 def command(pid: int) -> list[str] | None:
-    """What prevents sleep for as long as process `pid` lives; None where nothing is needed.
+    """Return what prevents sleep while process `pid` lives; None where nothing is needed.
 
     `-i` is against sleep when idle, `-m` against that of disks, `-w` ends with the process, also if
     it is killed. A lid that is closed still puts a laptop to sleep.
@@ -23,7 +23,7 @@ def command(pid: int) -> list[str] | None:
 
 @contextlib.contextmanager
 def kept_awake() -> Iterator[None]:
-    """Let the machine not sleep in the body; without `caffeinate` it may."""
+    """Keep the machine awake in the body, if `caffeinate` is there."""
     words = command(os.getpid())
     try:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL) if words else None

@@ -73,10 +73,7 @@ class BatchWorker:
         self._engine = engine
         self._queue = open_queue(connection, queue_name(model))
         self.bookkeeper = bookkeeper = Bookkeeper(
-            self._queue,
-            connection=connection,
-            name=name,
-            in_hand=lambda job_id: job_id in self.flights,
+            self._queue, name, in_hand=lambda job_id: job_id in self.flights
         )
         self.flights = Flights(bookkeeper, model, engine, output_root)
         self._live = LiveCounts(Ledger(connection), bookkeeper.name, model)

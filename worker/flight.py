@@ -58,11 +58,7 @@ class Flight(ABC):
         """Submit the rows at which the engine failed, when it is time."""
 
     def save(self) -> None:  # noqa: B027
-        """Record what has ended since the last call.
-
-        Raises:
-            LeaseLostError: another worker has claimed the shard.
-        """
+        """Record what has ended since the last call; raises like `commit`."""
 
     @abstractmethod
     def commit(self) -> None:

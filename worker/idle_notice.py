@@ -23,14 +23,12 @@ class IdleNotice:
 
     def log(self) -> None:
         """Look at the other queues, and log a line if it is another than the last."""
-        told = ", ".join(f"{name} ({count})" for name, count in self._waiting_elsewhere() if count)
-        if told and told != self._told:
-            logger.warning("no jobs for %s; jobs wait for: %s", self._model, told)
-        self._told = told
-
-    def _waiting_elsewhere(self) -> list[tuple[str, int]]:
-        return [
+        others = [
             (name.removeprefix(QUEUE_PREFIX), open_queue(self._connection, name).count)
             for name in queue_names(self._connection)
             if name.startswith(QUEUE_PREFIX) and name != queue_name(self._model)
         ]
+        told = ", ".join(f"{name} ({count})" for name, count in others if count)
+        if told and told != self._told:
+            logger.warning("no jobs for %s; jobs wait for: %s", self._model, told)
+        self._told = told

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, replace
-from typing import Any
 
 from jobs.ledger import Ledger
 from vllm_mlx.outputs import EngineStats
@@ -29,10 +28,7 @@ class LiveCounts:
     def publish(self, stats: EngineStats) -> None:
         """Write the counts of now; they expire when they are not renewed."""
         self._measure(stats)
-        live: dict[str, Any] = {
-            "model": self._model,
-            "tokens_per_second": round(self._per_second, 1),
-        }
+        live = {"model": self._model, "tokens_per_second": round(self._per_second, 1)}
         now = replace(
             self._statistics,
             running=stats.running,

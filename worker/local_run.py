@@ -126,7 +126,7 @@ def _start_worker(
     command = [sys.executable, "-m", "worker.cli", "worker", "--burst", "--model", model]
     command += ["--output-root", str(out), *flags]
     if url.startswith("unix:"):
-        # Our own server: when it is gone, so are we, and nobody will bring it back.
+        # Our own server: it ends with this process, and is not started again while workers run.
         command += ["--redis-timeout", "5"]
     # The URL may hold a password: not on a command line that others can list.
     environment = {**os.environ, "RQ_REDIS_URL": url}

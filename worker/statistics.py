@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ByteSize
 
 from vllm_mlx.outputs import EngineStats
-
-T = TypeVar("T")
 
 PARTS = ("schedule", "prefill", "decode", "deliver")
 
@@ -43,7 +41,7 @@ class Statistics:
 
     @classmethod
     def between(cls, before: EngineStats, now: EngineStats) -> Statistics:
-        """What happened from `before` to `now`."""
+        """Return what happened from `before` to `now`."""
 
         def more(name: str) -> float:
             return float(getattr(now, name) - getattr(before, name))
@@ -66,13 +64,13 @@ class Statistics:
 
     @classmethod
     def from_live(cls, said: Mapping[str, Any]) -> Statistics:
-        """What a worker published, of which an older one may say less."""
+        """Read what a worker published; an older version may have published less."""
         names = (each.name for each in fields(cls))
         return cls(**{name: said[name] for name in names if name in said})
 
     @classmethod
     def can_be_of(cls, said: Mapping[str, Any]) -> bool:
-        """Whether a worker can have said this; anybody may write where it is published."""
+        """Whether a worker can have published this: others may write to the same key."""
         try:
             str(cls.from_live(said))
             return float(said.get("tokens_per_second", 0)) >= 0
@@ -96,16 +94,16 @@ class Statistics:
         return self.running > 0 and not self.has_speed
 
     def __str__(self) -> str:
-        shares = [f"{part} {_percent(share)}" for part, share in self.time_shares.items()]
+        shares = " ".join(f"{part} {100 * share:.0f} %" for part, share in self.time_shares.items())
         parts = [
-            _told("decode", self.decode_tokens_per_second, _speed),
-            _told("prefill", self.prefill_tokens_per_second, _speed),
+            _told("decode {:,.0f} tok/s", self.decode_tokens_per_second),
+            _told("prefill {:,.0f} tok/s", self.prefill_tokens_per_second),
             f"slots {self.running}/{self.slots}",
-            _told("waiting", self.waiting or None, str),
-            _told("KV cache", self.kv_cache_bytes or None, _size),
-            _told("padding", self.padding_share, _percent),
-            _told("cached", self.cached_share, _percent),
-            _told("time:", shares or None, " ".join),
+            _told("waiting {}", self.waiting or None),
+            _told("KV cache {}", _size(self.kv_cache_bytes) if self.kv_cache_bytes else None),
+            _told("padding {:.0f} %", self.padding_share, 100),
+            _told("cached {:.0f} %", self.cached_share, 100),
+            _told("time: {}", shares or None),
         ]
         return ", ".join(filter(None, parts))
 
@@ -121,7 +119,7 @@ class Meter:
         self._before = EngineStats()
 
     def read(self, now: EngineStats) -> Statistics:
-        """What happened since the last call that saw a step end, or nothing to do."""
+        """Return what happened since the last call that saw a step end, or nothing to do."""
         statistics = Statistics.between(self._before, now)
         if not statistics.is_within_step:
             self._before = now
@@ -136,17 +134,9 @@ def _rate(tokens: float, seconds: float) -> float | None:
     return round(tokens / seconds, 1) if tokens > 0 and seconds > 0 else None
 
 
-def _told(name: str, value: T | None, say: Callable[[T], str]) -> str:
-    return "" if value is None else f"{name} {say(value)}"
-
-
-def _speed(tokens_per_second: float) -> str:
-    return f"{tokens_per_second:,.0f} tok/s"
+def _told(template: str, value: Any, times: int = 1) -> str:
+    return "" if value is None else template.format(times * value)
 
 
 def _size(number: int) -> str:
     return ByteSize(number).human_readable(decimal=True, separator=" ")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"

@@ -71,7 +71,7 @@ class RunStatus:
 
 
 def run_status(connection: Redis, run_id: str) -> RunStatus:
-    """Where a run stands; changes nothing.
+    """Return where a run stands; changes nothing.
 
     Raises:
         RunNotFoundError: the server knows no such run.

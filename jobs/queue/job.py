@@ -18,15 +18,15 @@ MOST_SECONDS = 365 * 24 * 3600
 class BatchJob(Job):
     """A shard or the finalize job of a run."""
 
-    # RQ imports what these name. Our jobs have none, and a stranger's are not run.
+    # RQ imports what these name. Our jobs have none, and other jobs are not run.
     success_callback = None
     failure_callback = None
     stopped_callback = None
 
     def restore(self, raw_data: Any) -> None:
-        """As Redis has it, but for numbers that neither a clock nor Redis could count.
+        """Restore the job, with numbers bounded to what a clock and Redis can count.
 
-        Our jobs are not repeated; RQ would enqueue a stranger's again at once, for ever.
+        Our jobs are not repeated; RQ would enqueue one of another program again at once, for ever.
 
         Raises:
             ValueError: it names no jobs as its dependencies.
@@ -41,12 +41,12 @@ class BatchJob(Job):
         self.repeats_left = None
 
     def send_webhooks(self, *_: Any, **__: Any) -> None:
-        """A job's own URLs are not called."""
+        """Call none of the URLs that a job names."""
 
     def _handle_success(
         self, result_ttl: int, pipeline: Pipeline, *args: Any, **kwargs: Any
     ) -> None:
-        """Without a result: its stream takes 4 KB a shard, and the ledger has the counts."""
+        """Keep no result: its stream takes 4 KB a shard, and the ledger has the counts."""
         super()._handle_success(result_ttl, pipeline, *args, **kwargs)
         pipeline.delete(Result.get_key(self.id))
 
@@ -64,7 +64,7 @@ class BatchJob(Job):
         """
         try:
             task = read_task(self)
-        except JobPayloadError:  # somebody else's job waits for one of ours
+        except JobPayloadError:  # a job of another program waits for one of ours
             return bool(
                 super().dependencies_are_met(
                     parent_job, pipeline, exclude_job_id, refresh_job_status

@@ -32,7 +32,7 @@ _ON_ITS_WAY = {
 
 
 def open_queue(connection: Redis, name: str) -> Queue:
-    """A queue as every part of mlx-batch opens it: JSON only, our job class."""
+    """Open a queue as every part of mlx-batch does: JSON only, our job class."""
     return Queue(name, connection=connection, serializer=JSONSerializer, job_class=BatchJob)
 
 
@@ -108,7 +108,7 @@ class RunJobs:
         return len(jobs)
 
     def _ended_or_absent(self, job_ids: list[str]) -> set[str]:
-        """Which of these jobs will not run any more; what is left of them is removed."""
+        """Return which of these jobs will not run any more, and remove what is left of them."""
         statuses, placed = self._look_at(job_ids, with_places=False)
         if any(status in _ON_ITS_WAY for status in statuses):
             # Once more, in one moment with where jobs stand: one that stands nowhere is lost.
@@ -123,7 +123,7 @@ class RunJobs:
         return ended
 
     def _look_at(self, job_ids: list[str], *, with_places: bool) -> tuple[list[str], set[str]]:
-        """The jobs' statuses, and all jobs of the queue that wait, run, or will."""
+        """Return the jobs' statuses, and all jobs of the queue that wait, run, or will."""
         queue = self._queue
         with queue.connection.pipeline() as pipeline:
             for job_id in job_ids:

@@ -1,13 +1,13 @@
 """The two kinds of RQ job, as data: what is in them and how they are recognised.
 
 A job names its task by a string that is compared, never imported. The functions of those names
-exist only to say so when a stock `rq worker` picks one up.
+exist only for the error message when a stock `rq worker` picks one up.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rq.exceptions import DeserializationError
@@ -94,12 +94,7 @@ def read_task(job: Job) -> Task:
         raise JobPayloadError(f"this worker runs mlx-batch jobs only, not {name!r}")
     if instance is not None or args:
         raise JobPayloadError(f"a {name} job has keyword arguments only")
-    callbacks: tuple[Literal["success", "failure", "stopped"], ...] = (
-        "success",
-        "failure",
-        "stopped",
-    )
-    if any(getattr(job, f"_{kind}_callback_name") for kind in callbacks):
+    if any(getattr(job, f"_{kind}_callback_name") for kind in ("success", "failure", "stopped")):
         raise JobPayloadError(f"a {name} job has no callbacks")
     try:
         return payload.model_validate(kwargs)
@@ -109,10 +104,8 @@ def read_task(job: Job) -> Task:
 
 
 def generate_shard(**_: Any) -> NoReturn:
-    """Not for a stock RQ worker."""
+    """Refuse to run on a stock RQ worker."""
     raise JobPayloadError("this job needs `mlx-batch worker`, not `rq worker`")
 
 
-def finalize_run(**_: Any) -> NoReturn:
-    """Not for a stock RQ worker."""
-    raise JobPayloadError("this job needs `mlx-batch worker`, not `rq worker`")
+finalize_run = generate_shard

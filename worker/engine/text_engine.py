@@ -19,7 +19,7 @@ class TextEngine(Protocol):
         """Counts since the start."""
 
     def start(self) -> None:
-        """Load the model; does nothing when it is loaded."""
+        """Load the model, unless it is loaded."""
 
     def stop(self) -> None:
         """Free the model."""

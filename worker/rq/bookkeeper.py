@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable
 from typing import Any, cast
 
-from redis import Redis
 from redis.client import Pipeline, PubSub, PubSubWorkerThread
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
@@ -34,7 +33,7 @@ logger = logging.getLogger("mlx_batch.worker")
 
 LEASE = 10  # seconds a worker counts as alive after its last heartbeat, by Redis' clock
 HEARTBEAT = 2  # seconds between heartbeats
-# Seconds. RQ gives up jobs by the clock of whoever looks, also of `rq info`: never before ours do.
+# Seconds. RQ gives up jobs by the clock of any process that looks, also `rq info`: not before us.
 EXECUTION_TTL = 7 * 24 * 3600
 
 
@@ -53,18 +52,11 @@ class Bookkeeper(BaseWorker):
 
     job_class = BatchJob
 
-    def __init__(
-        self,
-        queue: Queue,
-        *,
-        connection: Redis,
-        name: str | None,
-        in_hand: Callable[[str], bool],
-    ) -> None:
+    def __init__(self, queue: Queue, name: str | None, in_hand: Callable[[str], bool]) -> None:
         super().__init__(
             [queue],
             name=name,
-            connection=connection,
+            connection=queue.connection,
             serializer=JSONSerializer,
             job_class=BatchJob,
             worker_ttl=LEASE,

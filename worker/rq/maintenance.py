@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -128,8 +128,8 @@ class Maintenance:
         """Return the keys of executions that no worker works on."""
         entries = cast(list[bytes], self._redis.zrange(self._queue.started_job_registry.key, 0, -1))
         keys = [entry.decode() for entry in entries]
-        holders = self._read([("hget", _execution_key(key), "worker_name") for key in keys])
-        names = [raw.decode(errors="replace") if raw else "" for raw in holders]
+        holders = self._read(map(_execution_key, keys), "worker_name")
+        names = [raw.decode(errors="replace") if raw else "" for (raw,) in holders]
         alive = self._alive(set(names))
         return [
             key
@@ -141,7 +141,7 @@ class Maintenance:
         """Return those whose record exists and has no time of death."""
         ordered = sorted(names - {""})
         keys = [BaseWorker.redis_worker_namespace_prefix + name for name in ordered]
-        found = self._read([("hmget", key, "birth", "death") for key in keys])
+        found = self._read(keys, "birth", "death")
         return {
             name for name, (birth, death) in zip(ordered, found, strict=True) if birth and not death
         }
@@ -165,17 +165,15 @@ class Maintenance:
             steady_key(self._queue.name),
         ]
         script = self._redis.register_script(_TAKE_BACK)
-        execution_id = execution.rpartition(":")[2]
-        queued = str(JobStatus.QUEUED.value)
-        args: list[str | int] = [execution, job_id, queued, execution_id, self._lease]
-        if script(keys=keys, args=args):
+        status, execution_id = JobStatus.QUEUED.value, execution.rpartition(":")[2]
+        if script(keys=keys, args=[execution, job_id, status, execution_id, self._lease]):
             logger.warning("job %s was lost with its worker and is queued again", job_id)
 
-    def _read(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+    def _read(self, keys: Iterable[str], *fields: str) -> list[list[bytes | None]]:
         with self._redis.pipeline(transaction=False) as pipeline:
-            for name, *arguments in commands:
-                getattr(pipeline, name)(*arguments)
-            return pipeline.execute() if commands else []
+            for key in keys:
+                pipeline.hmget(key, fields)
+            return pipeline.execute()
 
 
 def take_back_all(queue: Queue) -> None:

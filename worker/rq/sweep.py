@@ -31,7 +31,9 @@ _EXECUTION = re.compile(rb"[A-Za-z0-9_-]+:[A-Za-z0-9_-]+")
 def sweep(queue: Queue) -> int:
     """Remove what can't be read from a queue, its registries and RQ's lists; returns how much."""
     redis: Redis = queue.connection
-    removed = sum(_sweep_set(redis, key) for key in _sets(queue))
+    by_queue = WORKERS_BY_QUEUE_KEY % queue.name
+    sets = (by_queue, REDIS_WORKER_KEYS, Queue.redis_queues_keys, RateLimitRegistry.rl_keys_key)
+    removed = sum(_sweep_set(redis, key) for key in sets)
     for key in (queue.key, queue.intermediate_queue_key):
         for entry in cast(list[bytes], redis.lrange(key, 0, -1)):
             if not _is_job(queue, entry, _JOB):
@@ -66,11 +68,6 @@ def mark_failed(queue: Queue, job_id: str, error: Exception) -> None:
         pipeline.zadd(queue.failed_job_registry.key, {job_id: time.time() + FAILURE_TTL})
         pipeline.lrem(queue.intermediate_queue_key, 1, job_id)
         pipeline.execute()
-
-
-def _sets(queue: Queue) -> list[str]:
-    by_queue = WORKERS_BY_QUEUE_KEY % queue.name
-    return [by_queue, REDIS_WORKER_KEYS, Queue.redis_queues_keys, RateLimitRegistry.rl_keys_key]
 
 
 def _sweep_set(redis: Redis, key: str) -> int:
