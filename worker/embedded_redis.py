@@ -73,6 +73,9 @@ class EmbeddedRedis:
             said = log.read_text(errors="replace").strip().splitlines()[-5:]
             self.stop()
             raise RedisServerError("\n".join([str(error), *said])) from None
+        except BaseException:  # a signal: the server would outlive us
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Stop the server; its data stays."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -51,3 +52,20 @@ def test_without_any_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_program_that_is_named_is_taken(on_the_path: Path, tmp_path: Path) -> None:
     with pytest.raises(RedisServerError, match="not a server"):
         EmbeddedRedis(tmp_path / "data", program=str(on_the_path)).start()
+
+
+def test_a_signal_while_it_starts_leaves_no_server(tmp_path: Path) -> None:
+    program = tmp_path / "mute-server"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    server = EmbeddedRedis(tmp_path / "redis", str(program))
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            server.start()
+        assert server._process
+        assert server._process.poll() is not None
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        server.stop()
