@@ -65,10 +65,7 @@ _BAD_INPUT = (
 
 logger = logging.getLogger("mlx_batch")
 
-
 _STOPPED = "mlx-batch: stopped; what was enqueued stays, --resume goes on"
-
-
 _FULL = (
     "raise its maxmemory, or let workers finish runs, which frees it; what was enqueued stays, and "
     "`mlx-batch resume RUN` enqueues the rest"
@@ -76,7 +73,7 @@ _FULL = (
 
 
 class _Cli(click.Group):
-    """Turns the errors we name into one line and an exit code."""
+    """A group of commands whose errors become one line and an exit code."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -87,13 +84,11 @@ class _Cli(click.Group):
         except KeyboardInterrupt:
             click.echo(_STOPPED, err=True)
             context.exit(INTERRUPTED)
-        except OutOfMemoryError:
-            url = redacted(str(context.meta.get("url", "Redis")))
-            click.echo(f"mlx-batch: {url} is full: {_FULL}", err=True)
-            context.exit(INFRASTRUCTURE)
         except RedisError as error:
+            is_full = isinstance(error, OutOfMemoryError)
+            reason = f" is full: {_FULL}" if is_full else f": {type(error).__name__}: {error}"
             url = redacted(str(context.meta.get("url", "Redis")))
-            click.echo(f"mlx-batch: {url}: {type(error).__name__}: {error}", err=True)
+            click.echo(f"mlx-batch: {url}{reason}", err=True)
             context.exit(INFRASTRUCTURE)
 
 
@@ -189,15 +184,7 @@ def enqueue(url: str, **options: Any) -> None:
 @output_root_option
 @click.option("-v", "--verbose", is_flag=True, help="Log what RQ does, too.")
 def worker(
-    model: str,
-    url: str,
-    burst: bool,
-    name: str | None,
-    grace: float,
-    redis_timeout: float,
-    output_root: Path,
-    verbose: bool,
-    **options: Any,
+    model: str, url: str, burst: bool, redis_timeout: float, verbose: bool, **options: Any
 ) -> None:
     """Answer the rows of MODEL's jobs; stop with Ctrl-C."""
     from worker.batch_worker import BatchWorker
@@ -209,16 +196,8 @@ def worker(
     engine = SupervisedEngine(model, config, media=media, verbose=verbose)
     with connect(url, patience=redis_timeout) as connection:
         try:
-            batch_worker = BatchWorker(
-                model,
-                engine,
-                connection=connection,
-                name=name,
-                grace=grace,
-                redis_timeout=redis_timeout,
-                output_root=output_root,
-            )
-            batch_worker.work(burst=burst)
+            given = {"connection": connection, "redis_timeout": redis_timeout, **options}
+            BatchWorker(model, engine, **given).work(burst=burst)
         except ValueError as error:  # RQ: a worker of this name is at work
             raise click.UsageError(str(error)) from error
 
@@ -246,7 +225,7 @@ def verify(folder: Path, strict: bool) -> None:
 
 
 def _run_options(options: dict[str, Any]) -> dict[str, Any]:
-    """What `enqueue_run` takes, of the options of `enqueue_options`.
+    """Return the arguments of `enqueue_run` from the options of `enqueue_options`.
 
     Raises:
         InvalidRequestError: a setting is out of range.
@@ -258,7 +237,7 @@ def _run_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _terminate(signum: int, _: Any) -> None:
-    """Leave like after Ctrl-C: the workers and the server of `run` end with us."""
+    """Exit as after Ctrl-C: the workers and the server of `run` end, too."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # kernel and shell both send one
     if signum == signal.SIGHUP:  # a write to the terminal that is gone would fail
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""What a person sees: the progress of a run, its table, its end."""
+"""What the terminal shows: the progress of a run, its status, its end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PLAIN_EVERY = 5.0  # seconds between progress lines where there is no terminal
 
 
 class RunDisplay:
-    """Shows a run as it goes: a bar on a terminal, a line now and then elsewhere."""
+    """The progress of a run: a bar on a terminal, elsewhere a line every few seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -50,7 +50,7 @@ class RunDisplay:
             yield self
 
     def update(self, status: RunStatus) -> None:
-        """Show this moment."""
+        """Show the state of the run."""
         done, rows = status.rows_done, status.spec.rows
         notes = [f"{status.tokens_per_second:.0f} tok/s"] if status.workers else []
         if not status.workers and done < rows:
@@ -72,7 +72,7 @@ class RunDisplay:
 def print_summary(
     console: Console, out: Path, verification: Verification, seconds: float, samples: int = 3
 ) -> None:
-    """How a run ended: where the dataset is, sample rows, tokens per second."""
+    """Print how a run ended: sample rows, tokens per second, where the dataset is."""
     rows = _sample(out, samples)
     console.print(f"{len(rows)} of {verification.rows_in} rows:", highlight=False)
     for row in rows:
@@ -90,7 +90,7 @@ def print_summary(
 
 
 def print_status(console: Console, status: RunStatus) -> None:
-    """A run as a table."""
+    """Print a run as a table."""
     spec = status.spec
     table = Table(show_header=False)
     counted = ", ".join(f"{count} {name}" for name, count in status.shards.items() if count)
@@ -113,7 +113,7 @@ def print_status(console: Console, status: RunStatus) -> None:
 
 
 def row_as_line(row: ResultRow) -> str:
-    """A row on one line of a terminal."""
+    """Return a row as one line of a terminal."""
     output = row.output
     said = f"{output.error_type}: {output.error}" if output.error_type else output.text
     sample = f".{row.sample_index}" if row.sample_index else ""
@@ -121,12 +121,12 @@ def row_as_line(row: ResultRow) -> str:
 
 
 def row_as_json(row: ResultRow) -> str:
-    """A row as the dataset has it, without the input's columns."""
+    """Return a row as the dataset has it, without the input's columns, as JSON."""
     return json.dumps(row.cells())
 
 
 def plain(text: str) -> str:
-    """`text` as it may be shown on a terminal; it may be anybody's."""
+    """Return `text` without control characters: it may come from an untrusted producer."""
     return _CONTROL.sub("\ufffd", text)
 
 
@@ -139,7 +139,7 @@ def _sample(out: Path, count: int) -> list[dict[str, Any]]:
 
 
 def _said(row: Mapping[str, Any]) -> str:
-    """The prompt, or a chat's last message; both stand in the dataset as they came in."""
+    """Return the prompt, or a chat's last message."""
     if row.get("prompt"):
         return str(row["prompt"])
     try:

@@ -91,13 +91,9 @@ scheduler_options = setting_options(SchedulerConfig)
 
 
 def scheduler_flags(config: SchedulerConfig) -> list[str]:
-    """The command line that `settings_from` makes this config of."""
-    given = config.model_dump(exclude_none=True)
-    return [
-        word
-        for name, value in given.items()
-        for word in (f"--{name.replace('_', '-')}", str(int(value)))
-    ]
+    """Return the flags from which `settings_from` makes this config."""
+    given = config.model_dump(exclude_none=True).items()
+    return [f"--{name.replace('_', '-')}={int(value)}" for name, value in given]
 
 
 media_options = all_of(
@@ -135,11 +131,10 @@ def media_policy_from(options: dict[str, Any]) -> MediaPolicy:
 
 
 def media_flags(policy: MediaPolicy) -> list[str]:
-    """The command line that `media_policy_from` makes this policy of."""
-    flags = [("--allowed-media-path", str(path)) for path in policy.allowed_paths or ()]
-    flags += [("--allowed-media-domain", host) for host in policy.allowed_domains or ()]
-    flags.append(("--video-reader", policy.video_reader))
-    return [word for flag in flags for word in flag]
+    """Return the flags from which `media_policy_from` makes this policy."""
+    paths = [f"--allowed-media-path={path}" for path in policy.allowed_paths or ()]
+    domains = [f"--allowed-media-domain={host}" for host in policy.allowed_domains or ()]
+    return [*paths, *domains, f"--video-reader={policy.video_reader}"]
 
 
 enqueue_options = all_of(

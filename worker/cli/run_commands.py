@@ -28,7 +28,7 @@ from worker.status import RunStatus, run_status
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a run.")
 @click.option("--watch", is_flag=True, help="Again every two seconds, until it is finished.")
 def status(run_id: str | None, url: str, as_json: bool, watch: bool) -> None:
-    """Where RUN stands, or every run."""
+    """Show where RUN stands, or every run."""
     remember(url)
     console = Console()
     with connect(url) as connection:
@@ -65,7 +65,7 @@ def tail(run_id: str, url: str, as_json: bool) -> None:
 @click.argument("run_id", metavar="RUN")
 @url_option
 def resume(run_id: str, url: str) -> None:
-    """Enqueue again what of RUN is neither done nor on its way."""
+    """Enqueue again what of RUN is neither done nor queued nor in a worker."""
     remember(url)
     with connect(url) as connection:
         tell_enqueued(resume_run(connection, run_id))
@@ -113,7 +113,7 @@ def _rows_as_they_come(connection: Redis, run_id: str) -> Iterator[ResultRow]:
 
 
 def _all_runs(connection: Redis) -> list[RunStatus]:
-    """Where each run stands; one whose record is broken hides no other."""
+    """Return where each run stands; one whose record is broken hides no other."""
     statuses = []
     for name in Ledger(connection).runs():
         try:
@@ -138,7 +138,7 @@ def tell_enqueued(enqueued: Enqueued) -> None:
 
 
 def remember(url: str) -> None:
-    """For the message when Redis fails."""
+    """Keep the URL for the message about a Redis that fails."""
     click.get_current_context().find_root().meta["url"] = url
 
 
