@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Required, TypedDict, Unpack
+from typing import Unpack
 
 from redis import Redis
 
@@ -19,7 +19,7 @@ from jobs.errors import InputFileError, RunExistsError
 from jobs.ledger import Ledger, RunState
 from jobs.queue.run_jobs import RunJobs
 from jobs.requests import MAX_SAMPLES
-from jobs.run_spec import InputSpec, RunSpec
+from jobs.run_spec import InputSpec, RunSettings, RunSpec
 from jobs.shards import Shard, shards_of
 from jobs.sources import Input, MediaFiles, PromptFile, SourceRow, input_of
 from jobs.survey import survey_input
@@ -32,27 +32,6 @@ ENQUEUE_BATCH = 100  # jobs a round trip; more gains nothing (measured)
 
 ReportProgress = Callable[[str, int], None]
 """Told now and then how many rows are done of a phase: `("read" | "enqueued", rows)`."""
-
-
-class RunSettings(TypedDict, total=False):
-    """What a run is besides its input: the keyword arguments of `enqueue_run`.
-
-    Attributes:
-        model: whose workers answer.
-        out: the dataset's folder, as the workers see it.
-        sampling, video_params: defaults for what a row does not say itself.
-        n: samples of a row that does not say itself how many; each is a row of the dataset.
-        shard_size: samples a job.
-        chat: send each plain prompt as the user's message through the chat template.
-    """
-
-    model: Required[str]
-    out: Required[str | Path]
-    sampling: SamplingParams | None
-    video_params: VideoParams | None
-    n: int
-    shard_size: int
-    chat: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +154,11 @@ def _surveyed(
         video_params=video_params or VideoParams.of(),
         n=n,
         chat=chat,
-        **survey.facts,
+        rows=survey.samples,
+        input_rows=survey.rows,
+        samples=survey.most_samples,
+        bad_rows=survey.bad_rows,
+        columns=survey.columns.types,
     )
     return spec, survey.first_bad
 

@@ -23,7 +23,7 @@ from vllm_mlx.content import Content, Part, content_of, media_of, with_sources
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.media.names import located
 from vllm_mlx.parameters import Parameters, describe
-from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.sampling_params import SamplingParams, as_tuple
 from vllm_mlx.video_params import VideoParams
 
 P = TypeVar("P", bound=Parameters)
@@ -42,15 +42,9 @@ RequestId = Annotated[
 ]
 
 
-def _as_tuple(sources: Any) -> Any:
-    if isinstance(sources, str):
-        return (sources,)
-    return tuple(sources) if isinstance(sources, list) else sources
-
-
 MediaSources = Annotated[
     tuple[Annotated[str, StringConstraints(min_length=1)], ...],
-    BeforeValidator(_as_tuple),
+    BeforeValidator(as_tuple),
     Field(max_length=MAX_MEDIA),
 ]
 

@@ -9,12 +9,12 @@ import re
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Required, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.requests import MAX_SAMPLES
-from jobs.sources import Format, Input
+from jobs.sources import Format, Input, MediaFiles
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.video_params import VideoParams
@@ -22,6 +22,27 @@ from vllm_mlx.video_params import VideoParams
 QUEUE_PREFIX = "mlx-"
 
 _IDENTITY = ("model", "out", "shard_size", "n", "chat", "bad_rows")
+
+
+class RunSettings(TypedDict, total=False):
+    """What a run is besides its input: the keyword arguments of `enqueue_run`.
+
+    Attributes:
+        model: whose workers answer.
+        out: the dataset's folder, as the workers see it.
+        sampling, video_params: defaults for what a row does not say itself.
+        n: samples of a row that does not say itself how many; each is a row of the dataset.
+        shard_size: samples a job.
+        chat: send each plain prompt as the user's message through the chat template.
+    """
+
+    model: Required[str]
+    out: Required[str | Path]
+    sampling: SamplingParams | None
+    video_params: VideoParams | None
+    n: int
+    shard_size: int
+    chat: bool
 
 
 class InputSpec(BaseModel):
@@ -43,12 +64,13 @@ class InputSpec(BaseModel):
     @classmethod
     def of(cls, source: Input) -> InputSpec:
         """Read the input once for its fingerprint."""
+        files = source if isinstance(source, MediaFiles) else None
         return cls(
             path=str(source.path.absolute()),
             fingerprint=source.fingerprint(),
             format=source.format,
-            media=source.kind,
-            prompt=source.prompt,
+            media=files.kind if files else None,
+            prompt=files.prompt if files else None,
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from jobs.dataset import ColumnTypes
 from jobs.errors import InputFileError
@@ -41,17 +40,6 @@ class Survey:
             self.bad_rows += 1
             if len(self.first_bad) < LISTED_BAD_ROWS:
                 self.first_bad.append(source)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What of it a `RunSpec` keeps."""
-        return {
-            "rows": self.samples,
-            "input_rows": self.rows,
-            "samples": self.most_samples,
-            "bad_rows": self.bad_rows,
-            "columns": self.columns.types,
-        }
 
     def refuse(self, path: Path) -> InputFileError:
         """The error that lists the first bad rows."""

@@ -53,12 +53,10 @@ def with_sources(content: Content, change: Callable[[str], str]) -> Content:
     """The content with what names its images and videos changed."""
     if isinstance(content, str):
         return content
-    return [part if part["type"] == "text" else _changed(part, change) for part in content]
-
-
-def _changed(part: Part, change: Callable[[str], str]) -> Part:
-    kind = part["type"]
-    return {"type": kind, kind: change(part[kind])}
+    return [
+        part if (kind := part["type"]) == "text" else {"type": kind, kind: change(part[kind])}
+        for part in content
+    ]
 
 
 def _part(part: Any, any_source: bool) -> Part:

@@ -11,10 +11,11 @@ from vllm_mlx.parameters import Parameters
 from vllm_mlx.seeds import sample_seed
 
 
-def _as_tuple(stop: Any) -> Any:
-    if isinstance(stop, str):
-        return (stop,)
-    return tuple(stop) if isinstance(stop, list) else stop
+def as_tuple(strings: Any) -> Any:
+    """One string or a list of them as a tuple."""
+    if isinstance(strings, str):
+        return (strings,)
+    return tuple(strings) if isinstance(strings, list) else strings
 
 
 StopString = Annotated[str, StringConstraints(min_length=1)]
@@ -35,7 +36,7 @@ class SamplingParams(Parameters):
     """Drop tokens less likely than this times the most likely one; 0 is off."""
     repetition_penalty: float = Field(1.0, gt=0.0, le=2.0, allow_inf_nan=False)
     """Divide the logits of recent tokens by this; 1 is off."""
-    stop: Annotated[tuple[StopString, ...] | None, BeforeValidator(_as_tuple)] = None
+    stop: Annotated[tuple[StopString, ...] | None, BeforeValidator(as_tuple)] = None
     """Strings (or one) that end the text; they are trimmed from it."""
     seed: int | None = Field(None, ge=0, lt=2**63)
     """Makes sampling repeatable, whatever else is in the batch; drawn and recorded if not given.

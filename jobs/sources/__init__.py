@@ -11,9 +11,9 @@ from __future__ import annotations
 from jobs.sources.dialect import Dialect
 from jobs.sources.files import fingerprint
 from jobs.sources.formats import Format, detect_format
-from jobs.sources.inputs import Input, PromptFile, input_of
+from jobs.sources.inputs import Input, input_of
 from jobs.sources.media_files import MediaFiles
-from jobs.sources.reader import read_raw
+from jobs.sources.prompt_file import PromptFile, read_raw
 from jobs.sources.rows import RawRow, SourceRow
 from jobs.sources.validation import read_requests, validated
 

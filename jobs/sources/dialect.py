@@ -61,7 +61,7 @@ class Dialect(ABC):
         return default if given is None else int(given)
 
     def fields(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Where the fields of a good row's request stand."""
+        """What of a row holds its request's fields."""
         return data
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from jobs.sources.files import FilePath, fingerprint, version
-from jobs.sources.formats import Format, detect_format
-from jobs.sources.media_files import Kind, MediaFiles
-from jobs.sources.reader import read_raw
+from jobs.sources.files import FilePath
+from jobs.sources.formats import Format
+from jobs.sources.media_files import MediaFiles
+from jobs.sources.prompt_file import PromptFile
 from jobs.sources.rows import RawRow
 from vllm_mlx.errors import InvalidRequestError
 
@@ -21,13 +20,6 @@ class Input(Protocol):
     @property
     def path(self) -> Path:
         """What it is called: a file, a folder, or a pattern."""
-
-    @property
-    def kind(self) -> Kind | None:
-        """What media files are, and `prompt` what is asked of each; None of a prompt file."""
-
-    @property
-    def prompt(self) -> str | None: ...
 
     @property
     def format(self) -> Format:
@@ -45,37 +37,6 @@ class Input(Protocol):
 
     def rows(self) -> Iterator[RawRow]:
         """Its rows, not validated; the same each time."""
-
-
-@dataclass(frozen=True, slots=True)
-class PromptFile:
-    """A file with a prompt or a chat in each row.
-
-    Raises, as its methods do:
-        InputFileError: the file is missing, empty or unreadable.
-    """
-
-    path: Path
-    format: Format
-    kind: None = field(default=None, init=False)
-    prompt: None = field(default=None, init=False)
-
-    @classmethod
-    def of(cls, path: FilePath) -> PromptFile:
-        return cls(Path(path), detect_format(path))
-
-    @property
-    def folder(self) -> Path:
-        return self.path.absolute().parent
-
-    def fingerprint(self) -> str:
-        return fingerprint(self.path)
-
-    def version(self) -> Hashable:
-        return version(self.path)
-
-    def rows(self) -> Iterator[RawRow]:
-        return read_raw(self.path, self.format)
 
 
 def input_of(

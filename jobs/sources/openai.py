@@ -54,24 +54,20 @@ class OpenAI(Dialect):
         fields = {key: value for key, value in given.items() if key in _REQUEST_FIELDS}
         if (most := given.get("max_completion_tokens")) is not None:
             if "max_tokens" in given:
-                raise InvalidRequestError(
-                    "give one of body.max_tokens and body.max_completion_tokens"
-                )
+                both = "body.max_tokens and body.max_completion_tokens"
+                raise InvalidRequestError(f"give one of {both}")
             fields["max_tokens"] = most
         fields = written_out(fields) | _logprobs(source, given) | {"id": data.get("custom_id")}
         return GenerationRequest.parse(fields)
 
     def columns(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The supported fields of the body."""
-        body = data.get("body")
-        if not isinstance(body, dict):
-            return {}
-        given = _meaningful(body)
+        given = _meaningful(self.fields(data))
         return carried({key: value for key, value in given.items() if key in _CARRIED_FIELDS})
 
     def fields(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
-        body: Mapping[str, Any] = data["body"]
-        return body
+        body = data.get("body")
+        return body if isinstance(body, dict) else {}
 
 
 def _source_of(data: Mapping[str, Any]) -> str:

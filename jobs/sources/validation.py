@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from jobs.requests import GenerationRequest
 from jobs.sources.files import FilePath
 from jobs.sources.formats import Format
 from jobs.sources.ids import RowIds
-from jobs.sources.inputs import Input, PromptFile
-from jobs.sources.reader import format_of
+from jobs.sources.inputs import Input
+from jobs.sources.prompt_file import PromptFile
 from jobs.sources.rows import SourceRow
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams
@@ -36,8 +35,8 @@ def read_requests(
         InputFileError: at once if the file is missing, empty or unreadable; while iterating if
             it turns out to hold no rows, or not to be the table it should be.
     """
-    source = PromptFile(Path(path), format_of(path, format))
-    return validated(source, sampling=sampling or SamplingParams.of(), n=n)
+    sampling = sampling or SamplingParams.of()
+    return validated(PromptFile.of(path, format), sampling=sampling, n=n)
 
 
 def validated(source: Input, *, sampling: SamplingParams, n: int) -> Iterator[SourceRow]:

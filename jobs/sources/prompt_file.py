@@ -1,0 +1,74 @@
+"""`PromptFile`: a file and its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.errors import InputFileError
+from jobs.sources.files import FilePath, fingerprint, open_input, version
+from jobs.sources.formats import Format, detect_format
+from jobs.sources.lines import read_jsonl, read_text
+from jobs.sources.rows import RawRow, RowOrError
+from jobs.sources.tables import read_csv, read_parquet
+
+_READERS: dict[Format, Callable[[FilePath], Iterator[tuple[int, RowOrError]]]] = {
+    Format.JSONL: read_jsonl,
+    Format.OPENAI: read_jsonl,
+    Format.TEXT: read_text,
+    Format.CSV: read_csv,
+    Format.PARQUET: read_parquet,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFile:
+    """A file with a prompt or a chat in each row.
+
+    Raises, as its methods do:
+        InputFileError: the file is missing, empty or unreadable.
+    """
+
+    path: Path
+    format: Format
+
+    @classmethod
+    def of(cls, path: FilePath, format: Format | None = None) -> PromptFile:
+        """Look at the file; its format is told by `detect_format` unless it is given."""
+        if format is None:
+            return cls(Path(path), detect_format(path))
+        if format == Format.MEDIA:
+            raise InputFileError(f"{path}: {str(Format.MEDIA)!r} is no format of a prompt file")
+        with open_input(path):
+            return cls(Path(path), Format(format))
+
+    @property
+    def folder(self) -> Path:
+        return self.path.absolute().parent
+
+    def fingerprint(self) -> str:
+        return fingerprint(self.path)
+
+    def version(self) -> Hashable:
+        return version(self.path)
+
+    def rows(self) -> Iterator[RawRow]:
+        row = -1
+        for row, (line, content) in enumerate(_READERS[self.format](self.path)):
+            if isinstance(content, dict):
+                yield RawRow(row, line, content, None)
+            else:
+                yield RawRow(row, line, {}, content)
+        if row < 0:
+            raise InputFileError(f"{self.path} is empty: it holds no rows")
+
+
+def read_raw(path: FilePath, format: Format | None = None) -> Iterator[RawRow]:
+    """Read a file's rows without validation: the same rows in the same order, and cheaply.
+
+    Raises:
+        InputFileError: at once if the file is missing, empty or unreadable; while iterating if
+            it turns out to hold no rows, or not to be the table it should be.
+    """
+    return PromptFile.of(path, format).rows()
