@@ -1,15 +1,17 @@
-"""Write the tables of settings and of columns from the code that they are about.
+"""Write the tables of settings and of columns, and the commands' help, from the code.
 
     python -m docs.scripts.tables
 
-A table stands between `<!-- settings: CLASS [FIELD ...] -->` or `<!-- columns -->`, and
-`<!-- end -->`.
+A block begins with `<!-- settings: CLASS [FIELD ...] -->`, `<!-- columns -->` or
+`<!-- commands -->`, and ends with `<!-- end -->`.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+
+import click
 
 from docs.scripts.blocks import ROOT, replaced, table
 from jobs.dataset.card import columns_table
@@ -18,6 +20,7 @@ from vllm_mlx.parameters import settings_of
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 from vllm_mlx.video_params import VideoParams
+from worker.cli.app import main
 
 CLASSES = {
     each.__name__: each
@@ -35,6 +38,8 @@ def with_tables(text: str) -> str:
     """Return a document's text with every table as the code has it now."""
     if "<!-- columns -->" in text:
         text = replaced(text, "columns", columns_table({}))
+    if "<!-- commands -->" in text:
+        text = replaced(text, "commands", _commands())
     return SETTINGS.sub(lambda found: found[1] + _settings(found[2], found[3]) + found[4], text)
 
 
@@ -43,6 +48,14 @@ def _settings(class_name: str, names: str) -> str:
     chosen = [settings[name] for name in names.split() or settings]
     rows = [[f"`{each.name}`", each.help, each.type, each.range, each.default] for each in chosen]
     return table(["Name", "What it does", "Type", "Range", "Default"], rows)
+
+
+def _commands() -> str:
+    helps = []
+    for name, command in sorted(main.commands.items()):
+        context = click.Context(command, info_name=f"mlx-batch {name}", terminal_width=96)
+        helps.append(f"\n## {name}\n\n```\n{command.get_help(context)}\n```\n")
+    return "".join(helps)
 
 
 if __name__ == "__main__":
