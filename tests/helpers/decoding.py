@@ -45,8 +45,8 @@ def randomize(model: Any, scale: float = 0.3, seed: int = 0) -> Any:
     return model
 
 
-def tiny_llama(**changes: Any) -> Any:
-    return randomize(llama.Model(llama.ModelArgs.from_dict({**CONFIG, **changes})))
+def tiny_llama(*, scale: float = 0.3, **changes: Any) -> Any:
+    return randomize(llama.Model(llama.ModelArgs.from_dict({**CONFIG, **changes})), scale)
 
 
 class Poisoned:
