@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO_OUT := demo-out
 
-.PHONY: install demo test fuzz faults-short faults soak docs site lint types check clean
+.PHONY: install demo test test-all fuzz faults-short faults soak docs site lint types check clean
 
 install: $(INSTALLED)
 
@@ -25,8 +25,15 @@ demo: $(INSTALLED)
 	rm -rf $(DEMO_OUT)
 	$(BIN)/mlx-batch run examples/prompts.jsonl --model smollm2-135m --out $(DEMO_OUT) --shard-size 16
 
+# On all cores, at most four: each process has a Redis server and a model of its own.
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
+
+# With what is marked slow; CONTRIBUTING.md says what that is, and why.
+test-all: $(INSTALLED)
+	$(BIN)/python -m pytest -q $(PARALLEL) -m 'slow or not slow'
 
 # The fuzz tests of `make test` with 20,000 cases in all, and others each time.
 fuzz: $(INSTALLED)

@@ -33,7 +33,25 @@ LARGEST_GAP = 1e-4
 # Heads as SmolLM2 has them: 64 numbers each, three of queries to one of keys.
 HEADS = {"head_dim": 64, "num_attention_heads": 6, "num_key_value_heads": 2}
 TINY = {**HEADS, "hidden_size": 128, "intermediate_size": 192, "vocab_size": 509}
-WORDS = "the sun a river of old stone and light falls on quiet hills where no one walks".split()
+WORDS = [
+    "the",
+    "sun",
+    "a",
+    "river",
+    "of",
+    "old",
+    "stone",
+    "and",
+    "light",
+    "falls",
+    "on",
+    "quiet",
+    "hills",
+    "where",
+    "no",
+    "one",
+    "walks",
+]
 
 Request = tuple[list[int], int]
 """The tokens of a prompt, and `max_tokens`."""
