@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,25 @@ def test_the_architecture_page_has_every_folder_and_the_light_modules() -> None:
 def test_nothing_imports_the_worker() -> None:
     both = our_imports("jobs") | our_imports("vllm_mlx")
     assert not [pair for pair in both if pair[1].startswith("worker")]
+
+
+def room_of(module: str) -> str:
+    """The folder of a package that a module lies in; a module of the package itself is its own."""
+    parts = module.split(".")
+    is_folder = ROOT.joinpath(*parts).is_dir()
+    return module if len(parts) == 2 and not is_folder else ".".join(parts[:2])
+
+
+@pytest.mark.parametrize("place_of", [str, room_of], ids=["files", "folders"])
+def test_no_import_runs_in_a_circle(place_of: Callable[[str], str]) -> None:
+    below: dict[str, set[str]] = {}
+    for package in OURS:
+        for name, file in modules_of(package).items():
+            found = {place_of(each) for each in imports_of(file) if each.partition(".")[0] in OURS}
+            if name != package:  # whose __init__ exports what the folders hold
+                below.setdefault(place_of(name), set()).update(found - {place_of(name)})
+    assert {"vllm_mlx.errors", "worker.cli.app", "worker.cli"} & below.keys()
+    TopologicalSorter(below).prepare()  # raises CycleError, which names the circle
 
 
 def test_rq_is_imported_in_two_folders_only() -> None:

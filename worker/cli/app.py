@@ -37,6 +37,7 @@ from vllm_mlx.scheduler_config import SchedulerConfig
 from vllm_mlx.video_params import VideoParams
 from worker.cli import display, run_commands
 from worker.cli.acl import acl
+from worker.cli.local_run import run as run_everything
 from worker.cli.options import (
     enqueue_options,
     media_options,
@@ -48,7 +49,6 @@ from worker.cli.options import (
     url_option,
 )
 from worker.cli.run_commands import remember, tell_enqueued
-from worker.local_run import run as run_everything
 from worker.logs import log_to_stderr
 
 ROWS_IN_ERROR, BAD_INPUT, INFRASTRUCTURE = 1, 2, 3

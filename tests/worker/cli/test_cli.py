@@ -381,7 +381,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             started.append(command)
             super().__init__([sys.executable, "-c", ""], **options)
 
-    monkeypatch.setattr("worker.local_run.subprocess.Popen", Ended)
+    monkeypatch.setattr("worker.cli.local_run.subprocess.Popen", Ended)
     return started
 
 
@@ -447,7 +447,7 @@ def test_the_url_is_not_on_the_command_line_of_a_worker(
             commands.append(command)
             super().__init__(command, **options)
 
-    monkeypatch.setattr("worker.local_run.subprocess.Popen", Recorded)
+    monkeypatch.setattr("worker.cli.local_run.subprocess.Popen", Recorded)
     prompts = write_prompts(bench.folder / "p.jsonl", 1)
     bench.redis.execute_command("ACL", "SETUSER", "app", "on", ">hunter2", "~*", "&*", "+@all")
     url = bench.url.replace("unix://", "unix://app:hunter2@")
