@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import mlx.core as mx
+
 from vllm_mlx.batching.counters import Counters
 from vllm_mlx.batching.logprobs import Logprobs
 from vllm_mlx.batching.sequence import Sequence
@@ -17,6 +19,14 @@ class Produced(NamedTuple):
     sequence: Sequence
     token: int
     logprobs: Logprobs | None = None
+
+    @classmethod
+    def of(cls, sequence: Sequence, token: int, logprobs: mx.array, *, is_finite: bool) -> Produced:
+        """With what the sequence asked to know of the log-probabilities `[V]` of all tokens."""
+        if not is_finite:
+            return cls(sequence, -1)
+        count = sequence.params.logprobs
+        return cls(sequence, token, None if count is None else Logprobs.of(logprobs, token, count))
 
 
 class PrefillError(Exception):

@@ -14,7 +14,6 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from vllm_mlx import platform
 from vllm_mlx.batching.fallback_sampler import make_processors, make_sampler
-from vllm_mlx.batching.logprobs import Logprobs
 from vllm_mlx.batching.runner import Produced, Runner
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.scheduler_config import Bounds
@@ -69,8 +68,8 @@ class UpstreamRunner(Runner):
         self.counters.steps += bool(responses)
         finite = _finite(responses)
         produced = [
-            _produced(self._rows[response.uid], response, is_finite)
-            for response, is_finite in zip(responses, finite, strict=True)
+            Produced.of(self._rows[each.uid], each.token, each.logprobs, is_finite=is_finite)
+            for each, is_finite in zip(responses, finite, strict=True)
         ]
         for response in responses:
             if response.finish_reason:  # upstream has dropped the row itself
@@ -117,12 +116,3 @@ def _finite(responses: list[Any]) -> list[bool]:
     chosen = mx.stack([response.logprobs[response.token] for response in responses])
     finite: Any = mx.isfinite(chosen).tolist()
     return list(finite)
-
-
-def _produced(sequence: Sequence, response: Any, is_finite: bool) -> Produced:
-    if not is_finite:
-        return Produced(sequence, -1)
-    count = sequence.params.logprobs
-    if count is None:
-        return Produced(sequence, response.token)
-    return Produced(sequence, response.token, Logprobs.of(response.logprobs, response.token, count))

@@ -19,6 +19,7 @@ from tests.helpers.decoding import (
     step,
     tiny_llama,
 )
+from vllm_mlx.batching.one_by_one import OneByOneRunner, text_runner
 from vllm_mlx.batching.slots.runner import SlotRunner
 from vllm_mlx.batching.upstream import UpstreamRunner
 from vllm_mlx.errors import NonFiniteLogitsError
@@ -113,10 +114,12 @@ def test_other_caches_fall_back(kind):
     assert tokens == [sequential(model, each, 9) for each in PROMPTS]
 
 
-def test_quantized_caches_fall_back():
+def test_quantized_caches_run_one_by_one():
     model = QuantizedCaches()
-    scheduler = new_scheduler(model, max_num_seqs=1)
-    assert isinstance(scheduler._runner, UpstreamRunner)
+    scheduler = new_scheduler(model, max_num_seqs=4)
+    assert isinstance(scheduler._runner, OneByOneRunner)
+    tokens = run(scheduler, [sequence(str(i), each, 9) for i, each in enumerate(PROMPTS)])
+    assert tokens == [sequential(model, each, 9) for each in PROMPTS]
 
 
 def test_the_fallback_fails_a_row_whose_logits_are_not_finite():
@@ -151,6 +154,7 @@ def test_the_fallback_computes_no_more_tokens_than_it_may():
             return model(tokens, cache=cache)
 
     scheduler = new_scheduler(Counting(), max_num_seqs=4, max_num_batched_tokens=2)
+    most.clear()
     run(scheduler, [sequence(str(i), [1, 2, 3, 4, 5, 6], 1) for i in range(4)])
     assert max(most) <= 2
 
@@ -199,6 +203,57 @@ class Offsets(Sliding):
         return logits + (10.0 * mx.arange(VOCAB) if isinstance(shift, mx.array) else 0.0)
 
 
-@pytest.mark.parametrize("kind", [Sliding, Offsets])
-def test_a_model_that_computes_something_else_in_slots_falls_back(kind):
-    assert isinstance(new_scheduler(kind(), max_num_seqs=2)._runner, UpstreamRunner)
+def test_a_model_that_slots_refuse_falls_back():
+    assert isinstance(new_scheduler(Sliding(), max_num_seqs=2)._runner, UpstreamRunner)
+
+
+def test_a_model_that_computes_something_else_in_every_batch_runs_one_by_one(caplog):
+    assert isinstance(new_scheduler(Offsets(), max_num_seqs=2)._runner, OneByOneRunner)
+    said = [record.getMessage() for record in caplog.records]
+    assert [each.partition(":")[0] for each in said] == [
+        "Offsets does not suit slots",
+        "Offsets does not suit mlx-lm's BatchGenerator",
+        "Offsets runs one row at a time",
+    ]
+    assert "log-probabilities differ by" in said[0]
+
+
+def one_by_one():
+    scheduler = new_scheduler(QuantizedCaches(), max_num_seqs=8)
+    assert isinstance(scheduler._runner, OneByOneRunner)
+    return scheduler
+
+
+def test_one_by_one_counts_and_frees():
+    scheduler = one_by_one()
+    run(scheduler, [sequence(str(i), each, 9) for i, each in enumerate(PROMPTS)])
+    stats = scheduler.stats
+    assert stats.prompt_tokens == sum(map(len, PROMPTS))
+    assert stats.completion_tokens == stats.steps == 9 * len(PROMPTS)
+    assert stats.prefill_seconds > 0
+    assert stats.decode_seconds > 0
+    assert (stats.slots, stats.kv_cache_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"temperature": 1.0, "seed": 5, "top_k": 8}, {"repetition_penalty": 1.8}, {"logprobs": 2}],
+)
+def test_one_by_one_samples_as_batches_do(params):
+    batched, alone = OTHERS["sliding window"][0](), OneByOne()
+    rows = [sequence(name, PROMPTS[0], 12, **params) for name in ("batched", "alone")]
+    for model, row in zip((batched, alone), rows, strict=True):
+        run(new_scheduler(model, max_num_seqs=1), [row])
+    outputs = [row.future.result(0) for row in rows]
+    assert rows[0].output_tokens == rows[1].output_tokens
+    for mine, theirs in zip(*(output.logprobs or () for output in outputs), strict=True):
+        assert mine.token_id == theirs.token_id
+        assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-4)
+
+
+class OneByOne:
+    def __init__(self):
+        self._model = OTHERS["sliding window"][0]()
+
+    def new_runner(self, **given):
+        return text_runner(self._model, **given)

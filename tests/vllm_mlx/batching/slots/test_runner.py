@@ -218,8 +218,8 @@ def test_work_that_a_failed_step_undid_is_counted_again(model, monkeypatch):
             raise RuntimeError("the kernel failed")
         return launch(self)
 
-    monkeypatch.setattr(SlotRunner, "_launch", break_two)
     scheduler = new_scheduler(model, max_num_seqs=2)
+    monkeypatch.setattr(SlotRunner, "_launch", break_two)
     run(scheduler, [sequence(str(i), prompt_of(i, 9), 5) for i in range(2)])
     assert scheduler.stats.prompt_tokens == 2 * (9 + 9)
     assert scheduler.stats.completion_tokens == 2 * (1 + 5)

@@ -112,9 +112,9 @@ def test_abort_frees_the_place(bare, scheduler):
     scheduler.add(second)
     for _ in range(3):
         step(scheduler)
-    running = scheduler._runner._running
+    _, steps = scheduler._runner._running
     assert scheduler.remove("a") is first
-    assert running.steps.gi_frame is None, "the generator holds the cache no more"
+    assert steps.tokens.gi_frame is None, "the generator holds the cache no more"
     assert run(scheduler, []) == []
     assert len(second.future.result(0).text) == 0
     assert len(second.output_tokens) == 3

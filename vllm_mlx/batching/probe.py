@@ -1,0 +1,98 @@
+"""`disagreement`: why a runner does not suit a model, found by trying it on a few tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import make_prompt_cache
+
+from vllm_mlx import platform
+from vllm_mlx.batching.logprobs import Logprobs
+from vllm_mlx.batching.request import Request
+from vllm_mlx.batching.runner import Runner
+from vllm_mlx.batching.sequence import Sequence
+from vllm_mlx.sampling_params import SamplingParams
+
+_PARAMS = SamplingParams.of(temperature=0, logprobs=8)
+_WINDOW = 256  # sliding windows up to this size are filled
+_SPECIAL = 8  # the first token ids, which mean something of their own in most vocabularies
+
+
+def disagreement(new_runner: Callable[[], Runner], model: Any, vocab_size: int) -> str | None:
+    """Why a runner's answers are not those that the model gives to each prompt alone; None if they
+    are.
+
+    Two prompts of other lengths join a shorter one that has begun to decode, so that rows are
+    padded, stand at different positions and move to a wider batch. It takes seven calls of the
+    model with few tokens.
+    """
+    try:
+        runner, trial = new_runner(), platform.trial()
+        longest = max(trial.longest, *(size + 2 for size in _windows(model) if size <= _WINDOW))
+        rows = [
+            _row(3, 2, vocab_size),
+            _row(longest, 1, vocab_size),
+            _row(longest - 3, 1, vocab_size),
+        ]
+        rows = rows[: runner.bounds.max_num_seqs]
+        found = _answer(runner, rows)
+        runner.close()
+        gaps = [gap for row in {rows[0], rows[-1]} for gap in _gaps(model, row, found[row])]
+    except Exception as error:  # whatever an architecture does with a cache
+        return f"{type(error).__name__}: {error}"
+    if all(gap <= trial.tolerance for gap in gaps):
+        return None
+    return f"log-probabilities differ by {max(gaps):.2g} from those of a row alone"
+
+
+def _windows(model: Any) -> list[int]:
+    return [getattr(cache, "max_size", 0) for cache in make_prompt_cache(model)]
+
+
+def _row(length: int, max_tokens: int, vocab_size: int) -> Sequence:
+    ids = max(1, min(vocab_size, 97) - _SPECIAL)
+    no_text: Any = None
+    return Sequence(
+        Request("", _PARAMS),
+        [_SPECIAL + (7 * at + length) % ids for at in range(length)],
+        max_tokens=max_tokens,
+        model="",
+        new_detokenizer=lambda: no_text,
+    )
+
+
+def _answer(runner: Runner, rows: list[Sequence]) -> dict[Sequence, list[Logprobs]]:
+    found: dict[Sequence, list[Logprobs]] = {row: [] for row in rows}
+    _insert(runner, rows[:1])
+    joining = rows[1:]
+    while any(len(found[row]) < row.max_tokens for row in rows):
+        for row, token, logprobs in runner.step():
+            if logprobs is None:
+                raise ValueError("the logits are not finite")
+            row.output_tokens.append(token)
+            found[row].append(logprobs)
+            if len(found[row]) == row.max_tokens:
+                runner.remove(row)
+        _insert(runner, joining)
+        joining = []
+    return found
+
+
+def _insert(runner: Runner, rows: list[Sequence]) -> None:
+    for row in rows:
+        runner.announce(row)
+        runner.reserve(row)
+    if rows:
+        runner.insert(rows)
+
+
+def _gaps(model: Any, row: Sequence, found: list[Logprobs]) -> Iterator[float]:
+    """How far log-probabilities are from those that the model gives the row alone."""
+    tokens = mx.array([[*row.prompt_tokens, *row.output_tokens[:-1]]])
+    logits = model(tokens, cache=make_prompt_cache(model))[0, -len(found) :].astype(mx.float32)
+    alone: Any = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    for at, logprobs in enumerate(found):
+        for token, value in logprobs.top:
+            yield abs(value - alone[at, token].item())
