@@ -12,6 +12,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models import llama
 
 from vllm_mlx import platform
+from vllm_mlx.model_files import ALIASES
 from vllm_mlx.models import loading
 from vllm_mlx.models.accelerated import accelerate
 from vllm_mlx.models.weights import place
@@ -66,7 +67,7 @@ class ModelPair:
 def named_models(name: str) -> ModelPair:
     """A hub id, a local folder, a `.gguf` file, or an alias."""
     loaded = loading.load_model(name)
-    if platform.backend() == "cpu" or name in loading.ALIASES or name.lower().endswith(".gguf"):
+    if platform.backend() == "cpu" or name in ALIASES or name.lower().endswith(".gguf"):
         peers = loading.load_model(name, accelerated=False).model
     else:
         peers = mlx_lm.load(name)[0]

@@ -6,6 +6,7 @@ MLXBatchError
 ├── RunNotFoundError            the server knows no such run
 ├── RunStateError               the run is not where this can be done with it
 ├── JobPayloadError             a job's payload is not one this version writes
+│   ├── ModelMismatchError          its run is of another model than the worker's
 │   └── OutputNotAllowedError       its run's folder is outside what the worker's owner allows
 ├── LedgerError                 the ledger in Redis holds what this version does not write
 ├── LeaseLostError              another worker has claimed the shard meanwhile
@@ -36,6 +37,10 @@ class RunStateError(MLXBatchError):
 
 class JobPayloadError(MLXBatchError):
     """A job in the queue was not written by this version's producer."""
+
+
+class ModelMismatchError(JobPayloadError):
+    """A run's model is not the one that the worker has."""
 
 
 class OutputNotAllowedError(JobPayloadError):

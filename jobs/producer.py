@@ -17,13 +17,14 @@ from jobs.connection import redacted
 from jobs.dataset import Dataset
 from jobs.errors import InputFileError, RunExistsError
 from jobs.ledger import Ledger, RunState
+from jobs.model_identity import ModelIdentity, identify
 from jobs.queue.run_jobs import RunJobs
 from jobs.requests import MAX_SAMPLES
 from jobs.run_spec import InputSpec, RunSettings, RunSpec
 from jobs.shards import Shard, shards_of
 from jobs.sources import Input, MediaFiles, PromptFile, SourceRow, input_of
 from jobs.survey import survey_input
-from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.errors import InvalidRequestError, ModelLoadError
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.video_params import VideoParams
 
@@ -75,7 +76,8 @@ def enqueue_run(
 
     Raises:
         InputFileError: the file can't be read, or holds bad rows; nothing is enqueued.
-        InvalidRequestError: `n` is out of range, or not exactly one input is given.
+        InvalidRequestError: `n` is out of range, not exactly one input is given, or the model is
+            a path that is not there.
         RunExistsError: this run was enqueued before, and `resume` is not set; or its folder is
             another run's.
         DatasetError: the output folder, seen from here, belongs to another run.
@@ -141,12 +143,14 @@ def _surveyed(
     if type(n) is not int or not 1 <= n <= MAX_SAMPLES:
         raise InvalidRequestError(f"n={n!r}: should be 1 to {MAX_SAMPLES}")
     sampling = sampling or SamplingParams.of()
+    identity = _identify(model)
     known = InputSpec.of(source)
     survey = survey_input(source, sampling, n, partial(report, "read"))
     if survey.bad_rows and not skip_bad_rows:
         raise survey.refuse(source.path)
     spec = RunSpec.create(
-        model=model,
+        model=identity.name,
+        revision=identity.revision,
         out=str(Path(out).expanduser().absolute()),
         input=known,
         shard_size=shard_size,
@@ -161,6 +165,16 @@ def _surveyed(
         columns=survey.columns.types,
     )
     return spec, survey.first_bad
+
+
+def _identify(model: str) -> ModelIdentity:
+    try:
+        return identify(model)
+    except ModelLoadError as error:
+        raise InvalidRequestError(
+            f"model={model!r}: {error}. Where only the workers have it, give the name that they "
+            "log when they start, such as model@0123456789ab"
+        ) from error
 
 
 def _input_again(spec: RunSpec) -> Input:

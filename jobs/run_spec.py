@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.requests import MAX_SAMPLES
 from jobs.sources import Format, Input, MediaFiles
-from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.video_params import VideoParams
 
@@ -28,7 +27,8 @@ class RunSettings(TypedDict, total=False):
     """What a run is besides its input: the keyword arguments of `enqueue_run`.
 
     Attributes:
-        model: whose workers answer.
+        model: whose workers answer, as they name it; where only they have its folder, the name
+            that they log when they start.
         out: the dataset's folder, as the workers see it.
         sampling, video_params: defaults for what a row does not say itself.
         n: samples of a row that does not say itself how many; each is a row of the dataset.
@@ -81,6 +81,9 @@ class RunSpec(BaseModel):
     same run.
 
     Attributes:
+        model: the name of its `ModelIdentity`, which each row has, too.
+        revision: of that identity. No part of the run's: after the first worker has downloaded a
+            model, the same command is still the same run.
         rows: rows of the dataset: the samples of all rows of the input.
         input_rows: rows of the input.
         samples: the most that one row of the input has.
@@ -92,6 +95,7 @@ class RunSpec(BaseModel):
 
     run_id: str
     model: str
+    revision: str | None = None
     out: str
     input: InputSpec
     rows: int = Field(ge=1)
@@ -148,21 +152,8 @@ class RunSpec(BaseModel):
 
 
 def queue_name(model: str) -> str:
-    """The queue of a model: its hub id or alias; of a local path only the last part.
-
-    A worker and a producer may have the same model under different folders.
-
-    Raises:
-        InvalidRequestError: the name is empty.
-    """
-    if not model:
-        raise InvalidRequestError("model='': should be a hub id, a path or an alias")
-    try:
-        local = model.startswith(("/", ".", "~")) or model.endswith(".gguf") or Path(model).exists()
-        name = Path(model).expanduser().absolute().name if local else model
-    except (OSError, RuntimeError):  # no path: too long for one, or the home of no user
-        name = model
-    return QUEUE_PREFIX + re.sub(r"[^A-Za-z0-9_.-]+", "--", name)
+    """The queue of a model, by the name of its identity."""
+    return QUEUE_PREFIX + re.sub(r"[^A-Za-z0-9_.@-]+", "--", model)
 
 
 def _versions() -> dict[str, str]:

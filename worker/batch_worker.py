@@ -15,6 +15,7 @@ from pathlib import Path
 from redis import Redis
 
 from jobs.ledger import Ledger
+from jobs.model_identity import identify, revision_of
 from jobs.queue.queue_state import QueueState
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import queue_name
@@ -47,7 +48,8 @@ class BatchWorker:
     """Pulls the jobs of one model and answers their rows in one batch.
 
     Args:
-        model: the model's name; the queue is named after it.
+        model: a hub id, a folder, a `.gguf` file or an alias; the queue is named after its
+            `ModelIdentity`, and jobs of runs with another one are refused.
         engine: what answers rows.
         name: the worker's name; by default a random one.
         grace: seconds that jobs may go on after a stop was asked for, before they are given back.
@@ -71,6 +73,7 @@ class BatchWorker:
     ) -> None:
         self.stop_signal = StopSignal(grace)
         self._engine = engine
+        self._model = model = identify(model).name
         self._queue = open_queue(connection, queue_name(model))
         self.bookkeeper = bookkeeper = Bookkeeper(
             self._queue, name, in_hand=lambda job_id: job_id in self.flights
@@ -107,6 +110,8 @@ class BatchWorker:
             redis.exceptions.RedisError: Redis was away, or full, for longer than `redis_timeout`.
         """
         self._engine.start()
+        self.flights.revision = revision_of(self._model)  # which the engine may have fetched
+        logger.info("answers jobs for %s", self._model)
         self.register()
         try:
             with kept_awake():

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 
 from redis.exceptions import RedisError
 
-from jobs.errors import JobPayloadError, LeaseLostError, LedgerError
+from jobs.errors import JobPayloadError, LeaseLostError, LedgerError, ModelMismatchError
 from jobs.ledger import Ledger, ShardLease
 from jobs.queue.tasks import FinalizeRun, read_task
 from jobs.run_spec import RunSpec
@@ -34,6 +34,7 @@ class Flights(dict[str, Flight]):
 
     Attributes:
         inbox: what other threads ask this one to do.
+        revision: of the model that the engine has loaded; None if it is not known.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Flights(dict[str, Flight]):
     ) -> None:
         super().__init__()
         self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.revision: str | None = None
         self._bookkeeper = bookkeeper
         self._model = model
         self._engine = engine
@@ -116,9 +118,11 @@ class Flights(dict[str, Flight]):
         if run_id not in self._specs:
             spec = self._ledger.spec(run_id)
             if spec.queue != self._bookkeeper.queue.name:
-                raise JobPayloadError(f"{run_id} wants {spec.model}, this worker has {self._model}")
+                raise ModelMismatchError(
+                    f"{run_id} wants {spec.model}, this worker has {self._model}"
+                )
             self._output_root.check(run_id, spec.out)
-            self._specs[run_id] = spec
+            self._specs[run_id] = self._ledger.pin_revision(spec, self.revision)
         return self._specs[run_id]
 
     def save(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -16,7 +16,8 @@ from jobs.dataset.part import read_part
 from jobs.errors import DatasetError
 from vllm_mlx.outputs import FinishReason
 
-_READ = ("id", "row", "sample_index", "prompt_tokens", "completion_tokens", "finish_reason")
+_TOKENS = ("prompt_tokens", "completion_tokens")
+_READ = ("id", "row", "sample_index", "model", *_TOKENS, "finish_reason")
 _SHOWN = 20
 
 
@@ -85,6 +86,7 @@ def verify(root: Path) -> Verification:
     parts = _check_folder(layout, manifest["shards"], found)
     rows = _read_parts(parts, schema(manifest["columns"]), found)
     _check_outcomes(rows, found)
+    _check_models(rows, manifest, found)
     _check_positions(rows, owed, found)
     _check_ids(rows, owed.input_rows, found)
     return found
@@ -137,6 +139,15 @@ def _check_outcomes(rows: pa.Table, found: Verification) -> None:
     ]
     found.prompt_tokens = pc.sum(rows["prompt_tokens"]).as_py() or 0
     found.completion_tokens = pc.sum(rows["completion_tokens"]).as_py() or 0
+
+
+def _check_models(rows: pa.Table, manifest: Mapping[str, Any], found: Verification) -> None:
+    if "revision" not in manifest:  # of a version in which names of models were paths
+        return
+    for entry in pc.value_counts(rows["model"]).to_pylist():
+        if entry["values"] != manifest["model"]:
+            said = f"{entry['counts']} rows are by {entry['values']}, not by {manifest['model']}"
+            found.problems.append(said)
 
 
 def _check_positions(rows: pa.Table, owed: _Owed, found: Verification) -> None:

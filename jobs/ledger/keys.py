@@ -15,7 +15,7 @@ _DAMAGE = ("WRONGTYPE", "is not an integer", "would overflow")
 
 
 def run_key(run_id: str) -> str:
-    """Hash: `spec` (JSON) and `state`."""
+    """Hash: `spec` (JSON), `state`, and `revision` (see `Ledger.pin_revision`)."""
     return f"{PREFIX}:run:{run_id}"
 
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 from redis import Redis
 from redis.client import Pipeline
 
-from jobs.errors import LedgerError, RunExistsError, RunNotFoundError
+from jobs.errors import LedgerError, ModelMismatchError, RunExistsError, RunNotFoundError
 from jobs.ledger.counts import Counts
 from jobs.ledger.keys import (
     RUNS,
@@ -100,6 +100,31 @@ class Ledger:
         if raw is None:
             raise RunNotFoundError(f"no run {run_id!r} on this server")
         return _spec(cast(bytes, raw), run_id)
+
+    def pin_revision(self, spec: RunSpec, revision: str | None) -> RunSpec:
+        """The spec with the one revision of its model that all rows are made with.
+
+        The producer's if it knew one, else that of the first worker.
+
+        Args:
+            revision: the worker's; None if it knows none.
+
+        Raises:
+            ModelMismatchError: they differ.
+        """
+        key = run_key(spec.run_id)
+        if (known := spec.revision or revision) is None:
+            return spec
+        with self._redis.pipeline() as pipeline:
+            pipeline.hsetnx(key, "revision", known)
+            pipeline.hget(key, "revision")
+            pinned = pipeline.execute()[1].decode(errors="replace")
+        if revision not in (None, pinned):
+            raise ModelMismatchError(
+                f"{spec.run_id} is made with {spec.model} at {pinned}, and this worker has it at "
+                f"{revision}: `mlx-batch resume {spec.run_id}` goes on when a worker has the former"
+            )
+        return spec.model_copy(update={"revision": pinned})
 
     def progress(self, run_id: str) -> Progress:
         """Return where a run stands.

@@ -46,6 +46,8 @@ def test_the_same_command_is_the_same_run() -> None:
 
 CHANGES: list[dict[str, Any]] = [
     {"model": "other/model"},
+    {"model": "model@0123456789ab"},
+    {"model": "model@0123456789ac"},
     {"out": "/data/other"},
     {"input": InputSpec(path="/in.jsonl", fingerprint="abd", format=Format.JSONL)},
     {"input": InputSpec(path="/in.jsonl", fingerprint="abc", format=Format.TEXT)},
@@ -123,44 +125,17 @@ def test_job_ids_follow_from_the_run() -> None:
             "mlx-community/Llama-3.2-3B-Instruct-4bit",
             "mlx-mlx-community--Llama-3.2-3B-Instruct-4bit",
         ),
-        ("/models/Llama-3.2", "mlx-Llama-3.2"),
-        ("/models/Llama-3.2/", "mlx-Llama-3.2"),
-        ("./models/Llama-3.2", "mlx-Llama-3.2"),
-        ("~/models/Llama-3.2", "mlx-Llama-3.2"),
-        ("models/tiny.Q4_1.gguf", "mlx-tiny.Q4_1.gguf"),
-        ("/a folder/my model", "mlx-my--model"),
+        ("tiny@0123456789ab", "mlx-tiny@0123456789ab"),
+        ("my model@0123456789ab", "mlx-my--model@0123456789ab"),
+        ("tiny.Q4_1.gguf@0123456789ab", "mlx-tiny.Q4_1.gguf@0123456789ab"),
     ],
 )
 def test_a_queue_is_named_after_its_model(model: str, queue: str) -> None:
     assert queue_name(model) == queue
 
 
-def test_a_relative_folder_that_exists_is_a_local_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "models" / "tiny").mkdir(parents=True)
-    assert queue_name("models/tiny") == "mlx-models--tiny"
-
-    monkeypatch.chdir(tmp_path)
-
-    assert queue_name("models/tiny") == queue_name(str(tmp_path / "models" / "tiny")) == "mlx-tiny"
-
-
-def test_a_link_to_a_model_has_its_own_name(tmp_path: Path) -> None:
-    """The hub's cache keeps a model in a folder that is called by a hash."""
-    (tmp_path / "snapshots" / "0a1b2c").mkdir(parents=True)
-    (tmp_path / "tiny").symlink_to(tmp_path / "snapshots" / "0a1b2c")
-
-    assert queue_name(str(tmp_path / "tiny")) == queue_name("/not/on/this/machine/tiny")
-
-
-def test_the_working_directory_as_a_model_has_a_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "tiny").mkdir()
-    monkeypatch.chdir(tmp_path / "tiny")
-
-    assert queue_name(".") == queue_name("./") == "mlx-tiny"
+def test_a_revision_that_is_found_later_leaves_the_run_what_it_is() -> None:
+    assert make_spec(revision="5f1c0de").run_id == make_spec().run_id
 
 
 def test_the_manifest_is_the_run(tmp_path: Path) -> None:

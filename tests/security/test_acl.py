@@ -24,7 +24,7 @@ from jobs.producer import forget_run
 from tests.helpers.bench import Bench, work_in_burst
 from tests.helpers.command_line import cli
 from tests.helpers.engines import MODEL, DoubleEngine, enqueue, status_of, wait_for, write_prompts
-from worker.embedded_redis import EmbeddedRedis
+from worker.embedded_redis import EmbeddedRedis, find_server
 from worker.status import run_status
 
 PASSWORD = "opensesame"
@@ -55,8 +55,8 @@ class Locked:
 def locked_server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Locked]:
-    program = None
-    if request.param == "installed" and not (program := shutil.which("redis-server")):
+    program = find_server() if request.param == "shipped" else shutil.which("redis-server")
+    if not program:
         pytest.skip("no redis-server on the PATH: apt-get install redis-server brings one")
     with EmbeddedRedis(tmp_path_factory.mktemp("redis"), program) as server:
         try:

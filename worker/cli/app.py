@@ -137,6 +137,7 @@ def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
             url,
             out,
             enqueue=lambda redis: enqueue_run(redis, **run_options),
+            model=run_options["model"],
             workers=workers,
             config=config,
             media=media,

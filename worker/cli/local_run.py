@@ -38,6 +38,7 @@ def run(
     out: Path,
     *,
     enqueue: Callable[[Redis], Enqueued],
+    model: str,
     workers: int,
     config: SchedulerConfig,
     media: MediaPolicy,
@@ -47,6 +48,7 @@ def run(
 
     Args:
         enqueue: puts the run into Redis.
+        model: what the workers load.
         config: bounds of each worker's engine.
         media: what a worker may read besides the input's own folder.
         show: called with the state twice a second.
@@ -67,7 +69,7 @@ def run(
             paths = [enqueued.folder, *(media.allowed_paths or ())]
             allowed = MediaPolicy.of(paths, media.allowed_domains or (), media.video_reader)
             flags = [*scheduler_flags(config), *media_flags(allowed)]
-            with _workers(server_url, spec.model, out, workers, flags) as processes:
+            with _workers(server_url, model, out, workers, flags) as processes:
                 _watch(connection, spec, processes, show)
     verification = verify(out)
     if not verification.complete:

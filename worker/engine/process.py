@@ -50,7 +50,9 @@ def engine_core(setup: Setup) -> TextEngine:
         raise MLXBatchError(
             f"a worker needs MLX ({error}): pip install 'mlx-batch[metal]', [cpu] or [cuda13]"
         ) from error
-    return EngineCore(setup.model, load_model, setup.config, media=setup.media)
+    return EngineCore(
+        setup.model, lambda _: load_model(setup.source), setup.config, media=setup.media
+    )
 
 
 class EngineHost:

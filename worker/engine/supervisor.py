@@ -14,6 +14,7 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import replace
 from functools import partial
 
+from jobs.model_identity import identify
 from vllm_mlx.batching.request import Request
 from vllm_mlx.errors import EngineStoppedError, MLXBatchError, WorkerKilled
 from vllm_mlx.media.policy import MediaPolicy
@@ -37,7 +38,8 @@ class SupervisedEngine:
     `WorkerKilled`.
 
     Args:
-        model: the model's name, as it stands in every output.
+        model: a hub id, a folder, a `.gguf` file or an alias; outputs have the name of its
+            `ModelIdentity`.
         config: bounds of the batch; the backend's defaults without one.
         media: what may be read and fetched for a prompt; nothing without one.
         verbose: log more.
@@ -58,7 +60,9 @@ class SupervisedEngine:
     ) -> None:
         config = config or SchedulerConfig()
         self.max_num_seqs = config.max_num_seqs or 1
-        self._setup = Setup(make, model, config, media or MediaPolicy(), verbose)
+        name = identify(model).name
+        self._setup = Setup(make, name, model, config, media or MediaPolicy(), verbose)
+        self._revision: str | None = None
         self._keys = itertools.count()
         self._life_lock = threading.Lock()  # held while an engine starts and while it ends
         self._thread: threading.Thread | None = None
@@ -192,6 +196,8 @@ class SupervisedEngine:
     def _take(self, report: Report, ready: Future[None]) -> None:
         if report.failed:
             raise report.failed.error
+        if report.ready:
+            self._check_model()
         with self._lock:
             if report.ready:
                 self.max_num_seqs = report.ready
@@ -206,6 +212,17 @@ class SupervisedEngine:
         for row, output in taken:
             if row:
                 _resolve(row, output)
+
+    def _check_model(self) -> None:
+        """Make sure that each process loads the same model.
+
+        Raises:
+            EngineStoppedError: its folder, or its revision in the hub, has changed.
+        """
+        found = identify(self._setup.source)
+        if found.name != self._setup.model or self._revision not in (None, found.revision):
+            raise EngineStoppedError(self._says("has ended: its files have changed"))
+        self._revision = found.revision
 
     def _clear_up(self) -> tuple[bool, Pending | None]:
         """Return whether a dead process had loaded its model, and the row that has killed two."""

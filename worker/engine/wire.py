@@ -31,11 +31,14 @@ class Setup(JSONRecord):
 
     Attributes:
         make: `module:function`, which makes the engine of a setup.
+        model: its name in outputs.
+        source: what is loaded.
         scratch: a folder for temporary files, which is removed when the process has died.
     """
 
     make: str
     model: str
+    source: str
     config: SchedulerConfig
     media: MediaPolicy
     verbose: bool = False

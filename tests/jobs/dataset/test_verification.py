@@ -30,6 +30,7 @@ def table(first: int, size: int = SIZE, **changes: list[Any]) -> pa.Table:
         "row": list(range(first, first + size)),
         "sample_index": [0] * size,
         "text": ["hello"] * size,
+        "model": ["some-model"] * size,
         "prompt_tokens": [2] * size,
         "completion_tokens": [3] * size,
         "finish_reason": (["stop", "length", "error"] * size)[:size],
@@ -49,6 +50,7 @@ def write_manifest(root: Path, **changes: Any) -> None:
     manifest: Mapping[str, Any] = {
         "run_id": "run-1",
         "model": "some-model",
+        "revision": None,
         "rows": ROWS,
         "shards": SHARDS,
         "columns": COLUMNS,
@@ -321,6 +323,24 @@ def test_rows_without_an_outcome(root: Path) -> None:
         "1 rows have the finish_reason 'abort'",
         "2 rows have the finish_reason None",
     ]
+
+
+def test_rows_by_another_model(root: Path) -> None:
+    put(root, 1, table(SIZE, model=["some-model", "another", "another", None]))
+
+    assert verify(root).problems == [
+        "2 rows are by another, not by some-model",
+        "1 rows are by None, not by some-model",
+    ]
+
+
+def test_datasets_from_before_models_had_identities(root: Path) -> None:
+    manifest = json.loads((root / "_job" / "manifest.json").read_text())
+    del manifest["revision"]
+    manifest["model"] = "/here/some-model"
+    (root / "_job" / "manifest.json").write_text(json.dumps(manifest))
+
+    assert verify(root).complete
 
 
 def test_rows_without_an_id(root: Path) -> None:

@@ -242,7 +242,7 @@ def test_verify_counts_rows(bench: Bench) -> None:
     def say(prompt: str) -> GenerationOutput:
         if prompt == "prompt 1":
             raise RuntimeError("no")
-        return GenerationOutput(prompt, 1, 1, "stop")
+        return GenerationOutput(prompt, 1, 1, "stop", MODEL)
 
     spec = bench.enqueue(rows=3, shard_size=2)
     bench.burst(DoubleEngine(say=say))
@@ -452,14 +452,14 @@ def test_the_url_is_not_on_the_command_line_of_a_worker(
     bench.redis.execute_command("ACL", "SETUSER", "app", "on", ">hunter2", "~*", "&*", "+@all")
     url = bench.url.replace("unix://", "unix://app:hunter2@")
     try:
-        words = ["run", prompts, "--model", "/no/such/model", "--out", bench.folder / "out"]
+        words = ["run", prompts, "--model", bench.folder, "--out", bench.folder / "out"]
         result = cli(*words, "--workers", 2, env={"RQ_REDIS_URL": url})
     finally:
         bench.redis.execute_command("ACL", "DELUSER", "app")
 
     assert result.exit_code == 3
     assert "no worker is left" in result.stderr
-    assert "/no/such/model" in result.stderr, "the end of the worker's log is shown"
+    assert "config.json" in result.stderr, "the end of the worker's log is shown"
     assert len(commands) == 2
     assert not any("hunter2" in word for command in commands for word in command)
     assert "hunter2" not in result.output

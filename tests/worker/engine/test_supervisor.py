@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from jobs.model_identity import identify
 from tests.helpers.double_process import MAKE
 from tests.helpers.engines import MODEL, wait_for
 from vllm_mlx.batching.core import EngineCore
@@ -79,6 +80,30 @@ def is_alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"  # its new parent may be slow to bury it
+
+
+# The model.
+
+
+def test_outputs_have_the_name_of_its_identity(start_engine: StartEngine, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    engine = start_engine(str(tmp_path))
+
+    assert answer(engine, "row").model == identify(str(tmp_path)).name
+
+
+def test_a_process_that_is_started_again_has_the_same_model(
+    start_engine: StartEngine, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    engine = start_engine(str(tmp_path))
+    answer(engine, "row")
+    (tmp_path / "config.json").write_text("[]")
+
+    (future,) = ask(engine, "abort")
+
+    with pytest.raises(EngineStoppedError, match="its files have changed"):
+        future.result(20)
 
 
 # What crosses.

@@ -23,10 +23,14 @@ SEEDED = SamplingParams.of(seed=2**63 - 1, stop=["a", "\n"], max_tokens=9, top_p
 @pytest.mark.parametrize(
     "message",
     [
-        Setup("m:f", "model", SchedulerConfig(), MediaPolicy()),
-        Setup("m:f", "é", CONFIG, UNRESTRICTED, verbose=True, scratch=NO_UTF8),
+        Setup("m:f", "model", "/a/model", SchedulerConfig(), MediaPolicy()),
+        Setup("m:f", "é", NO_UTF8, CONFIG, UNRESTRICTED, verbose=True, scratch=NO_UTF8),
         Setup(
-            "m:f", "", CONFIG, MediaPolicy((Path(NO_UTF8), Path("/b")), ("a.org",), 5, 6, 7, 0.5)
+            "m:f",
+            "",
+            "",
+            CONFIG,
+            MediaPolicy((Path(NO_UTF8), Path("/b")), ("a.org",), 5, 6, 7, 0.5),
         ),
         Order(),
         Order((Asked("[]", {0: SamplingParams.of(), 1: SEEDED}), Asked('""', {2**40: SEEDED}))),

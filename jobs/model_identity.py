@@ -1,0 +1,82 @@
+"""`ModelIdentity`: which model a run is made with, wherever its files lie."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from vllm_mlx.errors import ModelLoadError
+from vllm_mlx.model_files import ALIASES, local_path
+
+_TEXTS = {".json", ".jinja", ".model", ".tiktoken", ".txt", ".py"}
+_WEIGHTS = {".safetensors", ".gguf"}
+_WHOLE = 1 << 26  # bytes; of larger files, which are weights, samples are read
+_SAMPLE, _SAMPLES = 1 << 16, 16
+
+
+class ModelIdentity(NamedTuple):
+    """A model, told apart from others that are called alike.
+
+    Attributes:
+        name: a hub id or an alias; of a folder or a file its last part and a hash of its content,
+            `tiny@3fa2b1c9d0e1`. Queues are named after it, and each row has it.
+        revision: the hub's commit, or the version of the alias's package; None if this machine
+            does not have the model, or if the name holds a hash.
+    """
+
+    name: str
+    revision: str | None = None
+
+
+def identify(model: str) -> ModelIdentity:
+    """Return the identity of what `--model` names on this machine.
+
+    A name with its hash, as another machine tells it, is an identity already.
+
+    Raises:
+        ModelLoadError: there is no such folder or file here, or it can't be read.
+    """
+    path = None if model in ALIASES else local_path(model)
+    if path is None:
+        return ModelIdentity(model, revision_of(model))
+    try:
+        return ModelIdentity(f"{path.absolute().name}@{_digest(path)}")
+    except OSError as error:
+        raise ModelLoadError(f"{path} can't be read: {error}") from error
+
+
+def revision_of(name: str) -> str | None:
+    """Return the revision that this machine has of what an identity's name stands for."""
+    try:
+        if name in ALIASES:
+            return metadata.version(ALIASES[name][0])
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        main = Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "refs", "main")
+        return main.read_text().strip() or None
+    except (ImportError, OSError, ValueError):  # no package, no hub's client, not in its cache
+        return None
+
+
+def _digest(path: Path) -> str:
+    """Return a hash of configuration, tokenizer, and the weights' names, sizes and samples.
+
+    Fine-tuned weights have the names and sizes of those that they began as.
+    """
+    files = [path]
+    if path.is_dir():
+        files = sorted(f for f in path.iterdir() if f.suffix in _TEXTS | _WEIGHTS and f.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name if file != path else ''}\0{size}\0".encode(errors="replace"))
+        with file.open("rb") as content:
+            if size <= _WHOLE:
+                digest.update(content.read())
+                continue
+            for sample in range(_SAMPLES):
+                content.seek((size - _SAMPLE) * sample // (_SAMPLES - 1))
+                digest.update(content.read(_SAMPLE))
+    return digest.hexdigest()[:12]
