@@ -1,4 +1,7 @@
-"""The documents' code runs as written, in order, in a copy of the clone's examples."""
+"""The documents' code runs as written, in a copy of the clone's examples.
+
+Blocks that use what another one made run after it, in one test; all others stand alone.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +10,43 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCKS = [
-    (page.name, number, language, code)
-    for page in PAGES
-    for number, (language, code) in enumerate(BLOCK.findall(page.read_text()))
-    if language in ("sh", "python")
-]
+MADE = re.compile(r"\b(?:answers|clips)/?\b")  # folders that one block makes and others read
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clone")
-    shutil.copytree(ROOT / "examples", folder / "examples")
-    return folder
+class Block(NamedTuple):
+    """A block of code, with the name of the test that runs it."""
+
+    page: str
+    language: str
+    code: str
+    test: str
+
+
+def blocks() -> Iterator[Block]:
+    for page in PAGES:
+        for number, (language, code) in enumerate(BLOCK.findall(page.read_text())):
+            if language in ("sh", "python"):
+                made = MADE.search(code)
+                test = made[0].strip("/") if made else f"{page.name}-{number}"
+                yield Block(page.name, language, code, test)
+
+
+BLOCKS = list(blocks())
+
+
+@pytest.fixture
+def clone(tmp_path):
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -40,28 +60,25 @@ def environment(tmp_path_factory):
 
 
 def test_the_readme_has_the_three_things_people_come_for():
-    codes = [code for page, _, _, code in BLOCKS if page == "README.md"]
+    codes = [block.code for block in BLOCKS if block.page == "README.md"]
     code = "\n".join(codes)
     for word in ("mlx-batch enqueue", "rq info", "polars", "duckdb", "load_dataset", "vllm_mlx"):
         assert word in code
     assert all(len(code.splitlines()) <= 10 for code in codes)
 
 
-@pytest.mark.parametrize(
-    ("language", "code"),
-    [block[2:] for block in BLOCKS],
-    ids=[f"{page}-{number}" for page, number, _, _ in BLOCKS],
-)
-def test_block(language, code, clone, environment):
-    command = ["bash", "-euo", "pipefail"] if language == "sh" else [sys.executable]
-    ran = subprocess.run(
-        [*command, "-c", code],
-        cwd=clone,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert ran.returncode == 0, f"{code}\n{ran.stdout}\n{ran.stderr}"
-    assert ran.stdout.strip()
+@pytest.mark.parametrize("test", dict.fromkeys(block.test for block in BLOCKS))
+def test_blocks(test, clone, environment):
+    for block in [each for each in BLOCKS if each.test == test]:
+        command = ["bash", "-euo", "pipefail"] if block.language == "sh" else [sys.executable]
+        ran = subprocess.run(
+            [*command, "-c", block.code],
+            cwd=clone,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert ran.returncode == 0, f"{block.code}\n{ran.stdout}\n{ran.stderr}"
+        assert ran.stdout.strip()
