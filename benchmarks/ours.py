@@ -18,13 +18,11 @@ from vllm_mlx.scheduler_config import SchedulerConfig
 class NullDetokenizer:
     """Makes no text: random weights have no tokenizer, and the peer makes none either."""
 
-    last_segment = ""
+    def add(self, token: int) -> str:  # noqa: ARG002
+        return ""
 
-    def add_token(self, token: int) -> None:
-        """No text."""
-
-    def finalize(self) -> None:
-        """No text."""
+    def finish(self) -> str:
+        return ""
 
 
 def new_scheduler(model: nn.Module, vocab_size: int, config: SchedulerConfig) -> Scheduler:

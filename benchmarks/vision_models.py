@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from mlx_vlm.models.qwen3_vl.processing_qwen3_vl import (
 
 from vllm_mlx import platform
 from vllm_mlx.batching.loaded_model import LoadedModel
-from vllm_mlx.models.detokenizer import detokenizer_of
+from vllm_mlx.models.detokenizer import make_new_detokenizer
 from vllm_mlx.models.vision.model import adapt
 from vllm_mlx.models.vision.preparation import VisionPreparer
 from vllm_mlx.models.weights import place
@@ -114,8 +115,11 @@ def _loaded(folder: str, model: nn.Module, processor: Any) -> LoadedModel:
     tokenizer.eos_token_ids = set()
     prepare = partial(VisionPreparer, processor, model.config, max_bytes=platform.media_bytes())
     vocabulary = model.config.text_config.vocab_size
-    detokenizer = detokenizer_of(tokenizer)
-    return LoadedModel(folder, adapt(model), tokenizer, vocabulary, None, detokenizer, prepare)
+    lock = threading.Lock()
+    new_detokenizer = make_new_detokenizer(tokenizer, lock)
+    return LoadedModel(
+        folder, adapt(model), tokenizer, vocabulary, None, new_detokenizer, prepare, lock=lock
+    )
 
 
 def _model(config: dict[str, Any]) -> nn.Module:

@@ -65,25 +65,22 @@ class Poisoned:
 
 
 class NullDetokenizer:
-    last_segment = ""
+    def add(self, token: int) -> str:
+        return ""
 
-    def add_token(self, token: int) -> None:
-        pass
-
-    def finalize(self) -> None:
-        pass
+    def finish(self) -> str:
+        return ""
 
 
 def sequence(name: str, prompt: Seq[int], max_tokens: int, **params: Any) -> Sequence:
     params.setdefault("temperature", 0.0)
-    detokenizer: Any = NullDetokenizer()
     request = Request("", SamplingParams.of(max_tokens=max_tokens, **params), name)
     return Sequence(
         request,
         list(prompt),
         max_tokens=max_tokens,
         model="tiny",
-        new_detokenizer=lambda: detokenizer,
+        new_detokenizer=NullDetokenizer,
     )
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import mlx.nn as nn
 from jinja2 import TemplateError
-from mlx_lm.tokenizer_utils import StreamingDetokenizer, TokenizerWrapper
+from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from vllm_mlx.batching.media_pool import Preparer
 from vllm_mlx.batching.prompts import Messages
+from vllm_mlx.batching.text import Detokenizer
 from vllm_mlx.errors import ChatTemplateError, InvalidRequestError, MediaError
 from vllm_mlx.media.policy import MediaPolicy
 
@@ -22,10 +22,12 @@ class LoadedModel:
     """A model, its tokenizer, and what they accept.
 
     Attributes:
+        new_detokenizer: makes what turns the tokens of one sequence into text.
         context_length: tokens of prompt and answer together; None if the model sets no bound.
         new_preparer: what reads images and videos for it; None if it sees none.
         encode_chat: token ids of messages, where the tokenizer's template does not write them.
         media_tokens: those that stand for images and videos, so that no text may hold them.
+        lock: held while the tokenizer is used.
     """
 
     name: str
@@ -33,12 +35,16 @@ class LoadedModel:
     tokenizer: TokenizerWrapper
     vocab_size: int
     context_length: int | None
-    _detokenizer: StreamingDetokenizer
+    new_detokenizer: Callable[[], Detokenizer]
     new_preparer: Callable[[MediaPolicy], Preparer] | None = None
     encode_chat: Callable[[Messages], list[int]] | None = None
     media_tokens: frozenset[int] = frozenset()
     # transformers' fast tokenizers may not be used from two threads at once.
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    _appended: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._appended = _appended_tokens(self.tokenizer)
 
     def encode(self, prompt: str | Messages) -> list[int]:
         """Token ids of a plain prompt, or of messages through the model's chat template.
@@ -50,7 +56,7 @@ class LoadedModel:
         """
         if not prompt:
             raise InvalidRequestError("the prompt is empty: give at least one character or message")
-        with self._lock:
+        with self.lock:
             tokens = self._encode(prompt) if isinstance(prompt, str) else self._encode_chat(prompt)
         if not tokens:
             raise InvalidRequestError(f"the prompt {prompt!r} has no tokens")
@@ -59,25 +65,21 @@ class LoadedModel:
             raise MediaError(f"the prompt has placeholders {names} and no media: leave them out")
         return tokens
 
-    def new_detokenizer(self) -> StreamingDetokenizer:
-        """A detokenizer for one sequence."""
-        detokenizer = copy.copy(self._detokenizer)
-        detokenizer.reset()
-        return detokenizer
-
     def token_text(self, token: int) -> str:
         """What one token stands for by itself."""
-        with self._lock:
-            return str(self.tokenizer.decode([token]))
+        detokenizer = self.new_detokenizer()
+        return detokenizer.add(token) + detokenizer.finish()
 
     def _encode(self, prompt: str) -> list[int]:
         if not prompt.isascii() and _has_lone_surrogate(prompt):
             raise InvalidRequestError("the prompt holds half a surrogate pair, which is no text")
         bos = self.tokenizer.bos_token
         add_special_tokens = bos is None or not prompt.startswith(bos)  # as mlx_lm.generate does
-        return list(
+        tokens = list(
             self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens, verbose=False)
         )
+        # An end behind the prompt would have the model begin something else.
+        return tokens[: len(tokens) - self._appended] if add_special_tokens else tokens
 
     def _encode_chat(self, messages: Messages) -> list[int]:
         if self.encode_chat:
@@ -93,6 +95,13 @@ class LoadedModel:
             raise ChatTemplateError(
                 f"the chat template of {self.name} rejects these messages: {error}"
             ) from error
+
+
+def _appended_tokens(tokenizer: TokenizerWrapper) -> int:
+    """How many tokens the tokenizer puts behind a text by itself."""
+    plain, whole = (list(tokenizer.encode("a", add_special_tokens=each)) for each in (False, True))
+    ends = range(len(plain), len(whole) + 1)
+    return next((len(whole) - end for end in ends if whole[end - len(plain) : end] == plain), 0)
 
 
 def _has_lone_surrogate(text: str) -> bool:

@@ -7,13 +7,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 
-from mlx_lm.tokenizer_utils import StreamingDetokenizer
-
 from vllm_mlx.batching.logprobs import Logprobs
 from vllm_mlx.batching.prompt_media import PromptMedia
 from vllm_mlx.batching.repetition import repeats
 from vllm_mlx.batching.request import Request
-from vllm_mlx.batching.text import TextStream
+from vllm_mlx.batching.text import Detokenizer, TextStream
 from vllm_mlx.outputs import FinishReason, GenerationOutput, TokenLogprob
 
 
@@ -45,7 +43,7 @@ class Sequence:
         *,
         max_tokens: int,
         model: str,
-        new_detokenizer: Callable[[], StreamingDetokenizer],
+        new_detokenizer: Callable[[], Detokenizer],
         token_text: Callable[[int], str] = str,
         media: PromptMedia | None = None,
         future: Future[GenerationOutput] | None = None,

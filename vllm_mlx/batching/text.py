@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from mlx_lm.tokenizer_utils import StreamingDetokenizer
+from typing import Protocol
 
-_REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that are no character (yet)
+REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that are no character (yet)
+
+
+class Detokenizer(Protocol):
+    """Turns the tokens of one sequence into text."""
+
+    def add(self, token: int) -> str:
+        """The text that is certain with this token."""
+
+    def finish(self) -> str:
+        """What was held back."""
 
 
 class TextStream:
@@ -14,7 +24,7 @@ class TextStream:
     out only what can't become part of a stop string any more.
     """
 
-    def __init__(self, detokenizer: StreamingDetokenizer, stop: tuple[str, ...] | None) -> None:
+    def __init__(self, detokenizer: Detokenizer, stop: tuple[str, ...] | None) -> None:
         self._detokenizer = detokenizer
         self._stop = stop or ()
         self._longest = max(map(len, self._stop), default=0)
@@ -24,8 +34,7 @@ class TextStream:
 
     def push(self, token: int) -> bool:
         """Add one token; True when a stop string is complete, which ends the text before it."""
-        self._detokenizer.add_token(token)
-        return self._extend(self._detokenizer.last_segment)
+        return self._extend(self._detokenizer.add(token))
 
     def finish(self) -> bool:
         """Flush what was held back; a character cut in half by the end is dropped.
@@ -35,8 +44,7 @@ class TextStream:
         if self._finished:  # a stop string has cut the text: what is held back lies behind it
             return False
         self._finished = True
-        self._detokenizer.finalize()
-        return self._extend(self._detokenizer.last_segment.rstrip(_REPLACEMENT))
+        return self._extend(self._detokenizer.finish().rstrip(REPLACEMENT))
 
     def take(self) -> str:
         """The text that is certain and was not taken before."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from vllm_mlx.batching.loaded_model import LoadedModel
 from vllm_mlx.errors import ModelLoadError
 from vllm_mlx.model_files import local_path
 from vllm_mlx.models.accelerated import accelerate
-from vllm_mlx.models.detokenizer import detokenizer_of
+from vllm_mlx.models.detokenizer import make_new_detokenizer
 from vllm_mlx.models.gguf import load_gguf
 from vllm_mlx.models.weights import place
 
@@ -58,16 +59,18 @@ def load_model(
     except Exception as error:  # whatever a hub client, a file or an architecture can raise
         raise ModelLoadError(f"can't load {name!r}: {_reason(name, error)}") from error
     text_config = {**config, **config.get("text_config", {})}
+    lock = threading.Lock()
     return LoadedModel(
         name=name,
         model=model,
         tokenizer=tokenizer,
         vocab_size=text_config.get("vocab_size", len(tokenizer)),
         context_length=text_config.get("max_position_embeddings"),
-        _detokenizer=detokenizer_of(tokenizer),
+        new_detokenizer=make_new_detokenizer(tokenizer, lock),
         new_preparer=new_preparer,
         encode_chat=encode_chat,
         media_tokens=media_tokens,
+        lock=lock,
     )
 
 

@@ -12,13 +12,13 @@ class Pieces:
 
     def __init__(self, pieces: list[str]) -> None:
         self.pieces = pieces
-        self.last_segment = ""
+        self.held = ""
 
-    def add_token(self, token: int) -> None:
-        self.last_segment = self.pieces[token]
+    def add(self, token: int) -> str:
+        return self.pieces[token]
 
-    def finalize(self) -> None:
-        self.last_segment = ""
+    def finish(self) -> str:
+        return self.held
 
 
 def stream(pieces: list[str], stop: tuple[str, ...]) -> tuple[str, list[str], bool]:
@@ -64,7 +64,7 @@ def test_what_may_become_a_stop_string_is_held_back():
 
 def test_a_stop_string_in_what_the_end_flushes_is_found():
     pieces = Pieces(["one "])
-    pieces.finalize = lambda: setattr(pieces, "last_segment", "END two")
+    pieces.held = "END two"
     text = TextStream(pieces, ("END",))
     text.push(0)
     assert text.finish()
@@ -73,7 +73,7 @@ def test_a_stop_string_in_what_the_end_flushes_is_found():
 
 def test_nothing_follows_a_stop_string_when_the_end_is_flushed():
     pieces = Pieces(["one END"])
-    pieces.finalize = lambda: setattr(pieces, "last_segment", " two")
+    pieces.held = " two"
     text = TextStream(pieces, ("END",))
     assert text.push(0)
     assert not text.finish()
@@ -82,7 +82,7 @@ def test_nothing_follows_a_stop_string_when_the_end_is_flushed():
 
 def test_half_a_character_at_the_end_is_dropped():
     pieces = Pieces(["one "])
-    pieces.finalize = lambda: setattr(pieces, "last_segment", "\ufffd")
+    pieces.held = "\ufffd"
     text = TextStream(pieces, ())
     text.push(0)
     assert not text.finish()
