@@ -10,8 +10,6 @@ from jobs.dataset.layout import dataset_names
 from jobs.dataset.verification import Verification
 from jobs.result_row import RESULT_COLUMNS
 
-_TYPES: Mapping[str, str] = {"json": "string (JSON)"}
-
 _FRONT_MATTER = """\
 ---
 configs:
@@ -71,17 +69,13 @@ def _facts(manifest: Mapping[str, Any], verification: Verification) -> str:
 
 def columns_table(columns: Mapping[str, str]) -> str:
     """Return a Markdown table of a dataset's columns, where the input has these."""
-    results = [(name, str(kind), meaning) for name, kind, meaning in RESULT_COLUMNS]
-    inputs = [
-        (name, _TYPES.get(columns[column], columns[column]), _origin(column, name))
-        for column, name in dataset_names(columns).items()
-    ]
-    lines = [f"| {_code(name)} | {kind} | {text} |\n" for name, kind, text in results + inputs]
+    rows: list[tuple[str, Any, str]] = list(RESULT_COLUMNS)
+    for column, name in dataset_names(columns).items():
+        kind = "string (JSON)" if columns[column] == "json" else columns[column]
+        renamed = "" if column == name else f", where it is {_code(column)}"
+        rows.append((name, kind, f"from the input{renamed}"))
+    lines = [f"| {_code(name)} | {kind} | {meaning} |\n" for name, kind, meaning in rows]
     return "".join(["| Column | Type | Meaning |\n", "|---|---|---|\n", *lines])
-
-
-def _origin(column: str, name: str) -> str:
-    return "from the input" if column == name else f"from the input, where it is {_code(column)}"
 
 
 def _code(value: str) -> str:

@@ -10,20 +10,14 @@ from jobs.errors import InputFileError
 
 MAX_COLUMNS = 500
 
-# What was seen in a column, as bits.
-_STRING, _INTEGER, _BIG_INTEGER, _DOUBLE, _BOOL, _OTHER = (1 << bit for bit in range(6))
+_KIND_OF = {str: "string", float: "double", bool: "bool"}
 
-_BIT_OF = {str: _STRING, float: _DOUBLE, bool: _BOOL}
-
-_TYPE_OF = {
-    0: "string",
-    _STRING: "string",
-    _BOOL: "bool",
-    _INTEGER: "int64",
-    _BIG_INTEGER: "int64",
-    _INTEGER | _BIG_INTEGER: "int64",
-    _DOUBLE: "double",
-    _INTEGER | _DOUBLE: "double",
+# The kinds of values that each type holds. A column has the first that holds all it has, or json.
+_HELD_BY = {
+    "string": {"string"},
+    "bool": {"bool"},
+    "int64": {"integer", "big integer"},
+    "double": {"double", "integer"},
 }
 
 _to_json = json.JSONEncoder(ensure_ascii=False).encode
@@ -37,7 +31,7 @@ class ColumnTypes:
     """
 
     def __init__(self) -> None:
-        self._seen: dict[str, int] = {}
+        self._seen: dict[str, set[str]] = {}
 
     def observe(self, columns: Mapping[str, Any]) -> None:
         """Add one row's values.
@@ -48,23 +42,22 @@ class ColumnTypes:
         seen = self._seen
         for name, value in columns.items():
             if name not in seen:
-                self._add(name)
+                if len(seen) == MAX_COLUMNS:
+                    raise InputFileError(
+                        f"the input has more than {MAX_COLUMNS} distinct columns ({name!r} is one "
+                        "more); put free-form keys into one object, such as metadata"
+                    )
+                seen[name] = set()
             if value is not None:
-                kind = type(value)
-                seen[name] |= _int_bit(value) if kind is int else _BIT_OF.get(kind, _OTHER)
+                seen[name].add(_kind(value))
 
     @property
     def types(self) -> dict[str, str]:
         """The type of every column, in the order in which the columns first appeared."""
-        return {name: _TYPE_OF.get(bits, "json") for name, bits in self._seen.items()}
-
-    def _add(self, name: str) -> None:
-        if len(self._seen) == MAX_COLUMNS:
-            raise InputFileError(
-                f"the input has more than {MAX_COLUMNS} distinct columns ({name!r} is one more); "
-                "put free-form keys into one object, such as metadata"
-            )
-        self._seen[name] = 0
+        return {
+            name: next((type for type, held in _HELD_BY.items() if kinds <= held), "json")
+            for name, kinds in self._seen.items()
+        }
 
 
 def encode_cell(value: Any, type: str) -> Any:
@@ -76,7 +69,9 @@ def encode_cell(value: Any, type: str) -> Any:
     return float(value) if type == "double" else value
 
 
-def _int_bit(value: int) -> int:
-    if -(2**53) <= value <= 2**53:
-        return _INTEGER
-    return _BIG_INTEGER if -(2**63) <= value < 2**63 else _OTHER
+def _kind(value: Any) -> str:
+    if type(value) is not int:
+        return _KIND_OF.get(type(value), "other")
+    if -(2**53) <= value <= 2**53:  # what a double holds exactly
+        return "integer"
+    return "big integer" if -(2**63) <= value < 2**63 else "other"

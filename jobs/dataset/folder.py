@@ -21,6 +21,8 @@ from jobs.dataset.verification import Verification, verify
 from jobs.errors import DatasetError
 from jobs.result_row import ResultRow
 
+_TOTALS = ("rows_in", "ok", "error", "prompt_tokens", "completion_tokens")
+
 
 class Dataset:
     """A folder of Parquet parts with its manifest; see `jobs.dataset.layout` for what lies where.
@@ -41,8 +43,9 @@ class Dataset:
         """
         with explain_write(self.root):
             # Looked for before the manifest is: other workers' parts only ever follow it.
-            foreign = self._foreign_files()
-            if not self._layout.manifest.exists():
+            own = (self._layout.card, self._layout.success, *self._layout.data.glob("*.parquet"))
+            foreign = [str(path.relative_to(self.root)) for path in own if path.exists()]
+            if not self.is_claimed:
                 if foreign:
                     raise DatasetError(
                         f"{self.root} holds {', '.join(foreign)} but no manifest of a run: "
@@ -128,7 +131,8 @@ class Dataset:
         verification = verify(self.root)
         if not verification.complete:
             raise DatasetError(f"{self.root} is not complete: {_summary(verification.problems)}")
-        manifest = self.manifest() | {"result": _totals(verification)}
+        result = {name: getattr(verification, name) for name in _TOTALS}
+        manifest = self.manifest() | {"result": result}
         self._replace(self._layout.card, dataset_card(manifest, verification).encode())
         self._replace(self._layout.manifest, _json(manifest))
         self._sweep()
@@ -144,10 +148,6 @@ class Dataset:
         with explain_write(self._layout.success):
             self._layout.success.unlink(missing_ok=True)
 
-    def _foreign_files(self) -> list[str]:
-        own = [self._layout.card, self._layout.success, *self._layout.data.glob("*.parquet")]
-        return [str(path.relative_to(self.root)) for path in own if path.exists()]
-
     def _replace(self, target: Path, data: bytes | pa.Buffer) -> None:
         replace_file(target, data, self._layout.temporary)
 
@@ -160,11 +160,6 @@ class Dataset:
 
 def _json(manifest: Mapping[str, Any]) -> bytes:
     return json.dumps(manifest, indent=2).encode() + b"\n"
-
-
-def _totals(verification: Verification) -> dict[str, int]:
-    names = ("rows_in", "ok", "error", "prompt_tokens", "completion_tokens")
-    return {name: getattr(verification, name) for name in names}
 
 
 def _summary(problems: Sequence[str], shown: int = 5) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,31 +37,15 @@ _MANIFEST_KEYS: Mapping[str, type] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
 class Layout:
     """The paths of one dataset folder."""
 
-    root: Path
-
-    @property
-    def data(self) -> Path:
-        return self.root / "data"
-
-    @property
-    def manifest(self) -> Path:
-        return self.root / "_job" / "manifest.json"
-
-    @property
-    def temporary(self) -> Path:
-        return self.root / "_job" / "tmp"
-
-    @property
-    def card(self) -> Path:
-        return self.root / "README.md"
-
-    @property
-    def success(self) -> Path:
-        return self.root / "_SUCCESS"
+    def __init__(self, root: Path) -> None:
+        self.data = root / "data"
+        self.manifest = root / "_job" / "manifest.json"
+        self.temporary = root / "_job" / "tmp"
+        self.card = root / "README.md"
+        self.success = root / "_SUCCESS"
 
     def part(self, shard: int, shards: int) -> Path:
         return self.data / f"train-{shard:05d}-of-{shards:05d}.parquet"
