@@ -61,7 +61,8 @@ docs: $(INSTALLED)
 	$(BIN)/python -m docs.scripts.tables
 	$(BIN)/python -m docs.scripts.speed
 	$(BIN)/python -m docs.scripts.demo
-	UPDATE_DOCS=1 $(BIN)/python -m pytest -q -k docs tests/vllm_mlx/models/vision/test_architectures.py
+	UPDATE_DOCS=1 $(BIN)/python -m pytest -q -k "docs or documentation" \
+		tests/vllm_mlx/models/test_text_architectures.py tests/vllm_mlx/models/vision/test_architectures.py
 	$(MAKE) site
 
 # The documents as a site, in site/index.html; warnings are errors, and nothing is fetched.
