@@ -53,11 +53,12 @@ def retry_errors(
     retried = 0
     for shard in range(spec.shards):
         cells = _read(dataset, spec, shard, ["finish_reason", "error_type"])
-        failed = {at for at, row in enumerate(cells) if _has_failed(row, error_type)}
+        failed = {place for place, row in enumerate(cells) if _has_failed(row, error_type)}
         if failed:
             rows = enumerate(_rows(dataset, spec, shard))
+            kept = {place: row for place, row in rows if place not in failed}
             dataset.unfinish()
-            ledger.reopen_shard(run_id, shard, {at: row for at, row in rows if at not in failed})
+            ledger.reopen_shard(run_id, shard, kept)
             retried += len(failed)
     return retried, resume_run(connection, run_id, report=report) if retried else None
 
