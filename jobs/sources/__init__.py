@@ -9,7 +9,6 @@ files with one prompt, as an `Input`.
 from __future__ import annotations
 
 from jobs.sources.dialect import Dialect
-from jobs.sources.files import fingerprint
 from jobs.sources.formats import Format, detect_format
 from jobs.sources.inputs import Input, input_of
 from jobs.sources.media_files import MediaFiles
@@ -26,7 +25,6 @@ __all__ = [
     "RawRow",
     "SourceRow",
     "detect_format",
-    "fingerprint",
     "input_of",
     "read_raw",
     "read_requests",

@@ -15,15 +15,13 @@ from pydantic_core import from_json
 from jobs.requests import GenerationRequest
 
 
-def converter_of(column: str) -> Callable[[Any], Any] | None:
-    """How cells of this column are read; None: as they are.
-
-    What does not convert is left alone, so that validation names it.
-    """
-    return _CONVERTERS.get(column)
+def converted(column: str, cell: Any) -> Any:
+    """Return the value of a column's cell; what does not convert is left for validation to name."""
+    convert = _CONVERTERS.get(column)
+    return convert(cell) if convert else cell
 
 
-def _converted(adapter: TypeAdapter[Any], cell: Any) -> Any:
+def _scalar(adapter: TypeAdapter[Any], cell: Any) -> Any:
     if not isinstance(cell, str | Decimal | float):
         return cell
     try:
@@ -33,7 +31,7 @@ def _converted(adapter: TypeAdapter[Any], cell: Any) -> Any:
 
 
 def _json_container(cell: Any) -> Any:
-    """A JSON array or object; other text stays text."""
+    """Return a JSON array or object; other text stays text."""
     if not isinstance(cell, str) or not cell.lstrip().startswith(("[", "{")):
         return cell
     try:
@@ -58,7 +56,7 @@ _BY_TYPE: dict[Any, TypeAdapter[Any]] = {
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("stop", "messages", "images", "videos", "metadata"), _json_container),
     **{
-        name: partial(_converted, _BY_TYPE[field.annotation])
+        name: partial(_scalar, _BY_TYPE[field.annotation])
         for name, field in GenerationRequest.model_fields.items()
         if field.annotation in _BY_TYPE
     },
@@ -66,7 +64,7 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
 
 
 def jsonable(value: Any) -> Any:
-    """A Parquet value as JSON holds it.
+    """Return a Parquet value as JSON holds it.
 
     Raises:
         UnicodeDecodeError: for bytes that are not UTF-8 text.

@@ -19,8 +19,8 @@ SHORTHANDS: Mapping[str, str] = {"image": "images", "video": "videos"}
 FIELDS = frozenset({*GenerationRequest.model_fields, *SHORTHANDS})
 """What a row may say of its request."""
 
-_MEDIA_COLUMNS = frozenset({*SHORTHANDS, *SHORTHANDS.values()})
-_PART_KEYS = frozenset({*MEDIA_PARTS, "url"})
+_MEDIA_COLUMNS = frozenset({*SHORTHANDS, *SHORTHANDS.values(), "messages"})
+_MEDIA_KEYS = frozenset({*SHORTHANDS.values(), *MEDIA_PARTS, "url"})
 _ID: TypeAdapter[str] = TypeAdapter(RequestId, config=ConfigDict(strict=True))
 
 
@@ -35,7 +35,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def request(self, data: Mapping[str, Any]) -> GenerationRequest:
-        """The request that a row's object stands for.
+        """Return the request that a row's object stands for.
 
         Raises:
             InvalidRequestError: naming field, what was given and what is allowed.
@@ -43,30 +43,30 @@ class Dialect(ABC):
 
     @abstractmethod
     def columns(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The row's own columns, which go to the dataset beside the output; never raises.
+        """Return the row's own columns, which go to the dataset beside the output; never raises.
 
         They are as the row has them, but that long images and videos given inline are left out.
         """
 
     def own_id(self, data: Mapping[str, Any]) -> str | None:
-        """The id of a row, good or bad, if it has a usable one."""
+        """Return the id of a row, good or bad, if it has a usable one."""
         try:
             return _ID.validate_python(data.get(self.id_key))
         except ValidationError:
             return None
 
     def samples(self, data: Mapping[str, Any], default: int) -> int:
-        """How many samples a good row asks for."""
+        """Return how many samples a good row asks for."""
         given = self.fields(data).get("n")
         return default if given is None else int(given)
 
     def fields(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What of a row holds its request's fields."""
+        """Return what of a row holds its request's fields."""
         return data
 
 
 def written_out(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A request's fields, with the list that a shorthand stands for.
+    """Return a request's fields, with the list that a shorthand stands for.
 
     Raises:
         InvalidRequestError: both are given, or the shorthand is no string.
@@ -88,42 +88,25 @@ def written_out(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def carried(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Columns as they go into the dataset: the same, but for long inline media.
+    """Return columns as they go into the dataset: the same, but for long inline media.
 
     A clip as a data URL would stand in the dataset a second time, and no reader could open it
     there better than from the input: of it remain its type and its size.
     """
-    return {name: _carried(name, value) for name, value in columns.items()}
+    return {
+        name: _abridged(name, value) if name in _MEDIA_COLUMNS else value
+        for name, value in columns.items()
+    }
 
 
-def _carried(column: str, value: Any) -> Any:
-    if column in _MEDIA_COLUMNS:
-        return _abridged(value)
-    if column == "messages" and isinstance(value, list):
-        return [_abridged_message(message) for message in value]
-    return value
-
-
-def _abridged_message(message: Any) -> Any:
-    content = message.get("content") if isinstance(message, Mapping) else None
-    if not isinstance(content, list):
-        return message
-    return {**message, "content": [_abridged_part(part) for part in content]}
-
-
-def _abridged_part(part: Any) -> Any:
-    if not isinstance(part, Mapping):
-        return part
-    return {key: _abridged(v) if key in _PART_KEYS else v for key, v in part.items()}
-
-
-def _abridged(value: Any) -> Any:
+def _abridged(key: str, value: Any) -> Any:
+    """Return what stands under `key`, with the media in it abridged, at any depth."""
     match value:
-        case str():
+        case str() if key in _MEDIA_KEYS:
             return abridged(value)
         case list():
-            return [_abridged(each) for each in value]
-        case {"url": url}:
-            return {**value, "url": _abridged(url)}
+            return [_abridged(key, each) for each in value]
+        case dict():
+            return {name: _abridged(name, each) for name, each in value.items()}
         case _:
             return value

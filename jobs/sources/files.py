@@ -1,8 +1,7 @@
-"""Input files as bytes: opened, checked and fingerprinted."""
+"""Input files as bytes, opened and checked."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,26 +30,3 @@ def open_input(path: FilePath) -> Iterator[BufferedReader]:
             yield file
     except OSError as error:
         raise InputFileError(f"{path} can't be read: {error.strerror or error}") from error
-
-
-def version(path: FilePath) -> tuple[int, int]:
-    """Size and time of the last change: enough to notice a change within one call.
-
-    Raises:
-        InputFileError: the file is missing.
-    """
-    try:
-        stat = Path(path).stat()
-    except OSError as error:
-        raise InputFileError(f"{path} can't be read: {error}") from error
-    return stat.st_size, stat.st_mtime_ns
-
-
-def fingerprint(path: FilePath) -> str:
-    """The file's content as `sha256:<hex>`, read in constant memory.
-
-    Raises:
-        InputFileError: the file is missing, empty or unreadable.
-    """
-    with open_input(path) as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO
 
 from pydantic_core import from_json
 
@@ -54,7 +53,7 @@ _UNREADABLE = {
 
 
 def detect_format(path: FilePath) -> Format:
-    """Tell a file's format.
+    """Return a file's format.
 
     The extension decides, except between JSONL and OpenAI-batch JSONL, which the first line that
     is not blank tells apart. A file with another extension is Parquet or JSONL when it begins
@@ -68,7 +67,9 @@ def detect_format(path: FilePath) -> Format:
     format = _SUFFIXES.get(suffix)
     with open_input(path) as file:
         head = file.read(4)
-        _refuse_unreadable(path, head)
+        for magic, complaint in _UNREADABLE.items():
+            if head.startswith(magic):
+                raise InputFileError(f"{path} {complaint}")
         if head == _PARQUET_MAGIC:
             return Format.PARQUET
         if format is Format.PARQUET:
@@ -76,24 +77,14 @@ def detect_format(path: FilePath) -> Format:
         if format in (Format.TEXT, Format.CSV):
             return format
         file.seek(0)
-        line = _first_line(file)
+        _, line = next(numbered_lines(file), (0, b""))
     if suffix == ".json" and line.lstrip().startswith(b"["):
         raise InputFileError(f"{path} is one JSON array; write its objects one to a line instead")
     return _of_line(line) or format or Format.TEXT
 
 
-def _refuse_unreadable(path: FilePath, head: bytes) -> None:
-    for magic, complaint in _UNREADABLE.items():
-        if head.startswith(magic):
-            raise InputFileError(f"{path} {complaint}")
-
-
-def _first_line(file: BinaryIO) -> bytes:
-    return next((line for _, line in numbered_lines(file)), b"")
-
-
 def _of_line(line: bytes) -> Format | None:
-    """JSONL or OpenAI-batch if the line is a JSON object."""
+    """Return JSONL or OpenAI-batch if the line is a JSON object."""
     try:
         data = from_json(line)
     except ValueError:

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 from jobs.sources.files import FilePath
-from jobs.sources.formats import Format
 from jobs.sources.media_files import MediaFiles
 from jobs.sources.prompt_file import PromptFile
-from jobs.sources.rows import RawRow
 from vllm_mlx.errors import InvalidRequestError
 
+Input: TypeAlias = PromptFile | MediaFiles
+"""What a producer reads.
 
-class Input(Protocol):
-    """What a producer needs of an input."""
-
-    @property
-    def path(self) -> Path:
-        """What it is called: a file, a folder, or a pattern."""
-
-    @property
-    def format(self) -> Format:
-        """What its rows are to be read as."""
-
-    @property
-    def folder(self) -> Path:
-        """What relative paths in its rows are relative to; absolute."""
-
-    def fingerprint(self) -> str:
-        """What identifies its content."""
-
-    def version(self) -> Hashable:
-        """Another one after a change."""
-
-    def rows(self) -> Iterator[RawRow]:
-        """Its rows, not validated; the same each time."""
+Both have a `path` (of a file, a folder or a pattern) and a `format`, and the absolute `folder` that
+relative paths in their rows start from. `fingerprint()` identifies the content, `version()` is
+another one after a change, and `rows()` yields the same rows each time, not validated.
+"""
 
 
 def input_of(
@@ -46,7 +25,7 @@ def input_of(
     images: FilePath | None = None,
     prompt: str | None = None,
 ) -> Input:
-    """The one input that is named.
+    """Return the one input that is named.
 
     Args:
         path: a prompt file.

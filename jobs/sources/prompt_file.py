@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import InputFileError
-from jobs.sources.files import FilePath, fingerprint, open_input, version
+from jobs.sources.files import FilePath, open_input
 from jobs.sources.formats import Format, detect_format
 from jobs.sources.lines import read_jsonl, read_text
 from jobs.sources.rows import RawRow, RowOrError
@@ -35,7 +36,7 @@ class PromptFile:
 
     @classmethod
     def of(cls, path: FilePath, format: Format | None = None) -> PromptFile:
-        """Look at the file; its format is told by `detect_format` unless it is given."""
+        """Return the file, of the format that `detect_format` finds unless one is given."""
         if format is None:
             return cls(Path(path), detect_format(path))
         if format == Format.MEDIA:
@@ -48,10 +49,17 @@ class PromptFile:
         return self.path.absolute().parent
 
     def fingerprint(self) -> str:
-        return fingerprint(self.path)
+        """Return the content as `sha256:<hex>`, read in constant memory."""
+        with open_input(self.path) as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
     def version(self) -> Hashable:
-        return version(self.path)
+        """Return size and time of the last change: enough to notice one within a call."""
+        try:
+            stat = self.path.stat()
+        except OSError as error:
+            raise InputFileError(f"{self.path} can't be read: {error}") from error
+        return stat.st_size, stat.st_mtime_ns
 
     def rows(self) -> Iterator[RawRow]:
         row = -1

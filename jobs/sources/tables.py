@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.errors import InputFileError
-from jobs.sources.cells import converter_of, jsonable
+from jobs.sources.cells import converted, jsonable
 from jobs.sources.files import FilePath, open_input
 from jobs.sources.plain import check_spelling
 from jobs.sources.rows import RowOrError
@@ -26,7 +26,7 @@ _BATCH_ROWS = 512
 
 
 def read_csv(path: FilePath) -> Iterator[tuple[int, RowOrError]]:
-    """Records under a header row; an empty cell is null."""
+    """Yield the records under a header row; an empty cell is null."""
     csv.field_size_limit(_LARGEST_CELL)
     with open_input(path) as raw:
         # Bytes that are not UTF-8 become lone surrogates, so that they spoil only their own row.
@@ -70,15 +70,12 @@ def _is_utf8(cells: list[str]) -> bool:
 def _csv_row(names: list[str], cells: list[str]) -> RowOrError:
     if len(cells) != len(names):
         return InvalidRequestError(f"{len(cells)} cells where the header has {len(names)}")
-    row: dict[str, Any] = {}
-    for name, cell in zip(names, cells, strict=True):
-        convert = converter_of(name)
-        row[name] = (convert(cell) if convert else cell) if cell else None
-    return row
+    pairs = zip(names, cells, strict=True)
+    return {name: converted(name, cell) if cell else None for name, cell in pairs}
 
 
 def read_parquet(path: FilePath) -> Iterator[tuple[int, RowOrError]]:
-    """The table's rows; NaN is null, and what JSON has no type for becomes a string."""
+    """Yield the table's rows; NaN is null, and what JSON has no type for becomes a string."""
     try:
         with pq.ParquetFile(path) as file:
             _check_columns(path, file.schema_arrow.names)
@@ -98,23 +95,18 @@ def _parquet_rows(batch: Any) -> Iterator[RowOrError]:
         else:
             yield InvalidRequestError(f"unreadable: {error}")
         return
-    for row in rows:
-        yield _parquet_row(row)
+    yield from map(_parquet_row, rows)
 
 
-def _parquet_row(row: dict[str, Any]) -> RowOrError:
-    try:
-        return {name: _parquet_cell(name, value) for name, value in row.items()}
-    except ValueError as error:
-        return InvalidRequestError(str(error))
-
-
-def _parquet_cell(name: str, value: Any) -> Any:
-    convert = converter_of(name)
-    try:
-        return jsonable(convert(value) if convert else value)
-    except UnicodeDecodeError:
-        raise ValueError(f"{name} holds bytes that are not UTF-8 text; drop the column") from None
+def _parquet_row(cells: dict[str, Any]) -> RowOrError:
+    row: dict[str, Any] = {}
+    for name, value in cells.items():
+        try:
+            row[name] = jsonable(converted(name, value))
+        except UnicodeDecodeError:
+            reason = f"{name} holds bytes that are not UTF-8 text; drop the column"
+            return InvalidRequestError(reason)
+    return row
 
 
 def _check_columns(path: FilePath, names: Sequence[str]) -> None:

@@ -20,9 +20,9 @@ import jobs
 from jobs.errors import InputFileError
 from jobs.sources import (
     Format,
+    PromptFile,
     SourceRow,
     detect_format,
-    fingerprint,
     read_raw,
     read_requests,
 )
@@ -383,7 +383,7 @@ def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     path = file(tmp_path, GOOD)
     monkeypatch.setattr(Path, "open", refuse)
-    for read in (read_requests, fingerprint):
+    for read in (read_requests, lambda path: PromptFile(path, Format.JSONL).fingerprint()):
         with pytest.raises(InputFileError, match="can't be read: Permission denied"):
             read(path)
 
@@ -423,8 +423,8 @@ def test_raw_rows_are_the_same_rows(tmp_path: Path) -> None:
 
 def test_fingerprint(tmp_path: Path) -> None:
     empty_sum = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert fingerprint(file(tmp_path, b"abc")) == f"sha256:{empty_sum}"
-    assert fingerprint(str(file(tmp_path, b"abd"))) != f"sha256:{empty_sum}"
+    assert PromptFile.of(file(tmp_path, b"abc")).fingerprint() == f"sha256:{empty_sum}"
+    assert PromptFile.of(str(file(tmp_path, b"abd"))).fingerprint() != f"sha256:{empty_sum}"
 
 
 def test_a_dialect_makes_a_row_s_request_or_raises() -> None:
