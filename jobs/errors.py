@@ -1,18 +1,4 @@
-"""Errors of jobs and datasets; they hang in the tree that `vllm_mlx.errors` draws.
-
-MLXBatchError
-├── InputFileError              the prompt file can't be read, or holds bad rows
-├── RunExistsError              this very run was enqueued before
-├── RunNotFoundError            the server knows no such run
-├── RunStateError               the run is not where this can be done with it
-├── JobPayloadError             a job's payload is not one this version writes
-│   ├── ModelMismatchError          its run is of another model than the worker's
-│   └── OutputNotAllowedError       its run's folder is outside what the worker's owner allows
-├── LedgerError                 the ledger in Redis holds what this version does not write
-├── LeaseLostError              another worker has claimed the shard meanwhile
-├── ServerVersionError          the Redis is older than what this version needs
-└── DatasetError                the output folder holds another run, or fails verification
-"""
+"""Errors of jobs and datasets, beside those of `vllm_mlx.errors`."""
 
 from __future__ import annotations
 
@@ -48,7 +34,7 @@ class OutputNotAllowedError(JobPayloadError):
 
 
 class LedgerError(MLXBatchError):
-    """Somebody else, or another version, wrote into the ledger."""
+    """The ledger in Redis holds what this version does not write."""
 
 
 class LeaseLostError(MLXBatchError):

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Required, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from jobs.requests import MAX_SAMPLES
 from jobs.sources import Format, Input, MediaFiles
@@ -45,15 +45,13 @@ class RunSettings(TypedDict, total=False):
     chat: bool
 
 
-class InputSpec(BaseModel):
+class InputSpec(BaseModel, frozen=True, extra="forbid"):
     """Where the rows came from, and the content hash that identifies them.
 
     Attributes:
         path: of a prompt file; of media files, their folder or pattern.
         media: what the files are, if it is no prompt file, and `prompt` what is asked of each.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str
     fingerprint: str
@@ -74,7 +72,7 @@ class InputSpec(BaseModel):
         )
 
 
-class RunSpec(BaseModel):
+class RunSpec(BaseModel, frozen=True, extra="forbid"):
     """One input, one model, one set of defaults, one output folder.
 
     `run_id` is a hash of all that decides the dataset's content, so the same command gives the
@@ -90,8 +88,6 @@ class RunSpec(BaseModel):
         sampling, video_params, n: what holds for a row that does not say it itself; `n` is the
             number of its samples.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_id: str
     model: str
@@ -114,7 +110,7 @@ class RunSpec(BaseModel):
 
     @classmethod
     def create(cls, **fields: Any) -> RunSpec:
-        """Fill in what follows from the rest: id, shard count, time and versions."""
+        """Return a spec with what follows from its fields: id, shard count, time, versions."""
         identity = {key: fields[key] for key in _IDENTITY}
         identity["input"] = [fields["input"].fingerprint, fields["input"].format]
         identity["sampling"] = fields["sampling"].model_dump(mode="json")
@@ -126,7 +122,10 @@ class RunSpec(BaseModel):
             run_id=f"run-{digest[:12]}",
             shards=-(-fields["rows"] // fields["shard_size"]),
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            versions=_versions(),
+            versions={
+                "mlx-batch": metadata.version("mlx-batch"),
+                "python": platform.python_version(),
+            },
             **fields,
         )
 
@@ -139,11 +138,11 @@ class RunSpec(BaseModel):
         return f"{self.run_id}-finalize"
 
     def shard_id(self, shard: int) -> str:
-        """The RQ job id of a shard."""
+        """Return the RQ job id of a shard."""
         return f"{self.run_id}-{shard:05d}"
 
     def shard_rows(self, shard: int) -> range:
-        """The rows of a shard, counted through the whole dataset."""
+        """Return the rows of a shard, counted through the whole dataset."""
         first = shard * self.shard_size
         return range(first, min(first + self.shard_size, self.rows))
 
@@ -152,9 +151,5 @@ class RunSpec(BaseModel):
 
 
 def queue_name(model: str) -> str:
-    """The queue of a model, by the name of its identity."""
+    """Return the queue of a model, by the name of its identity."""
     return QUEUE_PREFIX + re.sub(r"[^A-Za-z0-9_.@-]+", "--", model)
-
-
-def _versions() -> dict[str, str]:
-    return {"mlx-batch": metadata.version("mlx-batch"), "python": platform.python_version()}

@@ -35,15 +35,6 @@ class Counts:
         )
 
     @classmethod
-    def sum_of(cls, encoded: Iterable[bytes]) -> Counts:
-        """Return the sum of what `encode` wrote.
-
-        Raises:
-            LedgerError: one of them is something else.
-        """
-        return sum(map(cls.decode, encoded), start=cls())
-
-    @classmethod
     def decode(cls, raw: bytes) -> Counts:
         """Return what `encode` wrote.
 

@@ -79,6 +79,8 @@ return 1
 class ShardLease:
     """The lease of a shard.
 
+    Its methods raise `LeaseLostError` if another worker has claimed the shard since.
+
     Attributes:
         fencing_token: how often the shard was claimed, this time included.
         idle: how often in a row it was claimed without one more row recorded, this time included.
@@ -115,35 +117,20 @@ class ShardLease:
         Args:
             rows: by their place in the shard.
             counts: of all rows of the shard that are done, these included.
-
-        Raises:
-            LeaseLostError: another worker has claimed the shard since.
         """
         entries = [word for place, row in rows.items() for word in (place, row.encode())]
         self._run(_RECORD, counts.encode(), rows_channel(self.run_id), *entries)
 
     def commit(self, counts: Counts) -> None:
-        """Mark the shard as done, once its part is on disk, and delete its rows.
-
-        Raises:
-            LeaseLostError: another worker has claimed the shard since.
-        """
+        """Mark the shard as done, once its part is on disk, and delete its rows."""
         self._run(_COMMIT, counts.encode())
 
     def release(self) -> None:
-        """Give the shard back without an end: this claim was not an idle one.
-
-        Raises:
-            LeaseLostError: another worker has claimed the shard since.
-        """
+        """Give the shard back without an end: this claim was not an idle one."""
         self._run(_RELEASE)
 
     def check(self) -> None:
-        """Make sure that the lease is the shard's latest one.
-
-        Raises:
-            LeaseLostError: another worker has claimed the shard since.
-        """
+        """Make sure that the lease is the shard's latest one."""
         self._run(_CHECK)
 
     def _run(self, script: str, *more: Any) -> None:
@@ -170,16 +157,17 @@ def read_row(raw: bytes) -> ResultRow:
         raise LedgerError(f"the ledger holds {raw[:80]!r} in place of a row: {error}") from None
 
 
+def read_number(raw: bytes, meaning: str) -> int:
+    """Return the number of a shard or a row; LedgerError if it is none."""
+    if not raw.isdigit() or len(raw) > 9:
+        raise LedgerError(f"the ledger holds {raw[:80]!r} in place of {meaning}")
+    return int(raw)
+
+
 def _readable(entries: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[int, ResultRow]]:
-    """Yield the rows by their place; without those that can't be read, which are made again."""
+    """Yield the rows that can be read, by their place; others are made again."""
     for place, raw in entries:
         try:
-            yield _place(place), read_row(raw)
+            yield read_number(place, "a row's place"), read_row(raw)
         except LedgerError as error:
             logger.warning("a row is made again: %s", error)
-
-
-def _place(raw: bytes) -> int:
-    if not raw.isdigit():
-        raise LedgerError(f"the ledger holds {raw[:80]!r} in place of a row's place")
-    return int(raw)

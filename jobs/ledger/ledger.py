@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, cast
@@ -28,6 +28,7 @@ from jobs.ledger.keys import (
     rows_key,
     run_key,
 )
+from jobs.ledger.lease import read_number
 from jobs.result_row import ResultRow
 from jobs.run_spec import RunSpec
 
@@ -71,16 +72,6 @@ class Ledger:
         Raises:
             RunExistsError: the output folder belongs to another run.
         """
-        self._claim_folder(spec)
-        key = run_key(spec.run_id)
-        with self._redis.pipeline() as pipeline:  # one transaction: a run is there whole
-            pipeline.hsetnx(key, "spec", spec.model_dump_json())
-            pipeline.hsetnx(key, "state", RunState.RUNNING)
-            pipeline.zadd(RUNS, {spec.run_id: created}, nx=True)
-            is_new, *_ = pipeline.execute()
-        return bool(is_new)
-
-    def _claim_folder(self, spec: RunSpec) -> None:
         holder = self._redis.set(out_key(spec.out), spec.run_id, nx=True, get=True)
         if holder is not None and cast(bytes, holder) != spec.run_id.encode():
             other = cast(bytes, holder).decode(errors="replace")
@@ -88,6 +79,13 @@ class Ledger:
                 f"{spec.out} is the folder of {other}: choose another one, or make the server "
                 f"forget that run (mlx-batch forget {other})"
             )
+        key = run_key(spec.run_id)
+        with self._redis.pipeline() as pipeline:  # one transaction: a run is there whole
+            pipeline.hsetnx(key, "spec", spec.model_dump_json())
+            pipeline.hsetnx(key, "state", RunState.RUNNING)
+            pipeline.zadd(RUNS, {spec.run_id: created}, nx=True)
+            is_new, *_ = pipeline.execute()
+        return bool(is_new)
 
     def spec(self, run_id: str) -> RunSpec:
         """Return what was asked for in a run.
@@ -102,7 +100,7 @@ class Ledger:
         return _spec(cast(bytes, raw), run_id)
 
     def pin_revision(self, spec: RunSpec, revision: str | None) -> RunSpec:
-        """The spec with the one revision of its model that all rows are made with.
+        """Return the spec with the one revision of its model that all rows are made with.
 
         The producer's if it knew one, else that of the first worker.
 
@@ -143,8 +141,8 @@ class Ledger:
         return Progress(
             spec=_spec(record[b"spec"], run_id),
             state=_state(record.get(b"state", b"running")),
-            done=Counts.sum_of(done),
-            partial=Counts.sum_of(partial),
+            done=sum(map(Counts.decode, done), Counts()),
+            partial=sum(map(Counts.decode, partial), Counts()),
             shards_done=len(done),
         )
 
@@ -190,7 +188,7 @@ class Ledger:
         """
         with explain_damage(run_id):
             names = cast(list[bytes], self._redis.hkeys(done_key(run_id)))
-        return set(map(_shard, names))
+        return {read_number(name, "a shard") for name in names}
 
     def shards_done(self, run_id: str) -> int:
         """Return how many shards are committed."""
@@ -233,9 +231,14 @@ class Ledger:
         names = list(workers)
         if not names:
             return {}
-        said = cast(list[bytes | None], self._redis.mget([live_key(name) for name in names]))
-        heard = {name: _said(raw) for name, raw in zip(names, said, strict=True) if raw}
-        return {name: words for name, words in heard.items() if words is not None}
+        published = cast(list[bytes | None], self._redis.mget(list(map(live_key, names))))
+        found: dict[str, dict[str, Any]] = {}
+        for name, raw in zip(names, published, strict=True):
+            with suppress(ValueError, RecursionError):  # of what no worker writes
+                live = json.loads(raw or b"null")
+                if isinstance(live, dict):
+                    found[name] = live
+        return found
 
 
 def _keys(run_id: str) -> tuple[str, ...]:
@@ -258,18 +261,3 @@ def _state(raw: bytes) -> RunState:
         return RunState(raw.decode())
     except ValueError:
         raise LedgerError(f"the ledger holds {raw[:80]!r} in place of a state") from None
-
-
-def _shard(raw: bytes) -> int:
-    if not raw.isdigit() or len(raw) > 9:
-        raise LedgerError(f"the ledger holds {raw[:80]!r} in place of a shard")
-    return int(raw)
-
-
-def _said(raw: bytes) -> dict[str, Any] | None:
-    """What a worker published; None if no worker writes such a thing."""
-    try:
-        said = json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
-    return said if isinstance(said, dict) else None

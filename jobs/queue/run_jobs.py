@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from redis import Redis
@@ -20,6 +20,12 @@ JOB_TIMEOUT = 24 * 3600  # seconds; RQ's default of 180 would end a long shard
 RESULT_TTL = 24 * 3600
 FAILURE_TTL = 30 * 24 * 3600
 RETRY = Retry(max=3, interval=[1, 10, 60])
+_LIMITS: Mapping[str, Any] = {
+    "timeout": JOB_TIMEOUT,
+    "result_ttl": RESULT_TTL,
+    "failure_ttl": FAILURE_TTL,
+    "retry": RETRY,
+}
 
 # What a job may be for `--resume` to leave it alone.
 _ON_ITS_WAY = {
@@ -66,11 +72,8 @@ class RunJobs:
             job_id=spec.finalize_id,
             depends_on=[spec.shard_id(shard) for shard in range(spec.shards)],
             status=JobStatus.DEFERRED,
-            timeout=JOB_TIMEOUT,
-            result_ttl=RESULT_TTL,
-            failure_ttl=FAILURE_TTL,
-            retry=RETRY,
             description=f"finalize {spec.run_id}",
+            **_LIMITS,
         )
         with self._queue.connection.pipeline() as pipeline:
             pipeline.sadd(Queue.redis_queues_keys, self._queue.key)
@@ -142,15 +145,11 @@ class RunJobs:
         return statuses, {each.partition(b":")[0].decode(errors="replace") for each in entries}
 
     def _shard_job(self, shard: int, payload: dict[str, Any]) -> EnqueueData:
-        rows = self._spec.shard_rows(shard)
+        spec, rows = self._spec, self._spec.shard_rows(shard)
         return Queue.prepare_data(
             GENERATE_SHARD,
             kwargs=payload,
-            job_id=self._spec.shard_id(shard),
-            timeout=JOB_TIMEOUT,
-            result_ttl=RESULT_TTL,
-            failure_ttl=FAILURE_TTL,
-            retry=RETRY,
-            description=f"{self._spec.run_id} rows {rows.start}-{rows.stop - 1}"
-            f" of {self._spec.rows}",
+            job_id=spec.shard_id(shard),
+            description=f"{spec.run_id} rows {rows.start}-{rows.stop - 1} of {spec.rows}",
+            **_LIMITS,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from rq.exceptions import DeserializationError
 from rq.job import Job
 
@@ -21,7 +21,7 @@ GENERATE_SHARD = "jobs.queue.tasks.generate_shard"
 FINALIZE_RUN = "jobs.queue.tasks.finalize_run"
 
 
-class ShardRow(BaseModel):
+class ShardRow(BaseModel, frozen=True, extra="forbid"):
     """One input row on its way to the worker: raw as it stood in the file.
 
     A bad row comes with what is wrong with it, and with an id that is free.
@@ -31,8 +31,6 @@ class ShardRow(BaseModel):
         samples: how many the shard has, from that one on.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     row: int = Field(ge=0)
     data: dict[str, Any]
     error: str | None = None
@@ -41,15 +39,13 @@ class ShardRow(BaseModel):
     samples: int = Field(1, ge=1, le=MAX_SAMPLES)
 
 
-class GenerateShard(BaseModel):
+class GenerateShard(BaseModel, frozen=True, extra="forbid"):
     """Payload of a shard: rows of one run, some with several samples.
 
     Attributes:
         folder: what the rows' relative paths of images and videos are relative to. It is the
             producer's, so that workers see the files that it saw.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_id: str
     shard: int = Field(ge=0)
@@ -62,10 +58,8 @@ class GenerateShard(BaseModel):
         return [(row, row.sample_index + nth) for row in self.rows for nth in range(row.samples)]
 
 
-class FinalizeRun(BaseModel):
+class FinalizeRun(BaseModel, frozen=True, extra="forbid"):
     """Payload of a run's last job: verify the dataset and write `_SUCCESS`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_id: str
 
