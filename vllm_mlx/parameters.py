@@ -33,15 +33,21 @@ class Parameters(BaseModel):
 
     @classmethod
     def of(cls, **options: Any) -> Self:
-        """Build from keyword arguments.
+        """Build from keyword arguments; None takes the default, and numpy's scalars will do.
 
         Raises:
             InvalidRequestError: naming each field, what was given and what is allowed.
         """
+        given = {name: plain_scalar(each) for name, each in options.items() if each is not None}
         try:
-            return cls(**options)
+            return cls(**given)
         except ValidationError as error:
             raise InvalidRequestError(describe(error, tuple(cls.model_fields))) from None
+
+
+def plain_scalar(value: Any) -> Any:
+    """A scalar of numpy's (or MLX's) as one of Python's, anything else as it is."""
+    return value.item() if getattr(value, "shape", None) == () else value
 
 
 class Setting(NamedTuple):

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, TypedDict
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
 from vllm_mlx.errors import InvalidRequestError
-from vllm_mlx.parameters import Parameters
+from vllm_mlx.parameters import Parameters, plain_scalar
 from vllm_mlx.seeds import sample_seed
 
 
 def as_tuple(strings: Any) -> Any:
-    """One string or a list of them as a tuple."""
+    """One string or a collection of them as a tuple."""
     if isinstance(strings, str):
         return (strings,)
-    return tuple(strings) if isinstance(strings, list) else strings
+    return tuple(strings) if isinstance(strings, list | set | frozenset) else strings
 
 
 StopString = Annotated[str, StringConstraints(min_length=1)]
@@ -56,6 +57,7 @@ class SamplingParams(Parameters):
         Raises:
             InvalidRequestError: `n` is no positive integer, or all samples would be the same.
         """
+        n = plain_scalar(n)
         if type(n) is not int or n < 1:
             raise InvalidRequestError(f"n={n!r}: should be at least 1")
         if n > 1 and self.greedy:
@@ -71,16 +73,21 @@ class SamplingParams(Parameters):
         return self.temperature < 1e-6
 
 
-class SamplingOptions(TypedDict, total=False):
-    """The keyword arguments of every `generate` and `chat`: see `SamplingParams`."""
+class MoreOptions(TypedDict, total=False):
+    """`SamplingOptions` of calls that have `max_tokens` as an argument of its own."""
 
-    max_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int
-    min_p: float
-    repetition_penalty: float
-    stop: str | list[str] | tuple[str, ...] | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    repetition_penalty: float | None
+    stop: str | Collection[str] | None
     seed: int | None
     logprobs: int | None
-    stop_on_repetition: bool
+    stop_on_repetition: bool | None
+
+
+class SamplingOptions(MoreOptions, total=False):
+    """The keyword arguments of every `generate` and `chat`: see `SamplingParams`."""
+
+    max_tokens: int | None

@@ -21,5 +21,5 @@ class VideoParams(Parameters):
 class VideoOptions(TypedDict, total=False):
     """The keyword arguments of calls that take videos: see `VideoParams`."""
 
-    video_fps: float
-    video_max_frames: int
+    video_fps: float | None
+    video_max_frames: int | None

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.scheduler_config import SchedulerConfig
+from vllm_mlx.video_params import VideoParams
 
 
 def test_defaults_are_the_documented_ones():
@@ -52,3 +55,31 @@ def test_one_stop_string_is_a_list_of_one():
 def test_bounds_themselves_are_allowed():
     for options in ({"temperature": 0}, {"temperature": 2}, {"top_p": 1}, {"max_tokens": 1}):
         SamplingParams.of(**options)
+
+
+def test_scalars_of_numpy_are_those_of_python():
+    params = SamplingParams.of(
+        max_tokens=np.int64(5), temperature=np.float32(0.5), stop_on_repetition=np.bool_(True)
+    )
+    assert params == SamplingParams.of(max_tokens=5, temperature=0.5, stop_on_repetition=True)
+    assert type(params.max_tokens) is int
+    assert len(params.for_samples(np.int32(3))) == 3
+    config = SchedulerConfig.of(max_num_seqs=np.int64(4), kv_cache_bytes=np.int64(1 << 30))
+    assert config == SchedulerConfig.of(max_num_seqs=4, kv_cache_bytes="1GiB")
+    for wrong in (
+        {"max_tokens": np.float64(5)},
+        {"max_tokens": np.array([5])},
+        {"seed": np.bool_(1)},
+    ):
+        with pytest.raises(InvalidRequestError, match=next(iter(wrong))):
+            SamplingParams.of(**wrong)
+
+
+def test_none_is_the_default():
+    assert SamplingParams.of(**dict.fromkeys(SamplingParams.model_fields)) == SamplingParams.of()
+    assert VideoParams.of(video_fps=None, video_max_frames=None) == VideoParams.of()
+
+
+@pytest.mark.parametrize("kind", [list, tuple, set, frozenset])
+def test_stop_strings_come_in_any_collection(kind):
+    assert set(SamplingParams.of(stop=kind(["END", "\n"])).stop) == {"END", "\n"}
