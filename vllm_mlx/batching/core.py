@@ -35,6 +35,7 @@ class _Submitted(NamedTuple):
     request: Request
     future: Future[GenerationOutput]
     at: float  # by `time.perf_counter()`
+    in_order: bool
 
 
 class EngineCore:
@@ -90,6 +91,9 @@ class EngineCore:
     def submit(self, *requests: Request) -> list[Future[GenerationOutput]]:
         """Queue requests at once, so that what any of them share is computed once.
 
+        Calls start first come, first served. The prompts of one call may overtake each other, and
+        those of the next such call: the longest answers start first, which ends sooner in total.
+
         Returns:
             A future of each whole output, in order. Cancelling it frees the sequence's place. What
             is wrong with a request is its future's exception: an `InvalidRequestError` (the prompt
@@ -102,8 +106,10 @@ class EngineCore:
         thread, now = self._running(), time.perf_counter()
         futures: list[Future[GenerationOutput]] = []
         ready: list[Sequence] = []
-        for requests_of_one in by_prompt(requests):
-            samples = [_Submitted(request, Future(), now) for request in requests_of_one]
+        prompts = list(by_prompt(requests))
+        for each in prompts:
+            in_order = len(prompts) == 1
+            samples = [_Submitted(request, Future(), now, in_order) for request in each]
             futures += [sample.future for sample in samples]
             ready += self._prepare(thread, samples)
         thread.add(*ready)
@@ -144,14 +150,14 @@ class EngineCore:
             for request, *_ in samples:
                 if request.on_begin:
                     request.on_begin()
-            futures = {request.request_id: future for request, future, _ in samples}
+            futures = {request.request_id: future for request, future, *_ in samples}
             thread.media.submit(
                 prompt,
                 futures,
                 lambda prepared: thread.add(*self._sequences(thread, samples, prepared)),
             )
         except Exception as error:  # one prompt must never cost its neighbours
-            for _, future, _ in samples:
+            for _, future, *_ in samples:
                 fail(future, error)
         return []
 
@@ -165,10 +171,10 @@ class EngineCore:
         """
         sequences = []
         media = prepared.media_of_samples(len(samples))
-        for (_, future, _), each in zip(samples, media, strict=True):
+        for (_, future, *_), each in zip(samples, media, strict=True):
             if each:
                 future.add_done_callback(partial(_release, each))
-        for (request, future, at), each in zip(samples, media, strict=True):
+        for (request, future, at, in_order), each in zip(samples, media, strict=True):
             max_tokens = _room(thread.loaded, len(prepared.tokens), request.params.max_tokens)
             if refusal := thread.runner.refusal(len(prepared.tokens), max_tokens):
                 raise KVCacheBudgetError(refusal)
@@ -183,6 +189,7 @@ class EngineCore:
                     media=each,
                     future=future,
                     submitted=at,
+                    in_order=in_order,
                 )
             )
         return sequences

@@ -18,8 +18,9 @@ logger = logging.getLogger(__name__)
 class Scheduler:
     """Keeps the runner's batch full.
 
-    Within a window the longest answers start first, so that the batch stays full to the end of a
-    job, and sequences that begin alike stay together.
+    Sequences start in the order in which they were added. Of those that need not (`in_order`), the
+    longest answers within a window start first, so that the batch stays full to the end of a job,
+    and those that begin alike stay together.
     """
 
     def __init__(self, runner: Runner, eos_token_ids: set[int]) -> None:
@@ -108,11 +109,18 @@ class Scheduler:
             self._runner.insert(admitted)
 
     def _next(self) -> Sequence | None:
-        if not self._window:
-            size = min(len(self._waiting), WINDOW * self.max_num_seqs)
-            window = [self._waiting.popleft() for _ in range(size)]
+        if not self._window and self._waiting:
+            window = [self._waiting.popleft()]
+            while self._may_reorder(window):
+                window.append(self._waiting.popleft())
             self._window.extend(self._ordered(window))
         return self._window[0] if self._window else None
+
+    def _may_reorder(self, window: list[Sequence]) -> bool:
+        """Whether the next one that waits may start before those of the window."""
+        if not self._waiting or len(window) == WINDOW * self.max_num_seqs:
+            return False
+        return not (window[0].in_order or self._waiting[0].in_order)
 
     def _ordered(self, window: list[Sequence]) -> list[Sequence]:
         first: dict[int, int] = {}

@@ -29,6 +29,7 @@ class Sequence:
         future: resolves to the whole `GenerationOutput`, or to the error that ended it.
         cached_tokens: prompt tokens that were taken from another prompt's prefill.
         alone: the batch it ran in failed, so it is tried again with nothing beside it.
+        in_order: nothing that is added later may start before it.
 
     Args:
         new_detokenizer: makes what turns its tokens into text.
@@ -48,11 +49,13 @@ class Sequence:
         media: PromptMedia | None = None,
         future: Future[GenerationOutput] | None = None,
         submitted: float | None = None,
+        in_order: bool = False,
     ) -> None:
         self.request_id = request.request_id
         self.params = params = request.params
         self.on_chunk = request.on_chunk
         self.on_begin = request.on_begin
+        self.in_order = in_order
         self.prompt_tokens = prompt_tokens
         self.max_tokens = max_tokens
         self.model = model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from functools import partial
 
 import pytest
 
@@ -318,6 +319,42 @@ async def test_what_is_asked_at_once_shares_its_prefill_and_fails_alone(batched,
     cached = [future.result(20).cached_tokens for future in (*samples, other)]
     assert sorted(cached)[0] == 0
     assert sorted(cached)[1] > 32
+
+
+LIMITS = [5, 20, 5, 40, 2]
+
+
+async def test_calls_are_first_come_first_served(vision_folder):
+    ended = []
+
+    async def call(limit: int) -> None:
+        await engine.generate("Once", max_tokens=limit, temperature=0)
+        ended.append(limit)
+
+    engine = SimpleEngine(str(vision_folder))
+    await asyncio.gather(*map(call, LIMITS))
+    assert ended == LIMITS
+    await engine.stop()
+
+
+async def test_the_longest_of_many_that_are_asked_at_once_start_first(vision_folder):
+    async with SimpleEngine(str(vision_folder)) as engine:
+        begun: list[int] = []
+        requests = [
+            Request(
+                f"Once {at}",
+                SamplingParams.of(max_tokens=limit),
+                on_begin=partial(begun.append, limit),
+            )
+            for at, limit in enumerate(LIMITS)
+        ]
+        for future in [engine._core.submit(request)[0] for request in requests]:
+            future.result(20)
+        assert begun == LIMITS
+        begun.clear()
+        for future in engine._core.submit(*requests):
+            future.result(20)
+        assert begun == [40, 20, 5, 5, 2]
 
 
 async def test_logprobs_name_their_tokens(batched):
