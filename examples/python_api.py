@@ -18,11 +18,14 @@ REQUESTS: list[tuple[str, SamplingOptions]] = [
 
 def one_at_a_time() -> None:
     with MLXLanguageModel(MODEL) as model:
-        print(model.generate("Water freezes at", max_tokens=12, temperature=0).text)
+        print(model.generate("Water freezes at", 12, temperature=0).text)
         for chunk in model.stream_generate("Once there was a fox who", max_tokens=24, seed=1):
             print(chunk.text, end="", flush=True)
+        print()
         question = {"role": "user", "content": "What is photosynthesis?"}
-        print("\n" + model.chat([question], max_tokens=48, temperature=0).text)
+        for chunk in model.stream_chat([question], 48, temperature=0):
+            print(chunk.text, end="", flush=True)
+        print()
 
 
 async def all_together() -> None:

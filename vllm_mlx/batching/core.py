@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import threading
 import time
@@ -13,12 +12,12 @@ from functools import partial
 from typing import NamedTuple
 
 from vllm_mlx import platform
-from vllm_mlx.batching.engine_thread import EngineThread
+from vllm_mlx.batching.engine_thread import EngineThread, refuse_fork
 from vllm_mlx.batching.loaded_model import LoadedModel
 from vllm_mlx.batching.media_pool import fail
 from vllm_mlx.batching.prompt_media import PromptMedia
 from vllm_mlx.batching.prompts import MediaPrompt, Prepared
-from vllm_mlx.batching.request import Request, by_prompt
+from vllm_mlx.batching.request import Request, by_prompt, cancelled_on_error
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.errors import (
     ContextLengthError,
@@ -64,29 +63,52 @@ class EngineCore:
         self.max_num_seqs = self._config.max_num_seqs or platform.default_max_num_seqs()
         self._load = load
         self._media = media or MediaPolicy()
-        # Held while a thread starts and while it ends: there are never two.
+        # Held while a thread begins and while it ends: there are never two.
         self._life_lock = threading.RLock()
         self._thread: EngineThread | None = None
-        _cores.add(self)
+        self._end_when_dropped: weakref.finalize[..., EngineCore] | None = None
 
     def start(self) -> None:
         """Load the model and wait until it is ready; does nothing when it is.
 
         Raises:
             ModelLoadError: the model can't be loaded.
+            EngineStoppedError: it is stopped meanwhile, or as of `begin`.
         """
-        with self._life_lock:
-            if self._thread is None:
-                thread = EngineThread(self.model_name, self._load, self._config, self._media)
-                thread.start_and_wait()
-                self._thread = thread
+        ready = self.begin()
+        try:
+            ready.result()
+        except BaseException:
+            if not ready.done():  # Ctrl-C
+                self.stop(wait=False)
+            raise
 
-    def stop(self) -> None:
-        """End the thread and free the model; waiting calls get `EngineStoppedError`."""
+    def begin(self) -> Future[None]:
+        """Begin to load the model, unless it is there or on its way.
+
+        Returns:
+            A future that is done when the model is ready, or has what `start` raises.
+
+        Raises:
+            EngineStoppedError: the process was forked from one that has loaded a model.
+        """
+        refuse_fork(self.model_name)
+        with self._life_lock:
+            if self._thread is None or self._thread.has_failed:
+                thread = EngineThread(self.model_name, self._load, self._config, self._media)
+                self._end_when_dropped = weakref.finalize(self, thread.stop, wait=False)
+                self._thread = thread
+                thread.start()
+            return self._thread.ready
+
+    def stop(self, *, wait: bool = True) -> None:
+        """End the thread after the step at hand; waiting calls get `EngineStoppedError`."""
         with self._life_lock:
             thread, self._thread = self._thread, None
+            if self._end_when_dropped:
+                self._end_when_dropped.detach()
             if thread:
-                thread.stop()
+                thread.stop(wait=wait)
 
     def submit(self, *requests: Request) -> list[Future[GenerationOutput]]:
         """Queue requests at once, so that what any of them share is computed once.
@@ -106,13 +128,14 @@ class EngineCore:
         thread, now = self._running(), time.perf_counter()
         futures: list[Future[GenerationOutput]] = []
         ready: list[Sequence] = []
-        prompts = list(by_prompt(requests))
-        for each in prompts:
-            in_order = len(prompts) == 1
-            samples = [_Submitted(request, Future(), now, in_order) for request in each]
-            futures += [sample.future for sample in samples]
-            ready += self._prepare(thread, samples)
-        thread.add(*ready)
+        with cancelled_on_error(futures):
+            prompts = list(by_prompt(requests))
+            for each in prompts:
+                in_order = len(prompts) == 1
+                samples = [_Submitted(request, Future(), now, in_order) for request in each]
+                futures += [sample.future for sample in samples]
+                ready += self._prepare(thread, samples)
+            thread.add(*ready)
         return futures
 
     def abort(self, request_id: str) -> None:
@@ -122,7 +145,8 @@ class EngineCore:
 
     @property
     def is_running(self) -> bool:
-        return self._thread is not None
+        thread = self._thread
+        return thread is not None and thread.ready.done() and not thread.has_failed
 
     @property
     def loaded(self) -> LoadedModel:
@@ -131,27 +155,38 @@ class EngineCore:
         Raises:
             EngineStoppedError: there is none.
         """
-        return self._running().loaded
+        return self._running().parts.loaded
 
     @property
     def stats(self) -> EngineStats:
         """Counts since the start, and what the engine holds at this moment."""
-        thread = self._thread
-        return thread.stats if thread else EngineStats()
+        with contextlib.suppress(EngineStoppedError):
+            return self._running().stats
+        return EngineStats()
+
+    @property
+    def state(self) -> str:
+        """Whether the model is loaded, what runs it, and on how many sequences."""
+        try:
+            runner, stats = self._running().parts.runner, self.stats
+        except EngineStoppedError:
+            return "loading" if self._thread and not self._thread.ready.done() else "not loaded"
+        return f"{type(runner).__name__}, {stats.running} running, {stats.waiting} waiting"
 
     def _prepare(self, thread: EngineThread, samples: list[_Submitted]) -> list[Sequence]:
         """The sequences of one prompt's samples; none yet of one whose media are to be read."""
         prompt = samples[0].request.prompt
         try:
+            loaded, *_, media = thread.parts
             if not isinstance(prompt, MediaPrompt):
-                return self._sequences(thread, samples, Prepared(thread.loaded.encode(prompt)))
-            if thread.media is None:
+                return self._sequences(thread, samples, Prepared(loaded.encode(prompt)))
+            if media is None:
                 raise MediaError(f"{self.model_name} sees no images and videos: use a vision model")
             for request, *_ in samples:
                 if request.on_begin:
                     request.on_begin()
             futures = {request.request_id: future for request, future, *_ in samples}
-            thread.media.submit(
+            media.submit(
                 prompt,
                 futures,
                 lambda prepared: thread.add(*self._sequences(thread, samples, prepared)),
@@ -170,13 +205,14 @@ class EngineCore:
             ContextLengthError, KVCacheBudgetError: it is too long.
         """
         sequences = []
+        loaded, runner, *_ = thread.parts
         media = prepared.media_of_samples(len(samples))
         for (_, future, *_), each in zip(samples, media, strict=True):
             if each:
                 future.add_done_callback(partial(_release, each))
         for (request, future, at, in_order), each in zip(samples, media, strict=True):
-            max_tokens = _room(thread.loaded, len(prepared.tokens), request.params.max_tokens)
-            if refusal := thread.runner.refusal(len(prepared.tokens), max_tokens):
+            max_tokens = _room(loaded, len(prepared.tokens), request.params.max_tokens)
+            if refusal := runner.refusal(len(prepared.tokens), max_tokens):
                 raise KVCacheBudgetError(refusal)
             sequences.append(
                 Sequence(
@@ -184,8 +220,8 @@ class EngineCore:
                     prepared.tokens,
                     max_tokens=max_tokens,
                     model=self.model_name,
-                    new_detokenizer=thread.loaded.new_detokenizer,
-                    token_text=thread.loaded.token_text,
+                    new_detokenizer=loaded.new_detokenizer,
+                    token_text=loaded.token_text,
                     media=each,
                     future=future,
                     submitted=at,
@@ -195,6 +231,7 @@ class EngineCore:
         return sequences
 
     def _running(self) -> EngineThread:
+        refuse_fork(self.model_name)
         if (thread := self._thread) is None:
             raise EngineStoppedError(f"the engine of {self.model_name} is not started")
         return thread
@@ -214,13 +251,3 @@ def _room(loaded: LoadedModel, prompt_tokens: int, max_tokens: int) -> int:
             f"{loaded.context_length}, one of them for the answer"
         )
     return min(max_tokens, room)
-
-
-# A daemon thread inside MLX while the interpreter goes down crashes the process.
-_cores: weakref.WeakSet[EngineCore] = weakref.WeakSet()
-
-
-@atexit.register
-def _stop_all() -> None:
-    for core in list(_cores):
-        core.stop()

@@ -6,14 +6,19 @@ callers want done arrives as commands.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import ctypes
+import gc
 import logging
+import os
 import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import mlx.core as mx
 
@@ -30,9 +35,24 @@ from vllm_mlx.scheduler_config import SchedulerConfig
 
 logger = logging.getLogger(__name__)
 
+_process: int | None = None  # that has had an engine
 
-class EngineThread(threading.Thread):
-    """Loads a model and steps it until `stop()`. Used once, like any thread.
+
+def refuse_fork(model: str) -> None:
+    """MLX's threads and ours do not survive a fork, and what waits for them waits for ever.
+
+    Raises:
+        EngineStoppedError: this process was forked from one that has had an engine.
+    """
+    if _process not in (None, os.getpid()):
+        raise EngineStoppedError(
+            f"{model} can't run in a process forked from one that has loaded a model: start this "
+            "process with multiprocessing's 'spawn' in place of 'fork', and load the model in it"
+        )
+
+
+class Parts(NamedTuple):
+    """What an engine is made of while its model is loaded.
 
     Attributes:
         media: prepares prompts with images and videos; None if the model sees none.
@@ -40,7 +60,19 @@ class EngineThread(threading.Thread):
 
     loaded: LoadedModel
     runner: Runner
-    media: MediaPool | None = None
+    scheduler: Scheduler
+    media: MediaPool | None
+
+
+class EngineThread(threading.Thread):
+    """Loads a model and steps it until `stop()`. Used once, like any thread.
+
+    It holds nothing of its owner, so that an owner that is dropped can end it.
+
+    Attributes:
+        ready: done when the model is loaded; a `ModelLoadError` says that it can't be, and an
+            `EngineStoppedError` that the thread was told to end meanwhile.
+    """
 
     def __init__(
         self,
@@ -54,31 +86,32 @@ class EngineThread(threading.Thread):
         self._load = load
         self._config = config
         self._policy = policy
-        self._ready: Future[None] = Future()
+        self.ready: Future[None] = Future()
+        self.ready.set_running_or_notify_cancel()  # one of many waiters can't cancel it
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._inbox_lock = threading.Lock()
+        # Reentrant: garbage collection may cancel a future or stop us while its thread has it.
+        self._inbox_lock = threading.RLock()
+        self._is_loading = False
+        self._parts: Parts | None = None
         self._is_open = True
-        self._unfinished: dict[str, Sequence] = {}
+        self._unfinished: dict[str, Future[GenerationOutput]] = {}
 
     # For callers, on any thread.
 
-    def start_and_wait(self) -> None:
-        """Start, and wait until the model is loaded.
+    def start(self) -> None:
+        global _process
+        _process = os.getpid()
+        super().start()
 
-        Raises:
-            ModelLoadError: it can't be; the thread has ended.
-        """
-        self.start()
-        try:
-            self._ready.result()
-        except BaseException:
-            self.stop()
-            raise
-
-    def stop(self) -> None:
-        """End after the step at hand; sequences that are not finished get `EngineStoppedError`."""
-        self._inbox.put(None)
-        if threading.current_thread() is not self:
+    def stop(self, *, wait: bool = True) -> None:
+        """End loading at once, or after the step at hand; what is unfinished gets an error."""
+        with self._inbox_lock:
+            self._inbox.put(None)
+            if self._is_loading:  # raised before the next line of Python that it runs
+                self._is_loading = False
+                thread, error = ctypes.c_ulong(self.ident or 0), ctypes.py_object(SystemExit)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, error)
+        if wait and threading.current_thread() is not self:
             self.join()
 
     def add(self, *sequences: Sequence) -> None:
@@ -93,7 +126,7 @@ class EngineThread(threading.Thread):
                 self._add(sequence)
 
         for sequence in sequences:
-            sequence.future.add_done_callback(partial(self._ended, sequence))
+            sequence.future.add_done_callback(partial(self._ended, sequence.request_id))
         self._send(add_all)
 
     def abort(self, request_id: str) -> None:
@@ -102,14 +135,31 @@ class EngineThread(threading.Thread):
         Raises:
             EngineStoppedError: the thread is ending.
         """
-        if self.media:
-            self.media.abort(request_id)
+        if media := self.parts.media:
+            media.abort(request_id)
         self._send(lambda: self._abort(request_id))
 
     @property
+    def has_failed(self) -> bool:
+        """Whether the model was not loaded and will not be."""
+        return self.ready.done() and self.ready.exception() is not None
+
+    @property
+    def parts(self) -> Parts:
+        """The model in memory, and what runs it.
+
+        Raises:
+            EngineStoppedError: it is not loaded yet, or not any more.
+        """
+        if (parts := self._parts) is None:
+            raise EngineStoppedError(f"the engine of {self._model} is stopped")
+        return parts
+
+    @property
     def stats(self) -> EngineStats:
-        stats = self._scheduler.stats
-        return replace(stats, waiting=stats.waiting + self.media.waiting) if self.media else stats
+        _, _, scheduler, media = self.parts
+        stats = scheduler.stats
+        return replace(stats, waiting=stats.waiting + media.waiting) if media else stats
 
     def _send(self, command: Callable[[], None]) -> None:
         with self._inbox_lock:
@@ -121,37 +171,52 @@ class EngineThread(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.loaded = self._load(self._model)
-            self.runner = make_runner(
-                self.loaded.model,
-                self.loaded.tokenizer.eos_token_ids,
-                vocab_size=self.loaded.vocab_size,
-                config=self._config,
-            )
-            if self.loaded.new_preparer:
-                self.media = MediaPool(self.loaded.new_preparer(self._policy))
+            self._parts = self._load_unless_ended()
+        except SystemExit:
+            error = EngineStoppedError(f"the engine of {self._model} was stopped while it loaded")
+            self.ready.set_exception(error)
         except BaseException as error:
-            self._ready.set_exception(error)
+            self.ready.set_exception(error)
         else:
             self._serve()
         finally:
+            self._parts = None
+            gc.collect()  # a model is in cycles of references, of mlx's making
+            mx.clear_cache()
             # Streams left to the thread's own end are torn down after `join()` returns, and a
             # process that exits meanwhile aborts.
             mx.clear_streams()
 
+    def _load_unless_ended(self) -> Parts:
+        with self._inbox_lock:
+            if not self._inbox.empty():
+                raise SystemExit
+            self._is_loading = True
+        try:
+            loaded = self._load(self._model)
+            eos_token_ids = loaded.tokenizer.eos_token_ids
+            runner = make_runner(
+                loaded.model, eos_token_ids, vocab_size=loaded.vocab_size, config=self._config
+            )
+            preparer = loaded.new_preparer and loaded.new_preparer(self._policy)
+            media = MediaPool(preparer) if preparer else None
+            return Parts(loaded, runner, Scheduler(runner, eos_token_ids), media)
+        finally:
+            with self._inbox_lock:
+                self._is_loading = False
+
     def _serve(self) -> None:
-        self._scheduler = Scheduler(self.runner, self.loaded.tokenizer.eos_token_ids)
-        self._ready.set_result(None)
+        self.ready.set_result(None)
         try:
             while self._take_commands():
                 self._step()
         finally:
             self._shut_down()
-        self.runner.close()
+        self.parts.runner.close()
 
     def _take_commands(self) -> bool:
         """Run what callers sent; waits when there is nothing to step. False: stop."""
-        while not self._scheduler.has_unfinished or not self._inbox.empty():
+        while not self.parts.scheduler.has_unfinished or not self._inbox.empty():
             command = self._inbox.get()
             if command is None:
                 return False
@@ -159,8 +224,8 @@ class EngineThread(threading.Thread):
         return True
 
     def _step(self) -> None:
-        sequences = self._scheduler.step()
-        with self.runner.counters.timed("deliver"):
+        sequences = self.parts.scheduler.step()
+        with self.parts.runner.counters.timed("deliver"):
             for sequence in sequences:
                 self._deliver(sequence)
 
@@ -170,7 +235,7 @@ class EngineThread(threading.Thread):
         except Exception as error:
             # A caller's callback failed; only its own request ends.
             logger.warning("delivering %s failed", sequence.request_id, exc_info=error)
-            self._scheduler.remove(sequence.request_id)
+            self.parts.scheduler.remove(sequence.request_id)
             sequence.fail(error)
 
     def _add(self, sequence: Sequence) -> None:
@@ -180,41 +245,48 @@ class EngineThread(threading.Thread):
         if name in self._unfinished:
             sequence.fail(InvalidRequestError(f"request_id={name!r}: still running under it"))
             return
-        self._unfinished[name] = sequence
-        self._scheduler.add(sequence)
+        self._unfinished[name] = sequence.future
+        self.parts.scheduler.add(sequence)
 
-    def _ended(self, sequence: Sequence, future: Future[GenerationOutput]) -> None:
+    def _ended(self, name: str, future: Future[GenerationOutput]) -> None:
         """A future is done: settled on this thread, or cancelled on any."""
         if not future.cancelled():
-            self._release_name(sequence)
+            self._release_name(name, future)
             return
         with contextlib.suppress(EngineStoppedError):
-            self._send(lambda: self._drop(sequence))
+            self._send(lambda: self._drop(name, future))
 
-    def _drop(self, sequence: Sequence) -> None:
-        if self._release_name(sequence):
-            self._scheduler.remove(sequence.request_id)
+    def _drop(self, name: str, future: Future[GenerationOutput]) -> None:
+        if self._release_name(name, future):
+            self.parts.scheduler.remove(name)
 
-    def _release_name(self, sequence: Sequence) -> bool:
-        """Whether the sequence had its name; one that was refused has not."""
-        name = sequence.request_id
-        if self._unfinished.get(name) is not sequence:
+    def _release_name(self, name: str, future: Future[GenerationOutput]) -> bool:
+        """Whether the request had its name; one that was refused has not."""
+        if self._unfinished.get(name) is not future:
             return False
         del self._unfinished[name]
         return True
 
     def _abort(self, request_id: str) -> None:
-        if sequence := self._scheduler.remove(request_id):
+        if sequence := self.parts.scheduler.remove(request_id):
             sequence.fail(RequestAbortedError(f"request {request_id!r} was aborted"))
 
     def _shut_down(self) -> None:
-        if self.media:
-            self.media.close()
+        if media := self.parts.media:
+            media.close()
         with self._inbox_lock:
             self._is_open = False
         while not self._inbox.empty():
             if command := self._inbox.get():
                 command()
-        for sequence in self._scheduler.unfinished():
-            self._scheduler.remove(sequence.request_id)
+        for sequence in self.parts.scheduler.unfinished():
+            self.parts.scheduler.remove(sequence.request_id)
             sequence.fail(EngineStoppedError(f"the engine of {self._model} was stopped"))
+
+
+@atexit.register
+def _stop_all() -> None:
+    """A daemon thread inside MLX while the interpreter goes down aborts the process."""
+    for thread in threading.enumerate():
+        if isinstance(thread, EngineThread):
+            thread.stop()

@@ -49,7 +49,7 @@ class MediaPool:
     def __init__(self, preparer: Preparer) -> None:
         self._preparer = preparer
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="media")
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a future may be cancelled by garbage collection
         self._groups: dict[Hashable, deque[_Job]] = {}
         self._futures: dict[str, Future[GenerationOutput]] = {}
         self._is_closed = False

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 from vllm_mlx.batching.prompt_media import PromptMedia
 from vllm_mlx.content import Content, Part, content_of, media_of, refuse_media_beside
 from vllm_mlx.errors import InvalidRequestError
-from vllm_mlx.sampling_params import SamplingOptions, SamplingParams
+from vllm_mlx.sampling_params import MoreOptions, SamplingOptions, SamplingParams
 from vllm_mlx.video_params import VideoOptions, VideoParams
 
 Messages = Sequence[Mapping[str, Any]]
@@ -56,7 +56,11 @@ class Options(SamplingOptions, VideoOptions, total=False):
     """The keyword arguments of calls that take media: see `SamplingParams` and `VideoParams`."""
 
 
-def split_options(options: Options) -> tuple[SamplingParams, VideoParams | None]:
+class MoreMediaOptions(MoreOptions, VideoOptions, total=False):
+    """`Options` of calls that have `max_tokens` as an argument of its own."""
+
+
+def split_options(options: SamplingOptions | Options) -> tuple[SamplingParams, VideoParams | None]:
     """The parameters of sampling, and those of videos if any was given.
 
     Raises:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
-from vllm_mlx.batching.prompts import Prompt
+from vllm_mlx.batching.prompts import Options, Prompt, chat_prompt, split_options, user_prompt
 from vllm_mlx.outputs import GenerationOutput
-from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.sampling_params import SamplingOptions, SamplingParams
 
 ChunkCallback = Callable[[GenerationOutput], None]
 
@@ -41,8 +44,44 @@ class Request:
     on_chunk: ChunkCallback | None = None
     on_begin: Callable[[], None] | None = None
 
+    @classmethod
+    def of_user(
+        cls,
+        prompt: object,
+        options: SamplingOptions | Options,
+        images: Any = None,
+        videos: Any = None,
+        request_id: str | None = None,
+    ) -> Self:
+        """What a user says after showing images and videos; without any, a plain prompt."""
+        params, video = split_options(options)
+        asked = user_prompt(prompt, images, videos, video)
+        return cls(asked, params, request_id or new_request_id())
+
+    @classmethod
+    def of_chat(cls, messages: object, options: Options, request_id: str | None = None) -> Self:
+        """The answer to a conversation."""
+        params, video = split_options(options)
+        return cls(chat_prompt(messages, video), params, request_id or new_request_id())
+
+    def samples(self, n: int) -> list[Self]:
+        """This request `n` times, with the seeds of `SamplingParams.for_samples`."""
+        each = self.params.for_samples(n)
+        return [replace(self, params=params, request_id=new_request_id()) for params in each]
+
 
 def by_prompt(requests: Iterable[Request]) -> Iterator[list[Request]]:
     """The samples of each prompt, in order."""
     groups = itertools.groupby(requests, key=lambda request: id(request.prompt))
     return (list(samples) for _, samples in groups)
+
+
+@contextlib.contextmanager
+def cancelled_on_error(futures: Iterable[Future[GenerationOutput]]) -> Iterator[None]:
+    """Cancel these if the block is left by an error, or by Ctrl-C."""
+    try:
+        yield
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise

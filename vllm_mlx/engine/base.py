@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
+
+from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from vllm_mlx.batching.core import EngineCore
-from vllm_mlx.batching.prompts import (
-    Messages,
-    Options,
-    chat_prompt,
-    split_options,
-    user_prompt,
-)
-from vllm_mlx.batching.request import Request, new_request_id
+from vllm_mlx.batching.prompts import Messages, MoreMediaOptions
+from vllm_mlx.batching.request import Request, cancelled_on_error
+from vllm_mlx.batching.stream import AsyncStream
 from vllm_mlx.errors import EngineStoppedError
 from vllm_mlx.media.policy import UNRESTRICTED, MediaPolicy, VideoReader
 from vllm_mlx.models.loading import load_model
+from vllm_mlx.models.multimodal import Media
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.scheduler_config import SchedulerConfig
 
 
 class Engine:
-    """A model behind `async` calls. Using it before `start()` starts it."""
+    """A model behind `async` calls. Using it before `start()` starts it.
+
+    One that is dropped without `stop()` ends and frees its model, as at the end of the process.
+
+    Args:
+        model_name: a hub id, a local folder, a `.gguf` file, or an alias.
+        trust_remote_code: run code that comes with the model.
+        media_policy: what may be read and fetched for a prompt; by default whatever it names.
+        video_reader: see `MediaPolicy.video_reader`; `auto` leaves it to the policy.
+    """
+
+    _config: SchedulerConfig
 
     def __init__(
         self,
         model_name: str,
-        config: SchedulerConfig,
         *,
         trust_remote_code: bool = False,
         media_policy: MediaPolicy = UNRESTRICTED,
@@ -42,17 +49,24 @@ class Engine:
             media_policy = replace(media_policy, video_reader=video_reader)
         self.model_name = model_name
         load = partial(load_model, trust_remote_code=trust_remote_code)
-        self._core = EngineCore(model_name, load, config, media=media_policy)
+        self._core = EngineCore(model_name, load, self._config, media=media_policy)
         self._stopped = False
 
     async def start(self) -> None:
-        """Load the model and wait until it is ready.
+        """Load the model and wait until it is ready; cancelling this ends the loading.
 
         Raises:
             ModelLoadError: it is missing, unreadable or of an unknown kind.
+            EngineStoppedError: it is stopped meanwhile, or the process was forked from one with it.
         """
         self._stopped = False
-        await asyncio.to_thread(self._core.start)
+        ready = self._core.begin()
+        try:
+            await asyncio.wrap_future(ready)
+        except asyncio.CancelledError:
+            if not ready.done():
+                self._core.stop(wait=False)
+            raise
 
     async def stop(self) -> None:
         """Free the model; calls that still wait raise `EngineStoppedError`."""
@@ -62,21 +76,28 @@ class Engine:
     async def generate(
         self,
         prompt: str,
+        max_tokens: int | None = None,
         *,
-        images: Sequence[Any] | None = None,
-        videos: Sequence[Any] | None = None,
+        images: Media = None,
+        videos: Media = None,
         request_id: str | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[MoreMediaOptions],
     ) -> GenerationOutput:
         """Continue a plain prompt, or answer one about images and videos.
 
-        Options and defaults: `SamplingParams`, and `VideoParams` for videos. Cancelling the call
-        frees its place in the batch at once.
+        Cancelling the call frees its place in the batch at once.
 
         Args:
-            images: see `MLXMultimodalLM`; the prompt goes through the chat template, after them.
+            prompt: continued as it stands; with images or videos it goes through the model's chat
+                template, after them.
+            max_tokens: most tokens to generate; 256 by default.
+            images: a list of them, or just one; see `MLXMultimodalLM`.
             videos: the same.
             request_id: a name for `abort()`.
+            **options: see `SamplingParams`, and `VideoParams` for videos.
+
+        Returns:
+            The whole output.
 
         Raises:
             MediaError: an image or a video can't be read.
@@ -85,81 +106,108 @@ class Engine:
             EngineStoppedError: `stop()` was called.
             RequestAbortedError: `abort(request_id)` was called.
         """
-        params, video = split_options(options)
-        asked = user_prompt(prompt, images, videos, video)
-        return await self._answer(Request(asked, params, request_id or new_request_id()))
+        request = Request.of_user(
+            prompt, {"max_tokens": max_tokens, **options}, images, videos, request_id
+        )
+        return (await self._answers(request))[0]
 
     async def generate_samples(
         self,
         prompt: str,
         n: int,
+        max_tokens: int | None = None,
         *,
-        images: Sequence[Any] | None = None,
-        videos: Sequence[Any] | None = None,
-        **options: Unpack[Options],
+        images: Media = None,
+        videos: Media = None,
+        **options: Unpack[MoreMediaOptions],
     ) -> list[GenerationOutput]:
-        """`n` answers to one prompt, whose prefill is computed once; raises as `generate` does.
+        """Answer a prompt `n` times; takes what `generate` takes and reads its media once.
 
-        With a seed the first is what `generate` gives with it, and all are repeatable.
+        Args:
+            n: how many answers. With a seed all are repeatable, and the first is `generate`'s.
+
+        Returns:
+            The answers.
 
         Raises:
-            InvalidRequestError: `n > 1` at temperature 0.
+            InvalidRequestError: as for `generate`, or `n > 1` at temperature 0.
+            MediaError, EngineStoppedError: as for `generate`.
         """
-        params, video = split_options(options)
-        asked = user_prompt(prompt, images, videos, video)
-        futures = await self._submit(*(Request(asked, each) for each in params.for_samples(n)))
-        return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
+        request = Request.of_user(prompt, {"max_tokens": max_tokens, **options}, images, videos)
+        return await self._answers(*request.samples(n))
 
     async def chat(
         self,
         messages: Messages,
+        max_tokens: int | None = None,
         *,
         request_id: str | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[MoreMediaOptions],
     ) -> GenerationOutput:
-        """Answer a conversation with the model's own chat template; raises as `generate` does.
+        """Answer a conversation with the model's own chat template; takes what `generate` takes.
 
-        Messages may hold images and videos among their parts; see `MLXMultimodalLM.chat`.
+        Args:
+            messages: as for `MLXMultimodalLM.chat`, with images and videos among their parts.
+
+        Returns:
+            The whole answer.
 
         Raises:
             ChatTemplateError: the model has no template, or it rejects the messages.
+            MediaError, InvalidRequestError, EngineStoppedError, RequestAbortedError: as for
+                `generate`.
         """
-        params, video = split_options(options)
-        asked = chat_prompt(messages, video)
-        return await self._answer(Request(asked, params, request_id or new_request_id()))
+        request = Request.of_chat(messages, {"max_tokens": max_tokens, **options}, request_id)
+        return (await self._answers(request))[0]
 
-    async def stream_generate(
+    def stream_generate(
         self,
         prompt: str,
+        max_tokens: int | None = None,
         *,
-        images: Sequence[Any] | None = None,
-        videos: Sequence[Any] | None = None,
+        images: Media = None,
+        videos: Media = None,
         request_id: str | None = None,
-        **options: Unpack[Options],
-    ) -> AsyncIterator[GenerationOutput]:
-        """`generate`, piece by piece; the last chunk carries `finish_reason`.
+        **options: Unpack[MoreMediaOptions],
+    ) -> AsyncStream:
+        """Answer a prompt, piece by piece; takes what `generate` takes.
 
-        Leaving the loop early ends the generation.
+        Returns:
+            A stream; it begins with the first chunk, and leaving a loop over it ends it.
+
+        Raises:
+            InvalidRequestError: an argument is wrong; what is found later is the stream's.
         """
-        params, video = split_options(options)
-        asked = user_prompt(prompt, images, videos, video)
-        loop = asyncio.get_running_loop()
-        chunks: asyncio.Queue[GenerationOutput | Future[GenerationOutput]] = asyncio.Queue()
+        request = Request.of_user(
+            prompt, {"max_tokens": max_tokens, **options}, images, videos, request_id
+        )
+        return AsyncStream(self._submit, request)
 
-        def put(item: GenerationOutput | Future[GenerationOutput]) -> None:
-            loop.call_soon_threadsafe(chunks.put_nowait, item)
+    def stream_chat(
+        self,
+        messages: Messages,
+        max_tokens: int | None = None,
+        *,
+        request_id: str | None = None,
+        **options: Unpack[MoreMediaOptions],
+    ) -> AsyncStream:
+        """Answer a conversation, piece by piece; takes what `chat` takes.
 
-        (future,) = await self._submit(Request(asked, params, request_id or new_request_id(), put))
-        future.add_done_callback(put)  # after the last chunk, or instead of it
-        try:
-            while isinstance(item := await chunks.get(), GenerationOutput):
-                yield item
-            item.result()
-        finally:
-            future.cancel()
+        Returns:
+            A stream, as of `stream_generate`.
+
+        Raises:
+            InvalidRequestError: an argument is wrong; what is found later is the stream's.
+        """
+        request = Request.of_chat(messages, {"max_tokens": max_tokens, **options}, request_id)
+        return AsyncStream(self._submit, request)
 
     async def abort(self, request_id: str) -> None:
-        """End a request; its call raises `RequestAbortedError`. Unknown ids are ignored."""
+        """End a request; its call raises `RequestAbortedError`.
+
+        Args:
+            request_id: as it was given to the call; unknown ones are ignored.
+        """
         self._core.abort(request_id)
 
     @property
@@ -167,19 +215,29 @@ class Engine:
         """Counts since the start: tokens, steps, what runs and what waits."""
         return self._core.stats
 
-    async def _answer(self, request: Request) -> GenerationOutput:
-        (future,) = await self._submit(request)
-        return await asyncio.wrap_future(future)
+    @property
+    def tokenizer(self) -> TokenizerWrapper:
+        """The model's tokenizer, as mlx-lm loads it.
+
+        Raises:
+            EngineStoppedError: the engine is not started.
+        """
+        return self._core.loaded.tokenizer
+
+    async def _answers(self, *requests: Request) -> list[GenerationOutput]:
+        futures = await self._submit(*requests)
+        with cancelled_on_error(futures):
+            return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
 
     async def _submit(self, *requests: Request) -> list[Future[GenerationOutput]]:
-        await self._ensure_running()
+        if self._stopped:
+            raise EngineStoppedError(f"the engine of {self.model_name} was stopped")
+        if not self._core.is_running:
+            await asyncio.wrap_future(self._core.begin())
         return self._core.submit(*requests)
 
-    async def _ensure_running(self) -> None:
-        if not self._stopped and not self._core.is_running:
-            await asyncio.to_thread(self._core.start)
-        if self._stopped:  # before, or while the model was loading
-            raise EngineStoppedError(f"the engine of {self.model_name} was stopped")
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.model_name}: {self._core.state}>"
 
     async def __aenter__(self) -> Self:
         await self.start()

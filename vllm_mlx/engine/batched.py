@@ -31,14 +31,13 @@ class BatchedEngine(Engine):
         media_policy: MediaPolicy = UNRESTRICTED,
         video_reader: VideoReader = "auto",
     ) -> None:
-        config = SchedulerConfig.of(
+        self._config = SchedulerConfig.of(
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
             kv_cache_bytes=kv_cache_bytes,
         )
         super().__init__(
             model_name,
-            config,
             trust_remote_code=trust_remote_code,
             media_policy=media_policy,
             video_reader=video_reader,

@@ -2,68 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Unpack
 
-from vllm_mlx.batching.prompts import (
-    Messages,
-    Options,
-    Prompt,
-    chat_prompt,
-    split_options,
-    user_prompt,
-)
+from vllm_mlx.batching.prompts import Options
+from vllm_mlx.batching.request import Request
+from vllm_mlx.batching.stream import Stream
 from vllm_mlx.errors import InvalidRequestError
-from vllm_mlx.media.policy import UNRESTRICTED, VideoReader
-from vllm_mlx.models.language import MLXLanguageModel
+from vllm_mlx.models.base import Model
 from vllm_mlx.outputs import GenerationOutput
-from vllm_mlx.sampling_params import SamplingOptions
-from vllm_mlx.video_params import VideoParams
+from vllm_mlx.sampling_params import MoreOptions
+from vllm_mlx.video_params import VideoOptions
 
 DESCRIPTION_TOKENS = 512
-_VIDEO = VideoParams.of()
 
 Source = Any
-"""An image or a video: a path, a `file:`, `http(s):` or `data:` URL, base64, raw bytes, a PIL image
-or an array of pixels; for a video also frames, as an array `[T, H, W, 3]` or a list of images."""
+"""An image or a video; see `MLXMultimodalLM`."""
+Media = Sequence[Source] | Source | None
+"""A list of them, or just one."""
 
 
-class MLXMultimodalLM(MLXLanguageModel):
+class MLXMultimodalLM(Model):
     """A vision-language model by name: a hub id or a local folder that mlx-vlm can load.
 
-    Everything is said through the model's chat template. Options and defaults are those of
-    `SamplingParams`; of videos, `video_fps` frames a second are looked at, at most
-    `video_max_frames` (`VideoParams`).
+    Every prompt goes through the model's chat template. An image or a video is a path, a `file:`,
+    `http(s):` or `data:` URL, base64, raw bytes, a PIL image or an array of pixels; a video also
+    frames, as an array `[T, H, W, 3]` or a list of images.
 
     Example:
         >>> model = MLXMultimodalLM("mlx-community/Qwen3-VL-4B-Instruct-3bit")
         >>> model.answer_about_image("photo.jpg", "What color is the car?")
     """
 
-    def __init__(
-        self,
-        model_name: str,
-        *,
-        trust_remote_code: bool = False,
-        video_reader: VideoReader = "auto",
-    ) -> None:
-        """
-        Args:
-            video_reader: see `MediaPolicy.video_reader`.
-        """
-        self._media = replace(UNRESTRICTED, video_reader=video_reader)
-        super().__init__(model_name, trust_remote_code=trust_remote_code)
-
     def generate(
-        self,
-        prompt: str,
-        *,
-        images: Sequence[Source] | None = None,
-        videos: Sequence[Source] | None = None,
-        **options: Unpack[Options],
+        self, prompt: str, images: Media = None, videos: Media = None, **options: Unpack[Options]
     ) -> GenerationOutput:
         """Answer a prompt about images and videos, which the model sees before it.
+
+        Args:
+            prompt: what the user says, through the model's chat template.
+            images: a list of them, or just one.
+            videos: the same.
+            **options: see `SamplingParams` and `VideoParams`.
+
+        Returns:
+            The whole answer; its `media` says what the model saw.
 
         Raises:
             MediaError: one of them can't be read; the message says which, why and what to do.
@@ -71,100 +55,125 @@ class MLXMultimodalLM(MLXLanguageModel):
                 beyond the model's context.
             ModelLoadError: the model was not loaded yet and can't be.
         """
-        params, video = split_options(options)
-        return self._submit(_asked(prompt, images, videos, video), params).result()
+        return self._answers(_request(prompt, images, videos, options))[0]
 
     def generate_samples(
         self,
         prompt: str,
         n: int,
-        *,
-        images: Sequence[Source] | None = None,
-        videos: Sequence[Source] | None = None,
+        images: Media = None,
+        videos: Media = None,
         **options: Unpack[Options],
     ) -> list[GenerationOutput]:
-        """`n` answers to one prompt, whose media and prefill are computed once.
+        """Answer a prompt `n` times; takes what `generate` takes and reads its media once.
+
+        Args:
+            n: how many answers. With a seed all are repeatable, and the first is `generate`'s.
+
+        Returns:
+            The answers.
 
         Raises:
             InvalidRequestError: as for `generate`, or `n > 1` at temperature 0.
+            MediaError, ModelLoadError: as for `generate`.
         """
-        params, video = split_options(options)
-        return self._samples(_asked(prompt, images, videos, video), params.for_samples(n))
-
-    def chat(self, messages: Messages, **options: Unpack[Options]) -> GenerationOutput:
-        """Answer a conversation whose messages may hold images and videos among their parts.
-
-        Parts are OpenAI's (`image_url`, `video_url`) or `{"type": "image", "image": source}`.
-
-        Raises:
-            ChatTemplateError: the model has no chat template, or it rejects the messages.
-            MediaError, InvalidRequestError: as for `generate`.
-        """
-        params, video = split_options(options)
-        return self._submit(chat_prompt(messages, video), params).result()
+        return self._answers(*_request(prompt, images, videos, options).samples(n))
 
     def stream_generate(
-        self,
-        prompt: str,
-        *,
-        images: Sequence[Source] | None = None,
-        videos: Sequence[Source] | None = None,
-        **options: Unpack[Options],
-    ) -> Iterator[GenerationOutput]:
-        """`generate`, piece by piece; the last chunk carries `finish_reason`.
+        self, prompt: str, images: Media = None, videos: Media = None, **options: Unpack[Options]
+    ) -> Stream:
+        """Answer a prompt about images and videos, piece by piece; takes what `generate` takes.
 
-        Starts with the first `next()`; leaving the loop early ends the generation.
+        Returns:
+            A stream; it begins with the first chunk, and leaving a loop over it ends it.
+
+        Raises:
+            InvalidRequestError: an argument is wrong; what is found later is the stream's.
         """
-        params, video = split_options(options)
-        return self._stream(_asked(prompt, images, videos, video), params)
+        return Stream(self._submit, _request(prompt, images, videos, options))
 
     def describe_image(
         self,
         image: Source,
         prompt: str = "Describe this image in detail.",
-        **options: Unpack[SamplingOptions],
+        max_tokens: int | None = None,
+        **options: Unpack[MoreOptions],
     ) -> str:
-        """What is in an image, as text of at most 512 tokens unless `max_tokens` says otherwise;
-        raises as `generate` does."""
-        options.setdefault("max_tokens", DESCRIPTION_TOKENS)
-        return self.generate(prompt, images=[image], **options).text
+        """Describe an image.
+
+        Args:
+            image: what to look at.
+            prompt: what to ask for.
+            max_tokens: most tokens to generate; 512 by default.
+            **options: see `SamplingParams`.
+
+        Returns:
+            The text of the description.
+
+        Raises:
+            MediaError, InvalidRequestError, ModelLoadError: as for `generate`.
+        """
+        most = DESCRIPTION_TOKENS if max_tokens is None else max_tokens
+        return self.generate(prompt, images=[image], max_tokens=most, **options).text
 
     def answer_about_image(
-        self, image: Source, question: str, **options: Unpack[SamplingOptions]
+        self,
+        image: Source,
+        question: str,
+        max_tokens: int | None = None,
+        **options: Unpack[MoreOptions],
     ) -> str:
-        """The answer to a question about an image, as text; raises as `generate` does."""
-        return self.generate(question, images=[image], **options).text
+        """Answer a question about an image.
+
+        Args:
+            image: what to look at.
+            question: what to ask.
+            max_tokens: most tokens to generate; 256 by default.
+            **options: see `SamplingParams`.
+
+        Returns:
+            The text of the answer.
+
+        Raises:
+            MediaError, InvalidRequestError, ModelLoadError: as for `generate`.
+        """
+        return self.generate(question, images=[image], max_tokens=max_tokens, **options).text
 
     def describe_video(
         self,
         video: Source,
         prompt: str = "Describe what happens in this video.",
-        *,
-        fps: float = _VIDEO.video_fps,
-        max_frames: int = _VIDEO.video_max_frames,
-        **options: Unpack[SamplingOptions],
+        fps: float | None = None,
+        max_frames: int | None = None,
+        max_tokens: int | None = None,
+        **options: Unpack[MoreOptions],
     ) -> str:
-        """What happens in a video, as text of at most 512 tokens unless `max_tokens` says
-        otherwise; raises as `generate` does.
+        """Describe what happens in a video.
 
         Args:
-            fps: `video_fps` of `VideoParams`.
-            max_frames: `video_max_frames` of `VideoParams`.
+            video: what to look at.
+            prompt: what to ask for.
+            fps: frames per second to look at; 2.0 by default.
+            max_frames: most frames to look at; 32 by default.
+            max_tokens: most tokens to generate; 512 by default.
+            **options: see `SamplingParams`.
+
+        Returns:
+            The text of the description.
+
+        Raises:
+            MediaError, InvalidRequestError, ModelLoadError: as for `generate`.
         """
         for name, here in (("video_fps", "fps"), ("video_max_frames", "max_frames")):
             if name in options:  # the other calls' name, which would be given twice
                 raise InvalidRequestError(f"{name}: describe_video takes it as {here}")
-        options.setdefault("max_tokens", DESCRIPTION_TOKENS)
-        return self.generate(
-            prompt, videos=[video], video_fps=fps, video_max_frames=max_frames, **options
-        ).text
+        most = DESCRIPTION_TOKENS if max_tokens is None else max_tokens
+        frames: VideoOptions = {"video_fps": fps, "video_max_frames": max_frames}
+        return self.generate(prompt, None, [video], max_tokens=most, **frames, **options).text
 
 
-def _asked(
-    prompt: str,
-    images: Sequence[Source] | None,
-    videos: Sequence[Source] | None,
-    video: VideoParams | None,
-) -> Prompt:
-    asked = user_prompt(prompt, images, videos, video)
-    return [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+def _request(prompt: str, images: Media, videos: Media, options: Options) -> Request:
+    request = Request.of_user(prompt, options, images, videos)
+    if isinstance(request.prompt, str):  # said through the chat template, too
+        return replace(request, prompt=[{"role": "user", "content": request.prompt}])
+    return request

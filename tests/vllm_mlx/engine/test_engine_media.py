@@ -47,7 +47,7 @@ def open_images(count: int, first: int = 0) -> list[dict[str, Any]]:
 
 
 def store_of(engine: Any) -> MediaStore[Any]:
-    store: MediaStore[Any] = thread_of(engine).media._preparer._store
+    store: MediaStore[Any] = thread_of(engine).parts.media._preparer._store
     return store
 
 
@@ -56,7 +56,7 @@ def thread_of(engine: Any) -> Any:
 
 
 def model_of(engine: Any) -> Any:
-    return thread_of(engine).loaded.model
+    return thread_of(engine).parts.loaded.model
 
 
 async def until(condition: Any) -> None:
@@ -68,7 +68,7 @@ async def is_idle(engine: Any) -> None:
     thread = thread_of(engine)
     await until(lambda: engine.stats.running == engine.stats.waiting == 0)
     await until(lambda: store_of(engine).pinned_nbytes == 0)
-    await until(lambda: not thread._unfinished and not thread.media._futures)
+    await until(lambda: not thread._unfinished and not thread.parts.media._futures)
 
 
 @pytest.fixture(params=[SimpleEngine, BatchedEngine])
@@ -213,7 +213,7 @@ async def test_given_up_while_it_waits_for_a_place(vision_folder):
             asyncio.create_task(engine.generate("?", images=[image(at)], request_id=f"w{at}"))
             for at in (1, 2)
         ]
-        await until(lambda: thread_of(engine)._scheduler.waiting == 2)
+        await until(lambda: thread_of(engine).parts.scheduler.waiting == 2)
         assert store_of(engine).pinned_nbytes > 0
         waiting[0].cancel()
         await engine.abort("w2")
@@ -490,7 +490,7 @@ async def test_two_images_behind_the_same_text_share_only_the_text(batched):
     )
     assert [output.text for output in together] == [output.text for output in alone] * 2
     assert alone[0].text != alone[1].text
-    start = len(thread_of(batched).loaded.encode([{"role": "user", "content": text}])) - 3
+    start = len(thread_of(batched).parts.loaded.encode([{"role": "user", "content": text}])) - 3
     assert start > 32
     # Its twin may share all of it, but the first of each no more than text.
     assert sorted(output.cached_tokens for output in together)[1] <= start
@@ -519,7 +519,7 @@ async def test_prepared_media_are_bounded_however_slow_the_engine_is(vision_fold
 
     monkeypatch.setattr(MediaStore, "_hold", spy)
     async with SimpleEngine(str(vision_folder)) as engine:
-        pool = thread_of(engine).media
+        pool = thread_of(engine).parts.media
         at_hand = pool._threads._max_workers
         calls = [
             asyncio.create_task(engine.generate("?", images=[image(at, 64, 64)], **GREEDY))
@@ -587,7 +587,7 @@ async def test_200_requests_leave_nothing(batched, files):
     allowed = (MediaError, RequestAbortedError, asyncio.CancelledError)
     assert all(isinstance(each, allowed) or each.media for each in results)
     await is_idle(batched)
-    assert not thread_of(batched).media._groups
+    assert not thread_of(batched).parts.media._groups
     assert not store_of(batched)._pins
 
 

@@ -211,24 +211,24 @@ def test_leaving_a_stream_ends_the_generation(language_model):
     assert output.latency_s < 20  # 4,000 tokens take minutes
 
 
-def test_calls_from_threads_wait_their_turn(language_model):
-    outputs: list[str] = []
-    threads = [
-        threading.Thread(
-            target=lambda: outputs.append(
-                language_model.generate(
-                    "The capital of France is", max_tokens=5, temperature=0
-                ).text
-            )
-        )
-        for _ in range(3)
-    ]
-    for thread in threads:
+def test_calls_from_threads_are_first_come_first_served(language_model):
+    limits, ended = [5, 20, 5, 40, 2], []
+
+    def call(limit: int) -> None:
+        language_model.generate("Once upon a time", limit, seed=1)
+        ended.append(limit)
+
+    threads = [threading.Thread(target=call, args=(limit,)) for limit in limits]
+    stream = language_model.stream_generate("Once upon a time", 4000)
+    next(stream)
+    for waiting, thread in enumerate(threads, 1):
         thread.start()
+        while language_model._core.stats.waiting < waiting:
+            time.sleep(0.01)
+    stream.close()
     for thread in threads:
         thread.join()
-    assert len(set(outputs)) == 1
-    assert len(outputs) == 3
+    assert ended == limits
 
 
 def test_a_model_loads_itself_and_again_after_unload():

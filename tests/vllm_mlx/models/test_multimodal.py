@@ -361,7 +361,7 @@ def test_samples_share_media_and_prefill(mllm):
 
 
 def store_of(model: Any) -> Any:
-    return model._core._thread.media._preparer._store
+    return model._core._thread.parts.media._preparer._store
 
 
 WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {

@@ -1,0 +1,127 @@
+"""`Model`: what `MLXLanguageModel` and `MLXMultimodalLM` share."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from types import TracebackType
+from typing import Self, Unpack
+
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from vllm_mlx.batching.core import EngineCore
+from vllm_mlx.batching.prompts import Messages, MoreMediaOptions
+from vllm_mlx.batching.request import Request, cancelled_on_error
+from vllm_mlx.batching.stream import Stream
+from vllm_mlx.media.policy import UNRESTRICTED, VideoReader
+from vllm_mlx.models.loading import load_model
+from vllm_mlx.outputs import GenerationOutput
+from vllm_mlx.scheduler_config import SchedulerConfig
+
+
+class Model:
+    """A model behind plain, synchronous calls, each of them a batch of one.
+
+    Using a model before `load()` loads it. Calls from several threads wait their turn, first come,
+    first served. Ctrl-C ends the call that it interrupts, and a model that is dropped is freed.
+
+    Args:
+        model_name: a hub id, a local folder, a `.gguf` file, or an alias.
+        trust_remote_code: run code that comes with the model.
+        video_reader: see `MediaPolicy.video_reader`.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        *,
+        trust_remote_code: bool = False,
+        video_reader: VideoReader = "auto",
+    ) -> None:
+        self.model_name = model_name
+        load = partial(load_model, trust_remote_code=trust_remote_code)
+        media = replace(UNRESTRICTED, video_reader=video_reader)
+        self._core = EngineCore(model_name, load, SchedulerConfig(max_num_seqs=1), media=media)
+
+    def load(self) -> None:
+        """Bring the model into memory; does nothing when it is there.
+
+        Raises:
+            ModelLoadError: it is missing, unreadable or of an unknown kind.
+            EngineStoppedError: the process was forked from one that has loaded a model.
+        """
+        self._core.start()
+
+    def unload(self) -> None:
+        """Free the model's memory; calls that still wait raise `EngineStoppedError`."""
+        self._core.stop()
+
+    @property
+    def tokenizer(self) -> TokenizerWrapper:
+        """The model's tokenizer, as mlx-lm loads it; loads the model if it is not there.
+
+        Raises:
+            ModelLoadError: the model can't be loaded.
+        """
+        self._core.start()
+        return self._core.loaded.tokenizer
+
+    def chat(
+        self, messages: Messages, max_tokens: int | None = None, **options: Unpack[MoreMediaOptions]
+    ) -> GenerationOutput:
+        """Answer a conversation with the model's own chat template.
+
+        Args:
+            messages: `{"role", "content"}` each. Of a model that sees, content may be a list of
+                parts: `{"type": "text", "text": …}`, OpenAI's `image_url` and `video_url`, or
+                `{"type": "image", "image": source}`.
+            max_tokens: most tokens to generate; 256 by default.
+            **options: see `SamplingParams`, and `VideoParams` if there are videos.
+
+        Returns:
+            The whole answer.
+
+        Raises:
+            ChatTemplateError: the model has no chat template, or it rejects the messages.
+            MediaError, InvalidRequestError, ModelLoadError: as for `generate`.
+        """
+        return self._answers(Request.of_chat(messages, {"max_tokens": max_tokens, **options}))[0]
+
+    def stream_chat(
+        self, messages: Messages, max_tokens: int | None = None, **options: Unpack[MoreMediaOptions]
+    ) -> Stream:
+        """Answer a conversation, piece by piece; takes what `chat` takes.
+
+        Returns:
+            A stream, as of `stream_generate`.
+
+        Raises:
+            InvalidRequestError: an argument is wrong; what is found later is the stream's.
+        """
+        request = Request.of_chat(messages, {"max_tokens": max_tokens, **options})
+        return Stream(self._submit, request)
+
+    def _answers(self, *requests: Request) -> list[GenerationOutput]:
+        futures = self._submit(*requests)
+        with cancelled_on_error(futures):
+            return [future.result() for future in futures]
+
+    def _submit(self, *requests: Request) -> list[Future[GenerationOutput]]:
+        self._core.start()
+        return self._core.submit(*requests)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.model_name}: {self._core.state}>"
+
+    def __enter__(self) -> Self:
+        self.load()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.unload()
