@@ -108,6 +108,10 @@ class ClipIndex:
         """Whether the container says when a frame is shown (AVI says when it is decoded)."""
         return self.container != "avi"
 
+    def seconds(self, pts: int) -> float:
+        """Return the time from the first readable frame to `pts`."""
+        return float((pts - self.pts[0]) * self.time_base)
+
     @property
     def frame_length(self) -> int:
         """Of one frame at the average rate, at least 1."""
@@ -188,9 +192,7 @@ def _cut_in_a_box(path: Path) -> bool:
             length = int.from_bytes(head[:4], "big")
             if length == 1:
                 length = int.from_bytes(head[8:16], "big")
-            if length == 0:  # to the end of the file
+            if length < 8:  # 0 is to the end of the file; what is no box, FFmpeg reads past
                 return False
-            if length < 8:
-                return False  # no box: whatever this is, FFmpeg read past it
             at += length
     return at > size

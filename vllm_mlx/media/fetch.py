@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import BadStatusLine, HTTPException, HTTPResponse, IncompleteRead
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from vllm_mlx.errors import MediaError, MediaNotAllowedError
 from vllm_mlx.media.address import why_not_public
@@ -96,13 +96,12 @@ class _Download:
 
     @contextmanager
     def _answer(self, url: MediaURL, what: str) -> Iterator[HTTPResponse]:
-        """One request's answer up to the end of its headers."""
-        with self._errors_told(what), self._connection(url, what) as connection:
+        """Yield one request's answer up to the end of its headers."""
+        with self._explained_errors(what), self._connection(url, what) as connection:
             connection.settimeout(self.deadline.left())
             connection.sendall(_request(url))
             incoming = Incoming(connection, self.deadline)
-            response = HTTPResponse(incoming.as_socket(), method="GET")
-            with response:
+            with HTTPResponse(cast("socket.socket", incoming), method="GET") as response:
                 response.begin()
                 incoming.headers_end()
                 yield response
@@ -110,8 +109,7 @@ class _Download:
     @contextmanager
     def _connection(self, url: MediaURL, what: str) -> Iterator[socket.socket]:
         addresses = self._addresses(url, what)
-        plain = self._connected(addresses, url.port)
-        with plain:
+        with self._connected(addresses, url.port) as plain:
             if url.scheme == "http":
                 yield plain
                 return
@@ -123,7 +121,7 @@ class _Download:
                 yield encrypted
 
     def _addresses(self, url: MediaURL, what: str) -> list[str]:
-        """Where to connect to: checked, and not to be resolved again."""
+        """Return where to connect to: checked, and not to be resolved again."""
         domains = self.policy.allowed_domains
         literal = literal_address(url.host) is not None
         if domains is not None and literal:  # first: the other message says how to allow it
@@ -141,7 +139,7 @@ class _Download:
         return addresses
 
     def _connected(self, addresses: list[str], port: int) -> socket.socket:
-        """A socket to the first address that answers; a dead one leaves time for the others."""
+        """Return a socket to the first address that answers; a dead one leaves others time."""
         failure = OSError("the name has no address")
         for others, address in zip(reversed(range(len(addresses))), addresses, strict=True):
             left = self.deadline.left()
@@ -170,8 +168,8 @@ class _Download:
         return Fetched(url, content_type)
 
     @contextmanager
-    def _errors_told(self, what: str) -> Iterator[None]:
-        """Errors of sockets and of `http.client`, of which some quote the URL, in our own words."""
+    def _explained_errors(self, what: str) -> Iterator[None]:
+        """Replace the errors of sockets and of `http.client`, of which some quote the URL."""
         try:
             yield
         except ssl.SSLCertVerificationError as error:
@@ -198,7 +196,7 @@ class _Download:
 
 
 def _check_public(host: str, addresses: list[str], what: str) -> None:
-    """One private address among public ones is enough: a name is either public or it isn't."""
+    """Refuse a host with one private address, even among public ones."""
     for kind in filter(None, map(why_not_public, addresses)):
         raise MediaNotAllowedError(
             f"{what}: {host} is a {kind} address, and only public ones are fetched from for a job; "
@@ -215,7 +213,7 @@ def _request(url: MediaURL) -> bytes:
 
 
 def _checked_headers(what: str, response: HTTPResponse) -> str:
-    """The content type of an answer that is used as it comes."""
+    """Return the content type of an answer that is used as it comes."""
     status = response.status
     if status != HTTPStatus.OK:
         known = status in HTTPStatus.__members__.values()

@@ -38,18 +38,18 @@ def readable(path: Path, policy: MediaPolicy, name: str) -> Iterator[Path]:
     """
     _check_spelling(path, name)
     if policy.allowed_paths is None:
-        with _errors_told(name):
+        with _explained_errors(name):
             _check(path.stat(), policy, name)
             os.close(os.open(path, _FILE))
         yield path
         return
-    with _errors_told(name):
+    with _explained_errors(name):
         fd = _open_below(policy.allowed_paths, path, name)
     try:
         _check(os.fstat(fd), policy, name)
         with temporary_folder() as folder:
             handed = folder / f"media{suffix('', str(path))}"
-            with _errors_told(name):
+            with _explained_errors(name):
                 _lead(fd, handed, policy, name)
             yield handed
     finally:
@@ -131,7 +131,7 @@ def _check_kind(found: os.stat_result, name: str) -> None:
 
 
 @contextmanager
-def _errors_told(name: str) -> Iterator[None]:
+def _explained_errors(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:

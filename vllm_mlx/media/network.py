@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import io
-import queue
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 MAX_HEADER_BYTES = 64 << 10
 
@@ -26,9 +26,7 @@ def _connect(address: str, port: int, timeout_s: float) -> socket.socket:
     return socket.create_connection((address, port), timeout_s)
 
 
-@functools.cache
-def _trusted() -> ssl.SSLContext:
-    return ssl.create_default_context()
+_trusted = functools.cache(ssl.create_default_context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,7 @@ class Deadline:
         return self._end - time.monotonic()
 
     def left(self) -> float:
-        """A timeout for the next step.
+        """Return a timeout for the next step.
 
         Raises:
             TimeoutError: no time is left.
@@ -76,27 +74,21 @@ class Deadline:
 
 
 def resolve_within(network: Network, host: str, port: int, deadline: Deadline) -> list[str]:
-    """The addresses of `host`. A resolver can't be interrupted: a late one is left to itself.
+    """Return the addresses of `host`. A resolver can't be interrupted: a late one is abandoned.
 
     Raises:
         OSError: there is no such host, or (TimeoutError) the resolver is too slow.
     """
-    answers: queue.SimpleQueue[list[str] | Exception] = queue.SimpleQueue()
+    answer: Future[list[str]] = Future()
 
     def ask() -> None:
         try:
-            answers.put(network.resolve(host, port))
+            answer.set_result(network.resolve(host, port))
         except Exception as error:
-            answers.put(error)
+            answer.set_exception(error)
 
     threading.Thread(target=ask, name="resolve", daemon=True).start()
-    try:
-        answer = answers.get(timeout=deadline.left())
-    except queue.Empty:
-        raise TimeoutError("resolving took too long") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+    return answer.result(timeout=deadline.left())
 
 
 class HeaderTooLong(Exception):
@@ -134,6 +126,3 @@ class Incoming(io.RawIOBase):
         """What `http.client.HTTPResponse` asks of a socket."""
         assert mode == "rb"
         return io.BufferedReader(self)
-
-    def as_socket(self) -> socket.socket:
-        return cast("socket.socket", self)

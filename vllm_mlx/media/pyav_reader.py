@@ -115,7 +115,7 @@ def index_by_decoding(path: Path, index: ClipIndex, max_pixels: int, last: float
     """An index of the frames that really come out of the decoder, up to one later than `last`."""
     ends: dict[int, int] = {}
     with open_video(path) as container:
-        for time, frame in in_order(container, index, max_pixels):
+        for time, frame in in_order(container, decodable(container, max_pixels), index):
             ends[time] = time + (frame.duration or index.frame_length)
             if time - next(iter(ends)) > last:
                 break
@@ -131,21 +131,22 @@ def read_in_order(
     """Like `read_by_seeking`, without a seek."""
     latest = max(run.last for run in runs_of(index, wanted)) if not index.decoded else wanted[-1]
     with open_video(path) as container:
-        canvas = Canvas(wanted, _stream(container))
+        stream = decodable(container, max_pixels)
+        canvas = Canvas(wanted, stream)
         run = Run(target=0, first=index.pts[0], last=latest)
-        whole = _take(index, run, in_order(container, index, max_pixels), canvas)
+        whole = _take(index, run, in_order(container, stream, index), canvas)
         return canvas.frames if whole else None
 
 
 def in_order(
-    container: InputContainer, index: ClipIndex, max_pixels: int
+    container: InputContainer, stream: VideoStream, index: ClipIndex
 ) -> Iterator[tuple[int, VideoFrame]]:
     """All frames from the first, with ascending times: where a file has none, or goes back (joined
     recordings), the frame follows the one before it at the average rate. Without times in the
     container, each is shown when the decoder lets go of it."""
     last: int | None = None
     moved = 0
-    for frame, whole in decoded(container, decodable(container, max_pixels)):
+    for frame, whole in decoded(container, stream):
         given = frame.pts if index.timed else frame.dts
         if given is None and not index.timed and index.truncated:
             return  # held back for frames that are missing, so nothing says when it is shown
@@ -190,15 +191,10 @@ def decoded(container: InputContainer, stream: VideoStream) -> Iterator[tuple[Vi
 
 def decodable(container: InputContainer, max_pixels: int) -> VideoStream:
     """The video stream, set up before its decoder is opened."""
-    stream = _stream(container)
-    stream.codec_context.options = {"max_pixels": str(max_pixels)}
-    stream.codec_context.thread_count = THREADS
-    stream.thread_type = "AUTO"
-    return stream
-
-
-def _stream(container: InputContainer) -> VideoStream:
     stream = video_stream(container)
     if stream is None:
         raise ValueError("it has no video")
+    stream.codec_context.options = {"max_pixels": str(max_pixels)}
+    stream.codec_context.thread_count = THREADS
+    stream.thread_type = "AUTO"
     return stream

@@ -52,10 +52,9 @@ class MediaFile:
     name: str
 
 
-@contextmanager
 def opened(
     source: str | Path | bytes, policy: MediaPolicy, *, network: Network = SYSTEM
-) -> Iterator[MediaFile]:
+) -> AbstractContextManager[MediaFile]:
     """Find, check and if need be download `source`; what was stored for it is removed on exit.
 
     Raises:
@@ -63,20 +62,12 @@ def opened(
         MediaError: it can't be found, read or downloaded, or is too large.
         TypeError: `source` is of another type.
     """
-    context: AbstractContextManager[MediaFile]
     if isinstance(source, Path):
-        context = _local(source, policy)
-    elif isinstance(source, bytes):
-        context = _stored(from_bytes(source, policy.max_bytes))
-    elif isinstance(source, str):
-        context = _text(source, policy, network)
-    else:
+        return _local(source, policy)
+    if isinstance(source, bytes):
+        return _stored(from_bytes(source, policy.max_bytes))
+    if not isinstance(source, str):
         raise TypeError(f"media: a str, a Path or bytes are expected, not {type(source).__name__}")
-    with context as file:
-        yield file
-
-
-def _text(source: str, policy: MediaPolicy, network: Network) -> AbstractContextManager[MediaFile]:
     found = SCHEME.match(source)
     if found is not None and found[1] is not None:
         match found[1].lower():

@@ -18,13 +18,13 @@ _new_digest = partial(hashlib.blake2b, digest_size=20)
 
 
 def file_hash(path: Path) -> str:
-    """Hexadecimal hash of a file's bytes."""
+    """Return the hexadecimal hash of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, _new_digest).hexdigest()
 
 
 def content_hash(pixels: NDArray[Any], *params: object) -> str:
-    """Hexadecimal hash of an array and of what is done with it.
+    """Return the hexadecimal hash of an array and of what is done with it.
 
     Args:
         pixels: of any shape and dtype; both are part of the hash.
@@ -52,6 +52,9 @@ class MediaStore(Generic[T]):
     Args:
         max_bytes: most that is held. What is pinned is held beyond that, so call
             `wait_for_room()` before more is prepared.
+
+    Attributes:
+        nbytes, pinned_nbytes: what is held, and what of it is pinned.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -61,19 +64,11 @@ class MediaStore(Generic[T]):
         self._idle: OrderedDict[str, None] = OrderedDict()  # of these, what is not pinned
         self._making: dict[str, Future[T]] = {}
         self._pins: Counter[str] = Counter()
-        self._nbytes = self._pinned_nbytes = 0
+        self.nbytes = self.pinned_nbytes = 0
         self._is_closed = False
 
-    @property
-    def nbytes(self) -> int:
-        return self._nbytes
-
-    @property
-    def pinned_nbytes(self) -> int:
-        return self._pinned_nbytes
-
     def get(self, key: str, make: Callable[[], T]) -> T:
-        """The thing of that key; the first call makes it, all others wait for that."""
+        """Return the thing of that key; the first call makes it, all others wait for that."""
         with self._condition:
             if key in self._held:
                 if key in self._idle:
@@ -93,7 +88,7 @@ class MediaStore(Generic[T]):
             self._pins[key] += 1
             if key in self._idle:
                 del self._idle[key]
-                self._pinned_nbytes += self._held[key].nbytes
+                self.pinned_nbytes += self._held[key].nbytes
 
     def unpin(self, key: str, *, keep: bool = True) -> None:
         """Undo a `pin()`; without `keep`, it is dropped when it is not pinned any more."""
@@ -103,7 +98,7 @@ class MediaStore(Generic[T]):
                 return
             del self._pins[key]
             if key in self._held:
-                self._pinned_nbytes -= self._held[key].nbytes
+                self.pinned_nbytes -= self._held[key].nbytes
                 self._idle[key] = None
                 if not keep:
                     self._drop(key)
@@ -113,9 +108,7 @@ class MediaStore(Generic[T]):
     def wait_for_room(self) -> None:
         """Return when less than `max_bytes` is pinned, or the store is closed."""
         with self._condition:
-            self._condition.wait_for(
-                lambda: self._is_closed or self._pinned_nbytes < self.max_bytes
-            )
+            self._condition.wait_for(lambda: self._is_closed or self.pinned_nbytes < self.max_bytes)
 
     def close(self) -> None:
         """Let go of everything, and end all waits for room."""
@@ -123,7 +116,7 @@ class MediaStore(Generic[T]):
             self._is_closed = True
             self._held.clear()
             self._idle.clear()
-            self._nbytes = self._pinned_nbytes = 0
+            self.nbytes = self.pinned_nbytes = 0
             self._condition.notify_all()
 
     def _make(self, key: str, make: Callable[[], T], future: Future[T]) -> None:
@@ -142,18 +135,18 @@ class MediaStore(Generic[T]):
 
     def _hold(self, key: str, made: T) -> None:
         self._held[key] = made
-        self._nbytes += made.nbytes
+        self.nbytes += made.nbytes
         if key in self._pins:
-            self._pinned_nbytes += made.nbytes
+            self.pinned_nbytes += made.nbytes
         else:
             self._idle[key] = None
         self._evict()
 
     def _evict(self) -> None:
         """Drop what is not pinned, the least recently used first."""
-        while self._nbytes > self.max_bytes and self._idle:
+        while self.nbytes > self.max_bytes and self._idle:
             self._drop(next(iter(self._idle)))
 
     def _drop(self, key: str) -> None:
         del self._idle[key]
-        self._nbytes -= self._held.pop(key).nbytes
+        self.nbytes -= self._held.pop(key).nbytes

@@ -19,6 +19,7 @@ _AUTHORITY = re.compile(r"(?P<host>\[[^\[\]@]*\]|[^:\[\]@]*)(?::(?P<port>[0-9]{0
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LONGEST_NAME = 200
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))  # all of ASCII that is not percent-encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class MediaURL:
             raise MediaError(f"{name}: the port is {port}, allowed are 1 to 65535")
         try:
             host = canonical_host(authority["host"])
-            target = _escaped((found["path"] or "/") + (found["query"] or ""))
+            target = quote((found["path"] or "/") + (found["query"] or ""), safe=_PRINTABLE)
         except UnicodeError:
             raise MediaError(f"{name}: the URL holds half a character") from None
         except ValueError as error:
@@ -72,7 +73,7 @@ class MediaURL:
         return cls(scheme, host, port, target)
 
     def redirected(self, location: str) -> MediaURL:
-        """Where a `Location` header of this URL's answer leads; its bytes decoded as Latin-1.
+        """Return where a `Location` header of this URL's answer leads; its bytes are Latin-1.
 
         Raises:
             MediaError: it is no http(s) URL, or it leads from https to http.
@@ -106,16 +107,8 @@ class MediaURL:
         return self.target.partition("?")[0]
 
 
-_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
-
-
-def _escaped(target: str) -> str:
-    """Spaces and all that is not ASCII percent-encoded, the rest as it is."""
-    return quote(target, safe=_PRINTABLE)
-
-
 def safe_name(url: str) -> str:
-    """An http(s) URL for messages: no user info, no query, no fragment; also of a malformed one."""
+    """Return a URL for messages, even a malformed one: no user info, no query, no fragment."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         return f"{url.partition(':')[0].lower()}:…"
@@ -129,7 +122,7 @@ def safe_name(url: str) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` for one line of a message: short, and with nothing that moves a terminal's cursor."""
+    """Return `text` for one line of a message, short and without control characters."""
     half = _LONGEST_NAME // 2
     short = text if len(text) <= _LONGEST_NAME else f"{text[:half]}…{text[-half:]}"
     return "".join("\ufffd" if unicodedata.category(c)[0] == "C" else c for c in short)

@@ -95,56 +95,48 @@ class _Reading:
             if stream is None:
                 raise MediaError("it has no video, only sound or data; give a file with pictures")
             self.width, self.height = stream.codec_context.width, stream.codec_context.height
-            self._check_pixels()
+            if self.width * self.height > self.policy.max_pixels:
+                raise MediaError(
+                    f"frames of {self.width} x {self.height}, allowed are "
+                    f"{self.policy.max_pixels} pixels; scale it down"
+                )
             self._check_duration((container.duration or 0) / av.time_base)
             return index_video(self.path, container, stream)
 
     def _wanted(self, index: ClipIndex) -> list[int]:
         """The times, in the file's units, of the frames to take."""
-        times = np.array([float((each - index.pts[0]) * index.time_base) for each in index.pts])
-        duration_s = self._duration_s(index)
+        times = np.array([index.seconds(pts) for pts in index.pts])
+        duration_s = index.seconds(index.end)
         self._check_duration(duration_s)
         wanted = [index.pts[at] for at in select_frames(times, duration_s, self.params)]
-        self._claim_memory(len(wanted))
+        total = len(wanted) * self.width * self.height * CHANNELS
+        most = self.policy.max_frame_bytes
+        if total > most:
+            raise MediaError(
+                f"{len(wanted)} frames of {self.width} x {self.height} take {total // MEGA} MiB, "
+                f"allowed are {most // MEGA}; lower video_max_frames or video_fps, or scale it down"
+            )
+        self.claim(total)
         return wanted
-
-    def _duration_s(self, index: ClipIndex) -> float:
-        return float((index.end - index.pts[0]) * index.time_base)
 
     def _clip(self, index: ClipIndex, wanted: list[int], frames: Pixels) -> VideoClip:
         count = len(index.pts)
         span = (index.pts[-1] - index.pts[0]) * index.time_base
         return VideoClip(
             frames=frames,
-            timestamps=tuple(float((each - index.pts[0]) * index.time_base) for each in wanted),
+            timestamps=tuple(map(index.seconds, wanted)),
             num_frames=count,
             fps=float((count - 1) / span if span else index.rate),
-            duration_s=self._duration_s(index),
+            duration_s=index.seconds(index.end),
             width=frames.shape[2],
             height=frames.shape[1],
             truncated=index.truncated,
         )
 
-    def _check_pixels(self) -> None:
-        pixels, most = self.width * self.height, self.policy.max_pixels
-        if pixels > most:
-            raise MediaError(
-                f"frames of {self.width} x {self.height}, allowed are {most} pixels; scale it down"
-            )
-
     def _check_duration(self, duration_s: float) -> None:
         most = self.policy.max_duration_s
         if duration_s > most:
             raise MediaError(f"{duration_s:.1f} s long, allowed are {most:.1f}; cut it")
-
-    def _claim_memory(self, count: int) -> None:
-        total, most = count * self.width * self.height * CHANNELS, self.policy.max_frame_bytes
-        if total > most:
-            raise MediaError(
-                f"{count} frames of {self.width} x {self.height} take {total // MEGA} MiB, allowed "
-                f"are {most // MEGA}; lower video_max_frames or video_fps, or scale it down"
-            )
-        self.claim(total)
 
 
 def _explained(path: Path, error: Exception) -> str:
