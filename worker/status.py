@@ -82,12 +82,7 @@ def run_status(connection: Redis, run_id: str) -> RunStatus:
     there = QueueState(open_queue(connection, spec.queue))
     heard = ledger.live(there.workers)
     workers = {name: said for name, said in heard.items() if Statistics.can_be_of(said)}
-    jobs = {  # in this order a job that begins or ends meanwhile is rather counted twice than not
-        "queued": there.queued,
-        "started": there.started,
-        "delayed": there.delayed,
-        "failed": there.failed,
-    }
+    jobs = there.jobs()
     shards = {"done": progress.shards_done}
     shards |= {where: len(_shards_of(spec, job_ids)) for where, job_ids in jobs.items()}
     shards["missing"] = max(0, spec.shards - sum(shards.values()))

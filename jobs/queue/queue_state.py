@@ -26,22 +26,18 @@ class QueueState:
         self._queue = queue
         self._redis: Redis = queue.connection
 
-    @property
-    def queued(self) -> list[str]:
-        return _texts(cast(list[bytes], self._redis.lrange(self._queue.key, 0, -1)))
-
-    @property
-    def started(self) -> list[str]:
-        executions = self._sorted(self._queue.started_job_registry.key)
-        return [execution.partition(":")[0] for execution in executions]
-
-    @property
-    def delayed(self) -> list[str]:
-        return self._sorted(self._queue.scheduled_job_registry.key)
-
-    @property
-    def failed(self) -> list[str]:
-        return self._sorted(self._queue.failed_job_registry.key)
+    def jobs(self) -> dict[str, list[str]]:
+        """Return the ids of jobs that are queued, started, delayed or failed, at one moment."""
+        queue = self._queue
+        started, delayed = queue.started_job_registry, queue.scheduled_job_registry
+        with self._redis.pipeline() as pipeline:
+            pipeline.lrange(queue.key, 0, -1)
+            for registry in (started, delayed, queue.failed_job_registry):
+                pipeline.zrange(registry.key, 0, -1)
+            found = pipeline.execute()
+        # Those that have begun stand as `JOB:EXECUTION`.
+        ids = [[entry.partition(":")[0] for entry in _texts(entries)] for entries in found]
+        return dict(zip(("queued", "started", "delayed", "failed"), ids, strict=True))
 
     @property
     def workers(self) -> list[str]:
@@ -81,9 +77,6 @@ class QueueState:
             return f"{_BROKEN}: {type(error).__name__}"
         lines = (result.exc_string or "").strip().splitlines() if result else []
         return lines[-1] if lines else ""
-
-    def _sorted(self, key: str) -> list[str]:
-        return _texts(cast(list[bytes], self._redis.zrange(key, 0, -1)))
 
 
 def queue_names(connection: Redis) -> list[str]:
