@@ -71,8 +71,11 @@ class LoadedModel:
         return detokenizer.add(token) + detokenizer.finish()
 
     def _encode(self, prompt: str) -> list[int]:
-        if not prompt.isascii() and _has_lone_surrogate(prompt):
-            raise InvalidRequestError("the prompt holds half a surrogate pair, which is no text")
+        try:
+            prompt.encode()
+        except UnicodeEncodeError:
+            message = "the prompt holds half a surrogate pair, which is no text"
+            raise InvalidRequestError(message) from None
         bos = self.tokenizer.bos_token
         add_special_tokens = bos is None or not prompt.startswith(bos)  # as mlx_lm.generate does
         tokens = list(
@@ -102,11 +105,3 @@ def _appended_tokens(tokenizer: TokenizerWrapper) -> int:
     plain, whole = (list(tokenizer.encode("a", add_special_tokens=each)) for each in (False, True))
     ends = range(len(plain), len(whole) + 1)
     return next((len(whole) - end for end in ends if whole[end - len(plain) : end] == plain), 0)
-
-
-def _has_lone_surrogate(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False

@@ -14,14 +14,11 @@ class Logprobs(NamedTuple):
     top: list[tuple[int, float]]
 
     @classmethod
-    def of(cls, logprobs: mx.array, token: int, count: int) -> Logprobs:
-        """From the log-probabilities `[V]` of all tokens; `count` of the likeliest."""
-        logprobs = logprobs.astype(mx.float32)
-        top: list[tuple[int, float]] = []
-        if count:
-            likeliest = mx.argsort(-logprobs)[:count]
-            ids: Any = likeliest.tolist()
-            values: Any = logprobs[likeliest].tolist()
-            top = list(zip(ids, values, strict=True))
-        chosen: Any = logprobs[token].item()
-        return cls(chosen, top)
+    def of(cls, chosen: float, logprobs: mx.array, count: int) -> Logprobs:
+        """Return `chosen` with `count` of the likeliest of all tokens, `[V]`."""
+        if not count:
+            return cls(chosen, [])
+        likeliest = mx.argsort(-logprobs.astype(mx.float32))[:count]
+        ids: Any = likeliest.tolist()
+        values: Any = logprobs[likeliest].tolist()
+        return cls(chosen, list(zip(ids, values, strict=True)))

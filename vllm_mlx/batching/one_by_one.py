@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import mlx.core as mx
 from mlx_lm.generate import generate_step
@@ -16,37 +17,51 @@ from vllm_mlx.batching.runner import Produced, Runner
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.scheduler_config import Bounds
 
-
-class Steps(NamedTuple):
-    """A sequence as it is computed.
-
-    Attributes:
-        tokens: each with the log-probabilities `[V]` it was sampled from.
-        cache: what the model keeps of the sequence meanwhile, layer by layer.
-    """
-
-    tokens: Generator[tuple[int, mx.array]]
-    cache: list[Any]
+Steps = Generator[tuple[int, mx.array]]
+"""The tokens of a sequence, each with the log-probabilities `[V]` that it was sampled from."""
 
 
 class OneByOneRunner(Runner):
     """`Runner` of one sequence; the others wait. It does not know `kv_cache_bytes`.
 
     Args:
-        start: makes the steps of a sequence; nothing is computed before the first is taken.
+        start: makes the steps of a sequence: `start(sequence, **options)` with options of a
+            `generate_step`. Nothing is computed before the first step is taken.
+        new_cache: makes the caches of a sequence, one a layer.
+        step_size: most tokens of a prompt that are computed at once.
 
     Attributes:
         bounds: what was asked for, but `max_num_seqs` is 1.
     """
 
-    def __init__(self, start: Callable[[Sequence], Steps], bounds: Bounds) -> None:
+    def __init__(
+        self,
+        start: Callable[..., Steps],
+        new_cache: Callable[[], list[Any]],
+        *,
+        vocab_size: int,
+        step_size: int,
+        bounds: Bounds,
+    ) -> None:
         super().__init__(replace(bounds, max_num_seqs=1))
         self._start = start
+        self._new_cache = new_cache
+        self._vocab_size = vocab_size
+        self._step_size = min(step_size, bounds.max_num_batched_tokens)
         self._running: tuple[Sequence, Steps] | None = None
+        self._cache: list[Any] = []
 
     def insert(self, sequences: list[Sequence]) -> None:
         (sequence,) = sequences
-        self._running = sequence, self._start(sequence)
+        self._cache = self._new_cache()
+        steps = self._start(
+            sequence,
+            max_tokens=sequence.max_tokens,
+            sampler=make_sampler(sequence.params, sequence.seed, self._vocab_size),
+            prompt_cache=self._cache,
+            prefill_step_size=self._step_size,
+        )
+        self._running = sequence, steps
 
     def remove(self, sequence: Sequence) -> None:
         if self._running and self._running[0] is sequence:
@@ -58,9 +73,9 @@ class OneByOneRunner(Runner):
         sequence, steps = self._running
         is_first = not sequence.output_tokens
         with self.counters.timed("prefill" if is_first else "decode"):
-            token, logprobs = next(steps.tokens)
-            is_finite = bool(mx.isfinite(logprobs[token]).item())
-            produced = Produced.of(sequence, token, logprobs, is_finite=is_finite)
+            token, logprobs = next(steps)
+            chosen: Any = logprobs[token].item()
+            produced = Produced.of(sequence, token, chosen, logprobs)
         self.counters.steps += 1
         if is_first:
             self.counters.prompt_tokens += len(sequence.prompt_tokens)
@@ -68,8 +83,9 @@ class OneByOneRunner(Runner):
 
     def close(self) -> None:
         if self._running:
-            self._running[1].tokens.close()
+            self._running[1].close()
         self._running = None
+        self._cache = []
 
     @property
     def slots(self) -> int:
@@ -77,25 +93,21 @@ class OneByOneRunner(Runner):
 
     @property
     def kv_cache_bytes(self) -> int:
-        running = self._running
-        return sum(cache.nbytes for cache in running[1].cache) if running else 0
+        return sum(cache.nbytes for cache in self._cache)
 
 
 def text_runner(model: Any, *, vocab_size: int, bounds: Bounds) -> OneByOneRunner:
-    """The runner of a text model, stepped by mlx-lm's `generate_step`."""
-    step_size = min(platform.prefill_step_size(), bounds.max_num_batched_tokens)
+    """Return the runner of a text model, stepped by mlx-lm's `generate_step`."""
 
-    def start(sequence: Sequence) -> Steps:
-        cache = make_prompt_cache(model)
-        tokens: Any = generate_step(
-            mx.array(sequence.prompt_tokens),
-            model,
-            max_tokens=sequence.max_tokens,
-            sampler=make_sampler(sequence.params, sequence.seed, vocab_size),
-            logits_processors=make_processors(sequence.params),
-            prompt_cache=cache,
-            prefill_step_size=step_size,
-        )
-        return Steps(tokens, cache)
+    def start(sequence: Sequence, **options: Any) -> Any:
+        processors = make_processors(sequence.params)
+        prompt = mx.array(sequence.prompt_tokens)
+        return generate_step(prompt, model, logits_processors=processors, **options)
 
-    return OneByOneRunner(start, bounds)
+    return OneByOneRunner(
+        start,
+        partial(make_prompt_cache, model),
+        vocab_size=vocab_size,
+        step_size=platform.prefill_step_size(),
+        bounds=bounds,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
@@ -21,12 +22,17 @@ class Produced(NamedTuple):
     logprobs: Logprobs | None = None
 
     @classmethod
-    def of(cls, sequence: Sequence, token: int, logprobs: mx.array, *, is_finite: bool) -> Produced:
-        """With what the sequence asked to know of the log-probabilities `[V]` of all tokens."""
-        if not is_finite:
+    def of(cls, sequence: Sequence, token: int, chosen: float, logprobs: mx.array) -> Produced:
+        """Return the token with the log-probabilities that its sequence asked for.
+
+        Args:
+            chosen: the token's log-probability; one logit that is not finite spoils it.
+            logprobs: those of all tokens, `[V]`.
+        """
+        if not math.isfinite(chosen):
             return cls(sequence, -1)
         count = sequence.params.logprobs
-        return cls(sequence, token, None if count is None else Logprobs.of(logprobs, token, count))
+        return cls(sequence, token, None if count is None else Logprobs.of(chosen, logprobs, count))
 
 
 class PrefillError(Exception):

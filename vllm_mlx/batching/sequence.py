@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 
 from vllm_mlx.batching.logprobs import Logprobs
 from vllm_mlx.batching.prompt_media import PromptMedia
@@ -59,9 +60,8 @@ class Sequence:
         self.prompt_tokens = prompt_tokens
         self.max_tokens = max_tokens
         self.model = model
-        self.seed = None if params.greedy else params.seed
-        if self.seed is None and not params.greedy:
-            self.seed = secrets.randbits(63)
+        drawn = secrets.randbits(63) if params.seed is None else params.seed
+        self.seed = None if params.greedy else drawn
         self.media = media
         self.identities = media.identities(prompt_tokens) if media else prompt_tokens
         self.future: Future[GenerationOutput] = future or Future()
@@ -105,11 +105,13 @@ class Sequence:
             self.on_chunk(self.output(piece, self._reported))
             self._reported = len(self._logprobs)
         if self.finish_reason:
-            self._resolve(lambda: self.future.set_result(self.output(self.text.text)))
+            with suppress(InvalidStateError):  # cancelled a moment ago
+                self.future.set_result(self.output(self.text.text))
 
     def fail(self, error: Exception) -> None:
         """End with an error instead of an output."""
-        self._resolve(lambda: self.future.set_exception(error))
+        with suppress(InvalidStateError):
+            self.future.set_exception(error)
 
     def output(self, text: str, since: int = 0) -> GenerationOutput:
         """`text` with the counts as they stand, and the log-probabilities `since` a token."""
@@ -139,10 +141,3 @@ class Sequence:
             )
             for token, logprobs in self._logprobs[since:]
         )
-
-    def _resolve(self, settle: Callable[[], None]) -> None:
-        try:
-            settle()
-        except InvalidStateError:
-            # The caller cancelled it a moment ago.
-            return

@@ -42,7 +42,6 @@ class UpstreamRunner(Runner):
         most = bounds.max_num_batched_tokens // self._prefill_batch_size
         self._prefill_step_size = max(1, min(platform.prefill_step_size(), most))
         self._rows: dict[int, Sequence] = {}
-        self._uids: dict[str, int] = {}
         self._generator = self._new_generator()
 
     def insert(self, sequences: list[Sequence]) -> None:
@@ -55,25 +54,26 @@ class UpstreamRunner(Runner):
                 logits_processors=[make_processors(params)],
             )
             self._rows[uid] = sequence
-            self._uids[sequence.request_id] = uid
 
     def remove(self, sequence: Sequence) -> None:
-        uid = self._uids.pop(sequence.request_id, None)
-        if uid is not None:
+        uids = [uid for uid, row in self._rows.items() if row is sequence]
+        for uid in uids:
             del self._rows[uid]
             self._generator.remove([uid])
 
     def step(self) -> list[Produced]:
         responses = self._advance()
-        self.counters.steps += bool(responses)
-        finite = _finite(responses)
+        if not responses:
+            return []
+        self.counters.steps += 1
+        chosen: Any = mx.stack([each.logprobs[each.token] for each in responses]).tolist()
         produced = [
-            Produced.of(self._rows[each.uid], each.token, each.logprobs, is_finite=is_finite)
-            for each, is_finite in zip(responses, finite, strict=True)
+            Produced.of(self._rows[each.uid], each.token, logprob, each.logprobs)
+            for each, logprob in zip(responses, chosen, strict=True)
         ]
         for response in responses:
             if response.finish_reason:  # upstream has dropped the row itself
-                del self._uids[self._rows.pop(response.uid).request_id]
+                del self._rows[response.uid]
         return produced
 
     def _advance(self) -> list[Any]:
@@ -92,7 +92,6 @@ class UpstreamRunner(Runner):
     def close(self) -> None:
         self._generator.close()
         self._rows.clear()
-        self._uids.clear()
         self._generator = self._new_generator()
 
     @property
@@ -107,12 +106,3 @@ class UpstreamRunner(Runner):
             prefill_batch_size=self._prefill_batch_size,
             prefill_step_size=self._prefill_step_size,
         )
-
-
-def _finite(responses: list[Any]) -> list[bool]:
-    """Whether each row's logits are finite: one that is not spoils all log-probabilities."""
-    if not responses:
-        return []
-    chosen = mx.stack([response.logprobs[response.token] for response in responses])
-    finite: Any = mx.isfinite(chosen).tolist()
-    return list(finite)

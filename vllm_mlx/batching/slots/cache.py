@@ -24,8 +24,7 @@ class SlotKVCache:
 
     def __init__(self, ring: SlotRing) -> None:
         self.ring = ring
-        self.keys: mx.array | None = None
-        self.values: mx.array | None = None
+        self._kv: KeysAndValues | None = None
 
     @property
     def offset(self) -> mx.array:
@@ -37,13 +36,11 @@ class SlotKVCache:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> KeysAndValues:
         """Write the step's `[S, H, 1, D]` and return all columns."""
-        self._allocate(keys, values)
-        assert self.keys is not None
-        assert self.values is not None
         column = self.ring.column
-        self.keys[:, :, column : column + 1] = keys
-        self.values[:, :, column : column + 1] = values
-        return self.keys, self.values
+        held_keys, held_values = self._held(keys, values)
+        held_keys[:, :, column : column + 1] = keys
+        held_values[:, :, column : column + 1] = values
+        return held_keys, held_values
 
     def join(self, slots: mx.array, columns: mx.array, keys: mx.array, values: mx.array) -> None:
         """Give slots the tokens of joining rows, all at once.
@@ -53,48 +50,44 @@ class SlotKVCache:
             columns: where its tokens go, `[B, n]`; see `SlotRing.columns_behind`.
             keys, values: `[B, H, n, D]`.
         """
-        self._allocate(keys, values)
-        assert self.keys is not None
-        assert self.values is not None
-        self.keys[slots[:, None], :, columns] = keys.swapaxes(1, 2)
-        self.values[slots[:, None], :, columns] = values.swapaxes(1, 2)
+        for held, new in zip(self._held(keys, values), (keys, values), strict=True):
+            held[slots[:, None], :, columns] = new.swapaxes(1, 2)
 
     def join_run(self, slots: range, length: int, keys: mx.array, values: mx.array) -> None:
         """Give neighbouring slots the first `length` of the tokens `[B, H, n, D]`, by slices."""
-        self._allocate(keys, values)
-        assert self.keys is not None
-        assert self.values is not None
-        taken, first, last = 0, slots.start, slots.stop
+        taken = 0
         for start, stop in self.ring.spans(length):
-            part = slice(taken, taken + stop - start)
-            self.keys[first:last, :, start:stop] = keys[:, :, part]
-            self.values[first:last, :, start:stop] = values[:, :, part]
-            taken += stop - start
+            part = slice(taken, taken := taken + stop - start)
+            for held, new in zip(self._held(keys, values), (keys, values), strict=True):
+                held[slots.start : slots.stop, :, start:stop] = new[:, :, part]
 
     def clear(self, slot: int) -> None:
         """Overwrite a slot with zeros: what is masked must still be finite."""
-        if self.keys is not None and self.values is not None:
-            self.keys[slot : slot + 1] = 0
-            self.values[slot : slot + 1] = 0
+        for held in self._kv or ():
+            held[slot : slot + 1] = 0
 
     def resize(self, ring: SlotRing, moves: dict[int, int]) -> None:
         """Move to another ring; see `SlotRing.resized`."""
         pieces = self.ring.pieces(ring)
-        if self.keys is not None and self.values is not None:
-            self.keys = _resized(self.keys, ring, moves, pieces)
-            self.values = _resized(self.values, ring, moves, pieces)
-            mx.eval(self.keys, self.values)  # layer by layer: only one is held twice
+        if self._kv:
+            keys, values = self._kv
+            self._kv = _resized(keys, ring, moves, pieces), _resized(values, ring, moves, pieces)
+            mx.eval(self._kv)  # layer by layer: only one is held twice
         self.ring = ring
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in (self.keys, self.values) if array is not None)
+        return sum(array.nbytes for array in self._kv or ())
 
-    def _allocate(self, keys: mx.array, values: mx.array) -> None:
-        if self.keys is None:
+    def _held(self, keys: mx.array, values: mx.array) -> KeysAndValues:
+        """Return the arrays, which are made like the first keys and values that come."""
+        if self._kv is None:
             S, C = self.ring.slots, self.ring.columns
-            self.keys = mx.zeros((S, keys.shape[1], C, keys.shape[3]), keys.dtype)
-            self.values = mx.zeros((S, values.shape[1], C, values.shape[3]), values.dtype)
+            self._kv = (
+                mx.zeros((S, keys.shape[1], C, keys.shape[3]), keys.dtype),
+                mx.zeros((S, values.shape[1], C, values.shape[3]), values.dtype),
+            )
+        return self._kv
 
 
 def _resized(

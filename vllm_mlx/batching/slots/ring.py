@@ -8,6 +8,7 @@ the present one. Keys are stored after RoPE, so their order in memory does not m
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from itertools import pairwise
 
 import mlx.core as mx
@@ -34,74 +35,56 @@ class SlotRing:
         self._forget_arrays()
 
     def _forget_arrays(self) -> None:
-        self._offsets: mx.array | None = None
-        self._positions: mx.array | None = None
-        self._mask: mx.array | None = None
-        self._added_mask: mx.array | None = None
-        self._newest: mx.array | None = None
-        self._blocks: list[tuple[slice, list[slice]]] | None = None
+        for name in ("offsets", "positions", "mask", "added_mask", "newest"):
+            self.__dict__.pop(name, None)
+        self._blocks: list[tuple[slice, list[slice]]] = []
 
     @property
     def column(self) -> int:
         return self.step % self.columns
 
-    @property
+    @cached_property
     def offsets(self) -> mx.array:
         """`lengths` as int32 `[S]`."""
-        if self._offsets is None:
-            self._offsets = mx.array(self.lengths, dtype=mx.int32)
-        return self._offsets
+        return mx.array(self.lengths, dtype=mx.int32)
 
-    @property
+    @cached_property
     def positions(self) -> mx.array:
         """Positions of the tokens about to be written, int32 `[S]`."""
         if not any(self.rope_deltas):
             return self.offsets
-        if self._positions is None:
-            self._positions = self.offsets + mx.array(self.rope_deltas, dtype=mx.int32)
-        return self._positions
+        return self.offsets + mx.array(self.rope_deltas, dtype=mx.int32)
 
-    @property
+    @cached_property
     def mask(self) -> mx.array:
         """Which columns each slot may see in this step, bool `[S, 1, 1, C]`.
 
         A free slot sees the column it writes itself, so that no softmax is empty.
         """
-        if self._mask is None:
-            age = (self.column - mx.arange(self.columns, dtype=mx.int32)) % self.columns
-            self._mask = (age[None] <= self.offsets[:, None])[:, None, None, :]
-        return self._mask
+        age = (self.column - mx.arange(self.columns, dtype=mx.int32)) % self.columns
+        return (age[None] <= self.offsets[:, None])[:, None, None, :]
 
-    @property
+    @cached_property
     def added_mask(self) -> mx.array:
         """The mask as 0 or -1e9 to be added to scores, float32 `[S, 1, 1, C]`."""
-        if self._added_mask is None:
-            self._added_mask = mx.logical_not(self.mask) * mx.array(-1e9)
-        return self._added_mask
+        return mx.logical_not(self.mask) * mx.array(-1e9)
 
-    @property
+    @cached_property
     def newest(self) -> mx.array:
         """`column` as int32 `[1]`."""
-        if self._newest is None:
-            self._newest = mx.array([self.column], dtype=mx.int32)
-        return self._newest
+        return mx.array([self.column], dtype=mx.int32)
 
     def blocks(self, size: int) -> list[tuple[slice, list[slice]]]:
         """Neighbouring slots, up to `size`, with the columns that hold all their tokens.
 
         The column of the step is among them; they are one slice, or two around the ring's end.
         """
-        if self._blocks is None:
-            self._blocks = []
+        if not self._blocks:
             for first in range(0, self.slots, size):
                 slots = slice(first, min(first + size, self.slots))
                 held = min(max(self.lengths[slots]) + 1, self.columns)
-                start = (self.column - held + 1) % self.columns
-                if start + held <= self.columns:
-                    pieces = [slice(start, start + held)]
-                else:
-                    pieces = [slice(start, self.columns), slice(0, self.column + 1)]
-                self._blocks.append((slots, pieces))
+                spans = self._spans(self.step + 1, held)
+                self._blocks.append((slots, [slice(*span) for span in spans]))
         return self._blocks
 
     def occupy(self, slot: int, length: int, rope_delta: int = 0) -> None:
@@ -121,7 +104,10 @@ class SlotRing:
 
     def spans(self, length: int) -> list[tuple[int, int]]:
         """The `length` columns behind the present one, oldest first, as one or two `[from, to)`."""
-        first = (self.step - length) % self.columns
+        return self._spans(self.step, length)
+
+    def _spans(self, step: int, length: int) -> list[tuple[int, int]]:
+        first = (step - length) % self.columns
         if first + length <= self.columns:
             return [(first, first + length)]
         return [(first, self.columns), (0, length - (self.columns - first))]

@@ -7,7 +7,7 @@ so that a second sequence beside the first would change it.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -15,7 +15,7 @@ from mlx_vlm.generate.ar import generate_step
 from mlx_vlm.generate.common import DEFAULT_PREFILL_STEP_SIZE
 from mlx_vlm.models.cache import make_prompt_cache
 
-from vllm_mlx.batching.fallback_sampler import LogitsProcessor, make_processors, make_sampler
+from vllm_mlx.batching.fallback_sampler import LogitsProcessor, make_processors
 from vllm_mlx.batching.one_by_one import OneByOneRunner, Steps
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.scheduler_config import Bounds
@@ -32,29 +32,28 @@ class OneByOneModel:
         self._model = model
 
     def new_runner(self, *, vocab_size: int, bounds: Bounds) -> OneByOneRunner:
-        step_size = min(DEFAULT_PREFILL_STEP_SIZE, bounds.max_num_batched_tokens)
+        return OneByOneRunner(
+            partial(_start, self._model),
+            partial(make_prompt_cache, self._model.language_model),
+            vocab_size=vocab_size,
+            step_size=DEFAULT_PREFILL_STEP_SIZE,
+            bounds=bounds,
+        )
 
-        def start(sequence: Sequence) -> Steps:
-            cache = make_prompt_cache(self._model.language_model)
-            return Steps(tokens_of(sequence, cache), cache)
 
-        def tokens_of(sequence: Sequence, cache: list[Any]) -> Generator[tuple[int, mx.array]]:
-            inputs = _inputs(sequence)
-            steps: Any = generate_step(
-                inputs.pop("input_ids"),
-                self._model,
-                inputs.pop("pixel_values", None),
-                inputs.pop("attention_mask", None),
-                prompt_cache=cache,
-                max_tokens=sequence.max_tokens,
-                sampler=make_sampler(sequence.params, sequence.seed, vocab_size),
-                logits_processors=list(_processors(sequence)),
-                prefill_step_size=step_size,
-                **inputs,
-            )
-            yield from steps
-
-        return OneByOneRunner(start, bounds)
+def _start(model: Any, sequence: Sequence, **options: Any) -> Steps:
+    inputs = _inputs(sequence)
+    processors = make_processors(sequence.params)
+    steps: Any = generate_step(
+        inputs.pop("input_ids"),
+        model,
+        inputs.pop("pixel_values", None),
+        inputs.pop("attention_mask", None),
+        logits_processors=[_with_prompt(each, sequence.prompt_tokens) for each in processors],
+        **inputs,
+        **options,
+    )
+    yield from steps
 
 
 def _inputs(sequence: Sequence) -> dict[str, Any]:
@@ -62,13 +61,6 @@ def _inputs(sequence: Sequence) -> dict[str, Any]:
         return dict(sequence.media.inputs())
     tokens = mx.array([sequence.prompt_tokens])
     return {"input_ids": tokens, "attention_mask": mx.ones_like(tokens)}
-
-
-def _processors(sequence: Sequence) -> Iterator[LogitsProcessor]:
-    return (
-        _with_prompt(processor, sequence.prompt_tokens)
-        for processor in make_processors(sequence.params)
-    )
 
 
 def _with_prompt(processor: LogitsProcessor, prompt: list[int]) -> LogitsProcessor:

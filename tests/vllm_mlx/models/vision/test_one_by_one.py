@@ -114,7 +114,7 @@ def test_abort_frees_the_place(bare, scheduler):
         step(scheduler)
     _, steps = scheduler._runner._running
     assert scheduler.remove("a") is first
-    assert steps.tokens.gi_frame is None, "the generator holds the cache no more"
+    assert steps.gi_frame is None, "the generator holds the cache no more"
     assert run(scheduler, []) == []
     assert len(second.future.result(0).text) == 0
     assert len(second.output_tokens) == 3
