@@ -76,18 +76,14 @@ def schema(columns: Mapping[str, str]) -> pa.Schema:
     Raises:
         DatasetError: a type is not one of string, int64, double, bool and json.
     """
-    names = dataset_names(columns)
-    results = [pa.field(column.name, column.type) for column in RESULT_COLUMNS]
-    own = [pa.field(names[column], _arrow_type(column, kind)) for column, kind in columns.items()]
-    return pa.schema([*results, *own])
-
-
-def _arrow_type(column: str, kind: str) -> pa.DataType:
-    if kind not in _INPUT_TYPES:
-        raise DatasetError(
-            f"column {column!r} is of type {kind!r}, which is none of {', '.join(_INPUT_TYPES)}"
-        )
-    return _INPUT_TYPES[kind]
+    fields = [pa.field(column.name, column.type) for column in RESULT_COLUMNS]
+    for column, name in dataset_names(columns).items():
+        if (kind := columns[column]) not in _INPUT_TYPES:
+            raise DatasetError(
+                f"column {column!r} is of type {kind!r}, which is none of {', '.join(_INPUT_TYPES)}"
+            )
+        fields.append(pa.field(name, _INPUT_TYPES[kind]))
+    return pa.schema(fields)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -48,12 +48,11 @@ class QueueState:
         """Whether no job waits, will be retried, or runs: on another worker, it may be lost yet."""
         queue = self._queue
         delayed, ready = queue.scheduled_job_registry, queue.ready_job_registry
+        registries = (delayed, ready, queue.started_job_registry)
         return not (
             queue.count
             or self._redis.llen(queue.intermediate_queue_key)  # taken, and not begun
-            or delayed.get_job_count(cleanup=False)
-            or ready.get_job_count(cleanup=False)
-            or queue.started_job_registry.get_job_count(cleanup=False)
+            or any(each.get_job_count(cleanup=False) for each in registries)
         )
 
     def load(self) -> tuple[int, int]:

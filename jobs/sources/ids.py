@@ -18,7 +18,7 @@ class RowIds:
         self._by_position = bytearray()
 
     def claim(self, row: int, own: str | None) -> str:
-        """The id of `row`.
+        """Return the id of `row`.
 
         Raises:
             InvalidRequestError: it stands for an earlier row already; `substitute` has another.
@@ -37,9 +37,9 @@ class RowIds:
         return own
 
     def substitute(self, row: int) -> str:
-        """An id for a row whose own is taken."""
+        """Return an id for a row whose own is taken."""
         name = str(row)
-        while self._is_taken(name):
+        while self._names_position(name) or _digest(name) in self._own:
             name = f"row-{name}"
         return self.claim(row, None if name == str(row) else name)
 
@@ -53,9 +53,6 @@ class RowIds:
         self._by_position.extend(bytes(row - len(self._by_position)))
         self._by_position.append(True)
         return name
-
-    def _is_taken(self, name: str) -> bool:
-        return self._names_position(name) or _digest(name) in self._own
 
     def _names_position(self, name: str) -> bool:
         if not name.isdecimal() or name != str(int(name)):

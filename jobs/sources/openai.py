@@ -37,7 +37,7 @@ class OpenAI(Dialect):
     id_key = "custom_id"
 
     def request(self, data: Mapping[str, Any]) -> GenerationRequest:
-        """The request of a row.
+        """Return the request of a row.
 
         Raises:
             InvalidRequestError: also where the envelope is wrong, or the body asks for something
@@ -48,7 +48,9 @@ class OpenAI(Dialect):
         if not isinstance(body, dict):
             raise InvalidRequestError(f"body={shown(body)}: should be an object")
         given = _meaningful(body)
-        _refuse_unsupported(given)
+        if unsupported := [name for name in given if name not in _CARRIED_FIELDS]:
+            complaints = (_complaint(name, given[name]) for name in unsupported)
+            raise InvalidRequestError("; ".join(complaints))
         if source not in given:
             raise InvalidRequestError(f"body.{source}: missing; {data['url']} needs it")
         fields = {key: value for key, value in given.items() if key in _REQUEST_FIELDS}
@@ -61,7 +63,7 @@ class OpenAI(Dialect):
         return GenerationRequest.parse(fields)
 
     def columns(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The supported fields of the body."""
+        """Return the supported fields of the body."""
         given = _meaningful(self.fields(data))
         return carried({key: value for key, value in given.items() if key in _CARRIED_FIELDS})
 
@@ -84,7 +86,7 @@ def _source_of(data: Mapping[str, Any]) -> str:
 
 
 def _meaningful(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body without nulls and without fields whose value asks for nothing."""
+    """Return the body without nulls and without fields whose value asks for nothing."""
     return {k: v for k, v in body.items() if v is not None and not _is_no_op(k, v)}
 
 
@@ -94,12 +96,6 @@ def _is_no_op(name: str, value: Any) -> bool:
     nothing = _NO_OPS[name]
     # To Python 0 is False, but to OpenAI `logprobs: 0` is a request and `logprobs: false` is none.
     return bool(value == nothing) and isinstance(value, bool) == isinstance(nothing, bool)
-
-
-def _refuse_unsupported(given: Mapping[str, Any]) -> None:
-    unsupported = [name for name in given if name not in _CARRIED_FIELDS]
-    if unsupported:
-        raise InvalidRequestError("; ".join(_complaint(name, given[name]) for name in unsupported))
 
 
 def _complaint(name: str, value: Any) -> str:

@@ -18,7 +18,7 @@ class Plain(Dialect):
     id_key = "id"
 
     def request(self, data: Mapping[str, Any]) -> GenerationRequest:
-        """The request of a row.
+        """Return the request of a row.
 
         Raises:
             InvalidRequestError: also where another key looks like a misspelt field, which must not
@@ -32,11 +32,13 @@ class Plain(Dialect):
             raise InvalidRequestError(f"neither prompt nor messages is given; the row has {keys}")
         request = GenerationRequest.parse(written_out(fields))
         if any(part["type"] == "video" for part in request.media):
-            _check_spelling_beside_video(data)
+            for key in data:
+                if meant := _OF_VIDEO.get(key):
+                    raise _misspelt(key, meant)
         return request
 
     def columns(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """All but the id."""
+        """Return all but the id."""
         return carried({key: value for key, value in data.items() if key != "id"})
 
 
@@ -49,13 +51,6 @@ def check_spelling(keys: Iterable[str]) -> None:
                 "is a column of yours"
             )
         if key not in FIELDS and len(key) <= _LONGEST and (meant := _meant_field(key)):
-            raise _misspelt(key, meant)
-
-
-def _check_spelling_beside_video(keys: Iterable[str]) -> None:
-    """Raise InvalidRequestError if a key is what other systems call a setting for videos."""
-    for key in keys:
-        if meant := _OF_VIDEO.get(key):
             raise _misspelt(key, meant)
 
 
@@ -79,7 +74,7 @@ _KNOWN = _FOLDED | {
     "stopsequences": "stop",
     "toplogprobs": "logprobs",
 }
-# Ordinary columns, but for rows with a video.
+# What other systems call settings for videos; in rows without one these are ordinary columns.
 _OF_VIDEO = {"fps": "video_fps", "max_frames": "video_max_frames", "nframes": "video_max_frames"}
 _LONGEST = 40
 # What other systems know and users expect to act. (`user` is an ordinary column.)

@@ -33,11 +33,9 @@ class SourceRow:
     """A row of the file with the request it stands for, or with what is wrong with it.
 
     Attributes:
-        row: position among the data rows, from 0.
-        line: the line of the file it begins on, from 1; in Parquet, the row's number from 1.
+        row, line, data: as in `RawRow`.
         id: unique in the file: the row's own, or else its position `str(row)`. A bad row whose
             own id can't be used, when its position is another row's id, gets a name made of it.
-        data: the row's object, JSON-able; empty when it could not be decoded.
         request: None for a bad row.
         samples: how many rows of the dataset it makes; one for a bad row.
         error: what is wrong; None for a good row.

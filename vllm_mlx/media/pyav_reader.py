@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
@@ -23,7 +23,7 @@ NEAR = 2  # frames to decode rather than seek over
 
 
 class Canvas:
-    """The frames as they arrive, all of the first one's size and rotation."""
+    """The frames as they arrive, in the size and rotation of the first."""
 
     def __init__(self, wanted: list[int], stream: VideoStream) -> None:
         self.places = {time: place for place, time in enumerate(wanted)}
@@ -45,7 +45,7 @@ class Canvas:
 
 @dataclass(slots=True)
 class Run:
-    """Wanted frames that are decoded in one go.
+    """A stretch of the video that is decoded in one go.
 
     Attributes:
         target: where to seek for the key frame.
@@ -57,11 +57,10 @@ class Run:
     target: int
     first: int
     last: int
-    wanted: list[int] = field(default_factory=list)
 
 
 def runs_of(index: ClipIndex, wanted: list[int]) -> list[Run]:
-    """Seek where more than a few frames would be decoded for nothing."""
+    """Return the runs that hold the wanted frames, without long ones of frames that are not."""
     place = {time: at for at, time in enumerate(index.stored)}
     latest = np.maximum.accumulate(np.array(index.stored))
     runs: list[Run] = []
@@ -69,7 +68,6 @@ def runs_of(index: ClipIndex, wanted: list[int]) -> list[Run]:
         key, target = index.keys[bisect_right(index.keys, (time, LAST)) - 1]
         if not runs or _frames_between(index, runs[-1].last, key) > NEAR:
             runs.append(Run(target, key, key))
-        runs[-1].wanted.append(time)
         runs[-1].last = max(runs[-1].last, int(latest[place[time]]))
     return runs
 
@@ -81,17 +79,21 @@ def _frames_between(index: ClipIndex, shown: int, key: int) -> int:
 def read_by_seeking(
     path: Path, index: ClipIndex, wanted: list[int], max_pixels: int
 ) -> Pixels | None:
-    """The frames shown at the times `wanted` (ascending, each in `index.pts`), uint8 [T, H, W, 3].
+    """Return the frames shown at the times `wanted`, uint8 [T, H, W, 3].
 
     None if one of them could not be had in this way.
+
+    Args:
+        wanted: ascending, each in `index.pts`.
     """
     with open_video(path) as container:
         stream = decodable(container, max_pixels)
         canvas = Canvas(wanted, stream)
         for run in runs_of(index, wanted):
             container.seek(run.target, stream=stream)
-            frames = ((f.pts, f) for f in undamaged(container, stream) if f.pts is not None)
-            if not _take(index, run, frames, canvas):
+            frames = decoded(container, stream)
+            shown = ((each.pts, each) for each, whole in frames if whole and each.pts is not None)
+            if not _take(index, run, shown, canvas):
                 return None
         return canvas.frames
 
@@ -112,7 +114,7 @@ def _take(
 
 
 def index_by_decoding(path: Path, index: ClipIndex, max_pixels: int, last: float) -> ClipIndex:
-    """An index of the frames that really come out of the decoder, up to one later than `last`."""
+    """Return an index of the frames that the decoder yields, up to one later than `last`."""
     ends: dict[int, int] = {}
     with open_video(path) as container:
         for time, frame in in_order(container, decodable(container, max_pixels), index):
@@ -162,10 +164,6 @@ def in_order(
             yield last, frame
 
 
-def undamaged(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    return (frame for frame, whole in decoded(container, stream) if whole)
-
-
 def decoded(container: InputContainer, stream: VideoStream) -> Iterator[tuple[VideoFrame, bool]]:
     """Frames from where the container stands, and whether each is whole: not between an error and
     the next key frame, where it is predicted from what is damaged."""
@@ -190,7 +188,7 @@ def decoded(container: InputContainer, stream: VideoStream) -> Iterator[tuple[Vi
 
 
 def decodable(container: InputContainer, max_pixels: int) -> VideoStream:
-    """The video stream, set up before its decoder is opened."""
+    """Return the video stream, set up before its decoder is opened."""
     stream = video_stream(container)
     if stream is None:
         raise ValueError("it has no video")
