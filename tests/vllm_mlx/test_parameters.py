@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+from collections.abc import Callable
+
 import pytest
 
 from jobs.requests import GenerationRequest
+from vllm_mlx.engine import BatchedEngine
 from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.models import MLXLanguageModel, MLXMultimodalLM
+from vllm_mlx.models.multimodal import DESCRIPTION_TOKENS
 from vllm_mlx.parameters import Parameters, Setting, settings_of
 from vllm_mlx.sampling_params import SamplingOptions, SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
@@ -70,3 +77,26 @@ def test_every_field_is_described_and_help_shows_it(parameters: type[Parameters]
 )
 def test_keywords_are_the_fields(options: type, parameters: type[Parameters]) -> None:
     assert options.__annotations__.keys() == parameters.model_fields.keys()
+
+
+CALLS = [
+    call
+    for owner in (MLXLanguageModel, MLXMultimodalLM, BatchedEngine)
+    for name, call in inspect.getmembers(owner, inspect.isfunction)
+    if not name.startswith("_")
+]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__qualname__)
+def test_docstrings_of_calls_tell_the_defaults_of_the_fields(call: Callable[..., object]) -> None:
+    most = DESCRIPTION_TOKENS if "describe" in call.__name__ else SamplingParams().max_tokens
+    video = VideoParams()
+    defaults = {"max_tokens": most, "fps": video.video_fps, "max_frames": video.video_max_frames}
+
+    told = re.findall(r"(\w+): [^:]*; (\S+) by default", call.__doc__ or "")
+
+    assert told == [(name, str(defaults[name])) for name, _ in told]
+
+
+def test_the_calls_that_tell_defaults_are_looked_at() -> None:
+    assert sum("by default" in str(call.__doc__) for call in CALLS) >= 5

@@ -63,7 +63,7 @@ def settings_from(parameters: type[P], options: dict[str, Any]) -> P:
         InvalidRequestError: a value is out of range.
     """
     given = {name: options.pop(name) for name in parameters.model_fields}
-    return parameters.of(**{k: value for k, value in given.items() if value not in (None, ())})
+    return parameters.of(**{name: None if value == () else value for name, value in given.items()})
 
 
 url_option = click.option(
