@@ -1,4 +1,4 @@
-"""What all tests share: the real model, and a real Redis server per test session."""
+"""What all tests share: models, and a real Redis server in each process that runs tests."""
 
 from __future__ import annotations
 
@@ -31,6 +31,22 @@ def language_model() -> Iterator[object]:
     from vllm_mlx.models import MLXLanguageModel
 
     with MLXLanguageModel(MODEL) as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def text_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny llama with random weights, where it matters that tokens come, not which."""
+    from tests.helpers.text_model import write_text_model
+
+    return write_text_model(tmp_path_factory.mktemp("text") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(text_folder: str) -> Iterator[object]:
+    from vllm_mlx.models import MLXLanguageModel
+
+    with MLXLanguageModel(text_folder) as model:
         yield model
 
 

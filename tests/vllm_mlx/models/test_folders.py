@@ -6,14 +6,12 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import mlx.core as mx
-import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
-from mlx_lm.models import llama
 
+from tests.helpers.text_model import write_text_model
 from vllm_mlx.errors import ChatTemplateError, ContextLengthError, ModelLoadError
 from vllm_mlx.models import MLXLanguageModel
 
@@ -21,41 +19,9 @@ CONTEXT = 64
 CHAT = [{"role": "user", "content": "hi"}]
 
 
-def save(folder: Path, tokenizer, *, quantize: bool = False) -> str:
-    config = {
-        "model_type": "llama",
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "intermediate_size": 64,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "rms_norm_eps": 1e-5,
-        "vocab_size": 49152,
-        "max_position_embeddings": CONTEXT,
-        "eos_token_id": 2,
-    }
-    mx.random.seed(0)
-    model = llama.Model(llama.ModelArgs.from_dict(config))
-    model.set_dtype(mx.bfloat16)
-    if quantize:
-        nn.quantize(model, group_size=32, bits=4)
-        config["quantization"] = {"group_size": 32, "bits": 4}
-    folder.mkdir()
-    weights = dict(tree_flatten(model.parameters()))
-    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
-    (folder / "config.json").write_text(json.dumps(config))
-    tokenizer.save_pretrained(str(folder))
-    return str(folder)
-
-
 @pytest.fixture(scope="module")
-def tokenizer(language_model):
-    return language_model._core.loaded.tokenizer._tokenizer
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, tokenizer) -> str:
-    return save(tmp_path_factory.mktemp("models") / "tiny", tokenizer)
+def folder(tmp_path_factory) -> str:
+    return write_text_model(tmp_path_factory.mktemp("models") / "tiny", context=CONTEXT)
 
 
 def test_a_folder_answers(folder):
@@ -74,8 +40,9 @@ def test_the_answer_is_cut_where_the_context_ends(folder):
 
 
 @pytest.mark.parametrize("quantize", [False, True], ids=["bfloat16", "4 bits"])
-def test_on_a_cpu_the_weights_are_float32(tmp_path, tokenizer, quantize):
-    with MLXLanguageModel(save(tmp_path / "model", tokenizer, quantize=quantize)) as model:
+def test_on_a_cpu_the_weights_are_float32(tmp_path, quantize):
+    saved = write_text_model(tmp_path / "model", dtype=mx.bfloat16, quantize=quantize)
+    with MLXLanguageModel(saved) as model:
         parameters = tree_flatten(model._core.loaded.model.parameters())
         assert {weight.dtype for _, weight in parameters} == {mx.float32}
         assert model.generate("Hello", max_tokens=2).completion_tokens == 2

@@ -331,7 +331,9 @@ def test_a_worker_writes_below_its_output_root_only(
 ) -> None:
     inside, outside = bench.enqueue(2, 2, say="in"), bench.enqueue(2, 2)
     Path(inside.out).mkdir()
-    monkeypatch.setattr("vllm_mlx.batching.core.EngineCore", lambda *_, **__: DoubleEngine())
+    monkeypatch.setattr(
+        "worker.engine.supervisor.SupervisedEngine", lambda *_, **__: DoubleEngine()
+    )
     monkeypatch.chdir(bench.folder if flags else inside.out)
     words = ["worker", "--model", MODEL, "-u", bench.url, "--burst"]
 
