@@ -1,9 +1,9 @@
 """Prompt files, read in constant memory: JSONL, OpenAI-batch JSONL, text, CSV and Parquet.
 
-`read_requests` validates every row and never stops at a bad one. `read_raw` walks the same rows
-again without validation; what it yields can be sent elsewhere as JSON, where the `Dialect` of the
-file's `Format` makes of it what `read_requests` did. A producer takes either a prompt file or media
-files with one prompt, as an `Input`.
+`read_requests` validates every row and never stops at a bad one. A producer takes an `Input`,
+either a prompt file or media files with one prompt, and walks the same rows again without
+validation: they can be sent elsewhere as JSON, where the `Dialect` of the file's `Format` makes the
+same requests of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from jobs.sources.dialect import Dialect
 from jobs.sources.formats import Format, detect_format
 from jobs.sources.inputs import Input, input_of
 from jobs.sources.media_files import MediaFiles
-from jobs.sources.prompt_file import PromptFile, read_raw
+from jobs.sources.prompt_file import PromptFile
 from jobs.sources.rows import RawRow, SourceRow
 from jobs.sources.validation import read_requests, validated
 
@@ -26,7 +26,6 @@ __all__ = [
     "SourceRow",
     "detect_format",
     "input_of",
-    "read_raw",
     "read_requests",
     "validated",
 ]

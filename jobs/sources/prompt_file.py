@@ -62,6 +62,7 @@ class PromptFile:
         return stat.st_size, stat.st_mtime_ns
 
     def rows(self) -> Iterator[RawRow]:
+        """Yield the rows, not validated, and cheaply: the same in the same order each time."""
         row = -1
         for row, (line, content) in enumerate(_READERS[self.format](self.path)):
             if isinstance(content, dict):
@@ -70,13 +71,3 @@ class PromptFile:
                 yield RawRow(row, line, {}, content)
         if row < 0:
             raise InputFileError(f"{self.path} is empty: it holds no rows")
-
-
-def read_raw(path: FilePath, format: Format | None = None) -> Iterator[RawRow]:
-    """Read a file's rows without validation: the same rows in the same order, and cheaply.
-
-    Raises:
-        InputFileError: at once if the file is missing, empty or unreadable; while iterating if
-            it turns out to hold no rows, or not to be the table it should be.
-    """
-    return PromptFile.of(path, format).rows()

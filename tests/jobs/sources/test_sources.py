@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from jobs.errors import InputFileError
 from jobs.sources import (
     Format,
     PromptFile,
+    RawRow,
     SourceRow,
     detect_format,
-    read_raw,
     read_requests,
 )
 from jobs.sources.ids import RowIds
@@ -32,6 +33,10 @@ from vllm_mlx.sampling_params import SamplingParams
 
 BOM = b"\xef\xbb\xbf"
 GOOD = b'{"prompt": "hi"}'
+
+
+def read_rows(path: Path) -> Iterator[RawRow]:
+    return PromptFile.of(path).rows()
 
 
 def file(folder: Path, content: str | bytes | list[Any], name: str = "in.jsonl") -> Path:
@@ -196,7 +201,7 @@ def test_each_row_says_how_many_samples_it_wants(tmp_path: Path) -> None:
 
     assert [row.samples for row in read_requests(path)] == [3, 1, 1, 1]
     assert [row.samples for row in read_requests(path, n=2)] == [3, 2, 2, 1]
-    raw = list(read_raw(path))[:3]
+    raw = list(PromptFile.of(path).rows())[:3]
     assert [Format.JSONL.dialect.samples(row.data, 2) for row in raw] == [3, 2, 2]
 
 
@@ -264,7 +269,7 @@ def test_any_object_comes_back_and_survives_the_queue(
     lines = [json.dumps(item, ensure_ascii=escape) for item in objects]
     with tempfile.TemporaryDirectory() as folder:
         path = file(Path(folder), "\n".join(lines))
-        raw = list(read_raw(path, Format.JSONL))
+        raw = list(PromptFile.of(path, Format.JSONL).rows())
         read = list(read_requests(path, Format.JSONL))
     assert [row.data for row in raw] == objects
     for row in read:
@@ -356,7 +361,7 @@ def test_detect_format(tmp_path: Path, name: str, content: bytes, format: Format
 )
 def test_files_that_hold_no_prompts(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     path = file(tmp_path, content, name)
-    for read in (detect_format, read_requests, read_raw):
+    for read in (detect_format, read_requests, PromptFile.of):
         with pytest.raises(InputFileError, match=words) as caught:
             read(path)
         assert str(path) in str(caught.value)
@@ -364,7 +369,7 @@ def test_files_that_hold_no_prompts(tmp_path: Path, name: str, content: bytes, w
 
 @pytest.mark.parametrize("format", [None, Format.JSONL, Format.CSV, Format.PARQUET])
 def test_missing_files_and_folders_fail_at_once(tmp_path: Path, format: Format | None) -> None:
-    for read in (read_requests, read_raw):
+    for read in (read_requests, PromptFile.of):
         with pytest.raises(InputFileError, match="No such file"):
             read(tmp_path / "none", format)
         with pytest.raises(InputFileError, match="not a regular file"):
@@ -394,7 +399,7 @@ def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_files_without_rows_are_empty(tmp_path: Path, name: str, content: bytes) -> None:
     path = file(tmp_path, content, name)
-    for read in (read_requests, read_raw):
+    for read in (read_requests, read_rows):
         with pytest.raises(InputFileError, match="is empty: it holds no rows"):
             list(read(path))
 
@@ -403,7 +408,7 @@ def test_a_given_format_is_obeyed(tmp_path: Path) -> None:
     path = file(tmp_path, GOOD)
     [row] = read_requests(path, Format.TEXT)
     assert prompts([row]) == [GOOD.decode()]
-    assert [raw.data for raw in read_raw(path, Format.TEXT)] == [row.data]
+    assert [raw.data for raw in PromptFile.of(path, Format.TEXT).rows()] == [row.data]
 
 
 def test_abandoned_reading_leaves_no_file_open(tmp_path: Path) -> None:
@@ -414,7 +419,7 @@ def test_abandoned_reading_leaves_no_file_open(tmp_path: Path) -> None:
 
 def test_raw_rows_are_the_same_rows(tmp_path: Path) -> None:
     path = file(tmp_path, GOOD + b'\n\n{"prompt": ""}\nbroken\n{"id": 1, "prompt": "b"}')
-    raw = list(read_raw(path))
+    raw = list(PromptFile.of(path).rows())
     read = list(read_requests(path))
     assert [(r.row, r.line, r.data) for r in raw] == [(r.row, r.line, r.data) for r in read]
     assert [r.error is None for r in raw] == [True, True, False, True]
@@ -541,7 +546,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
 def test_reading_is_fast(tmp_path: Path) -> None:
     count = 20_000
     path = file(tmp_path, [{"prompt": f"Write a haiku about {i}."} for i in range(count)])
-    for read, limit in ((read_raw, 20e-6), (read_requests, 60e-6)):  # measured: 0.8 and 5.5 µs
+    for read, limit in ((read_rows, 20e-6), (read_requests, 60e-6)):  # measured: 0.8 and 5.5 µs
         took = []
         for _ in range(3):
             start = time.perf_counter()

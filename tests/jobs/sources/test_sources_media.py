@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.errors import InputFileError
-from jobs.sources import Format, SourceRow, read_raw, read_requests
+from jobs.sources import Format, PromptFile, SourceRow, read_requests
 
 PART = {"type": "image_url", "image_url": {"url": "a.png"}}
 
@@ -136,6 +136,6 @@ def test_parquet_cells(tmp_path: Path) -> None:
 
 def test_media_files_are_no_format_of_a_prompt_file(tmp_path: Path) -> None:
     jsonl(tmp_path, {"prompt": "p"})
-    for read in (read_requests, read_raw):
+    for read in (read_requests, PromptFile.of):
         with pytest.raises(InputFileError, match="'media' is no format of a prompt file"):
             read(tmp_path / "in.jsonl", Format.MEDIA)

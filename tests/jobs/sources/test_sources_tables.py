@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import InputFileError
-from jobs.sources import Format, SourceRow, read_raw, read_requests
+from jobs.sources import Format, PromptFile, SourceRow, read_requests
 
 CHAT = [{"role": "user", "content": "hi"}]
 
@@ -177,7 +177,7 @@ def test_any_csv_text_comes_back(cells: list[tuple[str, str]]) -> None:
         path = Path(folder) / "in.csv"
         with path.open("w", encoding="utf-8", newline="") as out:
             csv.writer(out).writerows([("prompt", "note"), *cells])
-        read = list(read_raw(path))
+        read = list(PromptFile.of(path).rows())
     assert [row.error for row in read] == [None] * len(cells)
     assert [(row.data["prompt"], row.data["note"] or "") for row in read] == cells
 
@@ -276,7 +276,7 @@ def test_large_parquet_files_are_read_in_batches(tmp_path: Path) -> None:
     path = tmp_path / "in.parquet"
     pq.write_table(pa.table(table), path)
     tracemalloc.start()
-    assert [row.row for row in read_raw(path)] == list(range(20_000))
+    assert [row.row for row in PromptFile.of(path).rows()] == list(range(20_000))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 5_000_000  # Python objects of the whole file would take 20 MB
