@@ -16,7 +16,7 @@ from mlx_lm.models.rope_utils import Llama3RoPE
 
 from vllm_mlx import platform
 from vllm_mlx.batching.slots.cache import PromptKVCache, SlotKVCache
-from vllm_mlx.platform import RotateHeads
+from vllm_mlx.platform.cuda_heads import RotateHeads
 
 _ATTENTIONS = (llama.Attention, qwen2.Attention, qwen3.Attention)
 _MLPS = (llama.MLP, qwen2.MLP, qwen3.MLP)
@@ -88,20 +88,17 @@ class Attention(nn.Module):
         B, _, L, _ = queries.shape
         if cache is not None:
             keys, values = cache.update_and_fetch(keys, values)
-        output = self._weigh(queries, keys, values, mask, cache)
+        if isinstance(cache, SlotKVCache):
+            ring = cache.ring
+            output = self._operations.attend_slots(queries, keys, values, self.scale, ring)
+        elif isinstance(cache, PromptKVCache) and not isinstance(mask, mx.array):
+            output = self._operations.attend_causal(queries, keys, values, self.scale)
+        else:
+            output = mx.fast.scaled_dot_product_attention(
+                queries, keys, values, scale=self.scale, mask=mask
+            )
         projected: mx.array = self.o_proj(output.swapaxes(1, 2).reshape(B, L, -1))
         return projected
-
-    def _weigh(
-        self, queries: mx.array, keys: mx.array, values: mx.array, mask: Any, cache: Any
-    ) -> mx.array:
-        if isinstance(cache, SlotKVCache):
-            return self._operations.attend_slots(queries, keys, values, self.scale, cache.ring)
-        if isinstance(cache, PromptKVCache) and not isinstance(mask, mx.array):
-            return self._operations.attend_causal(queries, keys, values, self.scale)
-        return mx.fast.scaled_dot_product_attention(
-            queries, keys, values, scale=self.scale, mask=mask
-        )
 
 
 class MLP(nn.Module):

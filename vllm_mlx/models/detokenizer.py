@@ -19,6 +19,7 @@ from mlx_lm.tokenizer_utils import (
     SPMStreamingDetokenizer,
     TokenizerWrapper,
 )
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from vllm_mlx.batching.text import REPLACEMENT, Detokenizer
 
@@ -81,7 +82,8 @@ def make_new_detokenizer(
     """
     tokens: Any = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     if isinstance(tokenizer.detokenizer, BPEStreamingDetokenizer):
-        byte_of, added = _byte_of_character(), tokenizer.added_tokens_decoder
+        byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
+        added = tokenizer.added_tokens_decoder
         table = [
             added[at].content.encode() if at in added else _byte_level(token or "", byte_of)
             for at, token in enumerate(tokens)
@@ -109,14 +111,3 @@ def _sentence_piece(token: str) -> bytes:
     if re.fullmatch("<0x[0-9A-Fa-f]{2}>", token):
         return bytes.fromhex(token[3:5])
     return token.replace("▁", " ").encode()
-
-
-def _byte_of_character() -> dict[str, int]:
-    """GPT-2's table: printable bytes stand for themselves, the others for characters from 256 on.
-
-    See `bytes_to_unicode` in https://github.com/openai/gpt-2/blob/master/src/encoder.py.
-    """
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    table = {chr(byte): byte for byte in printable}
-    return table | {chr(256 + at): byte for at, byte in enumerate(others)}

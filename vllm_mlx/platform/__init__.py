@@ -17,13 +17,10 @@ import mlx.nn as nn
 
 from vllm_mlx.platform import attention, blas, cpu, cuda, cuda_heads
 from vllm_mlx.platform.attention import Ring
+from vllm_mlx.platform.cuda_heads import RotateHeads
 from vllm_mlx.scheduler_config import Bounds, SchedulerConfig
 
 Backend = Literal["metal", "cuda", "cpu"]
-
-RotateHeads = Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]
-"""From a step's joined projection `[S, 1, (Hq + 2 Hk) D]` and positions `[S]` to queries
-`[S, Hq, 1, D]` and keys `[S, Hk, 1, D]`, normalized and rotated."""
 
 
 class PrefillShapes(NamedTuple):
@@ -217,10 +214,9 @@ def make_rotate_heads(
         wavelengths: float32 `[D / 2]`; a pair of elements turns by position / wavelength radians.
         norms: of the queries' and of the keys' heads.
     """
-    if backend() != "cuda" or not cuda_heads.fits(2 * wavelengths.size):
+    if backend() != "cuda":
         return None
-    weights = cuda_heads.Norms(norms[0].weight, norms[1].weight, norms[0].eps) if norms else None
-    return cuda_heads.RotateHeads(Hq, Hk, wavelengths, weights)
+    return cuda_heads.make_rotate_heads(Hq, Hk, wavelengths, norms)
 
 
 @partial(mx.compile, shapeless=True)

@@ -150,10 +150,7 @@ def _block(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
     scores = queries.reshape(B, Hk, (Hq // Hk) * L, D) @ keys.swapaxes(-1, -2)
     future = mx.arange(K)[None] > mx.arange(K - L, K)[:, None]
     scores = scores.reshape(B, Hq, L, K) + future * _MASKED
-    return _weigh(scores.reshape(B, Hk, -1, K), values).reshape(B, Hq, L, -1)
-
-
-def _weigh(scores: mx.array, values: mx.array) -> mx.array:
-    """Softmax of the scores times the values; divided last, where there is least."""
+    scores = scores.reshape(B, Hk, -1, K)
     weights = exp(scores - scores.max(axis=-1, keepdims=True))
-    return (weights @ values) / weights.sum(axis=-1, keepdims=True)
+    # Divided last, where there is least.
+    return (weights @ values / weights.sum(axis=-1, keepdims=True)).reshape(B, Hq, L, -1)

@@ -7,9 +7,11 @@ to six launches a layer, and a step of a 3B model is bound by its launches (benc
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 
 _WARPS = 8
 
@@ -50,38 +52,28 @@ _SOURCE = """
 """
 
 
-class Norms(NamedTuple):
-    """RMS norms of the heads: weights `[D]` for queries and for keys, and their epsilon."""
-
-    query_weight: mx.array
-    key_weight: mx.array
-    eps: float
+RotateHeads = Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]
+"""From a step's joined projection `[S, 1, (Hq + 2 Hk) D]` and positions `[S]` to queries
+`[S, Hq, 1, D]` and keys `[S, Hk, 1, D]`, normalized and rotated."""
 
 
-class RotateHeads:
-    """Queries and keys of one new token a slot, normalized if `norms` are given, and rotated.
+def make_rotate_heads(
+    Hq: int, Hk: int, wavelengths: mx.array, norms: tuple[nn.RMSNorm, nn.RMSNorm] | None
+) -> RotateHeads | None:
+    """Return the kernel for heads of this form; None where 32 lanes can't share a head's pairs."""
+    if wavelengths.size % 32:
+        return None
+    weights = [norm.weight for norm in norms] if norms else [wavelengths] * 2  # these are not read
+    constants = [wavelengths, *weights, mx.array([norms[0].eps if norms else 0.0])]
+    mx.eval(constants)  # lazy constants can't be computed on another thread
+    D = 2 * wavelengths.size
+    sizes = [("D", D), ("HQ", Hq), ("HK", Hk), ("NW", _WARPS), ("NORM", norms is not None)]
 
-    Args:
-        wavelengths: float32 `[D / 2]`; a pair turns by position / wavelength radians.
-    """
-
-    def __init__(self, Hq: int, Hk: int, wavelengths: mx.array, norms: Norms | None) -> None:
-        self._heads = Hq, Hk
-        self._has_norms = norms is not None
-        # Without norms the kernel reads none of these.
-        norms = norms or Norms(wavelengths, wavelengths, 0.0)
-        self._constants = [wavelengths, *norms[:2], mx.array([norms.eps])]
-        mx.eval(self._constants)  # lazy constants can't be computed on another thread
-
-    def __call__(self, joined: mx.array, positions: mx.array) -> tuple[mx.array, mx.array]:
-        """Queries `[S, Hq, 1, D]` and keys `[S, Hk, 1, D]` of `[S, 1, (Hq + 2 Hk) D]` at `[S]`."""
-        Hq, Hk = self._heads
-        S, _, width = joined.shape
-        D = width // (Hq + 2 * Hk)
-        template = [("T", joined.dtype), ("D", D), ("HQ", Hq), ("HK", Hk), ("NW", _WARPS)]
+    def rotate(joined: mx.array, positions: mx.array) -> tuple[mx.array, mx.array]:
+        S = joined.shape[0]
         queries, keys = _kernel()(
-            inputs=[joined, positions, *self._constants],
-            template=[*template, ("NORM", self._has_norms)],
+            inputs=[joined, positions, *constants],
+            template=[("T", joined.dtype), *sizes],
             grid=(S * _WARPS * 32, 1, 1),
             threadgroup=(_WARPS * 32, 1, 1),
             output_shapes=[(S, Hq, 1, D), (S, Hk, 1, D)],
@@ -89,10 +81,7 @@ class RotateHeads:
         )
         return queries, keys
 
-
-def fits(head_dim: int) -> bool:
-    """Whether 32 lanes can share the pairs of a head."""
-    return head_dim % 64 == 0
+    return rotate
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from mlx_vlm.models.mlp import SwiGLUMLP
 from mlx_vlm.models.qwen2_5_vl.language import Attention as Qwen25Attention
 from mlx_vlm.models.qwen2_vl.language import Attention as Qwen2Attention
 from mlx_vlm.models.qwen3_vl.language import Attention as Qwen3Attention
+from mlx_vlm.models.rope_utils import rotate_half
 
 from vllm_mlx.models.accelerated import MLP, Attention
 
@@ -44,13 +45,8 @@ class MRoPEAttention(Attention):
             return super().__call__(x, mask, cache)
         cosine, sine = (part[:, None] for part in position_embeddings)
         queries, keys, values = self._heads(x)
-        queries, keys = _rotate(queries, cosine, sine), _rotate(keys, cosine, sine)
+        queries, keys = (x * cosine + rotate_half(x) * sine for x in (queries, keys))
         return self._attend(queries, keys, values, mask, cache)
-
-
-def _rotate(x: mx.array, cosine: mx.array, sine: mx.array) -> mx.array:
-    low, high = mx.split(x, 2, axis=-1)
-    return x * cosine + mx.concatenate([-high, low], axis=-1) * sine
 
 
 def suits(layers: list[Any]) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
@@ -15,29 +14,16 @@ MAX_PATCHES = 16_384
 """Most patches of several media that the tower takes at once."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Features:
-    """What stands for one medium's tokens.
+Features = Sequence[mx.array]
+"""What stands for the tokens of media, `[m, hidden]` each: first what is in place of their
+embeddings, then what is added after the first layers (Qwen3-VL's DeepStack)."""
 
-    Attributes:
-        merged: `[m, hidden]`, in place of the tokens' embeddings.
-        deep: `[m, hidden]` each, added after the first layers (Qwen3-VL's DeepStack).
-    """
-
-    merged: mx.array
-    deep: tuple[mx.array, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return self.merged.nbytes + sum(each.nbytes for each in self.deep)
-
-
-Encode = Callable[[mx.array, mx.array], tuple[mx.array, Sequence[mx.array]]]
-"""From patches `[p, values]` and grids `[media, 3]` to features `[m, hidden]` and deep ones."""
+Encode = Callable[[mx.array, mx.array], Features]
+"""From patches `[p, values]` and grids `[media, 3]` to features."""
 
 
 class FeatureCache:
-    """Features by content hash, computed once and kept while they fit.
+    """Cache of features by content hash, computed once and kept while they fit.
 
     Args:
         merge: patches that become one token.
@@ -57,12 +43,12 @@ class FeatureCache:
         self.encoded = 0
 
     def clear(self) -> None:
-        """Forget all."""
+        """Drop all features."""
         self._held.clear()
         self.nbytes = 0
 
     def get(self, media: Sequence[Medium]) -> dict[str, Features]:
-        """The features of these by key; what is not there is computed, several at once."""
+        """Return the features of media by key; missing ones are computed, several at once."""
         wanted = {medium.key: medium for medium in media}
         found = {key: self._held[key] for key in wanted if key in self._held}
         missing = [medium for key, medium in wanted.items() if key not in found]
@@ -71,26 +57,30 @@ class FeatureCache:
         for key in wanted:
             if key not in self._held:
                 self._held[key] = found[key]
-                self.nbytes += found[key].nbytes
+                self.nbytes += _nbytes(found[key])
             self._held.move_to_end(key)
         while len(self._held) > 1 and self.nbytes > self._max_bytes:
             _, evicted = self._held.popitem(last=False)
-            self.nbytes -= evicted.nbytes
+            self.nbytes -= _nbytes(evicted)
         return found
 
     def _compute(self, media: list[Medium]) -> dict[str, Features]:
         patches = np.concatenate([medium.patches() for medium in media])
         grids = mx.array([medium.grid for medium in media])
-        merged, deep = self._encode(mx.array(patches), grids)
+        features = self._encode(mx.array(patches), grids)
         self.encoded += len(media)
-        found, first = {}, 0
+        found: dict[str, Features] = {}
+        first = 0
         for medium in media:
             tokens = slice(first, first := first + _patches(medium) // self._merge)
             # Copies: a slice would hold all that was computed beside it.
-            parts = [mx.contiguous(each[tokens]) for each in (merged, *deep)]
-            mx.async_eval(parts)
-            found[medium.key] = Features(parts[0], tuple(parts[1:]))
+            found[medium.key] = [mx.contiguous(each[tokens]) for each in features]
+            mx.async_eval(found[medium.key])
         return found
+
+
+def _nbytes(features: Features) -> int:
+    return sum(each.nbytes for each in features)
 
 
 def _patches(medium: Medium) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,8 @@ from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.media.store import MediaStore
 from vllm_mlx.models.vision.abilities import abilities_of
 from vllm_mlx.models.vision.chat import Chat
-from vllm_mlx.models.vision.held import once
 from vllm_mlx.models.vision.pixels import AsPixels, Pixels
-from vllm_mlx.models.vision.reading import Reader
+from vllm_mlx.models.vision.reading import Reader, infos_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,32 +137,29 @@ class InputsPreparer:
         self._inputs.wait_for_room()
 
     def close(self) -> None:
-        """Let go of all pixels and inputs, and of whoever waits for room."""
+        """Free all pixels and inputs, and end all waits for room."""
         self._pixels.close()
         self._inputs.close()
 
     def prepare(self, prompt: MediaPrompt) -> Prepared:
-        """
+        """Read the media of a prompt and make its inputs.
+
         Raises:
             MediaError: a medium can't be read or may not be, or the model can't be shown it.
             ChatTemplateError: the template rejects the messages.
         """
-        held = self._reader.read_all(prompt)
         key = uuid.uuid4().hex  # no two prompts share their inputs
+        with ExitStack() as pin, ExitStack() as pins:
+            contents = self._reader.read_all(prompt, pins)
 
-        def inputs() -> Inputs:
-            return self._inputs.get(
-                key,
-                lambda: self._processing.inputs(prompt.messages, [get() for get in held.contents]),
-            )
+            def inputs() -> Inputs:
+                return self._inputs.get(
+                    key,
+                    lambda: self._processing.inputs(prompt.messages, [get() for get in contents]),
+                )
 
-        self._inputs.pin(key)
-        try:
-            infos, tokens = held.infos, inputs().tokens
-        except BaseException:
-            self._inputs.unpin(key, keep=False)
-            raise
-        finally:
-            held.release()
-        release = once(lambda: self._inputs.unpin(key, keep=False))
+            self._inputs.pin(key)
+            pin.callback(self._inputs.unpin, key, keep=False)
+            infos, tokens = infos_of(contents), inputs().tokens
+            release = pin.pop_all().close
         return Prepared(tokens, PromptMedia.of_inputs(lambda: inputs().by_name, infos, release))

@@ -5,7 +5,7 @@ Shapes: B rows, L tokens, n of them stand for media, D head dimension.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -47,35 +47,34 @@ class VisionLanguageModel:
         """Compute prompts `[B, L]` of which some have media into the cache."""
         hidden = self._text.embed_tokens(tokens)
         seen = _Seen(rows, tokens.shape[1])
-        features = self.features.get(seen.media)
-        if seen.parts:
-            hidden[seen.at] = seen.pick(features, lambda each: each.merged).astype(hidden.dtype)
+        features = seen.pick(self.features.get(seen.media))
+        if features:
+            hidden[seen.at] = features[0].astype(hidden.dtype)
         embeddings = self._rotary(hidden, mx.array(seen.positions))
-        self._forward(hidden, cache, embeddings, seen, features)
+        self._forward(hidden, cache, embeddings, seen.at, features[1:])
 
     def _forward(
         self,
         hidden: mx.array,
         cache: Any,
         position_embeddings: Any = None,
-        seen: _Seen | None = None,
-        features: dict[str, Features] | None = None,
+        at: Any = None,
+        deep: Sequence[mx.array] = (),
     ) -> mx.array:
         caches = cache or [None] * len(self.layers)
         mask: Any = "causal"
         if cache:
             mask = cache[0].make_mask(hidden.shape[1], return_array=False, window_size=None)
-        deep = seen.deep(features) if seen and features else []
-        for at, (layer, own) in enumerate(zip(self.layers, caches, strict=True)):
+        for index, (layer, own) in enumerate(zip(self.layers, caches, strict=True)):
             hidden = layer(hidden, mask, own, position_embeddings=position_embeddings)
-            if seen and at < len(deep):
-                hidden = hidden.at[seen.at].add(deep[at].astype(hidden.dtype))
+            if index < len(deep):
+                hidden = hidden.at[at].add(deep[index].astype(hidden.dtype))
         normed: mx.array = self._text.norm(hidden)
         return normed
 
-    def _encode(self, patches: mx.array, grids: mx.array) -> tuple[mx.array, Sequence[mx.array]]:
+    def _encode(self, patches: mx.array, grids: mx.array) -> Features:
         made = self._tower(patches.astype(self._tower.patch_embed.proj.weight.dtype), grids)
-        return made if isinstance(made, tuple) else (made, ())
+        return [made[0], *made[1]] if isinstance(made, tuple) else [made]
 
 
 class _Seen:
@@ -107,18 +106,13 @@ class _Seen:
     def media(self) -> list[Medium]:
         return [part.medium for part in self.parts]
 
-    def pick(self, features: dict[str, Features], of: Any) -> mx.array:
-        """What `of` takes from each medium's features, for the tokens here: `[n, hidden]`."""
-        return mx.concatenate(
-            [of(features[part.medium.key])[part.first : part.last] for part in self.parts]
-        )
-
-    def deep(self, features: dict[str, Features]) -> list[mx.array]:
-        """What is added after each of the first layers: `[n, hidden]` each."""
-        if not self.parts:
-            return []
-        count = len(features[self.parts[0].medium.key].deep)
-        return [self.pick(features, lambda each, at=at: each.deep[at]) for at in range(count)]
+    def pick(self, features: Mapping[str, Features]) -> list[mx.array]:
+        """Return the features of the tokens at `at`, `[n, hidden]` each; none without media."""
+        picked = [
+            [each[part.first : part.last] for each in features[part.medium.key]]
+            for part in self.parts
+        ]
+        return [mx.concatenate(list(each)) for each in zip(*picked, strict=True)]
 
 
 def adapt(model: Any) -> VisionLanguageModel | None:

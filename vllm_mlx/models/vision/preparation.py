@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from vllm_mlx.batching.prompt_media import Medium, PromptMedia
@@ -10,11 +11,10 @@ from vllm_mlx.batching.prompts import MediaPrompt, Prepared
 from vllm_mlx.errors import MediaError
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.media.store import MediaStore
-from vllm_mlx.models.vision.held import Held
 from vllm_mlx.models.vision.patches import Patches, Processed
 from vllm_mlx.models.vision.placeholders import Expander
 from vllm_mlx.models.vision.positions import rope_positions
-from vllm_mlx.models.vision.reading import Reader
+from vllm_mlx.models.vision.reading import Reader, infos_of
 
 
 class VisionPreparer:
@@ -36,39 +36,29 @@ class VisionPreparer:
         self._store.wait_for_room()
 
     def close(self) -> None:
-        """Let go of all patches, and of whoever waits for room."""
+        """Free all patches, and end all waits for room."""
         self._store.close()
 
     def prepare(self, prompt: MediaPrompt) -> Prepared:
-        """
+        """Read the media of a prompt and write its tokens.
+
         Raises:
             MediaError: a medium can't be read or may not be, or its placeholders don't fit.
             ChatTemplateError: the template rejects the messages.
         """
-        held = self._reader.read_all(prompt)
-        try:
-            return self._written(prompt, held)
-        except BaseException:
-            held.release()
-            raise
-
-    def _written(self, prompt: MediaPrompt, held: Held[Processed]) -> Prepared:
-        media = [_medium(get) for get in held.contents]
-        tokens, places, blocks = self._expander.expand(prompt.messages, media)
-        if not media:
-            return Prepared(tokens)
-        if places[-1][-1] == len(tokens) - 1:
-            raise MediaError("the prompt ends with an image or a video: its template asks nothing")
-        return Prepared(
-            tokens,
-            PromptMedia(
-                tuple(media),
-                tuple(places),
-                rope_positions(len(tokens), blocks),
-                held.infos,
-                held.release,
-            ),
-        )
+        with ExitStack() as pins:
+            contents = self._reader.read_all(prompt, pins)
+            media = [_medium(get) for get in contents]
+            tokens, places, blocks = self._expander.expand(prompt.messages, media)
+            if not media:
+                return Prepared(tokens)
+            if places[-1][-1] == len(tokens) - 1:
+                raise MediaError(
+                    "the prompt ends with an image or a video: its template asks nothing"
+                )
+            positions, infos = rope_positions(len(tokens), blocks), infos_of(contents)
+            release = pins.pop_all().close
+        return Prepared(tokens, PromptMedia(tuple(media), tuple(places), positions, infos, release))
 
 
 def _medium(get: Callable[[], Processed]) -> Medium:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -19,15 +19,24 @@ from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.media.room import Room
 from vllm_mlx.media.selection import select_frames
 from vllm_mlx.media.source import opened
-from vllm_mlx.media.store import MediaStore, content_hash, file_hash
+from vllm_mlx.media.store import MediaStore, Sized, content_hash, file_hash
 from vllm_mlx.media.video import VideoClip, read_video
-from vllm_mlx.models.vision.held import Content, Held, Pinned, T
 from vllm_mlx.outputs import MediaInfo
 from vllm_mlx.video_params import VideoParams
 
 Kind = Literal["image", "video"]
 GIVEN = "given as pixels"
 
+
+class Content(Sized, Protocol):
+    """What is kept of a medium."""
+
+    @property
+    def info(self) -> MediaInfo:
+        """What it is."""
+
+
+T = TypeVar("T", bound=Content)
 T_co = TypeVar("T_co", bound=Content, covariant=True)
 
 
@@ -57,30 +66,30 @@ class Reader(Generic[T]):
         # Pillow reads the file of an opened image late, and not for two threads at once.
         self._pictures = threading.Lock()
 
-    def read_all(self, prompt: MediaPrompt) -> Held[T]:
-        """The images and videos of a prompt.
+    def read_all(self, prompt: MediaPrompt, pins: ExitStack) -> list[Callable[[], T]]:
+        """Read the images and videos of a prompt, in order.
+
+        Args:
+            pins: what lets go of them when it is closed.
+
+        Returns:
+            For each, what gives its content; it is read again if it was let go meanwhile.
 
         Raises:
-            MediaError: one of them can't be read, or may not be; none is held then.
+            MediaError: one of them can't be read, or may not be.
         """
-        pinned: list[Pinned[T]] = []
-        try:
-            for part in prompt.media:
-                kind = part["type"]
-                pinned.append(self.read(kind, part[kind], prompt.video))
-        except BaseException:
-            Held(pinned).release()
-            raise
-        return Held(pinned)
+        return [
+            self._read(part["type"], part[part["type"]], prompt.video, pins)
+            for part in prompt.media
+        ]
 
-    def read(self, kind: Kind, source: Any, params: VideoParams) -> Pinned[T]:
+    def _read(
+        self, kind: Kind, source: Any, params: VideoParams, pins: ExitStack
+    ) -> Callable[[], T]:
         """
         Args:
             source: a path, a `file:`, `http(s):` or `data:` URL, base64, raw bytes, a PIL image, an
                 array of pixels, or for a video frames as an array `[T, H, W, 3]` or a list.
-
-        Raises:
-            MediaError: it can't be read, or may not be.
         """
         how = f"{kind} {params.video_fps} {params.video_max_frames}" if kind == "video" else kind
 
@@ -88,7 +97,7 @@ class Reader(Generic[T]):
             return self._load(kind, source, params)
 
         if isinstance(source, str) and source.lower().startswith(("http:", "https:")):
-            return self._pinned(f"{how} at {source}", load, load, keep=False)
+            return self._pinned(pins, f"{how} at {source}", load, load, keep=False)
         if isinstance(source, str | bytes | Path):
             with opened(source, self._policy) as file:
                 found = file_hash(file.path)
@@ -99,15 +108,15 @@ class Reader(Generic[T]):
                         raise MediaError(f"{kind} {file.name} changed while it was read: ask again")
                     return made
 
-                return self._pinned(f"{how} of {found}", process, load)
+                return self._pinned(pins, f"{how} of {found}", process, load)
         # By what is shown of it: an image's own pixels lack its palette and how it is turned.
         if kind == "image":
             image = self._shown(source)
             key = f"{how} of {content_hash(np.asarray(image))}"
-            return self._pinned(key, lambda: self._image(image, GIVEN), load)
+            return self._pinned(pins, key, lambda: self._image(image, GIVEN), load)
         clip = self._given(source, params)
         key = f"{how} of {content_hash(clip.frames, clip.timestamps, clip.duration_s)}"
-        return self._pinned(key, lambda: self._video(clip, GIVEN), load)
+        return self._pinned(pins, key, lambda: self._video(clip, GIVEN), load)
 
     def _load(self, kind: Kind, source: Any, params: VideoParams) -> T:
         if isinstance(source, str | bytes | Path):
@@ -174,18 +183,16 @@ class Reader(Generic[T]):
 
     def _pinned(
         self,
+        pins: ExitStack,
         key: str,
         make: Callable[[], T],
         again: Callable[[], T],
         *,
         keep: bool = True,
-    ) -> Pinned[T]:
+    ) -> Callable[[], T]:
         self._store.pin(key)
-        try:
-            info = self._store.get(key, make).info
-        except BaseException:
-            self._store.unpin(key, keep=keep)
-            raise
+        pins.callback(self._store.unpin, key, keep=keep)
+        info = self._store.get(key, make).info
 
         def get() -> T:
             found = self._store.get(key, again)
@@ -193,7 +200,13 @@ class Reader(Generic[T]):
                 raise MediaError(f"the {info.kind} was changed while it was in use: ask again")
             return found
 
-        return Pinned(get, lambda: self._store.unpin(key, keep=keep))
+        return get
+
+
+def infos_of(contents: list[Callable[[], T]]) -> tuple[MediaInfo, ...]:
+    """Return what media are: images first, then videos, each in order."""
+    infos = [get().info for get in contents]
+    return tuple(sorted(infos, key=lambda info: info.kind == "video"))
 
 
 def _are_frames(frames: Any) -> bool:
