@@ -110,7 +110,7 @@ def acl_line(
     *,
     commands: frozenset[str] = ALL_COMMANDS,
 ) -> str:
-    """The line for `redis-cli` that makes `user` and gives it what its role needs.
+    """Return the line for `redis-cli` that makes `user` and gives it what its role needs.
 
     Args:
         password: of it only the hash stands in the line; None leaves a placeholder.

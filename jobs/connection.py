@@ -33,16 +33,16 @@ _PASSING = (ConnectionError, TimeoutError, OutOfMemoryError, ReadOnlyError)
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether Redis is away, full, or can't write now: what is not done yet can be tried again."""
+    """Return whether Redis is away, full or can't write now, so that a retry may succeed."""
     return isinstance(error, _PASSING) or (
         isinstance(error, ResponseError) and str(error).startswith("MISCONF")
     )
 
 
 def connect(url: str, *, patience: float = SOCKET_TIMEOUT) -> Redis:
-    """A connection for RQ and the ledger; `rediss://` is encrypted.
+    """Return a connection for RQ and the ledger; `rediss://` is encrypted.
 
-    Whatever uses it first raises `ServerVersionError` if the server is older than `LEAST_REDIS`.
+    Its first command raises `ServerVersionError` if the server is older than `LEAST_REDIS`.
     redis-py would repeat a command whose reply was lost, and so apply a transaction twice; the
     worker repeats what is safe to repeat itself.
 
@@ -86,7 +86,7 @@ def _greet(server: str, connection: AbstractConnection) -> None:
 
 
 def redacted(url: str) -> str:
-    """The URL as it may be shown: without user, password and options, also of a malformed one."""
+    """Return a URL, even a malformed one, without user, password and options."""
     scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
     found = re.match(r"(?P<place>[^?#]*)(?P<options>.*)", rest, re.DOTALL)
     assert found is not None
@@ -99,7 +99,7 @@ def redacted(url: str) -> str:
 
 
 def _why_no_url(error: Exception, url: str) -> str:
-    """The reason, unless it may quote a password, as urllib does of one with a slash in it."""
+    """Return the reason, unless it may quote a password, as urllib does of one with a slash."""
     reason = str(error).rpartition("__init__() ")[2]
     if not reason.startswith(_SAFE):
         return "host or port are not spelled as such; in a password / ? # @ : are percent-encoded"
@@ -130,7 +130,7 @@ def _check_certificates(options: dict[str, Any]) -> None:
 
 
 def _reason(error: OSError) -> str:
-    """`ssl.SSLError` is an OSError with a reason of its own."""
+    """Return the reason; `ssl.SSLError` is an OSError with one of its own."""
     if isinstance(error, ssl.SSLError):
         return error.reason or "it is not in PEM format"
     return error.strerror or type(error).__name__

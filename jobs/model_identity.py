@@ -33,7 +33,7 @@ class ModelIdentity(NamedTuple):
 def identify(model: str) -> ModelIdentity:
     """Return the identity of what `--model` names on this machine.
 
-    A name with its hash, as another machine tells it, is an identity already.
+    A name with its hash, from another machine, is an identity already.
 
     Raises:
         ModelLoadError: there is no such folder or file here, or it can't be read.

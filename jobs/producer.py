@@ -32,7 +32,7 @@ DEFAULT_SHARD_SIZE = 128
 ENQUEUE_BATCH = 100  # jobs a round trip; more gains nothing (measured)
 
 ReportProgress = Callable[[str, int], None]
-"""Told now and then how many rows are done of a phase: `("read" | "enqueued", rows)`."""
+"""Called now and then with a phase and its rows that are done: `("read" | "enqueued", rows)`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def _surveyed(
     shard_size: int = DEFAULT_SHARD_SIZE,
     chat: bool = False,
 ) -> tuple[RunSpec, list[SourceRow]]:
-    """The run that all rows of the input make, and the first bad rows."""
+    """Return the run that all rows of the input make, and the first bad rows."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(out)):  # a Path has made one slash of two
         raise InvalidRequestError(
             f"out={redacted(str(out))!r}: should be a folder; mount the bucket, or copy the "
@@ -191,7 +191,7 @@ def _input_again(spec: RunSpec) -> Input:
 
 
 def _is_finished_here(spec: RunSpec, *, resume: bool) -> bool:
-    """Whether this machine sees the run's dataset, whole."""
+    """Return whether this machine sees the run's dataset, whole."""
     dataset = Dataset(Path(spec.out))
     if not dataset.is_claimed:
         return False

@@ -134,7 +134,7 @@ class GenerationRequest(SamplingParams, VideoParams):
             raise InvalidRequestError(describe(error, tuple(cls.model_fields))) from None
 
     def over(self, defaults: P) -> P:
-        """`defaults`, overridden by exactly those of their fields that this request gave."""
+        """Return `defaults`, overridden by those of their fields that this request gave."""
         given = self.model_fields_set & type(defaults).model_fields.keys()
         return defaults.model_copy(update={name: getattr(self, name) for name in given})
 
@@ -147,7 +147,7 @@ class GenerationRequest(SamplingParams, VideoParams):
         return images + [{"type": "video", "video": video} for video in self.videos]
 
     def chat(self) -> list[Message]:
-        """The messages; a prompt as the user's, after its images and its videos."""
+        """Return the messages; a prompt as the user's, after its images and its videos."""
         if self.messages is not None:
             return self.messages
         assert self.prompt is not None
@@ -156,7 +156,7 @@ class GenerationRequest(SamplingParams, VideoParams):
         return [{"role": "user", "content": self.prompt}]
 
     def located(self, folder: str | Path | None) -> GenerationRequest:
-        """The same with relative paths of images and videos made absolute from `folder`, if any."""
+        """Return the same with paths of images and videos made absolute from `folder`, if any."""
         if folder is None or not self.media:
             return self
         locate = partial(located, folder=folder)
@@ -170,7 +170,7 @@ class GenerationRequest(SamplingParams, VideoParams):
         return self.model_copy(update=changes)
 
     def samples(self, default: int) -> int:
-        """`n`, or `default` where this request does not say it."""
+        """Return `n`, or `default` where this request does not say it."""
         return self.n if "n" in self.model_fields_set else default
 
 

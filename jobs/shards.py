@@ -33,7 +33,7 @@ def shards_of(source: Input, spec: RunSpec, version: Hashable) -> Iterator[Shard
 def _unchanged(
     rows: Iterable[SourceRow | RawRow], source: Input, version: Hashable
 ) -> Iterator[SourceRow | RawRow]:
-    """The rows; before the first one and after the last one the input must be what it was."""
+    """Yield the rows; before the first and after the last the input must be what it was."""
     for at, row in enumerate(rows):
         if not at:
             _check_version(source, version)
@@ -47,7 +47,7 @@ def _check_version(source: Input, version: Hashable) -> None:
 
 
 def _pieces(rows: Iterable[SourceRow | RawRow], spec: RunSpec) -> Iterator[list[dict[str, Any]]]:
-    """Rows by shard, of `shard_size` samples each.
+    """Yield the rows of each shard, which has `shard_size` samples.
 
     The samples of a row follow each other, so that an engine computes its prompt once; where a
     shard ends between them, the rest begins the next. A shard has the row once nevertheless.

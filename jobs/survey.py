@@ -42,7 +42,7 @@ class Survey:
                 self.first_bad.append(source)
 
     def refuse(self, path: Path) -> InputFileError:
-        """The error that lists the first bad rows."""
+        """Return the error that lists the first bad rows."""
         listed = [f"  line {bad.line}, row {bad.row}: {bad.error}" for bad in self.first_bad]
         more = self.bad_rows - len(listed)
         return InputFileError(
@@ -60,7 +60,7 @@ class Survey:
 def survey_input(
     source: Input, sampling: SamplingParams, n: int, report: Callable[[int], None]
 ) -> Survey:
-    """Look at every row; `report` is told now and then how many there were.
+    """Read and count every row; `report` is called now and then with their number.
 
     Raises:
         InputFileError: the file is missing, empty or unreadable.

@@ -83,7 +83,7 @@ class Dataset:
         return self._layout.success.exists()
 
     def is_whole(self, shards: int) -> bool:
-        """Whether the run is finished, and no part was lost since."""
+        """Return whether the run is finished, and no part was lost since."""
         return self.is_finished and not self.lost_shards(range(shards), shards)
 
     def manifest(self) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def _check_folder(layout: Layout, shards: int, found: Verification) -> list[Path
 
 
 def _is_invisible(path: Path) -> bool:
-    """Whether the glob `*.parquet` passes this file by (in duckdb and polars it matches dots)."""
+    """Return whether the glob `*.parquet` passes this file by (duckdb's and polars' match dots)."""
     return path.name.startswith(".") and path.suffix != ".parquet"
 
 
@@ -192,7 +192,7 @@ def _sorted_between(keys: pa.ChunkedArray, low: int, high: int) -> pa.Array:
 
 
 def _positions_missing(edges: pa.Array, steps: pa.Array, owed: _Owed) -> Iterator[int]:
-    """Input positions of the keys that `edges` leaves out, ascending, each once."""
+    """Yield the input positions of the keys that `edges` leaves out, ascending, each once."""
     ends = pc.indices_nonzero(_is_gap(edges, steps, owed)).slice(0, _SHOWN).to_pylist()
     gaps = (_gap(edges[end - 1].as_py(), edges[end].as_py(), owed) for end in ends)
     positions = (key // owed.samples - 1 for key in chain.from_iterable(gaps))
@@ -200,7 +200,7 @@ def _positions_missing(edges: pa.Array, steps: pa.Array, owed: _Owed) -> Iterato
 
 
 def _is_gap(edges: pa.Array, steps: pa.Array, owed: _Owed) -> pa.Array:
-    """Where keys are missing before an edge."""
+    """Return where keys are missing before an edge."""
     leaps = pc.greater(steps, 1)
     if owed.is_uniform:
         return leaps
@@ -243,7 +243,7 @@ def _add_duplicates(found: Verification, ids: Iterable[str]) -> None:
 
 
 def _list(values: list[Any], total: int | None = None) -> str:
-    """The first of `values`, and how many there are in all."""
+    """Return the first of `values` as text, and how many there are in all."""
     total = len(values) if total is None else total
     shown = ", ".join(str(value) for value in values[:_SHOWN])
     return f"{total} ({shown}{', …' if total > len(values[:_SHOWN]) else ''})"

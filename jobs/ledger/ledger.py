@@ -172,7 +172,7 @@ class Ledger:
 
     @contextmanager
     def _reopened(self, run_id: str) -> Iterator[Pipeline]:
-        """A transaction, after which the run goes on and its record does not expire."""
+        """Yield a transaction, after which the run goes on and its record does not expire."""
         with self._redis.pipeline() as pipeline:
             yield pipeline
             pipeline.hset(run_key(run_id), "state", RunState.RUNNING)
@@ -219,7 +219,7 @@ class Ledger:
         self._redis.zrem(RUNS, run_id)
 
     def publish_live(self, worker: str, live: Mapping[str, Any]) -> None:
-        """Set what a worker's engine does."""
+        """Publish what a worker's engine does."""
         self._redis.set(live_key(worker), json.dumps(live), ex=LIVE_TTL)
 
     def forget_live(self, worker: str) -> None:
@@ -242,7 +242,7 @@ class Ledger:
 
 
 def _keys(run_id: str) -> tuple[str, ...]:
-    """What stays of a finished run; the leases refuse a worker that slept through its end."""
+    """Return the keys that a finished run keeps; its leases refuse a worker that slept."""
     return run_key(run_id), done_key(run_id), leases_key(run_id)
 
 

@@ -57,7 +57,7 @@ class BatchJob(Job):
         exclude_job_id: str | None = None,
         refresh_job_status: bool = True,
     ) -> bool:
-        """Whether all shards of this run are committed, asked of the ledger in one call.
+        """Return whether all shards of this run are committed, by one call to the ledger.
 
         RQ reads the status of every dependency each time one of them ends: for N shards N² reads.
         The watch on this job's own key keeps two last shards from both releasing it.

@@ -45,7 +45,7 @@ class QueueState:
         return sorted(key.rpartition(":")[2] for key in _texts(cast(set[bytes], members)))
 
     def is_empty(self) -> bool:
-        """Whether no job waits, will be retried, or runs: on another worker, it may be lost yet."""
+        """Return whether no job waits, will be retried, or runs and so may be lost yet."""
         queue = self._queue
         delayed, ready = queue.scheduled_job_registry, queue.ready_job_registry
         registries = (delayed, ready, queue.started_job_registry)

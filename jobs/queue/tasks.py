@@ -72,7 +72,7 @@ _PAYLOADS: dict[str, type[GenerateShard] | type[FinalizeRun]] = {
 
 
 def read_task(job: Job) -> Task:
-    """The payload of an RQ job, checked field by field; nothing it names is imported.
+    """Return the payload of an RQ job, checked field by field; nothing it names is imported.
 
     Raises:
         JobPayloadError: it is not a job of ours, or not as this version writes it.

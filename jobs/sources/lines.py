@@ -15,7 +15,7 @@ from vllm_mlx.errors import InvalidRequestError, shown
 
 
 def numbered_lines(file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, without BOM and line end, with their numbers from 1."""
+    """Yield the lines that are not blank, without BOM and line end, with their numbers from 1."""
     for number, line in enumerate(file, start=1):
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
@@ -25,14 +25,14 @@ def numbered_lines(file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
 
 
 def read_jsonl(path: FilePath) -> Iterator[tuple[int, RowOrError]]:
-    """A JSON object a line."""
+    """Yield a JSON object a line."""
     with open_input(path) as file:
         for number, line in numbered_lines(file):
             yield number, _decode(line)
 
 
 def read_text(path: FilePath) -> Iterator[tuple[int, RowOrError]]:
-    """A prompt a line."""
+    """Yield a prompt a line."""
     with open_input(path) as file:
         for number, line in numbered_lines(file):
             try:
@@ -45,7 +45,7 @@ def read_text(path: FilePath) -> Iterator[tuple[int, RowOrError]]:
 
 
 def not_utf8(error: UnicodeDecodeError) -> InvalidRequestError:
-    """The error of a row with bytes that are not UTF-8."""
+    """Return the error of a row with bytes that are not UTF-8."""
     byte = error.object[error.start]
     return InvalidRequestError(f"not UTF-8: byte 0x{byte:02x} at position {error.start + 1}")
 
@@ -67,7 +67,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
 def _explain(line: bytes, complaint: str) -> InvalidRequestError:
-    """Why this line is not JSON, in words for the person who wrote it."""
+    """Return an error that explains why a line is not JSON."""
     try:
         line.decode()
     except UnicodeDecodeError as error:

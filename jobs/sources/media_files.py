@@ -56,7 +56,7 @@ class MediaFiles:
 
     @classmethod
     def of(cls, kind: Kind, path: FilePath, prompt: str) -> MediaFiles:
-        """Look for the files.
+        """Find the files.
 
         Raises:
             InputFileError: there are none.
@@ -78,7 +78,7 @@ class MediaFiles:
         return Format.MEDIA
 
     def fingerprint(self) -> str:
-        """Of the question and of the files' names, sizes and times, not of what is in them."""
+        """Return a hash of the prompt and of the files' names, sizes and times; none is opened."""
         digest = hashlib.sha256(json.dumps([self.kind, self.prompt]).encode())
         for name, size, changed_ns in self.files:
             digest.update(os.fsencode(name) + b"\0%d %d\n" % (size, changed_ns))
@@ -95,7 +95,7 @@ class MediaFiles:
 
 
 def _find(kind: Kind, pattern: Path) -> tuple[Path, tuple[MediaFile, ...]]:
-    """The folder that a pattern begins with, absolute, and the files in it, sorted."""
+    """Return the absolute folder that a pattern begins with, and its matches there, sorted."""
     if _is_folder(pattern):
         folder = pattern
         found = _matches("**", folder)
@@ -124,7 +124,7 @@ def _matches(pattern: str, folder: Path) -> set[str]:
 
 
 def _split(pattern: Path) -> tuple[Path, Path]:
-    """The parts before the first with a wildcard, and the rest."""
+    """Return the parts before the first with a wildcard, and the rest."""
     parts = pattern.parts
     fixed = next((at for at, part in enumerate(parts) if glob.escape(part) != part), len(parts) - 1)
     return Path(*parts[:fixed]), Path(*parts[fixed:])

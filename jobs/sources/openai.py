@@ -104,7 +104,7 @@ def _complaint(name: str, value: Any) -> str:
 
 
 def _logprobs(source: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """A completion has `logprobs: 2` as we do, a chat `logprobs: true` with `top_logprobs: 2`."""
+    """Return `logprobs: 2` of a completion, or of a chat's `logprobs: true, top_logprobs: 2`."""
     wanted, top = given.get("logprobs"), given.get("top_logprobs")
     if top is not None and (source == "prompt" or wanted is None):
         raise InvalidRequestError(

@@ -40,7 +40,7 @@ def read_requests(
 
 
 def validated(source: Input, *, sampling: SamplingParams, n: int) -> Iterator[SourceRow]:
-    """What the rows of an input stand for, or what is wrong with them; see `read_requests`."""
+    """Yield what the rows of an input stand for, or what is wrong; see `read_requests`."""
     ids, dialect = RowIds(), source.format.dialect
     for row, line, data, error in source.rows():
         request, samples = None, 1

@@ -43,7 +43,7 @@ _UNICAST = ip_network("2000::/3")  # all of IPv6 that IANA has given out as glob
 
 
 def why_not_public(address: Address | str) -> str | None:
-    """The kind of a non-public address, such as "loopback"; None for a public one.
+    """Return the kind of a non-public address, such as "loopback"; None for a public one.
 
     Raises:
         ValueError: `address` is not an IP address.

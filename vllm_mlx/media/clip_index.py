@@ -32,7 +32,7 @@ def open_video(path: Path) -> InputContainer:
 
 
 def video_stream(container: InputContainer) -> VideoStream | None:
-    """The stream a player would show; the cover of a song is none."""
+    """Return the stream that a player would show; the cover of a song is none."""
     known = [each for each in container.streams.video if each.codec_context is not None]
     real = [each for each in known if Disposition.attached_pic not in each.disposition]
     best = container.streams.best("video")
@@ -73,7 +73,7 @@ class ClipIndex:
     decoded: bool = False
 
     def add(self, pts: int, duration: int | None, whole: bool) -> None:
-        """The next frame in the order they are decoded."""
+        """Add the next frame in the order they are decoded."""
         self.stored.append(pts)
         if whole:
             self.pts.append(pts)
@@ -82,8 +82,10 @@ class ClipIndex:
             self.damaged.add(pts)
 
     def without(self, decoded: list[int]) -> set[int]:
-        """Of the frames that were decoded, those that were predicted from one that was not (or was
-        damaged): all that are decoded after it, up to the next key frame."""
+        """Return the frames that were predicted from one that is damaged, or not in `decoded`.
+
+        They are all that are stored after it, up to the next key frame.
+        """
         missing = set(self.stored).difference(decoded) | self.damaged
         keys = {time for time, _ in self.keys}
         spoilt: set[int] = set()
@@ -99,8 +101,10 @@ class ClipIndex:
 
     @property
     def by_pts(self) -> bool:
-        """Whether FFmpeg seeks these containers by when a frame is shown, others by when it is
-        decoded (with the other one MPEG-TS lands behind the frame, Matroska a key frame early)."""
+        """Whether FFmpeg seeks by when a frame is shown, not by when it is decoded.
+
+        With the other one MPEG-TS lands behind the frame, Matroska a key frame early.
+        """
         return self.container.startswith((ISO_BOXES, MATROSKA))
 
     @property
@@ -150,7 +154,7 @@ def index_video(path: Path, container: InputContainer, stream: VideoStream) -> C
 def _read_packets(
     index: ClipIndex, container: InputContainer, stream: VideoStream, every_stream: bool
 ) -> tuple[float, bool]:
-    """Fill the index; when the last packet of any stream ends, and whether all could be read."""
+    """Fill the index; return when the last packet of any stream ends, and whether all are read."""
     ended_s, key, last_dts = 0.0, None, None
     packets: Iterator[Packet[Any]] = container.demux() if every_stream else container.demux(stream)
     while True:
@@ -181,7 +185,7 @@ def _read_packets(
 
 
 def _cut_in_a_box(path: Path) -> bool:
-    """Whether a box of an MP4 or MOV file claims more bytes than the file has."""
+    """Return whether a box of an MP4 or MOV file claims more bytes than the file has."""
     size, at = path.stat().st_size, 0
     with path.open("rb") as file:
         while at < size:

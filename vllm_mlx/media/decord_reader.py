@@ -22,7 +22,7 @@ NARROWEST = 64
 
 
 def decord_is_right(index: ClipIndex, width: int) -> bool:
-    """Whether decord reads an intact file with this index without a mistake."""
+    """Return whether decord reads an intact file with this index without a mistake."""
     return (
         index.by_pts
         and index.codec in CODECS
@@ -34,7 +34,7 @@ def decord_is_right(index: ClipIndex, width: int) -> bool:
 
 
 def read_by_decord(path: Path, index: ClipIndex, wanted: list[int]) -> Pixels | None:
-    """The frames shown at the times `wanted`, uint8 [T, H, W, 3]; None if decord gives up.
+    """Return the frames shown at the times `wanted`, uint8 [T, H, W, 3]; None if decord gives up.
 
     One reader a call: one that is shared by threads crashes the process.
     """

@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
 def canonical_host(host: str) -> str:
-    """`host` in lower case, in ASCII, without a trailing dot; an address as it is usually written.
+    """Return `host` in lower case ASCII, without a trailing dot; an address in its usual form.
 
     An IPv6 address is given with or without brackets and comes back without. Resolvers read
     `2130706433`, `0177.0.0.1`, `0x7f.1` and `127.1` as addresses, so what ends like a number and
@@ -62,7 +62,7 @@ def _ascii(host: str) -> str:
 
 
 def literal_address(host: str) -> Address | None:
-    """The address that a canonical host is, rather than names."""
+    """Return the address that a canonical host is; None if it is a name."""
     try:
         return ip_address(host)
     except ValueError:
@@ -70,7 +70,7 @@ def literal_address(host: str) -> Address | None:
 
 
 def canonical_domain(domain: str) -> str:
-    """An entry of `allowed_domains` in its one spelling: a host, `.example.org`, or `*`.
+    """Return an entry of `allowed_domains` in its one spelling: a host, `.example.org`, or `*`.
 
     Raises:
         ValueError: it is none of these, or can never be allowed as an entry.
@@ -93,7 +93,7 @@ def canonical_domain(domain: str) -> str:
 
 
 def is_allowed(host: str, domains: Iterable[str]) -> bool:
-    """Whether a canonical host is named by `domains`; entries in no valid spelling name nothing."""
+    """Return whether `domains` name a canonical host; entries that are not valid name nothing."""
     return any(_names(domain, host) for domain in domains)
 
 

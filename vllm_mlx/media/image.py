@@ -35,7 +35,7 @@ def read_image(
     name: str | None = None,
     claim: Claim = unbounded,
 ) -> Image.Image:
-    """An RGB image: turned as EXIF says, on white where it is transparent, the first of several.
+    """Return an RGB image, the first of several: turned as EXIF says, on white if transparent.
 
     Args:
         source: a local file that the caller may read, its content, a Pillow image, or an array
@@ -70,7 +70,7 @@ def frames_of(
     *,
     name: str | None = None,
 ) -> VideoClip:
-    """A clip of frames that the caller took: none is left out, frame n is shown at n / fps.
+    """Return a clip of all these frames, of which frame n is shown at n / fps.
 
     Args:
         frames: array uint8 [T, height, width, 3] (or 1 or 4 channels), or images of one size.
@@ -136,7 +136,7 @@ def _of_array(array: NDArray[Any]) -> Image.Image:
 
 
 def _check_pixels(image: Image.Image, policy: MediaPolicy) -> None:
-    """Before it is decoded: a few bytes can stand for gigabytes of pixels."""
+    """Refuse a large image before it is decoded: a few bytes can stand for gigabytes of pixels."""
     if image.width * image.height > policy.max_pixels:
         raise MediaError(
             f"{image.width} x {image.height}, allowed are {policy.max_pixels} pixels; scale it down"

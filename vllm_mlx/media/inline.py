@@ -32,7 +32,7 @@ def from_base64(text: str, max_bytes: int) -> Inline:
 
 
 def from_bytes(data: bytes, max_bytes: int) -> Inline:
-    """An encoded file in memory.
+    """Return an encoded file in memory.
 
     Raises:
         MediaError: it is empty, or more than `max_bytes`.

@@ -23,7 +23,7 @@ _PIECE = 1 << 20
 
 @contextmanager
 def readable(path: Path, policy: MediaPolicy, name: str) -> Iterator[Path]:
-    """A path to the regular file at `path`, good for as long as the context.
+    """Yield a path to the regular file at `path`, valid inside the context.
 
     Where every path is allowed, it is `path` itself. Otherwise the author of the prompt may be able
     to write below the allowed folders, too, and put a link in place of what was checked. So the

@@ -1,6 +1,6 @@
 """How text names an image or a video: by URL, by path, or with its bytes as data URL or base64.
 
-Light, since a producer tells by it which names are relative paths.
+Light, since a producer finds by it which names are relative paths.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ _FILE = re.compile(b"|".join(_BEGINNINGS), re.DOTALL)
 
 
 def is_base64(text: str) -> bool:
-    """Whether this is strict base64 of an image or a video, by its first bytes.
+    """Return whether this is strict base64 of an image or a video, by its first bytes.
 
-    That tells it from a path wherever the files are.
+    So it is no path, wherever the files are.
     """
     return _is_strict(text) and _FILE.match(base64.b64decode(text[:_HEAD])) is not None
 
 
 def may_be_base64(text: str) -> bool:
-    """Whether this is strict base64 if no file has this name."""
+    """Return whether this is strict base64 if no file has this name."""
     return (len(text) >= SHORTEST_BASE64 and _is_strict(text)) or is_base64(text)
 
 
@@ -66,14 +66,14 @@ def _is_strict(text: str) -> bool:
 
 
 def located(source: str, folder: str | Path) -> str:
-    """`source`, but a relative path made absolute from `folder`."""
+    """Return `source`, but a relative path made absolute from `folder`."""
     if SCHEME.match(source) or _is_inline(source):
         return source
     return str(Path(folder) / source)
 
 
 def abridged(source: str) -> str:
-    """`source`, but of a long data URL or base64 the type and the size only."""
+    """Return `source`, but of a long data URL or base64 the type and the size only."""
     if len(source) <= LONGEST_CARRIED:
         return source
     if source[:5].lower() == "data:":

@@ -107,7 +107,7 @@ class Incoming(io.RawIOBase):
         self._header_bytes: int | None = 0
 
     def headers_end(self) -> None:
-        """What follows is the body, which is counted elsewhere."""
+        """End the count of header bytes; those of the body are counted elsewhere."""
         self._header_bytes = None
 
     def readable(self) -> bool:
@@ -123,6 +123,6 @@ class Incoming(io.RawIOBase):
         return count
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        """What `http.client.HTTPResponse` asks of a socket."""
+        """Return the file that `http.client.HTTPResponse` asks of a socket."""
         assert mode == "rb"
         return io.BufferedReader(self)

@@ -20,7 +20,7 @@ VIDEO_READERS: tuple[VideoReader, ...] = get_args(VideoReader)
 
 @dataclass(frozen=True, slots=True)
 class MediaPolicy:
-    """What a prompt may name, which can be a stranger's text: by default nothing.
+    """What an untrusted prompt may name: by default nothing.
 
     Attributes:
         allowed_paths: folders that local files may be under, once links are resolved; None allows
@@ -67,7 +67,7 @@ class MediaPolicy:
         domains: Iterable[str],
         video_reader: VideoReader = "auto",
     ) -> MediaPolicy:
-        """What a command line allows: these folders and these domains, each checked.
+        """Return the policy of a command line: these folders and these domains, each checked.
 
         Links are resolved now, so that a folder replaced by a link later allows nothing new.
 

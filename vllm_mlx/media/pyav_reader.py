@@ -1,5 +1,8 @@
-"""Frames by PyAV. Each decoded frame carries the time it is shown, so what is taken for a frame is
-that frame, wherever a seek landed and whatever is missing around it."""
+"""Frames by PyAV.
+
+Each decoded frame carries the time it is shown, so it is the one that is meant, wherever a seek
+landed and whatever is missing around it.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +104,7 @@ def read_by_seeking(
 def _take(
     index: ClipIndex, run: Run, frames: Iterator[tuple[int, VideoFrame]], canvas: Canvas
 ) -> bool:
-    """Put a run's frames on the canvas; whether all that should be decoded were."""
+    """Put a run's frames on the canvas; return whether all that should be decoded were."""
     at, end = bisect_left(index.pts, run.first), bisect_right(index.pts, run.last)
     seen = set()
     for time, frame in frames:
@@ -143,9 +146,11 @@ def read_in_order(
 def in_order(
     container: InputContainer, stream: VideoStream, index: ClipIndex
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """All frames from the first, with ascending times: where a file has none, or goes back (joined
-    recordings), the frame follows the one before it at the average rate. Without times in the
-    container, each is shown when the decoder lets go of it."""
+    """Yield all frames from the first, with ascending times.
+
+    Where a file has none, or goes back (joined recordings), the frame follows the one before it at
+    the average rate. Without times in the container, each is shown when the decoder outputs it.
+    """
     last: int | None = None
     moved = 0
     for frame, whole in decoded(container, stream):
@@ -165,8 +170,10 @@ def in_order(
 
 
 def decoded(container: InputContainer, stream: VideoStream) -> Iterator[tuple[VideoFrame, bool]]:
-    """Frames from where the container stands, and whether each is whole: not between an error and
-    the next key frame, where it is predicted from what is damaged."""
+    """Yield the frames from where the container stands, and whether each is whole.
+
+    Those between an error and the next key frame are not: they are predicted from what is damaged.
+    """
     packets = container.demux(stream)
     damaged = ended = False
     while not ended:

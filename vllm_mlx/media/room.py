@@ -26,7 +26,7 @@ class Room:
 
     @contextmanager
     def share(self) -> Iterator[Claim]:
-        """Gives what claims bytes until the context ends; each claim replaces the one before."""
+        """Yield what claims bytes until the context ends; each claim replaces the one before."""
         own = 0
 
         def claim(nbytes: int) -> None:
@@ -60,4 +60,4 @@ class Room:
 
 
 def unbounded(nbytes: int) -> None:
-    """The `Claim` of a caller who reads one medium at a time."""
+    """Claim without a bound, for callers that read one medium at a time."""

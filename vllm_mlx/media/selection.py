@@ -1,5 +1,7 @@
-"""Which frames of a clip are looked at: chosen by the time they are shown, never by number, so that
-a variable frame rate changes nothing."""
+"""`select_frames`: which frames of a clip are looked at.
+
+They are chosen by the time they are shown, never by number: a variable rate changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ TIE = 1e-6  # seconds; of two frames equally near the earlier is the one on the 
 
 
 def select_frames(times: Times, duration_s: float, params: VideoParams) -> list[int]:
-    """Indices, ascending, of at least one and at most `video_max_frames` frames.
+    """Return the indices, ascending, of at least one and at most `video_max_frames` frames.
 
     Args:
         times: when each frame is shown, ascending from 0, in seconds; at least one.
@@ -33,7 +35,7 @@ def select_frames(times: Times, duration_s: float, params: VideoParams) -> list[
 
 
 def nearest(times: Times, moments: Times) -> NDArray[np.intp]:
-    """Indices of the frames nearest to some moments, each once, ascending."""
+    """Return the indices of the frames nearest to some moments, each once, ascending."""
     after = np.searchsorted(times, moments).clip(0, len(times) - 1)
     before = (after - 1).clip(0)
     later = times[after] - moments < moments - times[before] - TIE

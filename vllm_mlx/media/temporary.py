@@ -35,7 +35,7 @@ _SUFFIXES = {
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder for one medium, readable by us alone and removed with all that is in it.
+    """Yield a folder for one medium, readable by its owner alone and removed in the end.
 
     Raises:
         MediaError: the machine has no room for it.
@@ -49,7 +49,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def suffix(content_type: str, path: str = "") -> str:
-    """The suffix of a known content type, otherwise that of `path` if it looks like one."""
+    """Return the suffix of a known content type, otherwise that of `path` if it looks like one."""
     found = PurePosixPath(path).suffix
     plain = found.lower() if re.fullmatch(r"\.[A-Za-z0-9]{1,5}", found) else ""
     return _SUFFIXES.get(content_type, plain)
@@ -70,6 +70,6 @@ def write(file: BinaryIO, data: bytes | memoryview, what: str) -> None:
 
 
 def too_large(what: str, size: int | str, most: int) -> str:
-    """The message for `size` bytes where `most` are allowed."""
+    """Return the message for `size` bytes where `most` are allowed."""
     shown = f"{size:,}" if isinstance(size, int) else size
     return f"{what}: {shown} bytes, allowed are {most:,} (MediaPolicy.max_bytes)"

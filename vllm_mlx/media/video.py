@@ -104,7 +104,7 @@ class _Reading:
             return index_video(self.path, container, stream)
 
     def _wanted(self, index: ClipIndex) -> list[int]:
-        """The times, in the file's units, of the frames to take."""
+        """Return the times, in the file's units, of the frames to take."""
         times = np.array([index.seconds(pts) for pts in index.pts])
         duration_s = index.seconds(index.end)
         self._check_duration(duration_s)
@@ -140,7 +140,7 @@ class _Reading:
 
 
 def _explained(path: Path, error: Exception) -> str:
-    """Why a file could not be read, and what to do."""
+    """Return why a file could not be read, and what to do."""
     if isinstance(error, FileNotFoundError):
         return "there is no such file; check the path"
     if isinstance(error, IsADirectoryError):
