@@ -9,7 +9,7 @@ import click
 
 from jobs.acl import ALL_COMMANDS, PLACEHOLDER, Role, acl_line, known_commands
 from jobs.connection import connect, redacted
-from worker.cli.run_commands import remember
+from worker.cli.options import url_option
 
 _USER = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 _ANY_SERVER = "Redis 7.2 or later, and Valkey"
@@ -33,12 +33,9 @@ ACL SETUSER default off"""
     help="An environment variable that holds the password, whose hash goes into the line; "
     f"without it the line says {PLACEHOLDER}.",
 )
-@click.option(
-    "-u",
-    "--url",
-    envvar="RQ_REDIS_URL",
-    help="URL of a Redis, which is asked for the commands that it has (environment: "
-    f"RQ_REDIS_URL); without one the lines are for {_ANY_SERVER}.",
+@url_option(
+    "URL of a Redis, which is asked for the commands that it has (environment: RQ_REDIS_URL); "
+    f"without one the lines are for {_ANY_SERVER}."
 )
 def acl(role: str | None, user: str | None, password_env: str | None, url: str | None) -> None:
     """Print what Redis must be told to allow producers, workers and monitors, and no more."""
@@ -49,7 +46,6 @@ def acl(role: str | None, user: str | None, password_env: str | None, url: str |
     password = _password(password_env)
     commands, server = ALL_COMMANDS, _ANY_SERVER
     if url:
-        remember(url)
         server = redacted(url)
         with connect(url) as connection:
             commands = known_commands(connection)

@@ -45,13 +45,15 @@ from worker.cli.options import (
     model_option,
     output_root_option,
     scheduler_options,
+    server_option,
     settings_from,
     url_option,
 )
-from worker.cli.run_commands import remember, tell_enqueued
+from worker.cli.run_commands import tell_enqueued
 from worker.logs import log_to_stderr
 
 ROWS_IN_ERROR, BAD_INPUT, INFRASTRUCTURE = 1, 2, 3
+SECONDS = click.FloatRange(0, 1e9)
 INTERRUPTED = 130  # 128 + the signal, as shells have it
 _BAD_INPUT = (
     DatasetError,  # the folder holds another run
@@ -87,7 +89,7 @@ class _Cli(click.Group):
         except RedisError as error:
             is_full = isinstance(error, OutOfMemoryError)
             reason = f" is full: {_FULL}" if is_full else f": {type(error).__name__}: {error}"
-            url = redacted(str(context.meta.get("url", "Redis")))
+            url = redacted(context.meta.get("url") or "Redis")
             click.echo(f"mlx-batch: {url}{reason}", err=True)
             context.exit(INFRASTRUCTURE)
 
@@ -113,7 +115,7 @@ for command in (*run_commands.COMMANDS, acl):
 )
 @scheduler_options
 @media_options
-@click.option("-u", "--url", envvar="RQ_REDIS_URL", help="A Redis to use instead of our own.")
+@url_option("A Redis to use instead of our own.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if a row ended in error.")
 def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
     """Everything in one: enqueue PROMPTS, work, verify, with a progress display.
@@ -121,8 +123,6 @@ def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
     Images and videos are read from the folder of PROMPTS (or of --videos, --images), and from
     where --allowed-media-path and --allowed-media-domain say.
     """
-    if url:
-        remember(url)
     for signum in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signum) is not signal.SIG_IGN:  # by nohup
             signal.signal(signum, _terminate)
@@ -150,10 +150,9 @@ def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
 
 @main.command()
 @enqueue_options
-@url_option
+@server_option
 def enqueue(url: str, **options: Any) -> None:
     """Validate PROMPTS and enqueue it; prints the run id on the last line."""
-    remember(url)
     run_options = _run_options(options)
     with connect(url) as connection:
         enqueued = enqueue_run(connection, **run_options)
@@ -163,21 +162,15 @@ def enqueue(url: str, **options: Any) -> None:
 
 @main.command()
 @model_option
-@url_option
+@server_option
 @scheduler_options
 @media_options
 @click.option("--burst", is_flag=True, help="End when nothing is left to do.")
 @click.option("--name", help="The worker's name; default: a random one.")
-@click.option(
-    "--grace",
-    type=click.FloatRange(0, 1e9),
-    default=10.0,
-    show_default=True,
-    help="Seconds to end in.",
-)
+@click.option("--grace", type=SECONDS, default=10.0, show_default=True, help="Seconds to end in.")
 @click.option(
     "--redis-timeout",
-    type=click.FloatRange(0, 1e9),
+    type=SECONDS,
     default=300.0,
     show_default=True,
     help="Seconds to wait for it.",
@@ -191,7 +184,6 @@ def worker(
     from worker.batch_worker import BatchWorker
     from worker.engine.supervisor import SupervisedEngine
 
-    remember(url)
     log_to_stderr(verbose)
     config, media = settings_from(SchedulerConfig, options), media_policy_from(options)
     engine = SupervisedEngine(model, config, media=media, verbose=verbose)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from jobs.connection import connect
 from jobs.producer import DEFAULT_SHARD_SIZE
 from jobs.requests import GenerationRequest
 from vllm_mlx.media.policy import VIDEO_READERS, MediaPolicy
@@ -66,13 +68,34 @@ def settings_from(parameters: type[P], options: dict[str, Any]) -> P:
     return parameters.of(**{name: None if value == () else value for name, value in given.items()})
 
 
-url_option = click.option(
-    "-u",
-    "--url",
-    envvar="RQ_REDIS_URL",
-    required=True,
-    help="URL of the Redis server, as for `rq` (environment: RQ_REDIS_URL).",
+def url_option(text: str, *, required: bool = False) -> Decorator:
+    """Return the option of the server's URL, which the message about a Redis that fails shows."""
+
+    def remember(context: click.Context, _: click.Parameter, url: str | None) -> str | None:
+        context.find_root().meta["url"] = url
+        return url
+
+    return click.option(
+        "-u", "--url", envvar="RQ_REDIS_URL", required=required, callback=remember, help=text
+    )
+
+
+server_option = url_option(
+    "URL of the Redis server, as for `rq` (environment: RQ_REDIS_URL).", required=True
 )
+
+
+def with_redis(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command `--url`, and a connection to that server as its first argument."""
+
+    @server_option
+    @wraps(command)
+    def connected(url: str, **options: Any) -> Any:
+        with connect(url) as connection:
+            return command(connection, **options)
+
+    return connected
+
 
 model_option = click.option(
     "--model", required=True, help="Hub id, local folder, .gguf file, or the alias smollm2-135m."

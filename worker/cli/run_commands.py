@@ -10,7 +10,6 @@ import click
 from redis import Redis
 from rich.console import Console
 
-from jobs.connection import connect
 from jobs.errors import LedgerError
 from jobs.ledger import Ledger, RunState, read_row
 from jobs.ledger.keys import rows_channel
@@ -18,70 +17,62 @@ from jobs.producer import Enqueued, forget_run, resume_run
 from jobs.result_row import ResultRow
 from jobs.retry import retry_errors
 from worker.cli import display
-from worker.cli.options import url_option
+from worker.cli.options import with_redis
 from worker.status import RunStatus, run_status
 
 
 @click.command()
 @click.argument("run_id", metavar="[RUN]", required=False)
-@url_option
+@with_redis
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a run.")
 @click.option("--watch", is_flag=True, help="Again every two seconds, until it is finished.")
-def status(run_id: str | None, url: str, as_json: bool, watch: bool) -> None:
+def status(connection: Redis, run_id: str | None, as_json: bool, watch: bool) -> None:
     """Show where RUN stands, or every run."""
-    remember(url)
     console = Console()
-    with connect(url) as connection:
-        while True:
-            statuses = [run_status(connection, run_id)] if run_id else _all_runs(connection)
-            if watch and console.is_terminal:
-                console.clear()
-            for each in statuses:
-                if as_json:
-                    click.echo(json.dumps(each.as_dict()))
-                else:
-                    display.print_status(console, each)
-            if not statuses:
-                click.echo("no runs on this server", err=True)
-            if not watch or all(each.is_finished for each in statuses):
-                return
-            time.sleep(2)
+    while True:
+        statuses = [run_status(connection, run_id)] if run_id else _all_runs(connection)
+        if watch and console.is_terminal:
+            console.clear()
+        for each in statuses:
+            if as_json:
+                click.echo(json.dumps(each.as_dict()))
+            else:
+                display.print_status(console, each)
+        if not statuses:
+            click.echo("no runs on this server", err=True)
+        if not watch or all(each.is_finished for each in statuses):
+            return
+        time.sleep(2)
 
 
 @click.command()
 @click.argument("run_id", metavar="RUN")
-@url_option
+@with_redis
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a row.")
-def tail(run_id: str, url: str, as_json: bool) -> None:
+def tail(connection: Redis, run_id: str, as_json: bool) -> None:
     """Show RUN's rows as they come, until it is finished."""
-    remember(url)
-    with connect(url) as connection:
-        Ledger(connection).spec(run_id)
-        for row in _rows_as_they_come(connection, run_id):
-            click.echo(display.row_as_json(row) if as_json else display.row_as_line(row))
+    Ledger(connection).spec(run_id)
+    for row in _rows_as_they_come(connection, run_id):
+        click.echo(display.row_as_json(row) if as_json else display.row_as_line(row))
 
 
 @click.command()
 @click.argument("run_id", metavar="RUN")
-@url_option
-def resume(run_id: str, url: str) -> None:
+@with_redis
+def resume(connection: Redis, run_id: str) -> None:
     """Enqueue again what of RUN is neither done nor queued nor in a worker."""
-    remember(url)
-    with connect(url) as connection:
-        tell_enqueued(resume_run(connection, run_id))
+    tell_enqueued(resume_run(connection, run_id))
     click.echo(run_id)
 
 
 @click.command()
 @click.argument("run_id", metavar="RUN")
-@url_option
+@with_redis
 @click.option("--errors", is_flag=True, required=True, help="Those that ended in an error.")
 @click.option("--type", "error_type", metavar="T", help="Only those with this error_type.")
-def retry(run_id: str, url: str, errors: bool, error_type: str | None) -> None:  # noqa: ARG001
+def retry(connection: Redis, run_id: str, error_type: str | None, **_: bool) -> None:
     """Run rows of a finished RUN again, and replace them in its dataset."""
-    remember(url)
-    with connect(url) as connection:
-        rows, enqueued = retry_errors(connection, run_id, error_type=error_type)
+    rows, enqueued = retry_errors(connection, run_id, error_type=error_type)
     click.echo(f"{rows} rows are tried again", err=True)
     if enqueued is not None:
         tell_enqueued(enqueued)
@@ -90,12 +81,10 @@ def retry(run_id: str, url: str, errors: bool, error_type: str | None) -> None: 
 
 @click.command()
 @click.argument("run_id", metavar="RUN")
-@url_option
-def forget(run_id: str, url: str) -> None:
+@with_redis
+def forget(connection: Redis, run_id: str) -> None:
     """Remove RUN's jobs and record from the server; its dataset stays."""
-    remember(url)
-    with connect(url) as connection:
-        jobs = forget_run(connection, run_id)
+    jobs = forget_run(connection, run_id)
     click.echo(f"{run_id} and {jobs} jobs are forgotten")
 
 
@@ -135,11 +124,6 @@ def tell_enqueued(enqueued: Enqueued) -> None:
     if spec.rows != spec.input_rows:
         rows += f" with {spec.rows} samples"
     click.echo(f"{rows}; {enqueued.shards} of {spec.shards} shards enqueued", err=True)
-
-
-def remember(url: str) -> None:
-    """Keep the URL for the message about a Redis that fails."""
-    click.get_current_context().find_root().meta["url"] = url
 
 
 COMMANDS = (status, tail, resume, retry, forget)
