@@ -104,11 +104,7 @@ def known_commands(connection: Redis) -> frozenset[str]:
 
 
 def acl_line(
-    role: Role,
-    user: str,
-    password: str | None = None,
-    *,
-    commands: frozenset[str] = ALL_COMMANDS,
+    role: Role, user: str, password: str | None = None, *, commands: frozenset[str] = ALL_COMMANDS
 ) -> str:
     """Return the line for `redis-cli` that makes `user` and gives it what its role needs.
 

@@ -8,13 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, Self, TypeVar
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 
 # Until Python 3.12 pydantic reads the TypedDict of typing_extensions only.
 from typing_extensions import TypedDict

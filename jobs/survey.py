@@ -43,18 +43,12 @@ class Survey:
 
     def refuse(self, path: Path) -> InputFileError:
         """Return the error that lists the first bad rows."""
-        listed = [f"  line {bad.line}, row {bad.row}: {bad.error}" for bad in self.first_bad]
-        more = self.bad_rows - len(listed)
-        return InputFileError(
-            "\n".join(
-                [
-                    f"{path}: {self.bad_rows} of {self.rows} rows are bad; nothing was enqueued.",
-                    *listed,
-                    *([f"  ... and {more} more"] if more else []),
-                    "Mend them, or pass --skip-bad-rows to make them error rows of the dataset.",
-                ]
-            )
-        )
+        lines = [f"{path}: {self.bad_rows} of {self.rows} rows are bad; nothing was enqueued."]
+        lines += [f"  line {bad.line}, row {bad.row}: {bad.error}" for bad in self.first_bad]
+        if more := self.bad_rows - len(self.first_bad):
+            lines.append(f"  ... and {more} more")
+        lines.append("Mend them, or pass --skip-bad-rows to make them error rows of the dataset.")
+        return InputFileError("\n".join(lines))
 
 
 def survey_input(

@@ -128,10 +128,7 @@ def _read_parts(parts: Iterable[Path], expected: pa.Schema, found: Verification)
 
 
 def _check_outcomes(rows: pa.Table, found: Verification) -> None:
-    reasons = {
-        entry["values"]: entry["counts"]
-        for entry in pc.value_counts(rows["finish_reason"]).to_pylist()
-    }
+    reasons = _counts(rows["finish_reason"])
     found.error = reasons.pop("error", 0)
     found.ok = sum(reasons.pop(reason, 0) for reason in get_args(FinishReason))
     found.problems += [
@@ -144,10 +141,13 @@ def _check_outcomes(rows: pa.Table, found: Verification) -> None:
 def _check_models(rows: pa.Table, manifest: Mapping[str, Any], found: Verification) -> None:
     if "revision" not in manifest:  # of a version in which names of models were paths
         return
-    for entry in pc.value_counts(rows["model"]).to_pylist():
-        if entry["values"] != manifest["model"]:
-            said = f"{entry['counts']} rows are by {entry['values']}, not by {manifest['model']}"
-            found.problems.append(said)
+    for model, count in _counts(rows["model"]).items():
+        if model != manifest["model"]:
+            found.problems.append(f"{count} rows are by {model}, not by {manifest['model']}")
+
+
+def _counts(values: pa.ChunkedArray) -> dict[Any, int]:
+    return {entry["values"]: entry["counts"] for entry in pc.value_counts(values).to_pylist()}
 
 
 def _check_positions(rows: pa.Table, owed: _Owed, found: Verification) -> None:
@@ -162,7 +162,8 @@ def _check_positions(rows: pa.Table, owed: _Owed, found: Verification) -> None:
     rows = rows.filter(inside)
     # One number a sample, counted from a row before the first: all stay positive.
     keys = pc.add(pc.multiply(pc.add(rows["row"], 1), samples), rows["sample_index"])
-    edges = _sorted_between(keys, samples - 1, (owed.input_rows + 1) * samples)
+    ends = pa.array([samples - 1, (owed.input_rows + 1) * samples], pa.int64())
+    edges = pa.chunked_array([*keys.chunks, ends]).sort().combine_chunks()
     steps = pc.pairwise_diff(edges).fill_null(1)
     repeats = edges.filter(pc.equal(steps, 0))
     absent = owed.rows - (len(keys) - len(repeats))
@@ -184,11 +185,6 @@ def _check_positions(rows: pa.Table, owed: _Owed, found: Verification) -> None:
 def _below(values: pa.ChunkedArray, limit: int) -> pa.ChunkedArray:
     inside = pc.and_(pc.greater_equal(values, 0), pc.less(values, limit))
     return inside.fill_null(False)
-
-
-def _sorted_between(keys: pa.ChunkedArray, low: int, high: int) -> pa.Array:
-    framed = pa.chunked_array([*keys.chunks, pa.array([low, high], pa.int64())])
-    return framed.take(pc.sort_indices(framed)).combine_chunks()
 
 
 def _positions_missing(edges: pa.Array, steps: pa.Array, owed: _Owed) -> Iterator[int]:

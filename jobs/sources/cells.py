@@ -40,17 +40,16 @@ def _json_container(cell: Any) -> Any:
         return cell
 
 
-_NUMBER: TypeAdapter[float] = TypeAdapter(Annotated[float, AllowInfNan(False)])
 # pandas writes a column of integers with gaps as floats, and large ones as 1e+16.
 _INTEGER: TypeAdapter[int] = TypeAdapter(
     Annotated[int | Annotated[int, BeforeValidator(float)], Field(union_mode="left_to_right")]
 )
-_BOOLEAN: TypeAdapter[bool] = TypeAdapter(bool)  # as JSON, Python and spreadsheets write it
+
 _BY_TYPE: dict[Any, TypeAdapter[Any]] = {
-    float: _NUMBER,
+    float: TypeAdapter(Annotated[float, AllowInfNan(False)]),
     int: _INTEGER,
     int | None: _INTEGER,
-    bool: _BOOLEAN,
+    bool: TypeAdapter(bool),  # as JSON, Python and spreadsheets write it
 }
 
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {

@@ -9,7 +9,7 @@ import os
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from jobs.errors import InputFileError
 from jobs.sources.files import FilePath
@@ -48,6 +48,7 @@ class MediaFiles:
         folder: what the names of the files are relative to.
     """
 
+    format: ClassVar = Format.MEDIA
     kind: Kind
     path: Path
     prompt: str
@@ -72,10 +73,6 @@ class MediaFiles:
                 + (f"; of a folder these are taken: {allowed}" if _is_folder(pattern) else "")
             )
         return cls(kind, pattern, prompt, folder, files)
-
-    @property
-    def format(self) -> Format:
-        return Format.MEDIA
 
     def fingerprint(self) -> str:
         """Return a hash of the prompt and of the files' names, sizes and times; none is opened."""

@@ -79,13 +79,7 @@ _OF_VIDEO = {"fps": "video_fps", "max_frames": "video_max_frames", "nframes": "v
 _LONGEST = 40
 # What other systems know and users expect to act. (`user` is an ordinary column.)
 _NOT_SUPPORTED = frozenset(
-    {
-        "best_of",
-        "frequency_penalty",
-        "logit_bias",
-        "presence_penalty",
-        "response_format",
-    }
+    {"best_of", "frequency_penalty", "logit_bias", "presence_penalty", "response_format"}
 )
 
 

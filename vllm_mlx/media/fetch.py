@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.client import BadStatusLine, HTTPException, HTTPResponse, IncompleteRead
+from http.client import BadStatusLine, HTTPException, HTTPResponse, IncompleteRead, responses
 from typing import BinaryIO, cast
 
 from vllm_mlx.errors import MediaError, MediaNotAllowedError
@@ -216,9 +216,7 @@ def _checked_headers(what: str, response: HTTPResponse) -> str:
     """Return the content type of an answer that is used as it comes."""
     status = response.status
     if status != HTTPStatus.OK:
-        known = status in HTTPStatus.__members__.values()
-        message = f"{what}: the server answered {status}"
-        message += f" {HTTPStatus(status).phrase}" if known else ""
+        message = f"{what}: the server answered {status} {responses.get(status, '')}".rstrip()
         raise _TransientError(message) if 500 <= status < 600 else MediaError(message)
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     transfer = response.headers.get("Transfer-Encoding", "").strip().lower()

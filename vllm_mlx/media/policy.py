@@ -62,10 +62,7 @@ class MediaPolicy:
 
     @classmethod
     def of(
-        cls,
-        paths: Iterable[str | Path],
-        domains: Iterable[str],
-        video_reader: VideoReader = "auto",
+        cls, paths: Iterable[str | Path], domains: Iterable[str], video_reader: VideoReader = "auto"
     ) -> MediaPolicy:
         """Return the policy of a command line: these folders and these domains, each checked.
 
