@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, Self, TypeVar
@@ -112,7 +112,11 @@ class GenerationRequest(SamplingParams, VideoParams):
                     "images and videos go with a prompt; beside messages, put them into a "
                     'message\'s content as parts: {"type": "image", "image": …}'
                 )
-            _check_count(self.messages)
+            for kind, count in Counter(part["type"] for part in self.media).items():
+                if count > MAX_MEDIA:
+                    raise ValueError(
+                        f"messages hold {count} parts of type {kind!r}: at most {MAX_MEDIA}"
+                    )
         return self
 
     @classmethod
@@ -160,20 +164,14 @@ class GenerationRequest(SamplingParams, VideoParams):
                 field: tuple(map(locate, sources)) for field, sources in named.items() if sources
             }
         else:
-            changes = {"messages": [_located(message, locate) for message in self.messages]}
+            changes = {
+                "messages": [
+                    {**each, "content": with_sources(each["content"], locate)}
+                    for each in self.messages
+                ]
+            }
         return self.model_copy(update=changes)
 
     def samples(self, default: int) -> int:
         """Return `n`, or `default` where this request does not say it."""
         return self.n if "n" in self.model_fields_set else default
-
-
-def _check_count(messages: list[Message]) -> None:
-    found = media_of(message["content"] for message in messages)
-    for kind, count in Counter(part["type"] for part in found).items():
-        if count > MAX_MEDIA:
-            raise ValueError(f"messages hold {count} parts of type {kind!r}: at most {MAX_MEDIA}")
-
-
-def _located(message: Message, locate: Callable[[str], str]) -> Message:
-    return {**message, "content": with_sources(message["content"], locate)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -23,6 +24,7 @@ from vllm_mlx.errors import InvalidRequestError
 # Characters in one cell, and so in what an unclosed quote can swallow.
 _LARGEST_CELL = 1 << 25
 _BATCH_ROWS = 512
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes as `surrogateescape` decodes them
 
 
 def read_csv(path: FilePath) -> Iterator[tuple[int, RowOrError]]:
@@ -56,15 +58,8 @@ def _records(reader: Any) -> Iterator[tuple[int, list[str] | InvalidRequestError
             yield line, InvalidRequestError(f"not CSV: {error}")
             continue
         if cells:
-            yield line, cells if _is_utf8(cells) else InvalidRequestError("not UTF-8")
-
-
-def _is_utf8(cells: list[str]) -> bool:
-    try:
-        "".join(cells).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+            is_text = _NOT_UTF8.search("".join(cells)) is None
+            yield line, cells if is_text else InvalidRequestError("not UTF-8")
 
 
 def _csv_row(names: list[str], cells: list[str]) -> RowOrError:

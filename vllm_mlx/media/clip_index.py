@@ -140,14 +140,12 @@ def index_video(path: Path, container: InputContainer, stream: VideoStream) -> C
     # Shown before the first key frame: what they are predicted from may be missing.
     index.ordered &= not index.pts or index.pts[0] >= index.keys[0][0]
     index.ordered &= len(set(index.pts)) == len(index.pts)
+    index.truncated = not whole
     if iso:
-        index.truncated = not whole or _cut_in_a_box(path)
+        index.truncated |= _cut_in_a_box(path)
     elif has_duration and container.duration:
-        start_s = (container.start_time or 0) / av.time_base
-        missing_s = start_s + container.duration / av.time_base - ended_s
-        index.truncated = not whole or missing_s > MISSING_S
-    else:
-        index.truncated = not whole
+        end_s = ((container.start_time or 0) + container.duration) / av.time_base
+        index.truncated |= end_s - ended_s > MISSING_S
     return index
 
 
