@@ -85,8 +85,7 @@ class MediaPool:
             if key in self._groups:
                 self._groups[key].append(job)
             else:
-                self._groups[key] = deque([job])
-                self._threads.submit(self._prepare_group, key)
+                self._begin_group(key, job)
         for name, future in futures.items():
             future.add_done_callback(partial(self._forget, name))
 
@@ -110,6 +109,10 @@ class MediaPool:
             fail(future, EngineStoppedError("the engine was stopped"))
         self._preparer.close()
 
+    def _begin_group(self, key: Hashable, job: _Job) -> None:
+        self._groups[key] = deque([job])
+        self._threads.submit(self._prepare_group, key)
+
     def _prepare_group(self, key: Hashable) -> None:
         """Prepare a group; each prompt is handed over when the next one holds the media, too."""
         self._preparer.wait_for_room()
@@ -117,7 +120,9 @@ class MediaPool:
         while job := self._next(key):
             if prepared := self._prepared(job):
                 if before:
-                    self._hand_over(*before, sharers=1 + self._behind(key))
+                    with self._lock:
+                        sharers = 1 + len(self._groups[key])
+                    self._hand_over(*before, sharers)
                 before = job, prepared
             else:
                 self._scatter(key)
@@ -135,23 +140,14 @@ class MediaPool:
             del self._groups[key]
             return None
 
-    def _behind(self, key: Hashable) -> int:
-        with self._lock:
-            return len(self._groups[key])
-
     def _scatter(self, key: Hashable) -> None:
         """Let the others of a group fail (or not) side by side: each may wait for a dead host."""
         with self._lock:
             group = self._groups[key]
             if not self._is_closed:
                 for job in group:
-                    self._threads.submit(self._prepare_alone, job)
+                    self._begin_group(object(), job)
                 group.clear()
-
-    def _prepare_alone(self, job: _Job) -> None:
-        self._preparer.wait_for_room()
-        if prepared := self._prepared(job):
-            self._hand_over(job, prepared)
 
     def _prepared(self, job: _Job) -> Prepared | None:
         try:

@@ -30,7 +30,8 @@ def disagreement(new_runner: Callable[[], Runner], model: Any, vocab_size: int) 
     """
     try:
         runner, trial = new_runner(), platform.trial()
-        longest = max(trial.longest, *(size + 2 for size in _windows(model) if size <= _WINDOW))
+        windows = [getattr(cache, "max_size", 0) for cache in make_prompt_cache(model)]
+        longest = max(trial.longest, *(size + 2 for size in windows if size <= _WINDOW))
         rows = [
             _row(3, 2, vocab_size),
             _row(longest, 1, vocab_size),
@@ -45,10 +46,6 @@ def disagreement(new_runner: Callable[[], Runner], model: Any, vocab_size: int) 
     if all(gap <= trial.tolerance for gap in gaps):
         return None
     return f"log-probabilities differ by {max(gaps):.2g} from those of a row alone"
-
-
-def _windows(model: Any) -> list[int]:
-    return [getattr(cache, "max_size", 0) for cache in make_prompt_cache(model)]
 
 
 def _row(length: int, max_tokens: int, vocab_size: int) -> Sequence:

@@ -51,34 +51,24 @@ class PromptMedia:
     """The images and videos of a prompt, and where its tokens stand.
 
     Attributes:
+        infos: images first, then videos, each in the order in which they were given.
+        release: called when the patches are not needed any more.
         media: in the order in which they stand in the prompt.
         places: for each medium, which tokens stand for it, in order.
         positions: of all tokens in time, height and width, int32 `[3, n]`.
-        infos: images first, then videos, each in the order in which they were given.
-        release: called when the patches are not needed any more.
         sharers: how many other prompts that are still being prepared have the same media.
         inputs: gives all that mlx-vlm's own `generate_step` takes, by name, for models that are
             stepped one at a time; media, places and positions are empty then. They are made again
             if they were let go meanwhile.
     """
 
-    media: tuple[Medium, ...]
-    places: tuple[npt.NDArray[np.intp], ...]
-    positions: npt.NDArray[np.int32]
     infos: tuple[MediaInfo, ...]
-    release: Callable[[], None] = field(default=lambda: None)
+    release: Callable[[], None]
+    media: tuple[Medium, ...] = ()
+    places: tuple[npt.NDArray[np.intp], ...] = ()
+    positions: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty((3, 0), np.int32))
     sharers: int = 0
     inputs: Callable[[], Mapping[str, Any]] | None = None
-
-    @classmethod
-    def of_inputs(
-        cls,
-        inputs: Callable[[], Mapping[str, Any]],
-        infos: tuple[MediaInfo, ...],
-        release: Callable[[], None],
-    ) -> PromptMedia:
-        """The media of a prompt for a model that is stepped one at a time."""
-        return cls((), (), np.empty((3, 0), np.int32), infos, release, inputs=inputs)
 
     @property
     def rope_delta(self) -> int:

@@ -14,16 +14,17 @@ whether or not MLX has already computed, and touches no other library of the pro
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.util
 import logging
 import os
 import platform
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from ctypes import POINTER, byref, c_char_p, c_int, c_int64, c_uint8, c_uint16, c_uint32, c_uint64
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 
@@ -60,14 +61,7 @@ class _Sym(ctypes.Structure):
     )
 
 
-class _Library(NamedTuple):
-    name: str
-    functions: Mapping[str, int]  # symbol as libmlx imports it -> address
-
-
 _lock = threading.Lock()
-_in_use: str | None = None
-_tried = False
 
 
 def accelerate() -> str | None:
@@ -78,34 +72,38 @@ def accelerate() -> str | None:
         `MLX_BATCH_BLAS=0`, not Linux, MLX brings its own BLAS, or (with one warning in the log)
         no OpenBLAS was found or the slots could not be written.
     """
-    global _in_use, _tried
-    with _lock:
-        if not _tried and os.environ.get("MLX_BATCH_BLAS") != "0" and sys.platform == "linux":
-            _tried = True
-            try:
-                _in_use = _redirect()
-            except (OSError, AttributeError, ValueError, LookupError) as error:
-                logger.warning(
-                    "MLX computes float32 matmuls with slow reference BLAS (%s). To make them 20 "
-                    "times faster and more: pip install scipy-openblas32",
-                    error,
-                )
-        return _in_use
-
-
-def _redirect() -> str | None:
-    slots = list(_slots(Path(mx.__file__).parent / "lib" / "libmlx.so"))
-    if not slots:
+    if os.environ.get("MLX_BATCH_BLAS") == "0" or sys.platform != "linux":
         return None
-    library = _openblas()
-    for address, symbol in slots:
-        _write(address, library.functions[symbol])
-    logger.debug("MLX computes matmuls with %s", library.name)
-    return library.name
+    with _lock:  # `cache` alone would let two threads write at once
+        return _redirect()
 
 
-def _openblas() -> _Library:
-    """The first OpenBLAS that loads and has every symbol; LookupError when there is none."""
+@functools.cache
+def _redirect() -> str | None:
+    try:
+        slots = list(_slots(Path(mx.__file__).parent / "lib" / "libmlx.so"))
+        if not slots:
+            return None
+        name, functions = _openblas()
+        for address, symbol in slots:
+            _write(address, functions[symbol])
+    except (OSError, AttributeError, ValueError, LookupError) as error:
+        logger.warning(
+            "MLX computes float32 matmuls with slow reference BLAS (%s). To make them 20 "
+            "times faster and more: pip install scipy-openblas32",
+            error,
+        )
+        return None
+    logger.debug("MLX computes matmuls with %s", name)
+    return name
+
+
+def _openblas() -> tuple[str, dict[str, int]]:
+    """Return the file name of the first OpenBLAS that loads, and the address of each symbol.
+
+    Raises:
+        LookupError: there is none that has every symbol.
+    """
     # By path and not by import: the package loads it with global symbols, which SciPy would see.
     spec = importlib.util.find_spec("scipy_openblas32")
     folder = Path(spec.origin).parent / "lib" if spec and spec.origin else Path()
@@ -113,11 +111,9 @@ def _openblas() -> _Library:
     for path, prefix in [*bundled, ("libopenblas.so.0", "")]:
         try:
             library = ctypes.CDLL(path)
-            found = {name: _address(library[prefix + name]) for name in _SYMBOLS}
+            return Path(path).name, {name: _address(library[prefix + name]) for name in _SYMBOLS}
         except (OSError, AttributeError) as error:
             logger.debug("%s does not serve as BLAS: %s", path, error)
-            continue
-        return _Library(Path(path).name, found)
     raise LookupError("no OpenBLAS found")
 
 

@@ -79,7 +79,8 @@ class EngineHost:
             EngineStoppedError: the engine ended by itself.
         """
         try:
-            self._engine = _make(self._setup)
+            module, _, function = self._setup.make.partition(":")
+            self._engine = getattr(importlib.import_module(module), function)(self._setup)
             self._engine.start()
         except Exception as error:
             if not isinstance(error, MLXBatchError):
@@ -111,8 +112,9 @@ class EngineHost:
             for key, params in samples.items()
         }
         futures = self._engine.submit(*requests.values())
-        self._open |= dict(zip(requests, futures, strict=True))
-        for key, future in zip(requests, futures, strict=True):
+        asked = dict(zip(requests, futures, strict=True))
+        self._open |= asked
+        for key, future in asked.items():
             future.add_done_callback(partial(self._put_end, key))
 
     def _put_end(self, key: int, future: Future[GenerationOutput]) -> None:
@@ -196,12 +198,6 @@ def _offer_to_oom_killer() -> None:
     """Make Linux kill this process, which is restarted, before the worker when memory is out."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
-
-
-def _make(setup: Setup) -> TextEngine:
-    module, _, function = setup.make.partition(":")
-    engine: TextEngine = getattr(importlib.import_module(module), function)(setup)
-    return engine
 
 
 if __name__ == "__main__":

@@ -150,10 +150,9 @@ class SupervisedEngine:
     def _supervise(self, ready: Future[None]) -> None:
         try:
             self._keep_alive(ready)
-        except MLXBatchError as error:
-            self._end(error, ready)
         except Exception as error:
-            logger.exception("the supervisor failed")
+            if not isinstance(error, MLXBatchError):
+                logger.exception("the supervisor failed")
             self._end(error, ready)
 
     def _keep_alive(self, ready: Future[None]) -> None:

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from typing import cast
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -119,22 +118,22 @@ class Maintenance:
             sweep(self._queue)
 
     def _take_back_executions(self) -> None:
-        for key in self._lost_executions():
-            self._take_back(_job_id(key), key)
+        for execution in self._lost_executions():
+            self._take_back(execution)
         for job_id in self._stuck_jobs():
-            self._take_back(job_id)
+            self._take_back(Execution("", job_id, self._redis))
 
-    def _lost_executions(self) -> list[str]:
-        """Return the keys of executions that no worker works on."""
-        entries = cast(list[bytes], self._redis.zrange(self._queue.started_job_registry.key, 0, -1))
-        keys = [entry.decode() for entry in entries]
-        holders = self._read(map(_execution_key, keys), "worker_name")
+    def _lost_executions(self) -> list[Execution]:
+        """Return the executions that no worker works on."""
+        started = self._queue.started_job_registry.get_job_and_execution_ids(cleanup=False)
+        executions = [Execution(each, job_id, self._redis) for job_id, each in started]
+        holders = self._read([each.key for each in executions], "worker_name")
         names = [raw.decode(errors="replace") if raw else "" for (raw,) in holders]
         alive = self._alive(set(names))
         return [
-            key
-            for key, name in zip(keys, names, strict=True)
-            if not (self._is_ours(_job_id(key)) if name == self._worker else name in alive)
+            each
+            for each, name in zip(executions, names, strict=True)
+            if not (self._is_ours(each.job_id) if name == self._worker else name in alive)
         ]
 
     def _alive(self, names: set[str]) -> set[str]:
@@ -153,23 +152,25 @@ class Maintenance:
         self._taken_at = {job_id: self._taken_at.get(job_id, now) for job_id in taken}
         return [job_id for job_id, at in self._taken_at.items() if now - at >= self._lease]
 
-    def _take_back(self, job_id: str, execution: str = "") -> None:
+    def _take_back(self, execution: Execution) -> None:
+        """Enqueue the job of an execution; its id is empty when the job never began."""
+        job_id = execution.job_id
         job_key = self._queue.job_class.key_for(job_id)
         keys = [
             self._queue.started_job_registry.key,
             self._queue.intermediate_queue_key,
             self._queue.key,
             job_key if isinstance(job_key, str) else job_key.decode(),
-            _execution_key(execution),
+            execution.key,
             ExecutionRegistry(job_id, self._redis).key,
             steady_key(self._queue.name),
         ]
         script = self._redis.register_script(_TAKE_BACK)
-        status, execution_id = JobStatus.QUEUED.value, execution.rpartition(":")[2]
-        if script(keys=keys, args=[execution, job_id, status, execution_id, self._lease]):
+        entry, status = execution.composite_key, JobStatus.QUEUED.value
+        if script(keys=keys, args=[entry, job_id, status, execution.id, self._lease]):
             logger.warning("job %s was lost with its worker and is queued again", job_id)
 
-    def _read(self, keys: Iterable[str], *fields: str) -> list[list[bytes | None]]:
+    def _read(self, keys: list[str], *fields: str) -> list[list[bytes | None]]:
         with self._redis.pipeline(transaction=False) as pipeline:
             for key in keys:
                 pipeline.hmget(key, fields)
@@ -188,12 +189,3 @@ def take_back_all(queue: Queue) -> None:
         scheduler_lock = RQScheduler.get_locking_key(queue.name)
         pipeline.delete(started.key, queue.intermediate_queue_key, scheduler_lock)
         pipeline.execute()
-
-
-def _execution_key(composite_key: str) -> str:
-    job_id, _, execution_id = composite_key.rpartition(":")
-    return str(Execution(execution_id, job_id, cast(Redis, None)).key)
-
-
-def _job_id(composite_key: str) -> str:
-    return composite_key.rpartition(":")[0]

@@ -91,7 +91,7 @@ def test_in_every_runner_a_stream_joined_is_the_text(tmp_path, family, name):
     model = MLXLanguageModel(str(folder))
     model._core._config = SchedulerConfig(max_num_seqs=2)  # gpt_bigcode answers alone
     with model:
-        assert type(model._core._thread.runner) is RUNNERS[name]
+        assert type(model._core._thread.parts.runner) is RUNNERS[name]
         options = {"max_tokens": 24, "temperature": 0, "logprobs": 0}
         output = model.generate("the man and", **options)
         pieces = [chunk.text for chunk in model.stream_generate("the man and", **options)]

@@ -32,7 +32,7 @@ async def test_batched_equals_sequential(tmp_path, caplog, name):
     folder = str(write_folder(tmp_path, name))
     with caplog.at_level(logging.WARNING):
         async with BatchedEngine(folder, max_num_seqs=3) as engine:
-            runner = engine._core._thread.runner
+            runner = engine._core._thread.parts.runner
             outputs = await asyncio.gather(
                 *(
                     engine.generate(prompt, max_tokens=length, temperature=0, logprobs=0)

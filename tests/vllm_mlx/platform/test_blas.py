@@ -9,6 +9,7 @@ import mmap
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +99,11 @@ def test_prepare_and_accelerate_may_be_called_again() -> None:
 
 
 @pytest.fixture
-def untried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blas, "_tried", False)
-    monkeypatch.setattr(blas, "_in_use", None)
+def untried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("MLX_BATCH_BLAS", raising=False)
+    blas._redirect.cache_clear()
+    yield
+    blas._redirect.cache_clear()
 
 
 @pytest.mark.usefixtures("untried")

@@ -104,7 +104,8 @@ class PrefillBatch:
         return Piece(size, size - computed, computed + cached + len(starting), cached)
 
     def _compute(self, model: Model, start: int, stop: int) -> None:
-        tokens = mx.array([_slice(row.tokens, start, stop) for row in self.rows])
+        parts = [row.tokens[start:stop] for row in self.rows]
+        tokens = mx.array([part + [0] * (stop - start - len(part)) for part in parts])
         if any(row.media for row in self.rows):
             at = self.rows[0].start + start
             model.prefill(tokens, self.caches, [MediaRow(row.media, at) for row in self.rows])
@@ -141,11 +142,6 @@ class PrefillBatch:
         if not bases:
             return [None] * num_layers
         return [_gather(bases, layer) for layer in range(num_layers)]
-
-
-def _slice(tokens: list[int], start: int, stop: int) -> list[int]:
-    part = tokens[start:stop]
-    return part + [0] * (stop - start - len(part))
 
 
 def _gather(bases: list[Prefix], layer: int) -> KeysAndValues:

@@ -7,8 +7,8 @@ before it, which has been computing meanwhile.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -29,8 +29,7 @@ SCATTERED = 512
 on CUDA, for each row, but copies many times faster (benchmarks/README.md)."""
 
 
-@dataclass(slots=True)
-class _Launch:
+class _Launch(NamedTuple):
     """A decode step on its way: which sequence was in which slot, and what is being computed."""
 
     rows: list[tuple[int, Sequence]]
@@ -302,7 +301,7 @@ class SlotRunner(Runner):
     def _launch(self) -> _Launch:
         logits = self._model(self._inputs[:, None], cache=self._caches)[:, -1]
         sampled = self._sampler(logits)
-        mx.async_eval(sampled.arrays, self._inputs)
+        mx.async_eval(sampled, self._inputs)
         self._inputs = sampled.tokens
         self._ring.advance(self._running)
         self.counters.steps += 1
@@ -371,30 +370,25 @@ class SlotRunner(Runner):
 
 def _runs(slots: list[int], lengths: list[int]) -> list[tuple[slice, range, int]]:
     """Rows of one length that go into neighbouring slots: `(rows, slots, length)` each."""
-    runs: list[tuple[slice, range, int]] = []
-    first = 0
-    for row in range(1, len(slots) + 1):
-        is_next = row < len(slots) and slots[row] == slots[row - 1] + 1
-        if not is_next or lengths[row] != lengths[first]:
-            runs.append(
-                (slice(first, row), range(slots[first], slots[row - 1] + 1), lengths[first])
-            )
-            first = row
+    runs = []
+    keys = zip(lengths, (slot - row for row, slot in enumerate(slots)), strict=True)
+    for (length, shift), run in groupby(enumerate(keys), key=lambda pair: pair[1]):
+        rows = [row for row, _ in run]
+        first, stop = rows[0], rows[-1] + 1
+        runs.append((slice(first, stop), range(first + shift, stop + shift), length))
     return runs
 
 
 def _read_logprobs(launch: _Launch) -> dict[int, Logprobs]:
     """Log-probabilities by slot, for the rows that asked for them."""
-    sampled = launch.sampled
-    if sampled.logprobs is None:
+    if launch.sampled.report is None:
         return {}
-    chosen: Any = sampled.logprobs.tolist()
-    ids: Any = sampled.top_tokens.tolist() if sampled.top_tokens is not None else []
-    values: Any = sampled.top_logprobs.tolist() if sampled.top_logprobs is not None else []
+    lists: Any = [array.tolist() for array in launch.sampled.report]
+    chosen, ids, values = lists
     found = {}
     for slot, sequence in launch.rows:
         if (count := sequence.params.logprobs) is not None:
-            top = zip(ids[slot], values[slot], strict=True) if ids else ()
+            top = zip(ids[slot], values[slot], strict=True)
             likeliest = sorted(top, key=lambda pair: -pair[1])[:count]
             found[slot] = Logprobs(chosen[slot], likeliest)
     return found

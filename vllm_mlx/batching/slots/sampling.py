@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -22,25 +21,17 @@ PENALTY_CONTEXT = 20
 """Tokens back that a repetition penalty reaches, the prompt's included: mlx-lm's default."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
+class Sampled(NamedTuple):
     """The tokens that one step chose, as arrays that may still be computing.
 
     Attributes:
         tokens: int32 `[S]`; -1 where the logits are not finite.
-        logprobs: those of the tokens, `[S]`, if a row asked.
-        top_tokens, top_logprobs: the likeliest, `[S, k]`, in no order.
+        report: if a row asked, log-probabilities of the tokens, `[S]`, and of the k likeliest, in
+            no order: their ids and their log-probabilities, `[S, k]` each.
     """
 
     tokens: mx.array
-    logprobs: mx.array | None = None
-    top_tokens: mx.array | None = None
-    top_logprobs: mx.array | None = None
-
-    @property
-    def arrays(self) -> list[mx.array]:
-        every = (self.tokens, self.logprobs, self.top_tokens, self.top_logprobs)
-        return [array for array in every if array is not None]
+    report: tuple[mx.array, mx.array, mx.array] | None = None
 
 
 class BatchSampler:
@@ -185,13 +176,12 @@ class BatchSampler:
             logits = logits.astype(mx.float32)
             total = mx.logsumexp(logits, axis=-1, keepdims=True)
             chosen = mx.take_along_axis(logits, mx.maximum(tokens, 0)[:, None], axis=-1) - total
-            if not most:
-                return Sampled(tokens, chosen[:, 0])
-            kth = min(most, logits.shape[-1] - 1)
-            top = mx.argpartition(-logits, kth, axis=-1)[:, :most]
-            return Sampled(
-                tokens, chosen[:, 0], top, mx.take_along_axis(logits, top, axis=-1) - total
-            )
+            top = mx.zeros((logits.shape[0], 0), mx.uint32)
+            if most:
+                kth = min(most, logits.shape[-1] - 1)
+                top = mx.argpartition(-logits, kth, axis=-1)[:, :most]
+            values = mx.take_along_axis(logits, top, axis=-1) - total
+            return Sampled(tokens, (chosen[:, 0], top, values))
 
         return report
 

@@ -162,4 +162,4 @@ class InputsPreparer:
             pin.callback(self._inputs.unpin, key, keep=False)
             infos, tokens = infos_of(contents), inputs().tokens
             release = pin.pop_all().close
-        return Prepared(tokens, PromptMedia.of_inputs(lambda: inputs().by_name, infos, release))
+        return Prepared(tokens, PromptMedia(infos, release, inputs=lambda: inputs().by_name))

@@ -58,7 +58,7 @@ class VisionPreparer:
                 )
             positions, infos = rope_positions(len(tokens), blocks), infos_of(contents)
             release = pins.pop_all().close
-        return Prepared(tokens, PromptMedia(tuple(media), tuple(places), positions, infos, release))
+        return Prepared(tokens, PromptMedia(infos, release, tuple(media), tuple(places), positions))
 
 
 def _medium(get: Callable[[], Processed]) -> Medium:
