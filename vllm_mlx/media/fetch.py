@@ -30,7 +30,7 @@ from vllm_mlx.media.network import (
     resolve_within,
 )
 from vllm_mlx.media.policy import MediaPolicy
-from vllm_mlx.media.temporary import too_large, write
+from vllm_mlx.media.temporary import suffix, too_large, write
 from vllm_mlx.media.url import MediaURL, printable
 
 _RETRY_AFTER_S = (0.1, 0.4)
@@ -39,20 +39,12 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _PIECE = 1 << 18
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """What came with the bytes: the URL they came from in the end, and their declared type."""
-
-    url: MediaURL
-    content_type: str
-
-
 class _TransientError(Exception):
     """Something that may go better a second time; the message is complete."""
 
 
-def fetch(url: str, policy: MediaPolicy, into: BinaryIO, network: Network = SYSTEM) -> Fetched:
-    """Download `url` into an empty file.
+def fetch(url: str, policy: MediaPolicy, into: BinaryIO, network: Network = SYSTEM) -> str:
+    """Download `url` into an empty file; return the suffix that such a file has.
 
     A failed connection, an answer cut short and a status of 5xx are tried again, twice at most
     and within `policy.timeout_s`, which holds for everything together.
@@ -83,7 +75,7 @@ class _Download:
     deadline: Deadline
     into: BinaryIO
 
-    def follow(self, first: MediaURL) -> Fetched:
+    def follow(self, first: MediaURL) -> str:
         url, what = first, first.name
         for _ in range(self.policy.max_redirects + 1):
             with self._answer(url, what) as response:
@@ -150,7 +142,7 @@ class _Download:
                 failure = error
         raise failure
 
-    def _save(self, url: MediaURL, what: str, response: HTTPResponse) -> Fetched:
+    def _save(self, url: MediaURL, what: str, response: HTTPResponse) -> str:
         content_type = _checked_headers(what, response)
         declared, most = response.length, self.policy.max_bytes
         if declared is not None and declared > most:
@@ -165,7 +157,7 @@ class _Download:
             raise _TransientError(f"{what}: ended after {count:,} of {declared:,} bytes")
         if count == 0:
             raise MediaError(f"{what}: is empty")
-        return Fetched(url, content_type)
+        return suffix(content_type, url.path)
 
     @contextmanager
     def _explained_errors(self, what: str) -> Iterator[None]:

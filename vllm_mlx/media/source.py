@@ -120,6 +120,5 @@ def _downloaded(url: str, policy: MediaPolicy, network: Network) -> Iterator[Med
     with temporary_folder() as folder:
         partial = folder / "partial"
         with partial.open("wb", buffering=0) as file:
-            fetched = fetch(url, policy, file, network)
-        path = partial.rename(folder / f"media{suffix(fetched.content_type, fetched.url.path)}")
-        yield MediaFile(path, safe_name(url))
+            ending = fetch(url, policy, file, network)
+        yield MediaFile(partial.rename(folder / f"media{ending}"), safe_name(url))

@@ -38,12 +38,12 @@ def download(url: str, policy: MediaPolicy, network: Network) -> bytes:
 
 
 def test_an_allowed_host_is_fetched_from_at_the_checked_address(web: Web) -> None:
-    web.says("/a.jpg?size=1", ok(b"pixels", "Content-Type: Image/JPEG; q=1"))
+    web.says("/a.jpg?size=1", ok(b"pixels", "Content-Type: Image/PNG; q=1"))
     file = io.BytesIO()
     url = "HTTP://Media.Example.ORG.:8080/a.jpg?size=1#part"
-    fetched = fetch(url, MEDIA, file, web.network())
+    suffix = fetch(url, MEDIA, file, web.network())
     assert file.getvalue() == b"pixels"
-    assert fetched.content_type == "image/jpeg"
+    assert suffix == ".png"
     assert (web.resolved, web.connected) == (["media.example.org"], [PUBLIC])
     (request,) = web.requests
     assert request.startswith(b"GET /a.jpg?size=1 HTTP/1.1\r\nHost: media.example.org:8080\r\n")
@@ -179,11 +179,11 @@ def test_the_environment_names_no_proxy(web: Web, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_followed(status: int, web: Web) -> None:
-    web.says("/a/b?c", redirect("../d e?f", status))
-    web.says("/d%20e?f", ok(b"pixels"))
+    web.says("/a/b?c", redirect("../d e.GIF?f", status))
+    web.says("/d%20e.GIF?f", ok(b"pixels"))
     file = io.BytesIO()
-    fetched = fetch("http://media.example.org/a/b?c", MEDIA, file, web.network())
-    assert (file.getvalue(), fetched.url.path) == (b"pixels", "/d%20e")
+    suffix = fetch("http://media.example.org/a/b?c", MEDIA, file, web.network())
+    assert (file.getvalue(), suffix) == (b"pixels", ".gif")
 
 
 @pytest.mark.parametrize(
