@@ -1,4 +1,5 @@
-"""The documents' code runs as written, in a copy of the clone's examples.
+"""The documents' code runs as written, in a copy of the clone's examples
+that has the first rows of their prompts.
 
 Blocks that use what another one made run after it, in one test; all others stand alone.
 """
@@ -19,6 +20,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ROWS = 12  # enough to see that a command does what the documents say
 MADE = re.compile(r"\b(?:answers|clips)/?\b")  # folders that one block makes and others read
 
 
@@ -46,6 +48,8 @@ BLOCKS = list(blocks())
 @pytest.fixture
 def clone(tmp_path):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    prompts = tmp_path / "examples" / "prompts.jsonl"
+    prompts.write_text("".join(prompts.read_text().splitlines(keepends=True)[:ROWS]))
     return tmp_path
 
 

@@ -10,7 +10,7 @@ pytest.importorskip("mlx_vlm")
 
 from examples.tiny_vlm import checkpoint, evaluate
 
-SAMPLES = 100  # `python -m examples.tiny_vlm.evaluate` asks 400
+SAMPLES = 50  # `python -m examples.tiny_vlm.evaluate` asks 400
 
 
 @pytest.mark.parametrize("ability", evaluate.ABILITIES, ids=lambda ability: ability.__name__)

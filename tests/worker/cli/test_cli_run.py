@@ -1,4 +1,4 @@
-"""`mlx-batch run` and `worker`, whole: real processes, real server, real model."""
+"""`mlx-batch run` and `worker`, whole: real processes, a real server, a real or a tiny model."""
 
 from __future__ import annotations
 
@@ -178,11 +178,11 @@ def test_a_bad_file_is_refused_and_claims_no_folder(tmp_path: Path) -> None:
 class Interrupted:
     """A run that is going on, with its server and its worker, and has one part of eight."""
 
-    def __init__(self, folder: Path, *, in_terminal: bool = False) -> None:
+    def __init__(self, folder: Path, model: str, *, in_terminal: bool = False) -> None:
         self.out = folder / "out"
         prompts = write_prompts(folder / "prompts.jsonl", 8, say="Tell me the story of")
-        self.words = ["run", prompts, "--model", MODEL, "--out", self.out, "--max-tokens", 24]
-        self.words += ["--shard-size", 1, "--max-num-seqs", 1]  # slowly
+        self.words = ["run", prompts, "--model", model, "--out", self.out, "--max-tokens", 100]
+        self.words += ["--temperature", 0, "--shard-size", 1, "--max-num-seqs", 1]  # slowly
         command = mlx_batch(*self.words)
         self.terminal = Terminal(command, ENVIRONMENT) if in_terminal else None
         self.process: subprocess.Popen[Any] = (
@@ -228,8 +228,8 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.fixture
-def interrupted(tmp_path: Path) -> Iterator[Interrupted]:
-    going = Interrupted(tmp_path)
+def interrupted(tmp_path: Path, text_folder: str) -> Iterator[Interrupted]:
+    going = Interrupted(tmp_path, text_folder)
     yield going
     going.clean_up()
 
@@ -249,8 +249,10 @@ def test_an_interrupted_run_ends_its_worker_and_server(
     assert interrupted.leftovers() == []
 
 
-def test_a_run_whose_terminal_closes_ends_its_worker_and_server(tmp_path: Path) -> None:
-    going = Interrupted(tmp_path, in_terminal=True)
+def test_a_run_whose_terminal_closes_ends_its_worker_and_server(
+    tmp_path: Path, text_folder: str
+) -> None:
+    going = Interrupted(tmp_path, text_folder, in_terminal=True)
     try:
         going.terminal.close()
         going.process.send_signal(signal.SIGHUP)  # the shell's, after the kernel's
@@ -282,8 +284,8 @@ def test_a_killed_run_is_resumed_at_once(interrupted: Interrupted) -> None:
 # `enqueue` here, `worker` there.
 
 
-def test_two_workers_share_a_run(bench: Bench) -> None:
-    words = ["worker", "--model", MODEL, "-u", bench.url, "--max-num-seqs", 1]
+def test_two_workers_share_a_run(bench: Bench, text_folder: str) -> None:
+    words = ["worker", "--model", text_folder, "-u", bench.url, "--max-num-seqs", 1]
     words += ["--output-root", bench.folder]
     workers = [
         subprocess.Popen(
@@ -293,8 +295,8 @@ def test_two_workers_share_a_run(bench: Bench) -> None:
     ]
     try:
         wait_for(lambda: bench.redis.scard("rq:workers") == 2, timeout=60)
-        sampling = SamplingParams.of(max_tokens=8)
-        spec = bench.enqueue(rows=8, shard_size=1, sampling=sampling)
+        sampling = SamplingParams.of(max_tokens=64)
+        spec = bench.enqueue(rows=8, shard_size=1, model=text_folder, sampling=sampling)
         assert wait_until_finished(bench.redis, spec.run_id, timeout=60).is_finished
     finally:
         for worker in workers:
@@ -307,9 +309,10 @@ def test_two_workers_share_a_run(bench: Bench) -> None:
     assert Ledger(bench.redis).progress(spec.run_id).done.rows == 8
 
 
-def test_a_worker_that_is_told_to_end_gives_its_job_back(bench: Bench) -> None:
-    spec = bench.enqueue(rows=2, shard_size=2, say="Tell me a long story of")
-    words = ["worker", "--model", MODEL, "-u", bench.url, "--grace", 0]
+def test_a_worker_that_is_told_to_end_gives_its_job_back(bench: Bench, text_folder: str) -> None:
+    sampling = SamplingParams.of(max_tokens=4000)
+    spec = bench.enqueue(rows=2, shard_size=2, model=text_folder, sampling=sampling)
+    words = ["worker", "--model", text_folder, "-u", bench.url, "--grace", 0]
     words += ["--output-root", bench.folder]
     worker = subprocess.Popen(mlx_batch(*words), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     try:

@@ -424,7 +424,7 @@ def test_a_worker_that_sleeps_gets_all_answers_when_it_wakes_up() -> None:
 # The real engine.
 
 
-def test_texts_are_those_of_an_engine_in_this_process(start_engine: StartEngine) -> None:
+def test_texts_are_those_of_an_engine_in_this_process(text_folder: str) -> None:
     config = SchedulerConfig(max_num_seqs=4)
     greedy = SamplingParams.of(max_tokens=12, temperature=0, logprobs=2)
     drawn = [SamplingParams.of(max_tokens=12, seed=seed) for seed in (1, 2)]
@@ -436,7 +436,8 @@ def test_texts_are_those_of_an_engine_in_this_process(start_engine: StartEngine)
     asked = [Request(prompt, greedy) for prompt in prompts]
     asked += [Request("Once upon a time", each) for each in drawn]
     asked.append(Request([{"role": "user", "content": "Hello"}], greedy))
-    core, supervised = EngineCore(MODEL, load_model, config), SupervisedEngine(MODEL, config)
+    core = EngineCore(text_folder, load_model, config)
+    supervised = SupervisedEngine(text_folder, config)
     core.start()
     try:
         expected = [as_output(future) for future in core.submit(*asked)]
