@@ -1,4 +1,4 @@
-"""`IdleNotice`: tells the owner of an idle worker for which models jobs wait."""
+"""`IdleNotice`: logs for which other models jobs wait while a worker is idle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`LiveCounts`: what a worker tells the ledger every second of its engine."""
+"""`LiveCounts`: publishes the state of an engine in the ledger, every second."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """`OutputRoot`: the folder below which a worker writes datasets.
 
-Where a run's dataset goes is in its record, and who can write to Redis can make one up.
+Where a run's dataset goes is in its record, which any client of Redis can forge.
 """
 
 from __future__ import annotations

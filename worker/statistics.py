@@ -95,12 +95,13 @@ class Statistics:
 
     def __str__(self) -> str:
         shares = " ".join(f"{part} {100 * share:.0f} %" for part, share in self.time_shares.items())
+        kv_cache = ByteSize(self.kv_cache_bytes).human_readable(decimal=True, separator=" ")
         parts = [
             _told("decode {:,.0f} tok/s", self.decode_tokens_per_second),
             _told("prefill {:,.0f} tok/s", self.prefill_tokens_per_second),
             f"slots {self.running}/{self.slots}",
             _told("waiting {}", self.waiting or None),
-            _told("KV cache {}", _size(self.kv_cache_bytes) if self.kv_cache_bytes else None),
+            _told("KV cache {}", kv_cache if self.kv_cache_bytes else None),
             _told("padding {:.0f} %", self.padding_share, 100),
             _told("cached {:.0f} %", self.cached_share, 100),
             _told("time: {}", shares or None),
@@ -136,7 +137,3 @@ def _rate(tokens: float, seconds: float) -> float | None:
 
 def _told(template: str, value: Any, times: int = 1) -> str:
     return "" if value is None else template.format(times * value)
-
-
-def _size(number: int) -> str:
-    return ByteSize(number).human_readable(decimal=True, separator=" ")

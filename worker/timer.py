@@ -1,4 +1,4 @@
-"""`Timer`: tells when something that is done again and again is due."""
+"""`Timer`: when a task that repeats is due."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import mlx.nn as nn
 from jinja2 import TemplateError
@@ -17,7 +18,7 @@ from vllm_mlx.errors import ChatTemplateError, InvalidRequestError, MediaError
 from vllm_mlx.media.policy import MediaPolicy
 
 
-@dataclass(slots=True)
+@dataclass
 class LoadedModel:
     """A model, its tokenizer, and what they accept.
 
@@ -41,13 +42,9 @@ class LoadedModel:
     media_tokens: frozenset[int] = frozenset()
     # transformers' fast tokenizers may not be used from two threads at once.
     lock: threading.Lock = field(default_factory=threading.Lock)
-    _appended: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._appended = _appended_tokens(self.tokenizer)
 
     def encode(self, prompt: str | Messages) -> list[int]:
-        """Token ids of a plain prompt, or of messages through the model's chat template.
+        """Return token ids of a plain prompt, or of messages through the model's chat template.
 
         Raises:
             InvalidRequestError: there is nothing to encode.
@@ -66,7 +63,7 @@ class LoadedModel:
         return tokens
 
     def token_text(self, token: int) -> str:
-        """What one token stands for by itself."""
+        """Return the text of one token by itself."""
         detokenizer = self.new_detokenizer()
         return detokenizer.add(token) + detokenizer.finish()
 
@@ -84,6 +81,14 @@ class LoadedModel:
         # An end behind the prompt would have the model begin something else.
         return tokens[: len(tokens) - self._appended] if add_special_tokens else tokens
 
+    @cached_property
+    def _appended(self) -> int:
+        """How many tokens the tokenizer puts behind a text by itself."""
+        encode = self.tokenizer.encode
+        plain, whole = (list(encode("a", add_special_tokens=each)) for each in (False, True))
+        ends = range(len(plain), len(whole) + 1)
+        return next((len(whole) - end for end in ends if whole[end - len(plain) : end] == plain), 0)
+
     def _encode_chat(self, messages: Messages) -> list[int]:
         if self.encode_chat:
             return self.encode_chat(messages)
@@ -98,10 +103,3 @@ class LoadedModel:
             raise ChatTemplateError(
                 f"the chat template of {self.name} rejects these messages: {error}"
             ) from error
-
-
-def _appended_tokens(tokenizer: TokenizerWrapper) -> int:
-    """How many tokens the tokenizer puts behind a text by itself."""
-    plain, whole = (list(tokenizer.encode("a", add_special_tokens=each)) for each in (False, True))
-    ends = range(len(plain), len(whole) + 1)
-    return next((len(whole) - end for end in ends if whole[end - len(plain) : end] == plain), 0)

@@ -33,6 +33,7 @@ class Attention(nn.Module):
         self._operations = platform.operations()
         self.n_heads = original.n_heads
         self.n_kv_heads = original.n_kv_heads
+        self._counts = (self.n_heads, self.n_kv_heads, self.n_kv_heads)
         self.scale = original.scale
         self.rope = original.rope
         self.o_proj = original.o_proj
@@ -68,7 +69,7 @@ class Attention(nn.Module):
         return queries, keys, values.swapaxes(1, 2)
 
     def _make_rotate_heads(self) -> RotateHeads | None:
-        """What `_heads_of_step` needs, where it is faster and fits."""
+        """Return what `_heads_of_step` needs; None where it is not faster or does not fit."""
         wavelengths = _wavelengths(self.rope)
         if not isinstance(self.qkv, Fused) or wavelengths is None:
             return None
@@ -76,10 +77,6 @@ class Attention(nn.Module):
             return None  # a part of each head is not rotated
         norms = (self.q_norm, self.k_norm) if self._normalize else None
         return platform.make_rotate_heads(self.n_heads, self.n_kv_heads, wavelengths, norms)
-
-    @property
-    def _counts(self) -> tuple[int, int, int]:
-        return self.n_heads, self.n_kv_heads, self.n_kv_heads
 
     def _attend(
         self, queries: mx.array, keys: mx.array, values: mx.array, mask: Any, cache: Any
@@ -167,7 +164,7 @@ def _wavelengths(rope: Any) -> mx.array | None:
 
 
 def accelerate(model: nn.Module) -> nn.Module:
-    """Swap in what is known to be faster, layer by layer; returns the model itself."""
+    """Swap in what is known to be faster, layer by layer; return the model itself."""
     for layer in getattr(model, "layers", ()):
         if type(getattr(layer, "self_attn", None)) in _ATTENTIONS:
             layer.self_attn = Attention(layer.self_attn)

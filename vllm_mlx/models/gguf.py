@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx.nn.layers.base import Module
-from mlx.nn.layers.quantized import quantize
+import mlx.nn as nn
 from mlx_lm.models import llama
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
@@ -38,7 +37,7 @@ _INNER = {
 }
 
 
-def load_gguf(path: Path) -> tuple[Module, TokenizerWrapper, dict[str, Any]]:
+def load_gguf(path: Path) -> tuple[nn.Module, TokenizerWrapper, dict[str, Any]]:
     """Load a `.gguf` file of llama architecture with a byte-level BPE tokenizer.
 
     Q4_0, Q4_1 and Q8_0 tensors stay quantized (groups of 32, with scales and biases in float16);
@@ -69,7 +68,7 @@ def _model(meta: Metadata, tensors: Mapping[str, mx.array], config: dict[str, An
         usual = min(quantization.values(), key=lambda layer: layer["bits"])
         config["quantization"] = {**usual, **quantization}
     model = llama.Model(llama.ModelArgs.from_dict(config))
-    quantize(model, class_predicate=lambda name, _: quantization.get(name, False))
+    nn.quantize(model, class_predicate=lambda name, _: quantization.get(name, False))
     model.load_weights(list(weights.items()), strict=True)
     model.eval()
     # Streams belong to a thread: work left lazy here could not be finished on another one.

@@ -149,7 +149,7 @@ class EngineHost:
     def _tell(self, report: Report) -> None:
         line = report.encode() + b"\n"
         try:
-            with self._reports_lock:  # the engine's thread tells, too
+            with self._reports_lock:  # the engine's thread reports, too
                 self._reports.write(line)
                 self._reports.flush()
         except OSError:

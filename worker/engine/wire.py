@@ -111,7 +111,7 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report(JSONRecord):
-    """What the process tells.
+    """A report of the process.
 
     Attributes:
         ready: the engine runs with so many places.

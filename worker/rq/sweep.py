@@ -38,7 +38,11 @@ def sweep(queue: Queue) -> int:
         for entry in cast(list[bytes], redis.lrange(key, 0, -1)):
             if not _is_job(queue, entry, _JOB):
                 removed += redis.lrem(key, 0, entry)  # type: ignore[arg-type]
-    for key, names in _registries(queue).items():
+    # What RQ reads jobs from, and what the entries look like.
+    ready = ReadyJobRegistry(queue=queue)
+    by_job = (queue.scheduled_job_registry, queue.deferred_job_registry, ready)
+    registries = {queue.started_job_registry.key: _EXECUTION} | {each.key: _JOB for each in by_job}
+    for key, names in registries.items():
         for entry in cast(list[bytes], redis.zrange(key, 0, -1)):
             if not _is_job(queue, entry, names):
                 removed += redis.zrem(key, entry)
@@ -73,16 +77,6 @@ def mark_failed(queue: Queue, job_id: str, error: Exception) -> None:
 def _sweep_set(redis: Redis, key: str) -> int:
     members = cast(set[bytes], redis.smembers(key))
     return sum(redis.srem(key, member) for member in members if not _is_text(member))
-
-
-def _registries(queue: Queue) -> dict[str, re.Pattern[bytes]]:
-    """Those that RQ reads jobs from, and what their entries look like."""
-    ready = ReadyJobRegistry(queue=queue)
-    others = (queue.scheduled_job_registry, queue.deferred_job_registry, ready)
-    return {
-        queue.started_job_registry.key: _EXECUTION,
-        **{registry.key: _JOB for registry in others},
-    }
 
 
 def _is_job(queue: Queue, entry: bytes, names: re.Pattern[bytes]) -> bool:

@@ -128,8 +128,7 @@ class PromptKVCache:
         self._columns = columns
         self._prefix = prefix
         self.offset = prefix[0].shape[2] if prefix else 0
-        self.keys: mx.array | None = None
-        self.values: mx.array | None = None
+        self._kv: KeysAndValues | None = None
 
     def make_mask(self, N: int, *, return_array: bool = False, window_size: Any = None) -> Any:
         _refuse_window(window_size)
@@ -138,22 +137,23 @@ class PromptKVCache:
         return "causal" if N > 1 else None
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> KeysAndValues:
-        self.keys = self._extend(self.keys, keys, 0)
-        self.values = self._extend(self.values, values, 1)
+        held_keys, held_values = self._kv or (None, None)
+        self._kv = self._extend(held_keys, keys, 0), self._extend(held_values, values, 1)
         self.offset += keys.shape[2]
         return self.state
 
     @property
     def state(self) -> KeysAndValues:
         """The tokens so far: keys and values `[B, H, offset, D]`."""
-        if self.keys is None or self.values is None:
+        if self._kv is None:
             assert self._prefix is not None
             return self._prefix
-        return self.keys[:, :, : self.offset], self.values[:, :, : self.offset]
+        keys, values = self._kv
+        return keys[:, :, : self.offset], values[:, :, : self.offset]
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in (self.keys, self.values) if array is not None)
+        return sum(array.nbytes for array in self._kv or ())
 
     def _extend(self, held: mx.array | None, new: mx.array, which: int) -> mx.array:
         B, H, L, D = new.shape

@@ -85,7 +85,7 @@ class Chat:
                     )
 
     def _marks(self) -> set[str]:
-        """The texts that stand for media, as far as the processor tells."""
+        """The texts that stand for media, as far as the processor names them."""
         names = ("image_token", "video_token", "boi_token")
         owners = (self._processor, getattr(self._processor, "tokenizer", None))
         found = {getattr(owner, name, None) for owner in owners for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -72,7 +73,7 @@ class FeatureCache:
         found: dict[str, Features] = {}
         first = 0
         for medium in media:
-            tokens = slice(first, first := first + _patches(medium) // self._merge)
+            tokens = slice(first, first := first + math.prod(medium.grid) // self._merge)
             # Copies: a slice would hold all that was computed beside it.
             found[medium.key] = [mx.contiguous(each[tokens]) for each in features]
             mx.async_eval(found[medium.key])
@@ -83,18 +84,13 @@ def _nbytes(features: Features) -> int:
     return sum(each.nbytes for each in features)
 
 
-def _patches(medium: Medium) -> int:
-    time, height, width = medium.grid
-    return time * height * width
-
-
 def _groups(media: list[Medium]) -> list[list[Medium]]:
     groups: list[list[Medium]] = []
     room = 0
     for medium in media:
-        if _patches(medium) > room:
+        if math.prod(medium.grid) > room:
             groups.append([])
             room = MAX_PATCHES
         groups[-1].append(medium)
-        room -= _patches(medium)
+        room -= math.prod(medium.grid)
     return groups

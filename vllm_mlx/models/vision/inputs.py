@@ -133,11 +133,9 @@ class InputsPreparer:
         self._reader = Reader(AsPixels(), self._pixels, policy)
 
     def wait_for_room(self) -> None:
-        """Return when less than `max_bytes` of inputs is held for prompts to come."""
         self._inputs.wait_for_room()
 
     def close(self) -> None:
-        """Free all pixels and inputs, and end all waits for room."""
         self._pixels.close()
         self._inputs.close()
 

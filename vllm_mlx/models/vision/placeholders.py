@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +19,6 @@ from vllm_mlx.outputs import MediaInfo
 MILLISECONDS = 1000
 
 Kind = Literal["image", "video"]
-
-
-class Expanded(NamedTuple):
-    """Token ids, and for each medium its places among them and the grids they lie in."""
-
-    tokens: list[int]
-    places: list[npt.NDArray[np.intp]]
-    blocks: list[Block]
 
 
 class _Done:
@@ -54,8 +46,11 @@ class Expander:
         # transformers' fast tokenizers may not be used from two threads at once.
         self._lock = threading.Lock()
 
-    def expand(self, messages: Sequence[Mapping[str, Any]], media: Sequence[Medium]) -> Expanded:
-        """
+    def expand(
+        self, messages: Sequence[Mapping[str, Any]], media: Sequence[Medium]
+    ) -> tuple[list[int], list[npt.NDArray[np.intp]], list[Block]]:
+        """Return token ids, each medium's places among them, and the grids that these lie in.
+
         Args:
             media: those of the messages, in order.
 
@@ -72,7 +67,7 @@ class Expander:
         places = dict(self._places(tokens, self._image_id, images))
         places |= self._places(tokens, self._video_id, videos)
         blocks = [block for medium in media for block in self._blocks(medium, places[medium])]
-        return Expanded(tokens.tolist(), [places[medium] for medium in media], sorted(blocks))
+        return tokens.tolist(), [places[medium] for medium in media], sorted(blocks)
 
     def _render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         processor = self._processor
@@ -146,13 +141,13 @@ class Expander:
 
 
 def token_id(config: Any, kind: Kind) -> int:
-    """The token that stands for images or videos."""
+    """Return the token that stands for images or videos."""
     found = getattr(config, f"{kind}_token_id", None)
     return int(found if found is not None else getattr(config, f"{kind}_token_index"))
 
 
 def media_tokens(config: Any) -> frozenset[int]:
-    """Those of both."""
+    """Return the tokens that stand for images and videos."""
     return frozenset({token_id(config, "image"), token_id(config, "video")})
 
 

@@ -18,7 +18,7 @@ from vllm_mlx.models.vision.reading import Reader, infos_of
 
 
 class VisionPreparer:
-    """Reads the media of prompts, each once, and writes their tokens.
+    """`Preparer` of a model that runs in slots; reads each medium once.
 
     Args:
         processor, config: mlx-vlm's for the model.
@@ -32,11 +32,9 @@ class VisionPreparer:
         self._expander = Expander(processor, config)
 
     def wait_for_room(self) -> None:
-        """Return when less than `max_bytes` of patches is held for prompts to come."""
         self._store.wait_for_room()
 
     def close(self) -> None:
-        """Free all patches, and end all waits for room."""
         self._store.close()
 
     def prepare(self, prompt: MediaPrompt) -> Prepared:
