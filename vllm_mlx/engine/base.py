@@ -6,7 +6,6 @@ import asyncio
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
 from typing import Self, Unpack
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -243,10 +242,5 @@ class Engine:
         await self.start()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
