@@ -75,6 +75,7 @@ def summary(figures: dict[str, Any]) -> str:
     for group in figures["against_mlx_lm"]:
         ratios = [f"{times(each):.1f} times on `{each['name']}`" for each in group["workloads"]]
         groups.append(f"{group['on']}: {', '.join(ratios)}")
+    workloads = [f"`{name}`: {about}" for name, about in figures["workloads"].items()]
     missed = [
         f"{what}: {said} (target {target})"
         for what, said, target, met in all_figures(figures)
@@ -83,7 +84,7 @@ def summary(figures: dict[str, Any]) -> str:
     lines = [
         "Tokens per second against mlx-lm's `BatchGenerator` at its best width:\n",
         *(f"- {group}" for group in groups),
-        "\nTargets that were missed:\n",
+        f"\n{'; '.join(workloads)}.\n\nTargets that were missed:\n",
         *(f"- {each}" for each in missed),
     ]
     return "\n".join(lines) + "\n"
