@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -97,9 +98,14 @@ class LoadedModel:
                 f"{self.name} has no chat template (it is a base model): use generate() with a "
                 "plain prompt, or an instruction-tuned model"
             )
-        try:
+        with template_errors(f"the chat template of {self.name}"):
             return list(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True))
-        except (TemplateError, AttributeError, TypeError, LookupError, ValueError) as error:
-            raise ChatTemplateError(
-                f"the chat template of {self.name} rejects these messages: {error}"
-            ) from error
+
+
+@contextmanager
+def template_errors(template: str = "the chat template") -> Iterator[None]:
+    """Turn what a chat template raises about messages into `ChatTemplateError`."""
+    try:
+        yield
+    except (TemplateError, AttributeError, TypeError, LookupError, ValueError) as error:
+        raise ChatTemplateError(f"{template} rejects these messages: {error}") from error

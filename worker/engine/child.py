@@ -72,10 +72,6 @@ class EngineChild:
         )
         self.send(replace(setup, scratch=self._scratch.name))
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def send(self, order: Setup | Order) -> None:
         """Queue an order; if the process is dead, it is dropped."""
         self._orders.put(order.encode() + b"\n")

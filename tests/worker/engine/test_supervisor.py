@@ -71,7 +71,7 @@ def errors(outputs: list[GenerationOutput]) -> list[str | None]:
 
 def pid_of(engine: SupervisedEngine) -> int:
     assert engine._child
-    return engine._child.pid
+    return engine._child._process.pid
 
 
 def is_alive(pid: int) -> bool:

@@ -7,7 +7,6 @@ it, so padding changes nothing but time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -90,7 +89,11 @@ class PrefillBatch:
         starting: list[Sequence] = []
         if not self.caches:
             columns = self.rows[0].start + self.length
-            self.caches = [PromptKVCache(columns, kv) for kv in self._prefixes(num_layers)]
+            bases = [row.base for row in self.rows if row.base]
+            self.caches = [
+                PromptKVCache(columns, _gather(bases, layer) if bases else None)
+                for layer in range(num_layers)
+            ]
             starting = [row.target for row in self.rows if isinstance(row.target, Sequence)]
         start = self.computed
         stop = min(self.length, start + max(1, max_tokens // len(self.rows)))
@@ -136,12 +139,6 @@ class PrefillBatch:
         ]
         mx.eval(layers)
         return layers
-
-    def _prefixes(self, num_layers: int) -> Seq[KeysAndValues | None]:
-        bases = [row.base for row in self.rows if row.base]
-        if not bases:
-            return [None] * num_layers
-        return [_gather(bases, layer) for layer in range(num_layers)]
 
 
 def _gather(bases: list[Prefix], layer: int) -> KeysAndValues:

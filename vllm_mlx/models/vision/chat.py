@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jinja2 import TemplateError
 from mlx_vlm.prompt_utils import MODEL_CONFIG, MessageFormat, apply_chat_template, get_chat_template
 
+from vllm_mlx.batching.loaded_model import template_errors
 from vllm_mlx.batching.prompts import Messages
-from vllm_mlx.errors import ChatTemplateError, MediaError
+from vllm_mlx.errors import MediaError
 from vllm_mlx.models.vision.pixels import Pixels
 
 _PLACED_BY_PROCESSOR = (MessageFormat.PROMPT_ONLY, MessageFormat.TEXT_ONLY)
@@ -64,12 +64,10 @@ class Chat:
     def _written(self, messages: Messages) -> str:
         given: Any = list(messages)
         count, has_videos = _count(messages, "image"), bool(_count(messages, "video"))
-        try:
+        with template_errors():
             if has_videos or (count and self._format is None):
                 return str(get_chat_template(self._processor, given, True))
             made = apply_chat_template(self._processor, self._config, given, num_images=count)
-        except (TemplateError, AttributeError, TypeError, LookupError, ValueError) as error:
-            raise ChatTemplateError(f"the chat template rejects these messages: {error}") from error
         return str(made["content"]) if isinstance(made, dict) else str(made)
 
     def _refuse_marks(self, messages: Messages) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_vlm.utils import prepare_inputs, should_add_special_tokens
+from PIL import Image
 
 from vllm_mlx.batching.prompt_media import PromptMedia
 from vllm_mlx.batching.prompts import MediaPrompt, Messages, Prepared
@@ -21,6 +22,7 @@ from vllm_mlx.media.store import MediaStore
 from vllm_mlx.models.vision.abilities import abilities_of
 from vllm_mlx.models.vision.chat import Chat
 from vllm_mlx.models.vision.pixels import AsPixels, Pixels
+from vllm_mlx.models.vision.placeholders import metadata_of
 from vllm_mlx.models.vision.reading import Reader, infos_of
 
 
@@ -59,7 +61,7 @@ class Processing:
         self._lock = threading.Lock()
 
     def encode(self, messages: Messages) -> list[int]:
-        """Token ids of messages without media.
+        """Return token ids of messages without media.
 
         Raises:
             ChatTemplateError: the template rejects the messages.
@@ -68,7 +70,8 @@ class Processing:
             return self._prepared(self._chat.text(messages)).tokens
 
     def inputs(self, messages: Messages, media: Sequence[Pixels]) -> Inputs:
-        """
+        """Return what the model takes of messages.
+
         Args:
             media: those of the messages, in order.
 
@@ -90,10 +93,10 @@ class Processing:
     def _processed(self, text: str, images: list[Pixels], videos: list[Pixels]) -> Inputs:
         given: dict[str, Any] = {}
         if images:
-            given["images"] = [image for each in images for image in each.images()]
+            given["images"] = [Image.fromarray(frame) for each in images for frame in each.frames]
         if videos:
             given["videos"] = [each.frames for each in videos]
-            given["video_metadata"] = [each.metadata() for each in videos]
+            given["video_metadata"] = [metadata_of(each.info) for each in videos]
         name = self.abilities.model_type
         try:
             made = self._prepared(text, **given)

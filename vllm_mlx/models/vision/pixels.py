@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from vllm_mlx.media.video import VideoClip
-from vllm_mlx.models.vision.placeholders import metadata_of
 from vllm_mlx.outputs import MediaInfo
 
 
@@ -28,14 +26,6 @@ class Pixels:
     @property
     def nbytes(self) -> int:
         return self.frames.nbytes
-
-    def images(self) -> list[Image.Image]:
-        """Each frame as an image."""
-        return [Image.fromarray(frame) for frame in self.frames]
-
-    def metadata(self) -> dict[str, Any]:
-        """When its frames are shown, as processors of mlx-vlm are told."""
-        return metadata_of(self.info)
 
 
 class AsPixels:

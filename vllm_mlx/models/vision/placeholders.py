@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import TemplateError
 
+from vllm_mlx.batching.loaded_model import template_errors
 from vllm_mlx.batching.prompt_media import Medium
-from vllm_mlx.errors import ChatTemplateError, MediaError
+from vllm_mlx.errors import MediaError
 from vllm_mlx.models.vision.positions import Block
 from vllm_mlx.outputs import MediaInfo
 
@@ -70,18 +70,14 @@ class Expander:
         return tokens.tolist(), [places[medium] for medium in media], sorted(blocks)
 
     def _render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        processor = self._processor
-        try:
-            return str(
-                processor.tokenizer.apply_chat_template(
-                    [_without_sources(message) for message in messages],
-                    chat_template=getattr(processor, "chat_template", None),
-                    tokenize=False,
-                    add_generation_prompt=True,
-                )
+        with template_errors():
+            text = self._processor.tokenizer.apply_chat_template(
+                [_without_sources(message) for message in messages],
+                chat_template=getattr(self._processor, "chat_template", None),
+                tokenize=False,
+                add_generation_prompt=True,
             )
-        except (TemplateError, AttributeError, TypeError, LookupError, ValueError) as error:
-            raise ChatTemplateError(f"the chat template rejects these messages: {error}") from error
+        return str(text)
 
     def _check(self, text: str, images: list[Medium], videos: list[Medium]) -> None:
         for token, media, kind in (
