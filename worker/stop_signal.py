@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from types import FrameType
 
 
 class StopSignal:
@@ -25,7 +24,7 @@ class StopSignal:
             if signum != signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN:
                 signal.signal(signum, self.request)
 
-    def request(self, signum: int, frame: FrameType | None = None) -> None:  # noqa: ARG002
+    def request(self, signum: int, *_: object) -> None:
         """Handle a signal; kernel and shell both send SIGHUP, whose second is none."""
         if not self.is_requested:
             self._stop_at = time.monotonic() + self._grace

@@ -11,7 +11,8 @@ from vllm_mlx.errors import MediaError
 
 
 class Abilities(NamedTuple):
-    """
+    """How many images and videos a prompt may have, and as what videos are shown.
+
     Attributes:
         model_type: the architecture's name.
         images: how many images a prompt may have.
@@ -24,7 +25,8 @@ class Abilities(NamedTuple):
     videos: Literal["video", "frames"] | None
 
     def check(self, images: int, videos: int) -> None:
-        """
+        """Refuse a prompt with more than the model takes.
+
         Raises:
             MediaError: the model can't be shown so many.
         """
@@ -41,7 +43,8 @@ class Abilities(NamedTuple):
 
 
 def abilities_of(model_type: str, processor: Any) -> Abilities:
-    """
+    """Return what a model can be shown.
+
     Args:
         processor: mlx-vlm's for the model. Some have an argument for videos and ignore it; those
             that read them have a video processor.

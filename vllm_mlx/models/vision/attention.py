@@ -36,7 +36,8 @@ class MRoPEAttention(Attention):
         position_ids: Any = None,
         position_embeddings: tuple[mx.array, mx.array] | None = None,
     ) -> mx.array:
-        """
+        """Return the attention of tokens `[B, L, hidden]`, projected.
+
         Args:
             position_embeddings: cosines and sines `[B, L, D]`, if there are media among the tokens;
                 without, they are text from the cache's offset on.

@@ -30,7 +30,8 @@ class Chat:
         self._videos_as_frames = videos_as_frames
 
     def text(self, messages: Messages, media: Sequence[Pixels] = ()) -> str:
-        """
+        """Return the prompt of messages.
+
         Args:
             media: those of the messages, in order.
 
@@ -71,7 +72,11 @@ class Chat:
         return str(made["content"]) if isinstance(made, dict) else str(made)
 
     def _refuse_marks(self, messages: Messages) -> None:
-        marks = self._marks()
+        # The texts that stand for media, as far as the processor names them.
+        names = ("image_token", "video_token", "boi_token")
+        owners = (self._processor, getattr(self._processor, "tokenizer", None))
+        found = {getattr(owner, name, None) for owner in owners for name in names}
+        marks = {mark for mark in found if isinstance(mark, str) and mark} or {"<image>"}
         for message in messages:
             content = message["content"]
             parts = [{"text": content}] if isinstance(content, str) else content
@@ -81,13 +86,6 @@ class Chat:
                         f"the prompt's text has the placeholder {mark}: leave it out, it is "
                         "written where the media stand"
                     )
-
-    def _marks(self) -> set[str]:
-        """The texts that stand for media, as far as the processor names them."""
-        names = ("image_token", "video_token", "boi_token")
-        owners = (self._processor, getattr(self._processor, "tokenizer", None))
-        found = {getattr(owner, name, None) for owner in owners for name in names}
-        return {mark for mark in found if isinstance(mark, str) and mark} or {"<image>"}
 
     def _check_places(self, text: str, messages: Messages) -> None:
         if self._format in _PLACED_BY_PROCESSOR:

@@ -86,7 +86,8 @@ class Reader(Generic[T]):
     def _read(
         self, kind: Kind, source: Any, params: VideoParams, pins: ExitStack
     ) -> Callable[[], T]:
-        """
+        """Read one medium and hold it until `pins` is closed.
+
         Args:
             source: a path, a `file:`, `http(s):` or `data:` URL, base64, raw bytes, a PIL image, an
                 array of pixels, or for a video frames as an array `[T, H, W, 3]` or a list.
@@ -94,7 +95,12 @@ class Reader(Generic[T]):
         how = f"{kind} {params.video_fps} {params.video_max_frames}" if kind == "video" else kind
 
         def load() -> T:
-            return self._load(kind, source, params)
+            if isinstance(source, str | bytes | Path):
+                with opened(source, self._policy) as file:
+                    return self._process(kind, file.path, file.name, params)
+            if kind == "image":
+                return self._image(self._shown(source), GIVEN)
+            return self._video(self._given(source, params), GIVEN)
 
         if isinstance(source, str) and source.lower().startswith(("http:", "https:")):
             return self._pinned(pins, f"{how} at {source}", load, load, keep=False)
@@ -117,14 +123,6 @@ class Reader(Generic[T]):
         clip = self._given(source, params)
         key = f"{how} of {content_hash(clip.frames, clip.timestamps, clip.duration_s)}"
         return self._pinned(pins, key, lambda: self._video(clip, GIVEN), load)
-
-    def _load(self, kind: Kind, source: Any, params: VideoParams) -> T:
-        if isinstance(source, str | bytes | Path):
-            with opened(source, self._policy) as file:
-                return self._process(kind, file.path, file.name, params)
-        if kind == "image":
-            return self._image(self._shown(source), GIVEN)
-        return self._video(self._given(source, params), GIVEN)
 
     def _process(self, kind: Kind, path: Path, name: str, params: VideoParams) -> T:
         with self._room.share() as claim:

@@ -32,7 +32,8 @@ class SegmentedAttention(nn.Module):
         self.proj = original.proj
 
     def __call__(self, x: mx.array, cu_seqlens: mx.array, rotary_pos_emb: mx.array) -> mx.array:
-        """
+        """Return the attention of patches, projected: `[p, hidden]`.
+
         Args:
             x: `[p, H * D]`.
             cu_seqlens: where segments begin and end, int32 `[segments + 1]`.
