@@ -178,6 +178,5 @@ def test_seeded_rows_of_smollm2_are_the_same_in_another_order(smollm2: Case) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [1, 7, 16, 32])
-def test_all_batched_output_of_smollm2(smollm2: Case, width: int) -> None:
-    assert_batched_equals_sequential(smollm2, width)
+def test_all_batched_output_of_smollm2(smollm2: Case) -> None:
+    assert_batched_equals_sequential(smollm2, width=32)
