@@ -8,12 +8,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
 from mlx_lm import utils as mlx_lm_utils
 
 from vllm_mlx import platform
 from vllm_mlx.batching.loaded_model import LoadedModel
 from vllm_mlx.errors import ModelLoadError
+from vllm_mlx.hub import fetch
 from vllm_mlx.model_files import local_path
 from vllm_mlx.models.accelerated import accelerate
 from vllm_mlx.models.detokenizer import make_new_detokenizer
@@ -34,20 +34,20 @@ def load_model(
     Raises:
         ModelLoadError: with the reason, whatever the library below said.
     """
-    path = str(local_path(name) or name)
+    path = local_path(name) or fetch(name)
     new_preparer = encode_chat = None
     media_tokens = frozenset[int]()
     try:
-        if path.lower().endswith(".gguf"):
-            model, tokenizer, config = load_gguf(Path(path))
-        elif sees(path):
+        if path.suffix.lower() == ".gguf":
+            model, tokenizer, config = load_gguf(path)
+        elif _sees(path):
             from vllm_mlx.models.vision.loading import load_vision
 
             vision = load_vision(path, trust_remote_code)
             model, tokenizer, config, new_preparer, encode_chat, media_tokens = vision
         else:
             loaded: Any = mlx_lm_utils.load(
-                path, lazy=True, return_config=True, trust_remote_code=trust_remote_code
+                str(path), lazy=True, return_config=True, trust_remote_code=trust_remote_code
             )
             model, tokenizer, config = loaded
         if new_preparer is None:
@@ -56,8 +56,9 @@ def load_model(
                 accelerate(model)
     except ModelLoadError:
         raise
-    except Exception as error:  # whatever a hub client, a file or an architecture can raise
-        raise ModelLoadError(f"can't load {name!r}: {_reason(name, error)}") from error
+    except Exception as error:  # whatever a file or an architecture can raise
+        reason = f"{type(error).__name__}: {error}"
+        raise ModelLoadError(f"can't load {name!r}: {reason}") from error
     text_config = {**config, **config.get("text_config", {})}
     lock = threading.Lock()
     return LoadedModel(
@@ -74,18 +75,11 @@ def load_model(
     )
 
 
-def sees(path: str) -> bool:
-    """Whether a folder or hub id holds a model with a vision tower, and mlx-vlm is there for it."""
-    if importlib.util.find_spec("mlx_vlm") is None:
-        return False
-    config = Path(path) / "config.json" if Path(path).exists() else None
-    if config is None:
-        config = Path(hf_hub_download(path, "config.json"))
-    return config.exists() and "vision_config" in json.loads(config.read_bytes())
-
-
-def _reason(name: str, error: Exception) -> str:
-    said = f"{type(error).__name__}: {error}"
-    if Path(name).expanduser().exists():
-        return said
-    return f"no such local folder, and the Hugging Face hub did not give it: {said}"
+def _sees(folder: Path) -> bool:
+    """Whether a model has a vision tower, and mlx-vlm is there for it."""
+    config = folder / "config.json"
+    return (
+        importlib.util.find_spec("mlx_vlm") is not None
+        and config.exists()
+        and "vision_config" in json.loads(config.read_bytes())
+    )

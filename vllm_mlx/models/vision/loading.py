@@ -37,10 +37,9 @@ class LoadedVision(NamedTuple):
     media_tokens: frozenset[int] = frozenset()
 
 
-def load_vision(path: str, trust_remote_code: bool) -> LoadedVision:
+def load_vision(folder: Path, trust_remote_code: bool) -> LoadedVision:
     """Load with mlx-vlm. Those that slots suit get our attention and MLP; the others are stepped
     one at a time by mlx-vlm itself."""
-    folder = mlx_vlm_utils.get_model_path(path)
     if not trust_remote_code:
         _refuse_code(folder)
     model, processor = mlx_vlm_utils.load(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import mlx.core as mx
 import mlx_vlm
@@ -304,4 +305,4 @@ def test_a_template_that_raises_says_why(bare):
 def test_models_that_answer_otherwise_are_refused(folder, monkeypatch):
     monkeypatch.setattr("vllm_mlx.models.vision.loading.is_diffusion_model", lambda _: True)
     with pytest.raises(ModelLoadError, match="smolvlm does not answer token after token"):
-        load_vision(folder, False)
+        load_vision(Path(folder), False)
