@@ -16,7 +16,11 @@ def as_tuple(strings: Any) -> Any:
     """One string or a collection of them as a tuple."""
     if isinstance(strings, str):
         return (strings,)
-    return tuple(strings) if isinstance(strings, list | set | frozenset) else strings
+    if isinstance(strings, list | tuple | set | frozenset):
+        return tuple(strings)
+    if strings is not None:
+        raise ValueError("should be a string, or a list of strings")
+    return None
 
 
 StopString = Annotated[str, StringConstraints(min_length=1)]

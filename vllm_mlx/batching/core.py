@@ -16,7 +16,7 @@ from vllm_mlx.batching.engine_thread import EngineThread, refuse_fork
 from vllm_mlx.batching.loaded_model import LoadedModel
 from vllm_mlx.batching.media_pool import fail
 from vllm_mlx.batching.prompt_media import PromptMedia
-from vllm_mlx.batching.prompts import MediaPrompt, Prepared
+from vllm_mlx.batching.prompts import MediaPrompt, Prepared, require_text
 from vllm_mlx.batching.request import Request, by_prompt, cancelled_on_error
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.errors import (
@@ -178,6 +178,7 @@ class EngineCore:
         prompt = samples[0].request.prompt
         try:
             loaded, *_, media = thread.parts
+            require_text(prompt)
             if not isinstance(prompt, MediaPrompt):
                 return self._sequences(thread, samples, Prepared(loaded.encode(prompt)))
             if media is None:

@@ -69,11 +69,6 @@ class LoadedModel:
         return detokenizer.add(token) + detokenizer.finish()
 
     def _encode(self, prompt: str) -> list[int]:
-        try:
-            prompt.encode()
-        except UnicodeEncodeError:
-            message = "the prompt holds half a surrogate pair, which is no text"
-            raise InvalidRequestError(message) from None
         bos = self.tokenizer.bos_token
         add_special_tokens = bos is None or not prompt.startswith(bos)  # as mlx_lm.generate does
         tokens = list(

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from vllm_mlx.batching.prompt_media import PromptMedia
-from vllm_mlx.content import Content, Part, content_of, media_of, refuse_media_beside
-from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.content import MEDIA_PARTS, Content, Part, content_of, media_of, refuse_media_beside
+from vllm_mlx.errors import InvalidRequestError, shown
 from vllm_mlx.sampling_params import MoreOptions, SamplingOptions, SamplingParams
 from vllm_mlx.video_params import VideoOptions, VideoParams
 
@@ -126,6 +126,35 @@ def chat_prompt(messages: object, video: VideoParams | None = None) -> Prompt:
     # Those of an assistant that calls tools may be None.
     messages = [{**each, "content": each.get("content") or ""} for each in found]
     return MediaPrompt(messages, video or VideoParams.of())
+
+
+def require_text(prompt: Prompt) -> None:
+    """Make sure that the strings of a prompt are text, but for the names of its media.
+
+    Raises:
+        InvalidRequestError: one holds half a surrogate pair.
+    """
+    if isinstance(prompt, str):
+        _require_text(prompt, "prompt")
+    else:
+        _require_text(prompt.messages if isinstance(prompt, MediaPrompt) else prompt, "messages")
+
+
+def _require_text(value: Any, where: str) -> None:
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequestError(
+                f"{where}={shown(value)}: holds {value[error.start]!r}, half a surrogate pair, "
+                "which is no text: leave it out, or give the character whole"
+            ) from None
+    elif isinstance(value, Mapping) and value.get("type") not in MEDIA_PARTS:
+        for key, each in value.items():
+            _require_text(each, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for at, each in enumerate(value):
+            _require_text(each, f"{where}[{at}]")
 
 
 def _contents(messages: Messages) -> list[Content]:

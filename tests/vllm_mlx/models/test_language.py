@@ -3,6 +3,7 @@ on a tiny one."""
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 
@@ -164,9 +165,44 @@ def test_a_chat_is_a_list_of_messages(language_model, messages):
         language_model.chat(messages)
 
 
+HALF = "half: \ud83d"
+
+
 def test_half_a_surrogate_pair_is_no_prompt(language_model):
-    with pytest.raises(InvalidRequestError, match="surrogate"):
-        language_model.generate("\ud800")
+    said = r"prompt='half: \\ud83d': holds '\\ud83d', half a surrogate pair.*leave it out"
+    with pytest.raises(InvalidRequestError, match=said):
+        language_model.generate(HALF)
+
+
+@pytest.mark.parametrize(
+    ("message", "where"),
+    [
+        ({"role": "user", "content": HALF}, r"messages\[1\]\.content="),
+        ({"role": "user", "content": [{"type": "text", "text": HALF}]}, r"messages\[1\]\.content="),
+        ({"role": HALF, "content": "Hi"}, r"messages\[1\]\.role="),
+        (
+            {"role": "assistant", "content": "", "tool_calls": [{"arguments": {"city": HALF}}]},
+            r"messages\[1\]\.tool_calls\[0\]\.arguments\.city=",
+        ),
+    ],
+)
+def test_half_a_surrogate_pair_is_no_message(language_model, message, where):
+    with pytest.raises(InvalidRequestError, match=f"^{where}.*half a surrogate pair"):
+        language_model.chat([{"role": "user", "content": "Hi"}, message])
+
+
+@pytest.mark.parametrize(
+    ("stop", "said"),
+    [
+        (5, "stop=5: should be a string, or a list of strings"),
+        (b"END", "stop=b'END': should be a string, or a list of strings"),
+        ([5], "stop.0=5: should be a valid string"),
+        (["END", ""], "stop.1='': String should have at least 1 character"),
+    ],
+)
+def test_what_is_no_stop_string_is_told(language_model, stop, said):
+    with pytest.raises(InvalidRequestError, match=f"^{re.escape(said)}"):
+        language_model.generate("Hi", stop=stop)
 
 
 def test_prompt_and_text_join_without_losing_a_space(language_model):

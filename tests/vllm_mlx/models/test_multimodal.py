@@ -413,6 +413,11 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "2 placeholders",
     ),
     "an empty prompt": ({"prompt": "", "images": ["photo.jpg"]}, InvalidRequestError, "empty"),
+    "half a character": (
+        {"prompt": "\ud800?", "images": ["photo.jpg"]},
+        InvalidRequestError,
+        r"messages\[0\]\.content\[1\]\.text=.*half a surrogate pair",
+    ),
     "no prompt": ({"prompt": None, "images": ["photo.jpg"]}, InvalidRequestError, "NoneType"),
 }
 
