@@ -145,10 +145,10 @@ def test_counts_hold_whatever_threads_do(store):
 
 def test_a_hundred_thousand_small_things_take_no_time():
     store: MediaStore[Thing] = MediaStore(500_000)
-    start = time.perf_counter()
+    start = time.process_time()
     for at in range(100_000):
         store.pin(str(at))
         store.get(str(at), Thing)
         store.unpin(str(at))
-    assert time.perf_counter() - start < 5  # it was minutes when each one counted all
+    assert time.process_time() - start < 5  # it was minutes when each one counted all
     assert store.nbytes == 500_000
