@@ -14,8 +14,7 @@ from mlx_lm.models import llama
 from vllm_mlx import platform
 from vllm_mlx.model_files import ALIASES
 from vllm_mlx.models import loading
-from vllm_mlx.models.accelerated import accelerate
-from vllm_mlx.models.weights import place
+from vllm_mlx.models.accelerated import accelerate, place
 
 GROUP_SIZE = 64
 _LLAMA: dict[str, Any] = {

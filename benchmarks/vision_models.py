@@ -22,10 +22,10 @@ from mlx_vlm.models.qwen3_vl.processing_qwen3_vl import (
 
 from vllm_mlx import platform
 from vllm_mlx.batching.loaded_model import LoadedModel
+from vllm_mlx.models.accelerated import place
 from vllm_mlx.models.detokenizer import make_new_detokenizer
 from vllm_mlx.models.vision.model import adapt
 from vllm_mlx.models.vision.preparation import VisionPreparer
-from vllm_mlx.models.weights import place
 
 TINY = Path(__file__).parent.parent / "examples" / "tiny_vlm" / "model"
 SHAPES: dict[str, dict[str, dict[str, Any]]] = {

@@ -9,12 +9,13 @@ import re
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Required, TypedDict
+from typing import Any, Required, TypedDict
 
 from pydantic import BaseModel, Field
 
 from jobs.requests import MAX_SAMPLES
 from jobs.sources import Format, Input, MediaFiles
+from vllm_mlx.content import MediaKind
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.video_params import VideoParams
 
@@ -56,7 +57,7 @@ class InputSpec(BaseModel, frozen=True, extra="forbid"):
     path: str
     fingerprint: str
     format: Format
-    media: Literal["image", "video"] | None = None
+    media: MediaKind | None = None
     prompt: str | None = None
 
     @classmethod

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
+
+MediaKind = Literal["image", "video"]
 
 MEDIA_PARTS = {"image_url": "image", "image": "image", "video_url": "video", "video": "video"}
 """The content parts that hold a medium, and what it is."""

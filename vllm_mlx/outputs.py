@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
+from vllm_mlx.content import MediaKind
+
 FinishReason = Literal["stop", "length", "repetition", "error"]
 
 
@@ -39,7 +41,7 @@ class MediaInfo:
         truncated: the file ends before its own index does, so its end is missing.
     """
 
-    kind: Literal["image", "video"]
+    kind: MediaKind
     hash: str
     width: int
     height: int

@@ -9,17 +9,16 @@ import os
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from jobs.errors import InputFileError
 from jobs.sources.files import FilePath
 from jobs.sources.formats import Format
 from jobs.sources.rows import RawRow
-
-Kind = Literal["image", "video"]
+from vllm_mlx.content import MediaKind
 
 # What of a folder is meant; a pattern means what it matches.
-_SUFFIXES: dict[Kind, set[str]] = {
+_SUFFIXES: dict[MediaKind, set[str]] = {
     "image": {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"},
     "video": {".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"}
     | {".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"},
@@ -49,14 +48,14 @@ class MediaFiles:
     """
 
     format: ClassVar = Format.MEDIA
-    kind: Kind
+    kind: MediaKind
     path: Path
     prompt: str
     folder: Path
     files: tuple[MediaFile, ...]
 
     @classmethod
-    def of(cls, kind: Kind, path: FilePath, prompt: str) -> MediaFiles:
+    def of(cls, kind: MediaKind, path: FilePath, prompt: str) -> MediaFiles:
         """Find the files.
 
         Raises:
@@ -91,7 +90,7 @@ class MediaFiles:
             yield RawRow(row, row + 1, data, None)
 
 
-def _find(kind: Kind, pattern: Path) -> tuple[Path, tuple[MediaFile, ...]]:
+def _find(kind: MediaKind, pattern: Path) -> tuple[Path, tuple[MediaFile, ...]]:
     """Return the absolute folder that a pattern begins with, and its matches there, sorted."""
     if _is_folder(pattern):
         folder = pattern

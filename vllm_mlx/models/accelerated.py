@@ -1,6 +1,6 @@
-"""Attention and MLP as each backend does them fastest, in place of mlx-lm's own modules.
+"""Weights, attention and MLP as each backend has them fastest.
 
-`accelerate(model)` swaps them in for the architectures in the tables below, whose modules have one
+`accelerate(model)` swaps in ours for the architectures in the tables below, whose modules have one
 and the same form; all others stay as mlx-lm made them. Shapes: B rows, L tokens, Hq and Hk heads
 of queries and of keys, D head dimension.
 """
@@ -11,8 +11,10 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 from mlx_lm.models import llama, qwen2, qwen3
 from mlx_lm.models.rope_utils import Llama3RoPE
+from mlx_lm.utils import dequantize_model
 
 from vllm_mlx import platform
 from vllm_mlx.batching.slots.cache import PromptKVCache, SlotKVCache
@@ -161,6 +163,18 @@ def _wavelengths(rope: Any) -> mx.array | None:
         exponents = mx.arange(0, rope.dims, 2, dtype=mx.float32) / rope.dims
         return mx.power(rope.base, exponents) / rope.scale
     return None
+
+
+def place(model: nn.Module) -> nn.Module:
+    """Bring the weights into memory in the type this backend is fast in; returns the model."""
+    if dtype := platform.weight_dtype():
+        model.set_dtype(dtype)  # first: scales in float16 would round the weights they make
+    arrays: Any = tree_flatten(model.parameters())
+    if platform.dequantizes(sum(array.nbytes for _, array in arrays)):
+        dequantize_model(model)
+    model.eval()
+    mx.eval(model.parameters())
+    return model
 
 
 def accelerate(model: nn.Module) -> nn.Module:

@@ -15,10 +15,9 @@ from vllm_mlx.batching.loaded_model import LoadedModel
 from vllm_mlx.errors import ModelLoadError
 from vllm_mlx.hub import fetch
 from vllm_mlx.model_files import local_path
-from vllm_mlx.models.accelerated import accelerate
+from vllm_mlx.models.accelerated import accelerate, place
 from vllm_mlx.models.detokenizer import make_new_detokenizer
 from vllm_mlx.models.gguf import load_gguf
-from vllm_mlx.models.weights import place
 
 platform.prepare()
 

@@ -243,6 +243,6 @@ def _memory() -> int:
 
 @functools.cache
 def prepare() -> None:
-    """Make the backend ready: on a Linux CPU, give MLX a fast BLAS (`blas.accelerate`)."""
+    """Make the backend ready: on a Linux CPU, give MLX a fast BLAS (`blas.use_openblas`)."""
     if backend() == "cpu":
-        blas.accelerate()
+        blas.use_openblas()

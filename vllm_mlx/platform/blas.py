@@ -2,7 +2,7 @@
 
 The `mlx-cpu` wheel is linked with reference BLAS, whose float32 matmul is some 20 to 100 times
 slower than OpenBLAS. From it libmlx imports `cblas_{s,d,c}gemm` and nothing else, each through one
-slot of its global offset table (GOT). `accelerate` finds those slots by symbol name in the
+slot of its global offset table (GOT). `use_openblas` finds those slots by symbol name in the
 relocations of the loaded library (System V ABI, "Dynamic Linking") and points them at OpenBLAS:
 the one in the PyPI package `scipy-openblas32`, else the system's `libopenblas.so.0`. It works
 whether or not MLX has already computed, and touches no other library of the process.
@@ -64,7 +64,7 @@ class _Sym(ctypes.Structure):
 _lock = threading.Lock()
 
 
-def accelerate() -> str | None:
+def use_openblas() -> str | None:
     """Point MLX's matmul at OpenBLAS, once; never raises.
 
     Returns:

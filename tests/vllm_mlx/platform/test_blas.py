@@ -38,7 +38,7 @@ for _ in range(5):
     start = time.perf_counter()
     mx.eval(a @ b)
     best = min(best, time.perf_counter() - start)
-print(json.dumps({"library": platform.blas.accelerate(), "gflops": 2 * 512**3 / best / 1e9}))
+print(json.dumps({"library": platform.blas.use_openblas(), "gflops": 2 * 512**3 / best / 1e9}))
 """
 
 
@@ -91,10 +91,10 @@ def test_results_are_those_of_numpy_in_double_precision(
     assert (np.abs(product - expected) <= tolerance * bound).all()
 
 
-def test_prepare_and_accelerate_may_be_called_again() -> None:
+def test_prepare_and_use_openblas_may_be_called_again() -> None:
     platform.prepare()
     platform.prepare()
-    assert blas.accelerate() == blas.accelerate()
+    assert blas.use_openblas() == blas.use_openblas()
     assert platform.weight_dtype() == mx.float32
 
 
@@ -121,8 +121,8 @@ def test_without_openblas_one_warning_says_what_to_install(
     monkeypatch.setattr(ctypes, "CDLL", load)
 
     with caplog.at_level(logging.WARNING):
-        assert blas.accelerate() is None
-        assert blas.accelerate() is None
+        assert blas.use_openblas() is None
+        assert blas.use_openblas() is None
 
     (record,) = caplog.records
     assert "pip install scipy-openblas32" in record.getMessage()
@@ -133,7 +133,7 @@ def test_an_unknown_machine_is_a_warning_and_no_crash(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
-    assert blas.accelerate() is None
+    assert blas.use_openblas() is None
     assert "riscv64" in caplog.text
 
 

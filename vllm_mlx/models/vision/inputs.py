@@ -23,7 +23,7 @@ from vllm_mlx.models.vision.abilities import abilities_of
 from vllm_mlx.models.vision.chat import Chat
 from vllm_mlx.models.vision.pixels import AsPixels, Pixels
 from vllm_mlx.models.vision.placeholders import metadata_of
-from vllm_mlx.models.vision.reading import Reader, infos_of
+from vllm_mlx.models.vision.reading import MediaReader, infos_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,7 +133,7 @@ class InputsPreparer:
         self._processing = processing
         self._pixels: MediaStore[Pixels] = MediaStore(max_bytes)
         self._inputs: MediaStore[Inputs] = MediaStore(max_bytes)
-        self._reader = Reader(AsPixels(), self._pixels, policy)
+        self._reader = MediaReader(AsPixels(), self._pixels, policy)
 
     def wait_for_room(self) -> None:
         self._inputs.wait_for_room()

@@ -18,12 +18,12 @@ from vllm_mlx.batching.media_pool import Preparer
 from vllm_mlx.batching.prompts import Messages
 from vllm_mlx.errors import ModelLoadError
 from vllm_mlx.media.policy import MediaPolicy
+from vllm_mlx.models.accelerated import place
 from vllm_mlx.models.vision.inputs import InputsPreparer, Processing
 from vllm_mlx.models.vision.model import adapt
 from vllm_mlx.models.vision.one_by_one import OneByOneModel
 from vllm_mlx.models.vision.placeholders import media_tokens
 from vllm_mlx.models.vision.preparation import VisionPreparer
-from vllm_mlx.models.weights import place
 
 
 class LoadedVision(NamedTuple):

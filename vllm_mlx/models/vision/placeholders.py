@@ -5,20 +5,19 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vllm_mlx.batching.loaded_model import template_errors
 from vllm_mlx.batching.prompt_media import Medium
+from vllm_mlx.content import MediaKind
 from vllm_mlx.errors import MediaError
 from vllm_mlx.models.vision.positions import Block
 from vllm_mlx.outputs import MediaInfo
 
 MILLISECONDS = 1000
-
-Kind = Literal["image", "video"]
 
 
 class _Done:
@@ -136,7 +135,7 @@ class Expander:
             yield Block(int(places[0]), time, height, width)
 
 
-def token_id(config: Any, kind: Kind) -> int:
+def token_id(config: Any, kind: MediaKind) -> int:
     """Return the token that stands for images or videos."""
     found = getattr(config, f"{kind}_token_id", None)
     return int(found if found is not None else getattr(config, f"{kind}_token_index"))

@@ -14,7 +14,7 @@ from vllm_mlx.media.store import MediaStore
 from vllm_mlx.models.vision.patches import Patches, Processed
 from vllm_mlx.models.vision.placeholders import Expander
 from vllm_mlx.models.vision.positions import rope_positions
-from vllm_mlx.models.vision.reading import Reader, infos_of
+from vllm_mlx.models.vision.reading import MediaReader, infos_of
 
 
 class VisionPreparer:
@@ -28,7 +28,7 @@ class VisionPreparer:
 
     def __init__(self, processor: Any, config: Any, policy: MediaPolicy, *, max_bytes: int) -> None:
         self._store: MediaStore[Processed] = MediaStore(max_bytes)
-        self._reader = Reader(Patches(processor), self._store, policy)
+        self._reader = MediaReader(Patches(processor), self._store, policy)
         self._expander = Expander(processor, config)
 
     def wait_for_room(self) -> None:

@@ -1,4 +1,4 @@
-"""`Reader`: images and videos from where they lie to what a model takes of them."""
+"""`MediaReader`: images and videos from where they lie to what a model takes of them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from vllm_mlx.batching.prompts import MediaPrompt
+from vllm_mlx.content import MediaKind
 from vllm_mlx.errors import MediaError
 from vllm_mlx.media.image import frames_of, read_image
 from vllm_mlx.media.policy import MediaPolicy
@@ -24,11 +25,10 @@ from vllm_mlx.media.video import VideoClip, read_video
 from vllm_mlx.outputs import MediaInfo
 from vllm_mlx.video_params import VideoParams
 
-Kind = Literal["image", "video"]
 GIVEN = "given as pixels"
 
 
-class Content(Sized, Protocol):
+class ReadMedium(Sized, Protocol):
     """What is kept of a medium."""
 
     @property
@@ -36,8 +36,8 @@ class Content(Sized, Protocol):
         """What it is."""
 
 
-T = TypeVar("T", bound=Content)
-T_co = TypeVar("T_co", bound=Content, covariant=True)
+T = TypeVar("T", bound=ReadMedium)
+T_co = TypeVar("T_co", bound=ReadMedium, covariant=True)
 
 
 class Form(Protocol[T_co]):
@@ -50,7 +50,7 @@ class Form(Protocol[T_co]):
         """Of the frames of a video."""
 
 
-class Reader(Generic[T]):
+class MediaReader(Generic[T]):
     """Reads each medium once, however many prompts have it at the same time.
 
     What is known is known by content: a file by the hash of its bytes, pixels by the hash of
@@ -84,7 +84,7 @@ class Reader(Generic[T]):
         ]
 
     def _read(
-        self, kind: Kind, source: Any, params: VideoParams, pins: ExitStack
+        self, kind: MediaKind, source: Any, params: VideoParams, pins: ExitStack
     ) -> Callable[[], T]:
         """Read one medium and hold it until `pins` is closed.
 
@@ -124,7 +124,7 @@ class Reader(Generic[T]):
         key = f"{how} of {content_hash(clip.frames, clip.timestamps, clip.duration_s)}"
         return self._pinned(pins, key, lambda: self._video(clip, GIVEN), load)
 
-    def _process(self, kind: Kind, path: Path, name: str, params: VideoParams) -> T:
+    def _process(self, kind: MediaKind, path: Path, name: str, params: VideoParams) -> T:
         with self._room.share() as claim:
             if kind == "image":
                 return self._image(read_image(path, self._policy, name=name, claim=claim), name)
