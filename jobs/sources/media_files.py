@@ -25,7 +25,7 @@ _SUFFIXES: dict[MediaKind, set[str]] = {
 }
 
 
-class MediaFile(NamedTuple):
+class FoundFile(NamedTuple):
     """A file as it was found.
 
     Attributes:
@@ -52,7 +52,7 @@ class MediaFiles:
     path: Path
     prompt: str
     folder: Path
-    files: tuple[MediaFile, ...]
+    files: tuple[FoundFile, ...]
 
     @classmethod
     def of(cls, kind: MediaKind, path: FilePath, prompt: str) -> MediaFiles:
@@ -90,7 +90,7 @@ class MediaFiles:
             yield RawRow(row, row + 1, data, None)
 
 
-def _find(kind: MediaKind, pattern: Path) -> tuple[Path, tuple[MediaFile, ...]]:
+def _find(kind: MediaKind, pattern: Path) -> tuple[Path, tuple[FoundFile, ...]]:
     """Return the absolute folder that a pattern begins with, and its matches there, sorted."""
     if _is_folder(pattern):
         folder = pattern
@@ -126,9 +126,9 @@ def _split(pattern: Path) -> tuple[Path, Path]:
     return Path(*parts[:fixed]), Path(*parts[fixed:])
 
 
-def _look(folder: Path, name: str) -> MediaFile:
+def _look(folder: Path, name: str) -> FoundFile:
     try:
         stat = (folder / name).stat()
     except OSError:
-        return MediaFile(name, -1, -1)
-    return MediaFile(name, stat.st_size, stat.st_mtime_ns)
+        return FoundFile(name, -1, -1)
+    return FoundFile(name, stat.st_size, stat.st_mtime_ns)

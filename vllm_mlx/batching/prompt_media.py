@@ -36,7 +36,7 @@ class Medium:
         return self.info.hash
 
 
-class Part(NamedTuple):
+class MediumPart(NamedTuple):
     """Tokens of one medium in a piece of the prompt: its features `[first:last]` go to `columns`
     of the piece."""
 
@@ -97,12 +97,12 @@ class PromptMedia:
                 found[place] = content
         return found
 
-    def parts(self, start: int, stop: int) -> Iterator[Part]:
+    def parts(self, start: int, stop: int) -> Iterator[MediumPart]:
         """The media among the tokens `[start:stop]`."""
         for medium, places in zip(self.media, self.places, strict=True):
             first, last = np.searchsorted(places, (start, stop)).tolist()
             if first < last:
-                yield Part(medium, first, last, places[first:last] - start)
+                yield MediumPart(medium, first, last, places[first:last] - start)
 
 
 class MediaRow(NamedTuple):
@@ -123,7 +123,7 @@ def at_call(number: int, act: Callable[[], Any]) -> Callable[[], None]:
     return call
 
 
-Model = Any
+SteppedModel = Any
 """`model(tokens, cache=caches)` gives logits `[B, L, V]`. One that sees has also
 `model.prefill(tokens, caches, rows)`, which computes prompts with media, `rows` a `MediaRow` for
 each of `tokens` `[B, L]`."""

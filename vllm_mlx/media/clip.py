@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+Frames = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,7 +24,7 @@ class VideoClip:
         truncated: the file ends before its own index does, so the end of the video is missing.
     """
 
-    frames: Pixels
+    frames: Frames
     timestamps: tuple[float, ...]
     num_frames: int
     fps: float

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vllm_mlx.media.clip import Pixels
+from vllm_mlx.media.clip import Frames
 from vllm_mlx.media.clip_index import ClipIndex
 from vllm_mlx.media.pyav_reader import THREADS
 
@@ -33,7 +33,7 @@ def decord_is_right(index: ClipIndex, width: int) -> bool:
     )
 
 
-def read_by_decord(path: Path, index: ClipIndex, wanted: list[int]) -> Pixels | None:
+def read_by_decord(path: Path, index: ClipIndex, wanted: list[int]) -> Frames | None:
     """Return the frames shown at the times `wanted`, uint8 [T, H, W, 3]; None if decord gives up.
 
     One reader a call: one that is shared by threads crashes the process.
@@ -46,7 +46,7 @@ def read_by_decord(path: Path, index: ClipIndex, wanted: list[int]) -> Pixels | 
         if len(reader) != len(index.pts):
             return None
         number = {time: at for at, time in enumerate(index.pts)}
-        frames: Pixels | None = None
+        frames: Frames | None = None
         for place, time in enumerate(wanted):  # get_batch would hold all of them twice
             picture = reader[number[time]].asnumpy()
             if frames is None:

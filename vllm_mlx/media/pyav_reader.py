@@ -17,7 +17,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from vllm_mlx.media.clip import Pixels
+from vllm_mlx.media.clip import Frames
 from vllm_mlx.media.clip_index import ClipIndex, open_video, video_stream
 
 THREADS = 2  # each holds frames of its own: 16 of them cost 0.4 GB more on 1080p
@@ -32,7 +32,7 @@ class Canvas:
         self.places = {time: place for place, time in enumerate(wanted)}
         self.width, self.height = stream.codec_context.width, stream.codec_context.height
         self.turns = 0
-        self.frames: Pixels | None = None
+        self.frames: Frames | None = None
 
     def put(self, time: int, frame: VideoFrame) -> None:
         """Keep the frame shown at `time` if it is wanted."""
@@ -81,7 +81,7 @@ def _frames_between(index: ClipIndex, shown: int, key: int) -> int:
 
 def read_by_seeking(
     path: Path, index: ClipIndex, wanted: list[int], max_pixels: int
-) -> Pixels | None:
+) -> Frames | None:
     """Return the frames shown at the times `wanted`, uint8 [T, H, W, 3].
 
     None if one of them could not be had in this way.
@@ -132,7 +132,7 @@ def index_by_decoding(path: Path, index: ClipIndex, max_pixels: int, last: float
 
 def read_in_order(
     path: Path, index: ClipIndex, wanted: list[int], max_pixels: int
-) -> Pixels | None:
+) -> Frames | None:
     """Like `read_by_seeking`, without a seek."""
     latest = max(run.last for run in runs_of(index, wanted)) if not index.decoded else wanted[-1]
     with open_video(path) as container:

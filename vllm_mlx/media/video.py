@@ -8,7 +8,7 @@ import av
 import numpy as np
 
 from vllm_mlx.errors import MediaError
-from vllm_mlx.media.clip import Pixels
+from vllm_mlx.media.clip import Frames
 from vllm_mlx.media.clip import VideoClip as VideoClip
 from vllm_mlx.media.clip_index import ClipIndex, index_video, open_video, video_stream
 from vllm_mlx.media.decord_reader import decord_is_right, read_by_decord
@@ -61,7 +61,7 @@ class _Reading:
         index = self._index()
         if index.ordered and index.pts:
             wanted = self._wanted(index)
-            frames: Pixels | None = None
+            frames: Frames | None = None
             if self.policy.video_reader == "decord" and decord_is_right(index, self.width):
                 frames = read_by_decord(self.path, index, wanted)
             for read in (read_by_seeking, read_in_order):
@@ -119,7 +119,7 @@ class _Reading:
         self.claim(total)
         return wanted
 
-    def _clip(self, index: ClipIndex, wanted: list[int], frames: Pixels) -> VideoClip:
+    def _clip(self, index: ClipIndex, wanted: list[int], frames: Frames) -> VideoClip:
         count = len(index.pts)
         span = (index.pts[-1] - index.pts[0]) * index.time_base
         return VideoClip(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from vllm_mlx.batching.prompt_media import MediaRow, Model, PromptMedia
+from vllm_mlx.batching.prompt_media import MediaRow, PromptMedia, SteppedModel
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.cache import KeysAndValues, PromptKVCache
 from vllm_mlx.batching.slots.prefix import Prefix
@@ -84,7 +84,7 @@ class PrefillBatch:
     def is_done(self) -> bool:
         return bool(self.caches) and self.computed >= self.length
 
-    def advance(self, model: Model, num_layers: int, max_tokens: int) -> Piece:
+    def advance(self, model: SteppedModel, num_layers: int, max_tokens: int) -> Piece:
         """Compute a piece of at most `max_tokens` tokens, at least one a row."""
         starting: list[Sequence] = []
         if not self.caches:
@@ -106,7 +106,7 @@ class PrefillBatch:
         cached = sum(sequence.cached_tokens for sequence in starting)
         return Piece(size, size - computed, computed + cached + len(starting), cached)
 
-    def _compute(self, model: Model, start: int, stop: int) -> None:
+    def _compute(self, model: SteppedModel, start: int, stop: int) -> None:
         parts = [row.tokens[start:stop] for row in self.rows]
         tokens = mx.array([part + [0] * (stop - start - len(part)) for part in parts])
         if any(row.media for row in self.rows):

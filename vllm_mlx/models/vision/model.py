@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from vllm_mlx.batching.prompt_media import MediaRow, Medium, Part
+from vllm_mlx.batching.prompt_media import MediaRow, Medium, MediumPart
 from vllm_mlx.models.vision.attention import accelerate_layers, suits
 from vllm_mlx.models.vision.features import FeatureCache, Features
 from vllm_mlx.models.vision.tower import accelerate_tower
@@ -87,7 +87,7 @@ class _Seen:
     """
 
     def __init__(self, rows: Sequence[MediaRow], length: int) -> None:
-        self.parts: list[Part] = []
+        self.parts: list[MediumPart] = []
         self.positions = np.empty((3, len(rows), length), np.int32)
         where: list[int] = []
         for row, (media, start) in enumerate(rows):
