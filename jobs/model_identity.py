@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -10,8 +11,12 @@ from typing import NamedTuple
 from vllm_mlx.errors import ModelLoadError
 from vllm_mlx.model_files import ALIASES, local_path
 
-_TEXTS = {".json", ".jinja", ".model", ".tiktoken", ".txt", ".py"}
-_WEIGHTS = {".safetensors", ".gguf"}
+# What a model is made of: its configurations, tokenizer, template, code and weights. Beside them
+# there may be a trainer's logs, which change nothing.
+_OF_MODEL = re.compile(
+    r".*(config|token|vocab|merges|chat_template|index).*\.(json|txt|jinja)"
+    r"|.*\.(model|tiktoken|py|safetensors|gguf)"
+)
 _WHOLE = 1 << 26  # bytes; of larger files, which are weights, samples are read
 _SAMPLE, _SAMPLES = 1 << 16, 16
 
@@ -67,7 +72,9 @@ def _digest(path: Path) -> str:
     """
     files = [path]
     if path.is_dir():
-        files = sorted(f for f in path.iterdir() if f.suffix in _TEXTS | _WEIGHTS and f.is_file())
+        files = sorted(f for f in path.iterdir() if _OF_MODEL.fullmatch(f.name) and f.is_file())
+        if not files:
+            raise ModelLoadError(f"the folder {path} holds no model: no configuration, no weights")
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size

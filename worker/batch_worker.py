@@ -125,6 +125,8 @@ class BatchWorker:
         while True:
             with self._patience.one_turn():
                 if self._is_over(burst):
+                    if burst:
+                        self._idle_notice.log()
                     return
                 self.admit(wait=not burst)
                 self.settle()

@@ -25,6 +25,8 @@ def tiny(tmp_path: Path) -> Path:
     (folder / "tokenizer.json").write_text("{}")
     (folder / WEIGHTS).write_bytes(bytes(3000))
     (folder / "README.md").write_text("nothing")
+    (folder / "trainer_log.txt").write_text("nothing")
+    (folder / "trainer_state.json").write_text("{}")
     return folder
 
 
@@ -49,6 +51,20 @@ def test_it_is_the_same_wherever_it_lies(
     assert {identify(str(each)) for each in spellings} == {identify(str(tiny))}
     monkeypatch.chdir(tiny)
     assert identify(".") == identify(str(tiny))
+
+
+def test_what_no_model_is_made_of_changes_nothing(tiny: Path) -> None:
+    before = identify(str(tiny))
+
+    for name in ("README.md", "trainer_log.txt", "trainer_state.json", "all_results.json"):
+        (tiny / name).write_text("another")
+
+    assert identify(str(tiny)) == before
+
+
+def test_a_folder_without_a_model_is_refused(tiny: Path) -> None:
+    with pytest.raises(ModelLoadError, match="holds no model"):
+        identify(str(tiny.parent))
 
 
 def write_byte(path: Path, at: int) -> None:

@@ -186,6 +186,11 @@ def _parts(kind: str, sources: Any) -> list[Part]:
     if sources is None:
         return []
     many = sources if isinstance(sources, list | tuple) else [sources]
+    if any(isinstance(e, int | float | None) or (isinstance(e, str) and not e) for e in many):
+        raise InvalidRequestError(
+            f"{kind}s={shown(sources)}: should be one or a list of them, each a path, a URL, "
+            "bytes, a PIL image or an array"
+        )
     return [{"type": kind, kind: source} for source in many]
 
 

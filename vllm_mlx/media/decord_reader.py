@@ -49,6 +49,8 @@ def read_by_decord(path: Path, index: ClipIndex, wanted: list[int]) -> Frames | 
         frames: Frames | None = None
         for place, time in enumerate(wanted):  # get_batch would hold all of them twice
             picture = reader[number[time]].asnumpy()
+            if picture.shape[2] != 3:  # rows as long as those of four channels, taken for these
+                return None
             if frames is None:
                 frames = np.empty((len(wanted), *picture.shape), np.uint8)
             frames[place] = picture

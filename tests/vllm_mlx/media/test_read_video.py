@@ -90,9 +90,9 @@ def test_a_clip_shorter_than_the_distance_of_frames_gives_its_first(make: Make) 
     assert numbers_of(clip.frames) == [0]
 
 
-@pytest.mark.parametrize("width", [16, 24, 32, 48, 64, 66])
+@pytest.mark.parametrize("width", [16, 24, 32, 48, 64, 66, 96, 144])
 def test_narrow_clips_are_not_skewed(tmp_path: Path, width: int) -> None:
-    """decord returns rows with their padding in them below 64 pixels."""
+    """decord returns rows with their padding in them below 64 pixels, and at 96 and 144."""
     frame = np.zeros((48, width, 3), np.uint8)
     frame[:, width // 2 :, 1] = 255
     path = make_clip(tmp_path / "narrow.mp4", [frame] * 10)

@@ -348,6 +348,17 @@ def test_jobs_of_another_model_are_left_alone_and_the_log_says_so(
     assert said == ["no jobs for smollm2-135m; jobs wait for: some--other-model (2)"], "said once"
 
 
+def test_a_worker_that_ends_in_a_burst_says_it_too(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.enqueue(rows=4, shard_size=2, model="some/other-model")
+
+    with caplog.at_level(logging.WARNING, "mlx_batch.worker"):
+        bench.burst(DoubleEngine())
+
+    assert "no jobs for smollm2-135m; jobs wait for: some--other-model (2)" in caplog.messages
+
+
 def test_a_name_that_is_at_work_can_not_be_taken(bench: Bench) -> None:
     bench.worker(DoubleEngine(), name="taken")
     with connect(bench.url) as connection:
