@@ -19,7 +19,19 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
 OURS = {"vllm_mlx", "jobs", "worker"}
-HEAVY = ["mlx", "mlx_lm", "mlx_vlm", "transformers"]
+MLX = ["mlx", "mlx_lm", "mlx_vlm", "transformers"]
+HEAVY = [*MLX, "numpy", "PIL", "av", "scipy", "decord"]  # what the extras bring
+# Python imports `sitecustomize` first, in processes that it starts as well.
+WITHOUT_HEAVY = f"""
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HEAVY!r}:
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
 LIGHT = {
     "vllm_mlx.content",
     "vllm_mlx.media.names",
@@ -147,12 +159,17 @@ def test_each_private_name_of_rq_is_used_once() -> None:
 
 def test_a_producer_needs_no_mlx() -> None:
     modules = ", ".join([*modules_of("jobs"), *sorted(LIGHT)])
-    result = python(f"import json, sys, {modules}; print(json.dumps(sorted(sys.modules)))")
+    code = f"import json, sys, {modules}; print(json.dumps(sorted(sys.modules)))"
+    result = python(WITHOUT_HEAVY + code)  # pyarrow loads numpy where there is one
     assert result.returncode == 0, result.stderr
 
-    loaded = {name.partition(".")[0] for name in json.loads(result.stdout)}
+    assert "worker" not in {name.partition(".")[0] for name in json.loads(result.stdout)}
 
-    assert not loaded & {*HEAVY, "worker"}
+
+def test_a_workers_own_process_needs_no_mlx() -> None:
+    modules = "worker.batch_worker, worker.cli.app, worker.engine.supervisor"
+    result = python(f"{WITHOUT_HEAVY}import {modules}")
+    assert result.returncode == 0, result.stderr
 
 
 def test_reading_media_needs_no_mlx() -> None:
@@ -160,7 +177,7 @@ def test_reading_media_needs_no_mlx() -> None:
     result = python(f"import json, sys, {modules}; print(json.dumps(sorted(sys.modules)))")
     assert result.returncode == 0, result.stderr
 
-    assert not {name.partition(".")[0] for name in json.loads(result.stdout)} & set(HEAVY)
+    assert not {name.partition(".")[0] for name in json.loads(result.stdout)} & set(MLX)
 
 
 @pytest.fixture
@@ -168,17 +185,7 @@ def without_mlx(tmp_path: Path) -> CommandLine:
     """Runs `mlx-batch` on a machine that has none of the packages a model needs."""
     hidden = tmp_path / "hidden"
     hidden.mkdir()
-    # Python imports this first, in the engine's process as well.
-    (hidden / "sitecustomize.py").write_text(f"""
-import sys
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {HEAVY!r}:
-            raise ModuleNotFoundError("No module named " + repr(name), name=name)
-
-sys.meta_path.insert(0, Absent())
-""")
+    (hidden / "sitecustomize.py").write_text(WITHOUT_HEAVY)
     path = os.pathsep.join(filter(None, [str(hidden), os.environ.get("PYTHONPATH")]))
     code = "import sys, worker.cli.app; sys.argv[0] = 'mlx-batch'; worker.cli.app.main()"
 
@@ -204,14 +211,32 @@ def test_the_command_line_explains_itself_without_mlx(
     assert f"mlx-batch {command}" in result.stdout
 
 
+INSTALL = "install mlx-batch's wheel with [metal], [cpu] or [cuda13]: see docs/install.md"
+
+
 def test_a_worker_without_mlx_says_what_to_install(
     redis_url: str, without_mlx: CommandLine
 ) -> None:
     result = without_mlx("worker", "--model", "m", "-u", redis_url)
 
     assert result.returncode == 3, "1 would say that rows are in error"
-    assert "pip install 'mlx-batch[metal]', [cpu] or [cuda13]" in result.stderr
+    assert INSTALL in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_run_without_mlx_says_it_before_anything_starts(
+    tmp_path: Path, without_mlx: CommandLine
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("hello\n")
+
+    result = without_mlx("run", str(prompts), "--model", "m", "--out", str(tmp_path / "out"))
+
+    assert result.returncode == 3
+    assert result.stderr.startswith("mlx-batch: a worker needs MLX (No module named 'mlx')")
+    assert INSTALL in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_producer_without_mlx_enqueues_and_looks(

@@ -9,12 +9,19 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vllm_mlx.outputs import MediaInfo
+
+if TYPE_CHECKING:  # a worker's own process may have no numpy
+    import numpy as np
+    import numpy.typing as npt
+
+
+def _no_positions() -> npt.NDArray[np.int32]:
+    import numpy as np
+
+    return np.empty((3, 0), np.int32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +73,7 @@ class PromptMedia:
     release: Callable[[], None]
     media: tuple[Medium, ...] = ()
     places: tuple[npt.NDArray[np.intp], ...] = ()
-    positions: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty((3, 0), np.int32))
+    positions: npt.NDArray[np.int32] = field(default_factory=_no_positions)
     sharers: int = 0
     inputs: Callable[[], Mapping[str, Any]] | None = None
 
@@ -100,7 +107,7 @@ class PromptMedia:
     def parts(self, start: int, stop: int) -> Iterator[MediumPart]:
         """The media among the tokens `[start:stop]`."""
         for medium, places in zip(self.media, self.places, strict=True):
-            first, last = np.searchsorted(places, (start, stop)).tolist()
+            first, last = places.searchsorted((start, stop)).tolist()
             if first < last:
                 yield MediumPart(medium, first, last, places[first:last] - start)
 

@@ -23,6 +23,7 @@ from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.scheduler_config import SchedulerConfig
 from worker.cli.options import media_flags, scheduler_flags
 from worker.embedded_redis import EmbeddedRedis
+from worker.engine.process import require_mlx
 from worker.rq.maintenance import take_back_all
 from worker.status import RunStatus, run_status
 
@@ -54,8 +55,10 @@ def run(
         show: called with the state twice a second.
 
     Raises:
+        MLXBatchError: MLX is not installed; nothing was started or written.
         RunFailedError: the run can't be completed; it can be resumed.
     """
+    require_mlx()
     with ExitStack() as stack:
         # Our own server's data stays in the folder, so that a run that was killed can go on.
         own = out / "_job" / "redis"

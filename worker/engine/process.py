@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import logging
 import os
 import queue
@@ -16,7 +17,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -37,19 +38,38 @@ STATS_EVERY = 0.2  # seconds between two reports of counts, unless answers bring
 STUCK = 1800.0
 
 
+@contextlib.contextmanager
+def _install_named() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise MLXBatchError(
+            f"a worker needs MLX ({error}): install mlx-batch's wheel with [metal], [cpu] or "
+            "[cuda13]: see docs/install.md"
+        ) from error
+
+
+def require_mlx() -> None:
+    """Look for what an engine needs, without importing it.
+
+    Raises:
+        MLXBatchError: MLX is not installed.
+    """
+    with _install_named():
+        for name in ("mlx.core", "mlx_lm", "mlx_vlm"):
+            if importlib.util.find_spec(name) is None:
+                raise ModuleNotFoundError(f"No module named {name!r}")
+
+
 def engine_core(setup: Setup) -> TextEngine:
     """The engine.
 
     Raises:
         MLXBatchError: MLX is not installed.
     """
-    try:
+    with _install_named():
         from vllm_mlx.batching.core import EngineCore
         from vllm_mlx.models.loading import load_model
-    except ImportError as error:
-        raise MLXBatchError(
-            f"a worker needs MLX ({error}): pip install 'mlx-batch[metal]', [cpu] or [cuda13]"
-        ) from error
     return EngineCore(
         setup.model, lambda _: load_model(setup.source), setup.config, media=setup.media
     )
