@@ -38,7 +38,7 @@ class LedgerError(MLXBatchError):
 
 
 class LeaseLostError(MLXBatchError):
-    """A worker that slept, or whose Redis was away, came back after its shard was claimed."""
+    """A worker that was suspended, or without Redis, came back after its shard was claimed."""
 
 
 class ServerVersionError(MLXBatchError):

@@ -1,5 +1,5 @@
-"""Who may look at whom: `worker` at `jobs` and `vllm_mlx`, `jobs` at light modules of
-`vllm_mlx`, `vllm_mlx` at nothing of ours. And what a machine without MLX can still do."""
+"""What may import what: `worker` `jobs` and `vllm_mlx`, `jobs` light modules of `vllm_mlx`,
+`vllm_mlx` neither of them. And what works on a machine without MLX."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@
     │       └── MediaNotAllowedError    reading or fetching it is not allowed here
     ├── EngineError                 the model failed while it stepped this request
     │   ├── NonFiniteLogitsError    its logits were NaN or infinite
-    │   └── WorkerKilled            a process died of this request, again and again
+    │   └── WorkerKilled            the request ended its process twice
     ├── EngineStoppedError          the engine was stopped, or its thread ended
     └── RequestAbortedError         `abort()` ended this request
 
@@ -61,7 +61,7 @@ class NonFiniteLogitsError(EngineError):
 
 
 class WorkerKilled(EngineError):
-    """Whoever ran this request died: the engine's process twice, or worker after worker."""
+    """The process that ran this request ended abnormally, twice, or with worker after worker."""
 
 
 class EngineStoppedError(MLXBatchError):

@@ -46,9 +46,9 @@ class JSONRecord:
         """Return an error with the first complaint in one line."""
         first, *more = error.errors(include_url=False, include_input=False)
         where = ".".join(map(str, first["loc"]))
-        told = f"{where}: {first['msg']}" if where else first["msg"]
+        message = f"{where}: {first['msg']}" if where else first["msg"]
         others = f", and {len(more)} more" if more else ""
-        return ValueError(f"no {cls.__name__}: {told}{others}")
+        return ValueError(f"no {cls.__name__}: {message}{others}")
 
     @classmethod
     @cache

@@ -27,8 +27,8 @@ class Parameters(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        told = [f"{name}: {field.description}" for name, field in cls.model_fields.items()]
-        fields = indent("\n".join(text.replace("\n", "\n    ") for text in told), " " * 4)
+        described = [f"{name}: {field.description}" for name, field in cls.model_fields.items()]
+        fields = indent("\n".join(text.replace("\n", "\n    ") for text in described), " " * 4)
         cls.__doc__ = f"{inspect.getdoc(cls)}\n\nAttributes:\n{fields}\n"
 
     @classmethod

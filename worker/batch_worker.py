@@ -36,7 +36,7 @@ from worker.timer import Timer
 
 logger = logging.getLogger("mlx_batch.worker")
 
-TICK = 0.2  # seconds the loop waits at most for the engine before it looks around
+TICK = 0.2  # seconds the loop waits at most for the engine before it checks its timers
 REPORT = 60  # seconds between log lines of what the engine does
 # Rows held, in batches: one runs, one waits so that no slot stays empty. More only as long as no
 # other worker goes short of them: the engine orders the rows of a whole window, and fills it.
@@ -195,7 +195,7 @@ class BatchWorker:
         return waiting > 0 and waiting >= (workers - 1) * len(self.flights)
 
     def _rest(self) -> None:
-        """Ask Redis for a job again only after a tick; when idle, by sleeping for it."""
+        """Ask Redis for a job again only after a tick; when idle, with a pause."""
         self._admission.restart()
         if not self.flights:
             time.sleep(TICK)

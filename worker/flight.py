@@ -52,7 +52,7 @@ class Flight(ABC):
 
     @abstractmethod
     def launch(self) -> None:
-        """Start the work; as it ends, the inbox is told."""
+        """Start the work; its end is put into the inbox."""
 
     def submit_again(self) -> None:  # noqa: B027
         """Submit the rows at which the engine failed, when it is time."""

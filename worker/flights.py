@@ -64,7 +64,7 @@ class Flights(dict[str, Flight]):
         """Begin a job that was dequeued."""
         flight = self.get(job.id)
         if flight and not self._bookkeeper.holds(flight.execution):
-            # Taken back while we slept: it is ours again, with all that is done of it.
+            # Taken back while we were suspended: it is ours again, with all that is done of it.
             self._bookkeeper.let_go(flight.execution)
             flight.execution = self._bookkeeper.begin(job)
         elif flight or self._bookkeeper.is_held(job):  # enqueued twice
@@ -141,7 +141,7 @@ class Flights(dict[str, Flight]):
             flight.submit_again()
 
     def stop_on_command(self) -> None:
-        """Stop the jobs that `rq` was told to stop."""
+        """Stop the jobs that a command of `rq` asks to stop."""
         for job_id in list(self._bookkeeper.to_stop):
             if flight := self.get(job_id):
                 self._break_off(flight, self._bookkeeper.stop)

@@ -19,7 +19,7 @@ class IdleNotice:
     def __init__(self, connection: Redis, model: str) -> None:
         self._connection = connection
         self._model = model
-        self._told = ""
+        self._logged = ""
 
     def log(self) -> None:
         """Look at the other queues, and log a line if it is another than the last."""
@@ -28,7 +28,7 @@ class IdleNotice:
             for name in queue_names(self._connection)
             if name.startswith(QUEUE_PREFIX) and name != queue_name(self._model)
         ]
-        told = ", ".join(f"{name} ({count})" for name, count in others if count)
-        if told and told != self._told:
-            logger.warning("no jobs for %s; jobs wait for: %s", self._model, told)
-        self._told = told
+        waiting = ", ".join(f"{name} ({count})" for name, count in others if count)
+        if waiting and waiting != self._logged:
+            logger.warning("no jobs for %s; jobs wait for: %s", self._model, waiting)
+        self._logged = waiting

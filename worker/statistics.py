@@ -63,17 +63,17 @@ class Statistics:
         )
 
     @classmethod
-    def from_live(cls, said: Mapping[str, Any]) -> Statistics:
+    def from_live(cls, published: Mapping[str, Any]) -> Statistics:
         """Read what a worker published; an older version may have published less."""
         names = (each.name for each in fields(cls))
-        return cls(**{name: said[name] for name in names if name in said})
+        return cls(**{name: published[name] for name in names if name in published})
 
     @classmethod
-    def can_be_of(cls, said: Mapping[str, Any]) -> bool:
+    def can_be_of(cls, published: Mapping[str, Any]) -> bool:
         """Whether a worker can have published this: others may write to the same key."""
         try:
-            str(cls.from_live(said))
-            return float(said.get("tokens_per_second", 0)) >= 0
+            str(cls.from_live(published))
+            return float(published.get("tokens_per_second", 0)) >= 0
         except (TypeError, ValueError, AttributeError, ArithmeticError):
             return False
 
@@ -97,14 +97,14 @@ class Statistics:
         shares = " ".join(f"{part} {100 * share:.0f} %" for part, share in self.time_shares.items())
         kv_cache = ByteSize(self.kv_cache_bytes).human_readable(decimal=True, separator=" ")
         parts = [
-            _told("decode {:,.0f} tok/s", self.decode_tokens_per_second),
-            _told("prefill {:,.0f} tok/s", self.prefill_tokens_per_second),
+            _formatted("decode {:,.0f} tok/s", self.decode_tokens_per_second),
+            _formatted("prefill {:,.0f} tok/s", self.prefill_tokens_per_second),
             f"slots {self.running}/{self.slots}",
-            _told("waiting {}", self.waiting or None),
-            _told("KV cache {}", kv_cache if self.kv_cache_bytes else None),
-            _told("padding {:.0f} %", self.padding_share, 100),
-            _told("cached {:.0f} %", self.cached_share, 100),
-            _told("time: {}", shares or None),
+            _formatted("waiting {}", self.waiting or None),
+            _formatted("KV cache {}", kv_cache if self.kv_cache_bytes else None),
+            _formatted("padding {:.0f} %", self.padding_share, 100),
+            _formatted("cached {:.0f} %", self.cached_share, 100),
+            _formatted("time: {}", shares or None),
         ]
         return ", ".join(filter(None, parts))
 
@@ -135,5 +135,5 @@ def _rate(tokens: float, seconds: float) -> float | None:
     return round(tokens / seconds, 1) if tokens > 0 and seconds > 0 else None
 
 
-def _told(template: str, value: Any, times: int = 1) -> str:
+def _formatted(template: str, value: Any, times: int = 1) -> str:
     return "" if value is None else template.format(times * value)

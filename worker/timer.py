@@ -1,4 +1,4 @@
-"""`Timer`: when a task that repeats is due."""
+"""`Timer`: when a repeated task is due."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def rows_key(run_id: str, shard: int) -> str:
 
 def rows_channel(run_id: str) -> str:
     """Channel: each row as it is recorded."""
-    return f"{PREFIX}:run:{run_id}:told"
+    return f"{PREFIX}:run:{run_id}:recorded"
 
 
 def out_key(folder: str) -> str:

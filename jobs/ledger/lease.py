@@ -2,7 +2,7 @@
 
 Every claim gets a higher fencing token. Claim, record and commit are Redis scripts, each atomic and
 safe to repeat when its reply was lost; record and commit are refused unless their token is the
-shard's latest one, so a worker that slept through the next claim changes nothing. Rows are recorded
+shard's latest one, so a worker suspended during the next claim changes nothing. Rows are recorded
 as they end, and the next holder of the lease goes on after them.
 
 A shard's rows stay in Redis until it is committed: a few KB a row, some hundred rows a worker.

@@ -242,7 +242,7 @@ class Ledger:
 
 
 def _keys(run_id: str) -> tuple[str, ...]:
-    """Return the keys that a finished run keeps; its leases refuse a worker that slept."""
+    """Return the keys that a finished run keeps; its leases refuse a suspended one."""
     return run_key(run_id), done_key(run_id), leases_key(run_id)
 
 

@@ -216,7 +216,7 @@ def test_tail_shows_rows_as_they_come(bench: Bench) -> None:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    channel = f"mlx-batch:run:{spec.run_id}:told"
+    channel = f"mlx-batch:run:{spec.run_id}:recorded"
     wait_for(lambda: bench.redis.pubsub_numsub(channel)[0][1])
     bench.burst(DoubleEngine())
     watcher.join(timeout=20)

@@ -200,7 +200,7 @@ class EngineCore:
     def _sequences(
         self, thread: EngineThread, samples: list[_Submitted], prepared: Prepared
     ) -> list[Sequence]:
-        """A prepared prompt as the sequences of its samples.
+        """Return the sequences of a prepared prompt's samples.
 
         Raises:
             ContextLengthError, KVCacheBudgetError: it is too long.

@@ -39,7 +39,7 @@ _process: int | None = None  # that has had an engine
 
 
 def refuse_fork(model: str) -> None:
-    """MLX's threads and ours do not survive a fork, and what waits for them waits for ever.
+    """Raise in a process forked from one that has loaded a model: MLX's threads don't survive.
 
     Raises:
         EngineStoppedError: this process was forked from one that has had an engine.

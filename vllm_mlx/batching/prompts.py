@@ -43,7 +43,7 @@ class Prepared(NamedTuple):
     media: PromptMedia | None = None
 
     def shared_by(self, sharers: int) -> Prepared:
-        """This, when so many prompts with the same media will come behind it."""
+        """Return a copy whose media `sharers` more prompts will use."""
         media = replace(self.media, sharers=sharers) if self.media else None
         return Prepared(self.tokens, media)
 

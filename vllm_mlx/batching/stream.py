@@ -1,4 +1,4 @@
-"""`Stream` and `AsyncStream`: an answer piece by piece, generated as long as a loop wants it."""
+"""`Stream` and `AsyncStream`: an answer piece by piece, generated while it is iterated."""
 
 from __future__ import annotations
 

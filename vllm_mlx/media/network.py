@@ -38,7 +38,7 @@ class Network:
     Attributes:
         resolve: host and port to IP addresses.
         connect: IP address, port and seconds to a connected socket.
-        trusted: whose certificates are believed.
+        trusted: trusted certificate authorities.
     """
 
     resolve: Callable[[str, int], list[str]] = _resolve

@@ -36,7 +36,7 @@ def content_hash(pixels: NDArray[Any], *params: object) -> str:
 
 
 class Sized(Protocol):
-    """What knows how much memory it takes."""
+    """An object with a size in bytes."""
 
     @property
     def nbytes(self) -> int:

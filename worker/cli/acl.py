@@ -38,7 +38,7 @@ ACL SETUSER default off"""
     f"without one the lines are for {_ANY_SERVER}."
 )
 def acl(role: str | None, user: str | None, password_env: str | None, url: str | None) -> None:
-    """Print what Redis must be told to allow producers, workers and monitors, and no more."""
+    """Print the ACL lines for producers, workers and monitors, with no more than each needs."""
     if user is not None and role is None:
         raise click.UsageError("--user names one user: say its --role, too")
     if user is not None and not _USER.fullmatch(user):

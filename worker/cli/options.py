@@ -42,13 +42,13 @@ def setting_option(setting: Setting, **attributes: Any) -> Decorator:
         attributes["is_flag"] = True
     elif setting.default:
         facts.append(f"default {setting.default}")
-    told = "; ".join(filter(None, facts))
+    description = "; ".join(filter(None, facts))
     return click.option(
         "--" + setting.name.replace("_", "-"),
         type=_TYPES.get(setting.type),
         multiple=setting.type == "array",
         metavar="SIZE" if setting.type == "size" else None,
-        help=setting.help + (f" [{told}]" if told else ""),
+        help=setting.help + (f" [{description}]" if description else ""),
         **attributes,
     )
 

@@ -41,10 +41,10 @@ class Death:
         memory = " (out of memory, perhaps)" if self.code == -signal.SIGKILL else ""
         return f"was killed by {name}{memory}"
 
-    def told(self, times: int) -> str:
+    def describe(self, times: int) -> str:
         """Return a sentence for the last of so many deaths."""
-        said = f"its process died {times} times in a row; the last one {self}"
-        return f"{said}. It ends:\n{self.last_words}" if self.last_words else said
+        description = f"its process died {times} times in a row; the last one {self}"
+        return f"{description}. It ends:\n{self.last_words}" if self.last_words else description
 
 
 class EngineChild:

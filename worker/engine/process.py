@@ -62,7 +62,7 @@ def require_mlx() -> None:
 
 
 def engine_core(setup: Setup) -> TextEngine:
-    """The engine.
+    """Return the engine.
 
     Raises:
         MLXBatchError: MLX is not installed.
@@ -87,13 +87,13 @@ class EngineHost:
         self._engine: TextEngine
         self._open: dict[int, Future[GenerationOutput]] = {}
         self._answers: list[tuple[int, GenerationOutput]] = []
-        self._told = EngineStats()
+        self._reported = EngineStats()
         self._looked_at = time.monotonic()
-        self._still = 0.0  # seconds in which nothing moved, but not those in which we slept
+        self._still = 0.0  # seconds in which nothing moved, less those of a suspended process
         self._is_over = False
 
     def run(self) -> None:
-        """Load the model and work until told to stop.
+        """Load the model and work until an order stops it.
 
         Raises:
             EngineStoppedError: the engine ended by itself.
@@ -105,9 +105,9 @@ class EngineHost:
         except Exception as error:
             if not isinstance(error, MLXBatchError):
                 logger.exception("the engine of %s can't be started", self.model)
-            self._tell(Report(failed=Failure(type(error).__name__, str(error))))
+            self._send(Report(failed=Failure(type(error).__name__, str(error))))
             return
-        self._tell(Report(ready=self._engine.max_num_seqs))
+        self._send(Report(ready=self._engine.max_num_seqs))
         while not self._is_over:
             with contextlib.suppress(queue.Empty):
                 self.inbox.get(timeout=STATS_EVERY)()
@@ -116,7 +116,7 @@ class EngineHost:
             self._report()
         self._engine.stop()
 
-    def obey(self, order: Order) -> None:
+    def handle(self, order: Order) -> None:
         """Start what is asked, drop what is cancelled."""
         self._is_over |= order.stop
         for key in order.cancelled:
@@ -126,7 +126,7 @@ class EngineHost:
             return
         # Reported before the row's first step, which may kill this process.
         requests = {
-            key: Request(prompt, params, on_begin=partial(self._tell, Report(began=(key,))))
+            key: Request(prompt, params, on_begin=partial(self._send, Report(began=(key,))))
             for text, samples in order.asked
             for prompt in [decode_prompt(text)]
             for key, params in samples.items()
@@ -151,10 +151,10 @@ class EngineHost:
 
     def _report(self) -> None:
         stats = self._engine.stats
-        if self._answers or stats != self._told:
+        if self._answers or stats != self._reported:
             answers, self._answers = tuple(self._answers), []
-            self._tell(Report(answers=answers, stats=stats))
-            self._told = stats
+            self._send(Report(answers=answers, stats=stats))
+            self._reported = stats
             self._still = 0.0
         elif stats.running:
             self._end_if_stuck(stats.running)
@@ -166,7 +166,7 @@ class EngineHost:
             logger.error("%d rows did not move for %.0f s", rows, STUCK)
             os._exit(STUCK_CODE)  # no thread can be waited for
 
-    def _tell(self, report: Report) -> None:
+    def _send(self, report: Report) -> None:
         line = report.encode() + b"\n"
         try:
             with self._reports_lock:  # the engine's thread reports, too
@@ -199,14 +199,14 @@ def main() -> None:
 def _read(orders: IO[bytes], host: EngineHost) -> None:
     """Pass orders on; end the process at once, in the middle of a step, if the worker is gone."""
     for line in orders:
-        host.inbox.put(partial(host.obey, Order.decode(line)))
+        host.inbox.put(partial(host.handle, Order.decode(line)))
     if tempfile.tempdir:
         shutil.rmtree(tempfile.tempdir, ignore_errors=True)
     os._exit(0)
 
 
 def _take_over_pipes() -> tuple[IO[bytes], IO[bytes]]:
-    """The pipes to the worker, out of reach for libraries that print or read."""
+    """Return the pipes to the worker, out of reach for libraries that print or read."""
     orders, reports = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     with Path(os.devnull).open() as nothing:

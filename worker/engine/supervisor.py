@@ -182,9 +182,9 @@ class SupervisedEngine:
             loads = 0 if was_ready else loads + 1
             deaths = 0 if answers else deaths + 1
             if loads == LOAD_ATTEMPTS:
-                raise EngineStoppedError(self._says(f"can't be loaded: {death.told(loads)}"))
+                raise EngineStoppedError(self._says(f"can't be loaded: {death.describe(loads)}"))
             if deaths == MOST_DEATHS:
-                raise EngineStoppedError(self._says(f"has ended: {death.told(deaths)}"))
+                raise EngineStoppedError(self._says(f"has ended: {death.describe(deaths)}"))
             logger.warning("the engine's process %s; it is started again", death)
 
     def _new_child(self) -> EngineChild | None:
@@ -243,8 +243,8 @@ class SupervisedEngine:
         """End the process, and every row with it."""
         with self._lock:
             if self._ended is None:
-                is_told = isinstance(error, EngineStoppedError)
-                self._ended = str(error) if is_told else self._says(f"has ended: {error}")
+                is_described = isinstance(error, EngineStoppedError)
+                self._ended = str(error) if is_described else self._says(f"has ended: {error}")
             child, self._child = self._child, None
             rows = self._backlog.take_all()
         if child:

@@ -61,14 +61,14 @@ def encode_prompt(prompt: Prompt) -> str:
     Raises:
         TypeError, ValueError: JSON can't hold it.
     """
-    said = _MEDIA_PROMPT.dump_python(prompt) if isinstance(prompt, MediaPrompt) else prompt
-    return json.dumps(said)
+    value = _MEDIA_PROMPT.dump_python(prompt) if isinstance(prompt, MediaPrompt) else prompt
+    return json.dumps(value)
 
 
 def decode_prompt(text: str) -> Prompt:
     """Return what `encode_prompt` wrote."""
-    said: Any = json.loads(text)
-    prompt: Prompt = _MEDIA_PROMPT.validate_python(said) if isinstance(said, dict) else said
+    value: Any = json.loads(text)
+    prompt: Prompt = _MEDIA_PROMPT.validate_python(value) if isinstance(value, dict) else value
     return prompt
 
 

@@ -1,7 +1,7 @@
 """`Bookkeeper`: an RQ worker without a loop, that can have many jobs in flight.
 
-It knows how RQ is told that a job starts, ends, lives, is stopped or is given back, so that
-`rq info` and the registries show the truth. What a job does is none of its concern.
+Reports to RQ that a job starts, ends, lives, is stopped or is given back, so that `rq info` and the
+registries show the truth. What a job does is none of its concern.
 """
 
 from __future__ import annotations
@@ -105,13 +105,13 @@ class Bookkeeper(BaseWorker):
         return execution
 
     def holds(self, execution: Execution) -> bool:
-        """Whether the job is still ours: after a long sleep another worker may have taken it."""
+        """Whether the job is still ours: another worker may have taken it meanwhile."""
         started = self.queue.started_job_registry.key
         return self.connection.zscore(started, execution.composite_key) is not None
 
     def let_go(self, execution: Execution) -> None:
         """Forget a job that is not ours any more, and leave its record alone."""
-        logger.warning("job %s was taken over while this worker slept", execution.job_id)
+        logger.warning("job %s was taken over while this worker was suspended", execution.job_id)
         self.executions.pop(execution.id, None)
         ours = execution.composite_key
         # If no other worker holds the job, maintenance finds it by our entry.
@@ -174,8 +174,8 @@ class Bookkeeper(BaseWorker):
             self.heartbeat(pipeline=pipeline)
             pipeline.hexists(self.key, "birth")
             *_, is_known = pipeline.execute()
-            # It had expired: Redis was away, or we slept. A job that began since has made a record
-            # again, but without the fields that other workers look at.
+            # It had expired: Redis was away, or we were suspended. A job begun since has made a
+            # record again, but without the fields that other workers look at.
             if not is_known:
                 pipeline.hset(self.key, mapping=self.serialize())
                 pipeline.hset(self.key, "state", self.get_state())
@@ -188,7 +188,7 @@ class Bookkeeper(BaseWorker):
         self.maintenance.note_heartbeat()
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:  # noqa: ARG002
-        """Live on for `LEASE` seconds, whatever RQ would grant."""
+        """Extend the record by `LEASE` seconds, whatever RQ asks for."""
         super().heartbeat(LEASE, pipeline)
 
     def forget_lost(self) -> None:
@@ -200,7 +200,7 @@ class Bookkeeper(BaseWorker):
             self._idle_if_empty()
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002
-        """Seconds until RQ itself takes a job for lost."""
+        """Return the seconds until RQ itself takes a job for lost."""
         return EXECUTION_TTL
 
     # Commands, and the end.
@@ -232,7 +232,7 @@ class Bookkeeper(BaseWorker):
         return self.dequeue_timeout + 1
 
     def abandon(self) -> None:
-        """End without telling Redis, which is gone."""
+        """End without writing to Redis, which is gone."""
         self._is_abandoned = True
         if self.pubsub_thread:
             self.pubsub_thread.stop()

@@ -137,7 +137,7 @@ class Maintenance:
         ]
 
     def _alive(self, names: set[str]) -> set[str]:
-        """Return those whose record exists and has no time of death."""
+        """Return those whose record exists and has no `death` field."""
         ordered = sorted(names - {""})
         keys = [BaseWorker.redis_worker_namespace_prefix + name for name in ordered]
         found = self._read(keys, "birth", "death")

@@ -65,7 +65,7 @@ def sweep_dependents(queue: Queue, job_id: str) -> int:
 
 
 def mark_failed(queue: Queue, job_id: str, error: Exception) -> None:
-    """Let a job that can't be read stand among those that failed."""
+    """Move a job that can't be read to the failed registry."""
     logger.error("job %s has a broken record: %s: %s", job_id, type(error).__name__, error)
     with queue.connection.pipeline() as pipeline:
         pipeline.hset(queue.job_class.key_for(job_id), "status", JobStatus.FAILED)
