@@ -20,8 +20,8 @@ _FILES = ["*.json", "*.jsonl", "*.py", "*.model", "*.tiktoken", "*.txt", "*.jinj
 def fetch(name: str) -> Path:
     """Return the folder of a hub's model, downloaded unless the cache has it.
 
-    The hub's client retries, waits and downloads where no exception reaches it, so it runs in a
-    process of its own, which ends when this call does.
+    The hub's client waits and downloads where no exception reaches it, so it runs in a process of
+    its own, which ends when this call does.
 
     Raises:
         ModelLoadError: neither the hub nor the cache has it.
@@ -32,56 +32,45 @@ def fetch(name: str) -> Path:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": path},
+        text=True,
     ) as process:
         try:
             while process.poll() is None:
                 time.sleep(0.02)
         finally:
             process.kill()
-        assert process.stdout
-        said = process.stdout.read().decode(errors="replace").strip()
+        said = process.communicate()[0].strip() or "its client died"
     if process.returncode:
-        raise ModelLoadError(
-            f"can't load {name!r}: no such local folder, and the Hugging Face hub did not give it: "
-            f"{said or 'its client died'}"
-        )
+        reason = f"no such local folder, and the Hugging Face hub did not give it: {said}"
+        raise ModelLoadError(f"can't load {name!r}: {reason}")
     return Path(said)
-
-
-def main() -> None:
-    """Fetch the model that is the argument, and print its folder or why there is none."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # our parent decides when we end
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        print(_folder(sys.argv[1]))
-    except Exception as error:
-        sys.exit(print(f"{type(error).__name__}: {error}") or 1)
 
 
 def _folder(name: str) -> str:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    is_away: Exception | None = None
+    away: Exception | None = None
     try:
         HfApi().model_info(name, timeout=TIMEOUT)  # snapshot_download waits for ever
     except Exception as error:
-        is_away = error
+        away = error
     try:
-        folder = snapshot_download(name, allow_patterns=_FILES, local_files_only=bool(is_away))
+        folder = snapshot_download(name, allow_patterns=_FILES, local_files_only=bool(away))
         config = Path(folder, "config.json")
         sees = config.exists() and "vision_config" in json.loads(config.read_bytes())
         # Others may have the same weights again, as `consolidated.safetensors`.
         files = [*_FILES, "*.safetensors" if sees else "model*.safetensors"]
-        return snapshot_download(name, allow_patterns=files, local_files_only=bool(is_away))
-    except LocalEntryNotFoundError:
-        raise is_away or LocalEntryNotFoundError(name) from None
-
-
-def _end_with_parent() -> None:
-    sys.stdin.read()
-    os._exit(1)
+        return snapshot_download(name, allow_patterns=files, local_files_only=bool(away))
+    except LocalEntryNotFoundError as error:
+        raise away or error from None
 
 
 if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # our parent decides when we end
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
+    try:
+        print(_folder(sys.argv[1]))
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}")
+        sys.exit(1)

@@ -28,43 +28,41 @@ def disagreement(new_runner: Callable[[], Runner], model: Any, vocab_size: int) 
     padded, stand at different positions and move to a wider batch. It takes seven calls of the
     model with few tokens.
     """
+    longest, tolerance = platform.trial()
     try:
-        runner, trial = new_runner(), platform.trial()
         windows = [getattr(cache, "max_size", 0) for cache in make_prompt_cache(model)]
-        longest = max(trial.longest, *(size + 2 for size in windows if size <= _WINDOW))
-        rows = [
-            _row(3, 2, vocab_size),
-            _row(longest, 1, vocab_size),
-            _row(longest - 3, 1, vocab_size),
-        ]
+        longest = max(longest, *(size + 2 for size in windows if size <= _WINDOW))
+        runner = new_runner()
+        rows = [_row(3, 2, vocab_size)]
+        rows += [_row(length, 1, vocab_size) for length in (longest, longest - 3)]
         rows = rows[: runner.bounds.max_num_seqs]
         found = _answer(runner, rows)
-        runner.close()
         gaps = [gap for row in {rows[0], rows[-1]} for gap in _gaps(model, row, found[row])]
     except Exception as error:  # whatever an architecture does with a cache
         return f"{type(error).__name__}: {error}"
-    if all(gap <= trial.tolerance for gap in gaps):
+    if all(gap <= tolerance for gap in gaps):
         return None
     return f"log-probabilities differ by {max(gaps):.2g} from those of a row alone"
 
 
 def _row(length: int, max_tokens: int, vocab_size: int) -> Sequence:
     ids = max(1, min(vocab_size, 97) - _SPECIAL)
-    no_text: Any = None
+    tokens = [_SPECIAL + (7 * at + length) % ids for at in range(length)]
+    no_text: Any = bool
     return Sequence(
-        Request("", _PARAMS),
-        [_SPECIAL + (7 * at + length) % ids for at in range(length)],
-        max_tokens=max_tokens,
-        model="",
-        new_detokenizer=lambda: no_text,
+        Request("", _PARAMS), tokens, max_tokens=max_tokens, model="", new_detokenizer=no_text
     )
 
 
 def _answer(runner: Runner, rows: list[Sequence]) -> dict[Sequence, list[Logprobs]]:
     found: dict[Sequence, list[Logprobs]] = {row: [] for row in rows}
-    _insert(runner, rows[:1])
-    joining = rows[1:]
+    waiting = [rows[1:], rows[:1]]
     while any(len(found[row]) < row.max_tokens for row in rows):
+        if waiting and (joining := waiting.pop()):
+            for row in joining:
+                runner.announce(row)
+                runner.reserve(row)
+            runner.insert(joining)
         for row, token, logprobs in runner.step():
             if logprobs is None:
                 raise ValueError("the logits are not finite")
@@ -72,17 +70,8 @@ def _answer(runner: Runner, rows: list[Sequence]) -> dict[Sequence, list[Logprob
             found[row].append(logprobs)
             if len(found[row]) == row.max_tokens:
                 runner.remove(row)
-        _insert(runner, joining)
-        joining = []
+    runner.close()
     return found
-
-
-def _insert(runner: Runner, rows: list[Sequence]) -> None:
-    for row in rows:
-        runner.announce(row)
-        runner.reserve(row)
-    if rows:
-        runner.insert(rows)
 
 
 def _gaps(model: Any, row: Sequence, found: list[Logprobs]) -> Iterator[float]:

@@ -1,7 +1,7 @@
 """`UpstreamRunner`: mlx-lm's own continuous batching, for models that slots can't hold.
 
 Those are models with a cache that is no plain list of keys and values: sliding windows, state
-spaces, quantized caches. Nothing else of ours knows `mlx_lm.generate.BatchGenerator`.
+spaces. Nothing else of ours knows `mlx_lm.generate.BatchGenerator`.
 """
 
 from __future__ import annotations

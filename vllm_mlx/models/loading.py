@@ -34,22 +34,20 @@ def load_model(
         ModelLoadError: with the reason, whatever the library below said.
     """
     path = local_path(name) or fetch(name)
-    new_preparer = encode_chat = None
-    media_tokens = frozenset[int]()
+    seeing: dict[str, Any] = {}
     try:
         if path.suffix.lower() == ".gguf":
             model, tokenizer, config = load_gguf(path)
         elif _sees(path):
             from vllm_mlx.models.vision.loading import load_vision
 
-            vision = load_vision(path, trust_remote_code)
-            model, tokenizer, config, new_preparer, encode_chat, media_tokens = vision
+            model, tokenizer, config, seeing = load_vision(path, trust_remote_code)
         else:
             loaded: Any = mlx_lm_utils.load(
                 str(path), lazy=True, return_config=True, trust_remote_code=trust_remote_code
             )
             model, tokenizer, config = loaded
-        if new_preparer is None:
+        if not seeing:
             place(model)
             if accelerated:
                 accelerate(model)
@@ -67,10 +65,8 @@ def load_model(
         vocab_size=text_config.get("vocab_size", len(tokenizer)),
         context_length=text_config.get("max_position_embeddings"),
         new_detokenizer=make_new_detokenizer(tokenizer, lock),
-        new_preparer=new_preparer,
-        encode_chat=encode_chat,
-        media_tokens=media_tokens,
         lock=lock,
+        **seeing,
     )
 
 

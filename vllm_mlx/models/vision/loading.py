@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx_vlm.utils as mlx_vlm_utils
 from mlx_lm import tokenizer_utils
@@ -14,10 +13,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_vlm.generate.diffusion import is_diffusion_model
 
 from vllm_mlx import platform
-from vllm_mlx.batching.media_pool import Preparer
-from vllm_mlx.batching.prompts import Messages
 from vllm_mlx.errors import ModelLoadError
-from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.models.accelerated import place
 from vllm_mlx.models.vision.inputs import InputsPreparer, Processing
 from vllm_mlx.models.vision.model import adapt
@@ -26,20 +22,15 @@ from vllm_mlx.models.vision.placeholders import media_tokens
 from vllm_mlx.models.vision.preparation import VisionPreparer
 
 
-class LoadedVision(NamedTuple):
-    """What `load_model` needs to know of it."""
-
-    model: Any
-    tokenizer: TokenizerWrapper
-    config: dict[str, Any]
-    new_preparer: Callable[[MediaPolicy], Preparer]
-    encode_chat: Callable[[Messages], list[int]] | None = None
-    media_tokens: frozenset[int] = frozenset()
-
-
-def load_vision(folder: Path, trust_remote_code: bool) -> LoadedVision:
+def load_vision(
+    folder: Path, trust_remote_code: bool
+) -> tuple[Any, TokenizerWrapper, dict[str, Any], dict[str, Any]]:
     """Load with mlx-vlm. Those that slots suit get our attention and MLP; the others are stepped
-    one at a time by mlx-vlm itself."""
+    one at a time by mlx-vlm itself.
+
+    Returns:
+        A model, its tokenizer, its config, and what else a `LoadedModel` knows of it.
+    """
     if not trust_remote_code:
         _refuse_code(folder)
     model, processor = mlx_vlm_utils.load(
@@ -52,17 +43,13 @@ def load_vision(folder: Path, trust_remote_code: bool) -> LoadedVision:
     room = platform.media_bytes()
     if adapted is not None:
         prepare = partial(VisionPreparer, processor, model.config, max_bytes=room)
-        tokens = media_tokens(model.config)
-        return LoadedVision(adapted, tokenizer, config, prepare, media_tokens=tokens)
+        seeing = {"new_preparer": prepare, "media_tokens": media_tokens(model.config)}
+        return adapted, tokenizer, config, seeing
     _refuse_other_kinds(model, config)
     processing = Processing(model, processor)
-    return LoadedVision(
-        OneByOneModel(model),
-        tokenizer,
-        config,
-        partial(InputsPreparer, processing, max_bytes=room),
-        processing.encode,
-    )
+    new_preparer = partial(InputsPreparer, processing, max_bytes=room)
+    seeing = {"new_preparer": new_preparer, "encode_chat": processing.encode}
+    return OneByOneModel(model), tokenizer, config, seeing
 
 
 def _refuse_other_kinds(model: Any, config: dict[str, Any]) -> None:
