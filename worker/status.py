@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from redis import Redis
@@ -24,7 +24,7 @@ class RunStatus:
         partial: the same of rows that are done in shards that are not whole yet.
         shards: how many are done, queued, started, delayed, failed, or missing: nowhere, so that
             `--resume` enqueues them.
-        workers: what each worker of this model published last.
+        workers: what each worker of this model published last; none when the run is over.
         errors: why jobs failed, by job id.
     """
 
@@ -49,6 +49,22 @@ class RunStatus:
         return self.state is RunState.FINISHED
 
     @property
+    def is_failed(self) -> bool:
+        """Whether shards, or the finalize job, have failed and nothing of it is under way."""
+        under_way = any(self.shards[where] for where in ("queued", "started", "delayed"))
+        has_failed = bool(self.errors or self.shards["failed"])
+        return has_failed and not under_way and not self.is_finished
+
+    @property
+    def is_over(self) -> bool:
+        return self.is_finished or self.is_failed
+
+    @property
+    def state_name(self) -> str:
+        """`running`, `finished` or `failed`."""
+        return "failed" if self.is_failed else self.state.value
+
+    @property
     def tokens_per_second(self) -> float:
         return float(sum(said.get("tokens_per_second", 0) for said in self.workers.values()))
 
@@ -58,7 +74,7 @@ class RunStatus:
             "run_id": self.spec.run_id,
             "model": self.spec.model,
             "out": self.spec.out,
-            "state": self.state.value,
+            "state": self.state_name,
             "rows": self.spec.rows,
             "rows_done": self.rows_done,
             "rows_error": self.rows_error,
@@ -80,22 +96,24 @@ def run_status(connection: Redis, run_id: str) -> RunStatus:
     progress = ledger.progress(run_id)
     spec = progress.spec
     there = QueueState(open_queue(connection, spec.queue))
-    heard = ledger.live(there.workers)
-    workers = {name: said for name, said in heard.items() if Statistics.can_be_of(said)}
     jobs = there.jobs()
     shards = {"done": progress.shards_done}
     shards |= {where: len(_shards_of(spec, job_ids)) for where, job_ids in jobs.items()}
     shards["missing"] = max(0, spec.shards - sum(shards.values()))
     ended_badly = _shards_of(spec, jobs["failed"]) | ({spec.finalize_id} & set(jobs["failed"]))
-    return RunStatus(
+    status = RunStatus(
         spec=spec,
         state=progress.state,
         done=progress.done,
         partial=progress.partial,
         shards=shards,
-        workers=workers,
         errors=_reasons(there, ended_badly),
     )
+    if status.is_over:  # the workers are busy with other runs
+        return status
+    heard = ledger.live(there.workers)
+    workers = {name: said for name, said in heard.items() if Statistics.can_be_of(said)}
+    return replace(status, workers=workers)
 
 
 def _shards_of(spec: RunSpec, job_ids: Iterable[str]) -> set[str]:

@@ -41,8 +41,9 @@ class RunDisplay:
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("rows", total=None, note="")
-        self._last_line = 0.0
-        self._last_rows = -1
+        self._is_loading = True
+        self._last_line = ""
+        self._last_time = 0.0
 
     @contextmanager
     def shown(self) -> Iterator[RunDisplay]:
@@ -53,19 +54,20 @@ class RunDisplay:
         """Show the state of the run."""
         done, rows = status.rows_done, status.spec.rows
         notes = [f"{status.tokens_per_second:.0f} tok/s"] if status.workers else []
-        if not status.workers and done < rows:
+        self._is_loading &= not status.workers  # later on, one that is silent is busy
+        if self._is_loading and done < rows:
             notes = ["loading the model"]
         if errors := status.rows_error:
             notes.append(f"{errors} in error")
         self._bar.update(self._task, total=rows, completed=done, note=", ".join(notes))
         if not self._console.is_terminal:
-            self._print_line(status, ", ".join([f"{done}/{rows} rows", *notes]))
+            self._print_line(", ".join([f"{done}/{rows} rows", *notes]))
 
-    def _print_line(self, status: RunStatus, line: str) -> None:
+    def _print_line(self, line: str) -> None:
         now = time.monotonic()
-        if status.rows_done == self._last_rows or now - self._last_line < PLAIN_EVERY:
+        if line == self._last_line or now - self._last_time < PLAIN_EVERY:
             return
-        self._last_line, self._last_rows = now, status.rows_done
+        self._last_line, self._last_time = line, now
         self._console.print(line, highlight=False)
 
 
@@ -95,14 +97,16 @@ def print_status(console: Console, status: RunStatus) -> None:
     table = Table(show_header=False)
     counted = ", ".join(f"{count} {name}" for name, count in status.shards.items() if count)
     rows = f"{status.rows_done} of {spec.rows}, {status.rows_error} in error"
+    count = len(status.workers)
+    speed = f"{status.tokens_per_second:.1f} tokens/s on {count} worker{'s' * (count != 1)}"
     for name, value in {
         "run": spec.run_id,
-        "state": status.state.value,
+        "state": status.state_name,
         "model": spec.model,
         "dataset": spec.out,
         "rows": rows,
         "shards": f"{counted} of {spec.shards}",
-        "speed": f"{status.tokens_per_second:.1f} tokens/s on {len(status.workers)} workers",
+        **({} if status.is_over else {"speed": speed}),
     }.items():
         table.add_row(name, Text(plain(value)))
     for name, said in status.workers.items():

@@ -25,7 +25,9 @@ from worker.status import RunStatus, run_status
 @click.argument("run_id", metavar="[RUN]", required=False)
 @with_redis
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a run.")
-@click.option("--watch", is_flag=True, help="Again every two seconds, until it is finished.")
+@click.option(
+    "--watch", is_flag=True, help="Again every two seconds, until it is finished or has failed."
+)
 def status(connection: Redis, run_id: str | None, as_json: bool, watch: bool) -> None:
     """Show where RUN stands, or every run."""
     console = Console()
@@ -40,7 +42,7 @@ def status(connection: Redis, run_id: str | None, as_json: bool, watch: bool) ->
                 display.print_status(console, each)
         if not statuses:
             click.echo("no runs on this server", err=True)
-        if not watch or all(each.is_finished for each in statuses):
+        if not watch or all(each.is_over for each in statuses):
             return
         time.sleep(2)
 

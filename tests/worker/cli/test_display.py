@@ -12,7 +12,7 @@ from jobs.dataset import Dataset, verify
 from jobs.ledger import Counts
 from jobs.result_row import ResultRow
 from tests.helpers.bench import Bench
-from tests.helpers.engines import commit_shard
+from tests.helpers.engines import DoubleEngine, commit_shard
 from vllm_mlx.outputs import GenerationOutput
 from worker.cli import display
 from worker.status import run_status
@@ -70,15 +70,39 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(bench: Bench) -> N
     with view.shown():
         view.update(run_status(bench.redis, spec.run_id))
         commit_shard(bench.redis, spec.run_id, 0, Counts(ok=1, error=1))
-        view._last_line = 0.0  # five seconds later
+        view._last_time = 0.0  # five seconds later
         view.update(run_status(bench.redis, spec.run_id))
         view.update(run_status(bench.redis, spec.run_id))
         commit_shard(bench.redis, spec.run_id, 1, Counts(ok=2))
-        view._last_line = 0.0
+        view._last_time = 0.0
         view.update(run_status(bench.redis, spec.run_id))
 
     assert console.export_text().splitlines() == [
         "0/4 rows, loading the model",
         "2/4 rows, loading the model, 1 in error",
         "4/4 rows, 1 in error",  # its workers have ended: no model is loaded any more
+    ]
+
+
+def test_the_model_is_loaded_once_a_worker_has_told_what_it_does(bench: Bench) -> None:
+    spec = bench.enqueue(rows=4, shard_size=2)
+    worker = bench.worker(DoubleEngine(held=True))
+    worker.admit(wait=False)
+    console = Console(record=True, width=100, file=io.StringIO())
+    view = display.RunDisplay(console)
+
+    def update() -> None:
+        view._last_time = 0.0  # five seconds later
+        view.update(run_status(bench.redis, spec.run_id))
+
+    update()
+    worker.tend()
+    update()  # no row has ended
+    bench.redis.delete(*bench.redis.keys("mlx-batch:live:*"))  # a step of more than 15 s
+    update()
+
+    assert console.export_text().splitlines() == [
+        "0/4 rows, loading the model",
+        "0/4 rows, 0 tok/s",
+        "0/4 rows",
     ]

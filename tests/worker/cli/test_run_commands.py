@@ -74,6 +74,41 @@ def test_status_for_people(bench: Bench) -> None:
     assert spec.run_id in result.stdout
     assert "1 started, 1 failed of 2" in result.stdout
     assert "RuntimeError: [/INST] is no markup, [bold] neither" in result.stdout
+    assert "running" in result.stdout
+    assert "tokens/s on 0 workers" in result.stdout
+    worker.tend()
+    assert "on 1 worker " in cli("status", "-u", bench.url, env={"COLUMNS": "200"}).stdout
+
+
+def test_a_run_of_which_nothing_is_under_way_but_failed_shards_has_failed(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
+    worker = bench.worker(DoubleEngine(held=True), name="w")
+    worker.admit(wait=False)
+    fail = partial(worker.bookkeeper.fail, error=RuntimeError("on purpose"), retry=False)
+    worker.flights.end(worker.flights[spec.shard_id(0)], fail)
+    worker.tend()
+
+    words = ["status", spec.run_id, "-u", bench.url, "--watch"]  # which ends
+    said = json.loads(cli(*words, "--json").stdout)
+    shown = cli(*words, env={"COLUMNS": "200"}).stdout
+
+    assert (said["state"], said["workers"]) == ("failed", {})
+    assert "failed" in shown
+    assert "tokens/s" not in shown
+
+
+def test_a_finished_run_shows_no_workers_of_its_queue(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
+    worker = bench.worker(DoubleEngine(), name="w")
+    bench.finish(spec, worker)
+    worker.tend()
+
+    said = json.loads(cli("status", "-u", bench.url, "--json").stdout)
+    shown = cli("status", "-u", bench.url, env={"COLUMNS": "200"}).stdout
+
+    assert (said["state"], said["workers"], said["tokens_per_second"]) == ("finished", {}, 0)
+    assert "worker" not in shown
+    assert "tokens/s" not in shown
 
 
 def test_status_goes_on_when_a_finished_run_is_forgotten(bench: Bench) -> None:
