@@ -97,7 +97,7 @@ ALL_COMMANDS = frozenset[str]().union(*(access.commands for access in ACCESS.val
 
 
 def known_commands(connection: Redis) -> frozenset[str]:
-    """Those of `ALL_COMMANDS` that a server has; a line with any other is an error there."""
+    """Return those of `ALL_COMMANDS` that a server has; it refuses a line with any other."""
     names = sorted(ALL_COMMANDS)
     found = cast(list[object | None], connection.execute_command("COMMAND INFO", *names))
     return frozenset(name for name, info in zip(names, found, strict=True) if info)

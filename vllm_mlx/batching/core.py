@@ -69,7 +69,7 @@ class EngineCore:
         self._end_when_dropped: weakref.finalize[..., EngineCore] | None = None
 
     def start(self) -> None:
-        """Load the model and wait until it is ready; does nothing when it is.
+        """Load the model and wait until it is ready; do nothing when it is.
 
         Raises:
             ModelLoadError: the model can't be loaded.
@@ -174,7 +174,7 @@ class EngineCore:
         return f"{type(runner).__name__}, {stats.running} running, {stats.waiting} waiting"
 
     def _prepare(self, thread: EngineThread, samples: list[_Submitted]) -> list[Sequence]:
-        """The sequences of one prompt's samples; none yet of one whose media are to be read."""
+        """Return the sequences of a prompt's samples; none yet if its media are to be read."""
         prompt = samples[0].request.prompt
         try:
             loaded, *_, media = thread.parts

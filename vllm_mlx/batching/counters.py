@@ -44,7 +44,7 @@ class Counters:
                 self._open = None
 
     def stats(self, **now: int) -> EngineStats:
-        """The counts so far, the block at hand included, with what the engine holds `now`."""
+        """Return the counts so far, with the block at hand and what the engine holds `now`."""
         with self._lock:
             names = [each.name for each in fields(self) if each.init]
             counts = {name: getattr(self, name) for name in names}

@@ -130,7 +130,7 @@ class EngineThread(threading.Thread):
         self._send(add_all)
 
     def abort(self, request_id: str) -> None:
-        """End a sequence; nothing happens if there is none of this name.
+        """End a sequence; do nothing if there is none of this name.
 
         Raises:
             EngineStoppedError: the thread is ending.
@@ -249,7 +249,7 @@ class EngineThread(threading.Thread):
         self.parts.scheduler.add(sequence)
 
     def _ended(self, name: str, future: Future[GenerationOutput]) -> None:
-        """A future is done: settled on this thread, or cancelled on any."""
+        """Handle a future that is done: settled on this thread, or cancelled on any."""
         if not future.cancelled():
             self._release_name(name, future)
             return
@@ -286,7 +286,7 @@ class EngineThread(threading.Thread):
 
 @atexit.register
 def _stop_all() -> None:
-    """A daemon thread inside MLX while the interpreter goes down aborts the process."""
+    """Stop all threads: one inside MLX while the interpreter shuts down aborts the process."""
     for thread in threading.enumerate():
         if isinstance(thread, EngineThread):
             thread.stop()

@@ -21,7 +21,7 @@ LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 
 
 def make_sampler(params: SamplingParams, seed: int | None, vocab_size: int) -> Sampler:
-    """A function from log-probabilities `[1, V]` to token ids `[1]`.
+    """Return a function from log-probabilities `[1, V]` to token ids `[1]`.
 
     Greedy rows all get the same function, so a batch of them is sampled in one call. A sampled row
     owns its key: what it draws depends on its seed and nothing else in the batch. Filters and
@@ -44,7 +44,7 @@ def make_sampler(params: SamplingParams, seed: int | None, vocab_size: int) -> S
 
 
 def make_processors(params: SamplingParams) -> list[LogitsProcessor]:
-    """What changes a row's logits before they are sampled: the repetition penalty."""
+    """Return what changes a row's logits before sampling: the repetition penalty."""
     if params.repetition_penalty == 1.0:
         return []
     return make_logits_processors(repetition_penalty=params.repetition_penalty)

@@ -31,9 +31,9 @@ def make_runner(
     vocab_size: int,
     config: SchedulerConfig | None = None,
 ) -> Runner:
-    """The model's own runner if it has a `new_runner`. Else a `SlotRunner` if every layer keeps
-    plain keys and values, or an `UpstreamRunner`; a `OneByOneRunner` if the answers of these are
-    not those that the model gives to one prompt alone.
+    """Return the model's own runner if it has a `new_runner`. Else a `SlotRunner` if every layer
+    keeps plain keys and values, or an `UpstreamRunner`; a `OneByOneRunner` if the answers of these
+    are not those that the model gives to one prompt alone.
 
     Args:
         model: `model(tokens, cache=caches)` gives logits `[B, L, V]`.
@@ -64,7 +64,7 @@ def make_runner(
 def _batches(
     model: Any, vocab_size: int, bounds: Bounds
 ) -> Iterator[tuple[str, Callable[[set[int]], Runner]]]:
-    """What may step the model, fastest first: a name and, by end tokens, a runner."""
+    """Yield what may step the model, fastest first: a name and, by end tokens, a runner."""
     caches = make_prompt_cache(model)
 
     def slots(_: set[int]) -> Runner:

@@ -130,7 +130,7 @@ class MediaPool:
             self._hand_over(*before)
 
     def _next(self, key: Hashable) -> _Job | None:
-        """The next job of a group whose futures are not all done."""
+        """Return the next job of a group whose futures are not all done."""
         with self._lock:
             group = self._groups[key]
             while group:
@@ -182,7 +182,7 @@ def fail(future: Future[GenerationOutput], error: Exception) -> None:
 
 
 def _sources(prompt: MediaPrompt) -> Hashable:
-    """A key that prompts of the same media share, known before anything is read."""
+    """Return a key that prompts of the same media share, known before anything is read."""
     media = [part[part["type"]] for part in prompt.media]
     known = [each if isinstance(each, str | bytes | Path) else id(each) for each in media]
     return prompt.video, *known

@@ -21,8 +21,8 @@ _SPECIAL = 8  # the first token ids, which mean something of their own in most v
 
 
 def disagreement(new_runner: Callable[[], Runner], model: Any, vocab_size: int) -> str | None:
-    """Why a runner's answers are not those that the model gives to each prompt alone; None if they
-    are.
+    """Return why a runner's answers are not those that the model gives to each prompt alone; None
+    if they are.
 
     Two prompts of other lengths join a shorter one that has begun to decode, so that rows are
     padded, stand at different positions and move to a wider batch. It takes seven calls of the
@@ -75,7 +75,7 @@ def _answer(runner: Runner, rows: list[Sequence]) -> dict[Sequence, list[Logprob
 
 
 def _gaps(model: Any, row: Sequence, found: list[Logprobs]) -> Iterator[float]:
-    """How far log-probabilities are from those that the model gives the row alone."""
+    """Yield how far log-probabilities are from those of the row alone."""
     tokens = mx.array([[*row.prompt_tokens, *row.output_tokens[:-1]]])
     logits = model(tokens, cache=make_prompt_cache(model))[0, -len(found) :].astype(mx.float32)
     alone: Any = logits - mx.logsumexp(logits, axis=-1, keepdims=True)

@@ -89,12 +89,12 @@ class PromptMedia:
         return 1 + max((int(places[-1]) for places in self.places), default=-1)
 
     def for_samples(self, count: int) -> list[PromptMedia]:
-        """A copy for each of several samples; the media are released when all copies are."""
+        """Return a copy for each of several samples; releasing all of them releases the media."""
         last = at_call(count, self.release)
         return [replace(self, release=at_call(1, last)) for _ in range(count)]
 
     def identities(self, tokens: list[int]) -> list[int]:
-        """The tokens, with those that stand for a medium replaced by what stands for its content:
+        """Return the tokens, those of a medium replaced by what stands for its content:
         two prompts that begin with equal ones begin with the same images and videos."""
         found = list(tokens)
         for medium, places in zip(self.media, self.places, strict=True):
@@ -105,7 +105,7 @@ class PromptMedia:
         return found
 
     def parts(self, start: int, stop: int) -> Iterator[MediumPart]:
-        """The media among the tokens `[start:stop]`."""
+        """Yield the media among the tokens `[start:stop]`."""
         for medium, places in zip(self.media, self.places, strict=True):
             first, last = places.searchsorted((start, stop)).tolist()
             if first < last:
@@ -120,7 +120,7 @@ class MediaRow(NamedTuple):
 
 
 def at_call(number: int, act: Callable[[], Any]) -> Callable[[], None]:
-    """A function that acts at its call of this number (from 1) only, from whatever thread."""
+    """Return a function that acts at its call of this number (from 1) only, on any thread."""
     calls = itertools.count(1)  # `next` of it is atomic
 
     def call() -> None:

@@ -48,7 +48,7 @@ class Prepared(NamedTuple):
         return Prepared(self.tokens, media)
 
     def media_of_samples(self, count: int) -> Sequence[PromptMedia | None]:
-        """The media, as often as the prompt is answered."""
+        """Return the media, as often as the prompt is answered."""
         return self.media.for_samples(count) if self.media else [None] * count
 
 
@@ -61,7 +61,7 @@ class MoreMediaOptions(MoreOptions, VideoOptions, total=False):
 
 
 def split_options(options: SamplingOptions | Options) -> tuple[SamplingParams, VideoParams | None]:
-    """The parameters of sampling, and those of videos if any was given.
+    """Return the parameters of sampling, and those of videos if any was given.
 
     Raises:
         InvalidRequestError: naming each field, what was given and what is allowed.
@@ -72,7 +72,7 @@ def split_options(options: SamplingOptions | Options) -> tuple[SamplingParams, V
 
 
 def plain_prompt(prompt: object) -> str:
-    """`prompt`, if it is a plain one.
+    """Return `prompt`, if it is a plain one.
 
     Raises:
         InvalidRequestError: it is something else.
@@ -89,7 +89,7 @@ def user_prompt(
     videos: Any,
     video: VideoParams | None,
 ) -> Prompt:
-    """What a user says after showing images and videos; without any, the plain prompt.
+    """Return a user's text after images and videos; without any, the plain prompt.
 
     Args:
         images, videos: a list of them, or just one; see `MLXMultimodalLM`.
@@ -110,7 +110,7 @@ def user_prompt(
 
 
 def chat_prompt(messages: object, video: VideoParams | None = None) -> Prompt:
-    """`messages`, if they are some, as a `MediaPrompt` if there are images or videos in them.
+    """Return `messages`, as a `MediaPrompt` if there are images or videos in them.
 
     Raises:
         InvalidRequestError: they are something else.
@@ -158,7 +158,7 @@ def _require_text(value: Any, where: str) -> None:
 
 
 def _contents(messages: Messages) -> list[Content]:
-    """Of the messages that may hold media; what else there may be is the template's to judge."""
+    """Return the contents that may hold media; the template judges what else there is."""
     contents = [message.get("content") for message in messages]
     return [content for content in contents if isinstance(content, list)]
 
@@ -182,7 +182,7 @@ def _message(at: int, message: object) -> Mapping[str, Any]:
 
 
 def _parts(kind: str, sources: Any) -> list[Part]:
-    """The parts of a list of images or videos, or of just one."""
+    """Return the parts of a list of images or videos, or of just one."""
     if sources is None:
         return []
     many = sources if isinstance(sources, list | tuple) else [sources]

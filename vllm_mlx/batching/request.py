@@ -18,7 +18,7 @@ ChunkCallback = Callable[[GenerationOutput], None]
 
 
 def new_request_id() -> str:
-    """A name that no other request has."""
+    """Return a name that no other request has."""
     return uuid.uuid4().hex
 
 
@@ -53,32 +53,32 @@ class Request:
         videos: Any = None,
         request_id: str | None = None,
     ) -> Self:
-        """What a user says after showing images and videos; without any, a plain prompt."""
+        """Return a user's text after images and videos; without any, a plain prompt."""
         params, video = split_options(options)
         asked = user_prompt(prompt, images, videos, video)
         return cls(asked, params, request_id or new_request_id())
 
     @classmethod
     def of_chat(cls, messages: object, options: Options, request_id: str | None = None) -> Self:
-        """The answer to a conversation."""
+        """Return the request to answer a conversation."""
         params, video = split_options(options)
         return cls(chat_prompt(messages, video), params, request_id or new_request_id())
 
     def samples(self, n: int) -> list[Self]:
-        """This request `n` times, with the seeds of `SamplingParams.for_samples`."""
+        """Return this request `n` times, with the seeds of `SamplingParams.for_samples`."""
         each = self.params.for_samples(n)
         return [replace(self, params=params, request_id=new_request_id()) for params in each]
 
 
 def by_prompt(requests: Iterable[Request]) -> Iterator[list[Request]]:
-    """The samples of each prompt, in order."""
+    """Return the samples of each prompt, in order."""
     groups = itertools.groupby(requests, key=lambda request: id(request.prompt))
     return (list(samples) for _, samples in groups)
 
 
 @contextlib.contextmanager
 def cancelled_on_error(futures: Iterable[Future[GenerationOutput]]) -> Iterator[None]:
-    """Cancel these if the block is left by an error, or by Ctrl-C."""
+    """Cancel these if an error or Ctrl-C leaves the block."""
     try:
         yield
     except BaseException:

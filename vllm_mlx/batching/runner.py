@@ -70,7 +70,7 @@ class Runner(ABC):
 
     @abstractmethod
     def remove(self, sequence: Sequence) -> None:
-        """Free its place; nothing happens if it is not running."""
+        """Free its place; do nothing if it is not running."""
 
     @abstractmethod
     def step(self) -> list[Produced]:
@@ -95,7 +95,7 @@ class Runner(ABC):
         return 0
 
     def refusal(self, prompt_tokens: int, max_tokens: int) -> str | None:  # noqa: ARG002
-        """Why a sequence of this size can never run; None if it can. Safe on any thread."""
+        """Return why a sequence of this size can never run, or None. Safe on any thread."""
         return None
 
     def announce(self, sequence: Sequence) -> None:  # noqa: B027
@@ -105,7 +105,7 @@ class Runner(ABC):
         """Forget a sequence that waits no more and will not be inserted."""
 
     def affinity(self, sequence: Sequence) -> int:  # noqa: ARG002
-        """Equal for waiting sequences that should run near each other; 0 if there are none."""
+        """Return one number for waiting sequences that should run near each other; 0 if none."""
         return 0
 
     def admits(self, sequence: Sequence) -> bool:  # noqa: ARG002

@@ -71,7 +71,7 @@ class Scheduler:
         return None
 
     def step(self) -> list[Sequence]:
-        """One round; returns the sequences that got a token.
+        """Run one round; return the sequences that got a token.
 
         If the model raises, the sequences that ran are tried again one at a time, so that only
         the one that breaks it fails; if it raised over prompts, only those whose they are.

@@ -114,7 +114,7 @@ class Sequence:
             self.future.set_exception(error)
 
     def output(self, text: str, since: int = 0) -> GenerationOutput:
-        """`text` with the counts as they stand, and the log-probabilities `since` a token."""
+        """Return `text` with the present counts, and the log-probabilities `since` a token."""
         return GenerationOutput(
             text=text,
             prompt_tokens=len(self.prompt_tokens),

@@ -11,10 +11,10 @@ class Detokenizer(Protocol):
     """Turns the tokens of one sequence into text."""
 
     def add(self, token: int) -> str:
-        """The text that is certain with this token."""
+        """Return the text that is certain with this token."""
 
     def finish(self) -> str:
-        """What was held back."""
+        """Return what was held back."""
 
 
 class TextStream:
@@ -37,7 +37,7 @@ class TextStream:
         return self._extend(self._detokenizer.add(token))
 
     def finish(self) -> bool:
-        """Flush what was held back; a character cut in half by the end is dropped.
+        """Return what was held back; a character cut in half by the end is dropped.
 
         True when the flushed text completes a stop string.
         """
@@ -47,7 +47,7 @@ class TextStream:
         return self._extend(self._detokenizer.finish().rstrip(REPLACEMENT))
 
     def take(self) -> str:
-        """The text that is certain and was not taken before."""
+        """Return the text that is certain and was not taken before."""
         end = len(self.text) if self._finished else len(self.text) - self._held_back()
         piece, self._taken = self.text[self._taken : end], max(self._taken, end)
         return piece
@@ -65,7 +65,7 @@ class TextStream:
         return bool(found)
 
     def _held_back(self) -> int:
-        """Length of the longest tail that a stop string starts with."""
+        """Return the length of the longest tail that a stop string starts with."""
         for size in range(min(self._longest - 1, len(self.text)), 0, -1):
             tail = self.text[-size:]
             if any(stop.startswith(tail) for stop in self._stop):

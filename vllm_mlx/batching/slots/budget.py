@@ -71,7 +71,7 @@ class KVBudget:
         return ring + self.prefix_tokens + prefilling <= self.tokens
 
     def refusal(self, prompt_tokens: int, max_tokens: int) -> str | None:
-        """Why a sequence can never run, not even alone; None if it can."""
+        """Return why a sequence can never run, not even alone; None if it can."""
         alone = columns_for(prompt_tokens + max_tokens) + prompt_tokens
         if alone + self.prefix_tokens + self.prefill_tokens <= self.tokens:
             return None

@@ -105,7 +105,7 @@ def _resized(
 
 
 def resize_rows(array: mx.array, moves: dict[int, int], width: int) -> mx.array:
-    """`[S, ...]` cut to `[width, ...]` with some rows moved there, or filled up with zeros."""
+    """Return `[S, ...]` cut to `[width, ...]` with rows moved there, or filled up with zeros."""
     if width > array.shape[0]:
         # Zeros, not copies: what is masked must be finite.
         filler = mx.zeros((width - array.shape[0], *array.shape[1:]), array.dtype)

@@ -38,7 +38,7 @@ class Filters(NamedTuple):
         )
 
     def rows(self, rows: mx.array) -> Filters:
-        """The filters of some rows."""
+        """Return the filters of some rows."""
         top_p, min_logprob, top_k, scale, exp = self
         return Filters(top_p[rows], min_logprob[rows], top_k[rows], scale[rows], exp)
 
@@ -62,7 +62,7 @@ class Filters(NamedTuple):
 
 
 def inverse_cdf(weights: mx.array, uniforms: mx.array) -> mx.array:
-    """The first index whose cumulative weight exceeds `uniforms` times the total: `[R]`."""
+    """Return the first index whose cumulative weight is over `uniforms` times the total: `[R]`."""
     cumulative = mx.cumsum(weights, axis=-1)
     total = cumulative[:, -1:]
     index = (cumulative <= uniforms * total).sum(axis=-1)

@@ -121,7 +121,7 @@ class PrefillBatch:
         return [cache.state for cache in self.caches] if self.rows[0].end else []
 
     def select(self, rows: list[int], length: int) -> list[KeysAndValues]:
-        """The first `length` keys and values of some rows, a pair a layer."""
+        """Return the first `length` keys and values of some rows, a pair a layer."""
         states = self.states
         if len(rows) == len(self.rows):
             return [(keys[:, :, :length], values[:, :, :length]) for keys, values in states]
@@ -132,7 +132,7 @@ class PrefillBatch:
         ]
 
     def extract(self, row: int) -> list[KeysAndValues]:
-        """What was computed for one row, copied out of the batch."""
+        """Return what was computed for one row, copied out of the batch."""
         part = slice(row, row + 1), slice(None), slice(self.rows[row].start, self.rows[row].end)
         layers = [
             (mx.contiguous(keys[part]), mx.contiguous(values[part])) for keys, values in self.states
@@ -142,7 +142,7 @@ class PrefillBatch:
 
 
 def _gather(bases: list[Prefix], layer: int) -> KeysAndValues:
-    """The prefixes of a batch's rows as `[B, H, p, D]`."""
+    """Return the prefixes of a batch's rows as `[B, H, p, D]`."""
     joined = {id(base): [_along(base, layer, which) for which in (0, 1)] for base in bases}
     if len(joined) == 1:
         ((keys, values),) = joined.values()

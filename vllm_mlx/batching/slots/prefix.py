@@ -82,7 +82,7 @@ class PrefixCache:
                 del self._waiting[key]
 
     def longest(self, sequence: Sequence) -> tuple[Prefix | None, list[Prefix]]:
-        """The longest prefix that is worth sharing, and those of its chain that are new.
+        """Return the longest prefix that is worth sharing, and those of its chain that are new.
 
         The new ones have no `layers` yet; the caller computes them, parents first. What there is
         no room for is not shared.
@@ -108,7 +108,7 @@ class PrefixCache:
         return prefix, new
 
     def shared_with(self, sequence: Sequence) -> int:
-        """A number that sequences have in common if their longest shared beginning is the same."""
+        """Return a number equal for sequences whose longest shared beginning is the same."""
         shared = [key for key, _ in self._blocks[sequence.request_id] if self._waiting[key] > 1]
         return shared[-1] if shared else 0
 
@@ -129,7 +129,7 @@ class PrefixCache:
 
     @staticmethod
     def _expected(sequence: Sequence, blocks: list[tuple[int, int]]) -> list[int]:
-        """Blocks up to the end of the media, if prompts that share these are still prepared."""
+        """Return blocks up to the end of the media, if prompts sharing these are still prepared."""
         media = sequence.media
         if media is None or not media.sharers:
             return []
@@ -172,7 +172,7 @@ class PrefixCache:
 
 
 def _hash_blocks(prompt: list[int]) -> list[tuple[int, int]]:
-    """`(chained hash, end)` of each block of the prompt but its last token, which is decoded.
+    """Return `(chained hash, end)` of each block of the prompt without its last, decoded token.
 
     The last block may be short, so that equal prompts share all they can.
     """

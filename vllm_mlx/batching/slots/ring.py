@@ -75,7 +75,7 @@ class SlotRing:
         return mx.array([self.column], dtype=mx.int32)
 
     def blocks(self, size: int) -> list[tuple[slice, list[slice]]]:
-        """Neighbouring slots, up to `size`, with the columns that hold all their tokens.
+        """Return neighbouring slots, up to `size`, with the columns that hold all their tokens.
 
         The column of the step is among them; they are one slice, or two around the ring's end.
         """
@@ -103,7 +103,7 @@ class SlotRing:
         self._forget_arrays()
 
     def spans(self, length: int) -> list[tuple[int, int]]:
-        """The `length` columns behind the present one, oldest first, as one or two `[from, to)`."""
+        """Return the `length` columns before the present one, in order: one or two `[from, to)`."""
         return self._spans(self.step, length)
 
     def _spans(self, step: int, length: int) -> list[tuple[int, int]]:
@@ -113,7 +113,7 @@ class SlotRing:
         return [(first, self.columns), (0, length - (self.columns - first))]
 
     def columns_behind(self, lengths: list[int], padded: int) -> mx.array:
-        """Columns of rows whose first `lengths[b]` tokens end at the present one: `[B, padded]`.
+        """Return columns of rows whose `lengths[b]` tokens end at the present one: `[B, padded]`.
 
         What pads a row goes into the columns that come after, which no slot sees before they are
         written anew.
@@ -122,7 +122,7 @@ class SlotRing:
         return (first[:, None] + mx.arange(padded, dtype=mx.int32)) % self.columns
 
     def resized(self, moves: dict[int, int], slots: int, columns: int) -> SlotRing:
-        """A ring of other size at the same step.
+        """Return a ring of other size at the same step.
 
         Args:
             moves: where slots go that can't stay (`{old: new}`); all others keep their place.
@@ -139,7 +139,7 @@ class SlotRing:
         return ring
 
     def pieces(self, ring: SlotRing) -> list[tuple[int, int, int]]:
-        """How the columns in use move to another ring: `(from, to, count)` each."""
+        """Return how the columns in use move to another ring: `(from, to, count)` each."""
         length = min(max(self.lengths), self.columns, ring.columns)
         cuts = {0, length}
         for spans in (self.spans(length), ring.spans(length)):
@@ -153,12 +153,12 @@ class SlotRing:
 
 
 def columns_for(tokens: int) -> int:
-    """Columns that a row of so many tokens needs."""
+    """Return the columns that a row of so many tokens needs."""
     return -(-tokens // COLUMN_STEP) * COLUMN_STEP
 
 
 def width_for(sequences: int, most: int) -> int:
-    """Slots for so many sequences: powers of two and their three quarters, at most `most`.
+    """Return slots for so many sequences, at most `most`: powers of two and their three quarters.
 
     Few widths mean few shapes; each is at most a half more than the one before it.
     """

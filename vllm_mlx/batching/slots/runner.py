@@ -369,7 +369,7 @@ class SlotRunner(Runner):
 
 
 def _runs(slots: list[int], lengths: list[int]) -> list[tuple[slice, range, int]]:
-    """Rows of one length that go into neighbouring slots: `(rows, slots, length)` each."""
+    """Return rows of one length for neighbouring slots: `(rows, slots, length)` each."""
     runs = []
     keys = zip(lengths, (slot - row for row, slot in enumerate(slots)), strict=True)
     for (length, shift), run in groupby(enumerate(keys), key=lambda pair: pair[1]):
@@ -380,7 +380,7 @@ def _runs(slots: list[int], lengths: list[int]) -> list[tuple[slice, range, int]
 
 
 def _read_logprobs(launch: _Launch) -> dict[int, Logprobs]:
-    """Log-probabilities by slot, for the rows that asked for them."""
+    """Return log-probabilities by slot, for the rows that asked for them."""
     if launch.sampled.report is None:
         return {}
     lists: Any = [array.tolist() for array in launch.sampled.report]

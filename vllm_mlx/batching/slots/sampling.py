@@ -162,7 +162,7 @@ class BatchSampler:
         return draw
 
     def _sorted(self, logprobs: mx.array) -> tuple[mx.array, mx.array]:
-        """All tokens and their log-probabilities, likeliest first: `[R, V]` each."""
+        """Return all tokens and their log-probabilities, likeliest first: `[R, V]` each."""
         tokens = self._argsort(-logprobs)
         return tokens, mx.take_along_axis(logprobs, tokens, axis=-1)
 
@@ -195,7 +195,7 @@ def _is_filtered(sequence: Sequence, vocab_size: int) -> bool:
 
 
 def _likeliest(logprobs: mx.array, few: int) -> tuple[mx.array, mx.array]:
-    """The `few` likeliest tokens and their log-probabilities, likeliest first: `[R, few]` each."""
+    """Return the `few` likeliest tokens and log-probabilities, likeliest first: `[R, few]` each."""
     tokens = mx.argpartition(-logprobs, few, axis=-1)[:, :few]
     likeliest = mx.take_along_axis(logprobs, tokens, axis=-1)
     order = mx.argsort(-likeliest, axis=-1)
