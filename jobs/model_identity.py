@@ -22,7 +22,7 @@ _SAMPLE, _SAMPLES = 1 << 16, 16
 
 
 class ModelIdentity(NamedTuple):
-    """A model, told apart from others that are called alike.
+    """A model, distinct from others of the same name.
 
     Attributes:
         name: a hub id or an alias; of a folder or a file its last part and a hash of its content,

@@ -66,7 +66,7 @@ def enqueue_run(
     """Validate a whole input, then enqueue it for the workers of a model; see `RunSettings`.
 
     Args:
-        path: JSONL, OpenAI-batch JSONL, CSV, Parquet or text, told apart by `detect_format`.
+        path: JSONL, OpenAI-batch JSONL, CSV, Parquet or text, recognised by `detect_format`.
         videos: in place of a prompt file, a folder of such files or a pattern
             (`clips/**/*.mp4`); each file makes a row, in which `prompt` is asked of it.
         images: the same of images.

@@ -22,7 +22,7 @@ _NO_SOURCES = (type(None), str, Mapping, bool, int, float)
 
 
 def content_of(content: Any, *, any_source: bool = False) -> Content:
-    """Content as OpenAI or Qwen write it, in one form; parts that are all text are joined.
+    """Return content of OpenAI's or Qwen's form in one form; parts of text alone are joined.
 
     Args:
         any_source: media may be more than strings: images, arrays, frames.
@@ -41,7 +41,7 @@ def content_of(content: Any, *, any_source: bool = False) -> Content:
 
 
 def media_of(contents: Iterable[Content]) -> list[Part]:
-    """The parts that hold an image or a video."""
+    """Return the parts that hold an image or a video."""
     return [
         part
         for content in contents
@@ -52,7 +52,7 @@ def media_of(contents: Iterable[Content]) -> list[Part]:
 
 
 def with_sources(content: Content, change: Callable[[str], str]) -> Content:
-    """The content with what names its images and videos changed."""
+    """Return the content with the sources of its images and videos changed."""
     if isinstance(content, str):
         return content
     return [
@@ -80,7 +80,7 @@ def _part(part: Any, any_source: bool) -> Part:
 
 
 def refuse_media_beside(given: Mapping[str, Any], where: str) -> None:
-    """A medium that does not stand in a part of its own would be left out in silence.
+    """Refuse a medium beside the parts, which would be left out in silence.
 
     Raises:
         ValueError: there is one.
@@ -101,7 +101,7 @@ def _text_of(part: Mapping[str, Any]) -> str:
 
 
 def _source_of(part: Mapping[str, Any], kind: str) -> Any:
-    """What stands under the part's type or `url`, or under `url` in an object there."""
+    """Return the value under the part's type or `url`, or under `url` in an object there."""
     given = {key: value for key, value in part.items() if value is not None and key != "type"}
     source = given.pop(kind if kind in given else "url", None)
     _refuse_unknown(given, f"a part of type {kind!r}")
@@ -113,7 +113,7 @@ def _source_of(part: Mapping[str, Any], kind: str) -> Any:
 
 
 def _refuse_unknown(given: dict[str, Any], where: str) -> None:
-    """What would be ignored, such as a video's own `fps`, is an error; `detail` is a hint."""
+    """Refuse what would be ignored, such as a video's own `fps`; `detail` is a hint."""
     if (detail := given.pop("detail", "auto")) not in _DETAILS:
         raise ValueError(f"detail={detail!r} in {where}: should be {', '.join(_DETAILS)}")
     if given:

@@ -89,7 +89,7 @@ class GenerationOutput:
 
     @classmethod
     def from_error(cls, error: BaseException, model: str = "") -> GenerationOutput:
-        """The output of a request that failed."""
+        """Return the output of a request that failed."""
         return cls(
             text="",
             finish_reason="error",
@@ -141,7 +141,7 @@ class EngineStats:
     deliver_seconds: float = 0.0
 
     def after(self, before: EngineStats) -> EngineStats:
-        """These counts, going on from the last ones of an engine that this one replaces."""
+        """Return these counts, going on from the last ones of an engine that this one replaces."""
         counts = [each.name for each in fields(self) if each.name not in HELD_NOW]
         total = {name: getattr(before, name) + getattr(self, name) for name in counts}
         return replace(self, **total)

@@ -46,7 +46,7 @@ class Parameters(BaseModel):
 
 
 def plain_scalar(value: Any) -> Any:
-    """A scalar of numpy's (or MLX's) as one of Python's, anything else as it is."""
+    """Return a scalar of numpy's (or MLX's) as one of Python's, anything else as it is."""
     return value.item() if getattr(value, "shape", None) == () else value
 
 
@@ -94,7 +94,7 @@ def _range(schema: Mapping[str, Any]) -> str:
 
 
 def describe(error: ValidationError, allowed: tuple[str, ...]) -> str:
-    """A validation error in one line: field, what was given, what is allowed."""
+    """Return a validation error in one line: field, what was given, what is allowed."""
     return "; ".join(_describe_one(item, allowed) for item in error.errors(include_url=False))
 
 

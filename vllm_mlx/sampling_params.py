@@ -13,7 +13,7 @@ from vllm_mlx.seeds import sample_seed
 
 
 def as_tuple(strings: Any) -> Any:
-    """One string or a collection of them as a tuple."""
+    """Return one string or a collection of them as a tuple."""
     if isinstance(strings, str):
         return (strings,)
     if isinstance(strings, list | tuple | set | frozenset):
@@ -56,7 +56,7 @@ class SamplingParams(Parameters):
     """End a text whose tail repeats itself, with the `finish_reason` `repetition`."""
 
     def for_samples(self, n: int) -> list[SamplingParams]:
-        """These settings for each of `n` samples of one prompt, with seeds that differ.
+        """Return these settings for each of `n` samples of one prompt, with seeds that differ.
 
         Raises:
             InvalidRequestError: `n` is no positive integer, or all samples would be the same.

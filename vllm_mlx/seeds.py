@@ -6,12 +6,12 @@ import hashlib
 
 
 def row_seed(base: str, row: int) -> int:
-    """The seed of a row that brings none; `base` is the run's seed, or else its id."""
+    """Return the seed of a row that brings none; `base` is the run's seed, or else its id."""
     return _digest(f"{base}:{row}")
 
 
 def sample_seed(seed: int, sample_index: int) -> int:
-    """The seed of one sample of a row with this seed; the first sample has the row's own."""
+    """Return the seed of one sample of a row with this seed; the first sample has the row's own."""
     return _digest(f"{seed}:sample {sample_index}") if sample_index else seed
 
 

@@ -69,9 +69,9 @@ class EmbeddedRedis:
         try:
             self._wait_until_ready()
         except RedisServerError as error:
-            said = log.read_text(errors="replace").strip().splitlines()[-5:]
+            lines = log.read_text(errors="replace").strip().splitlines()[-5:]
             self.stop()
-            raise RedisServerError("\n".join([str(error), *said])) from None
+            raise RedisServerError("\n".join([str(error), *lines])) from None
         except BaseException:  # a signal: the server would outlive us
             self.stop()
             raise

@@ -104,7 +104,7 @@ class ShardFlight(Flight):
         pending = dict(zip(submitted, self.engine.submit(*requests), strict=True))
         self.pending |= pending
         for place, future in pending.items():
-            future.add_done_callback(partial(self._tell, place))
+            future.add_done_callback(partial(self._put_end, place))
 
     def submit_again(self) -> None:
         due = [place for place, at in self.again_at.items() if at <= time.monotonic()]
@@ -113,7 +113,7 @@ class ShardFlight(Flight):
         if due:
             self.submit(due)
 
-    def _tell(self, place: int, _: Future[GenerationOutput]) -> None:
+    def _put_end(self, place: int, _: Future[GenerationOutput]) -> None:
         self.inbox.put(partial(self._settle, place))  # called on any thread
 
     def _settle(self, place: int) -> None:

@@ -71,7 +71,7 @@ class EngineThread(threading.Thread):
 
     Attributes:
         ready: done when the model is loaded; a `ModelLoadError` says that it can't be, and an
-            `EngineStoppedError` that the thread was told to end meanwhile.
+            `EngineStoppedError` that the thread was stopped meanwhile.
     """
 
     def __init__(

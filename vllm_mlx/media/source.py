@@ -1,6 +1,6 @@
 """`opened`: one image or video, wherever a prompt says it is, as a file to read.
 
-How a text is told apart, the first that fits:
+What a text is, the first that fits:
 
 1. `http://`, `https://`, `file:` or `data:` at its very start, in any case: that kind of URL.
 2. Any other scheme with `//`, such as `s3://`: an error.

@@ -141,7 +141,7 @@ class MediaReader(Generic[T]):
             return read_image(picture, self._policy, name=GIVEN)
 
     def _given(self, frames: Any, params: VideoParams) -> VideoClip:
-        """Frames that the caller took at `video_fps`, at most `video_max_frames` of them."""
+        """Return frames that the caller took at `video_fps`, at most `video_max_frames`."""
         if not _are_frames(frames):
             given = list(frames.shape) if isinstance(frames, np.ndarray) else type(frames).__name__
             raise MediaError(
@@ -163,7 +163,7 @@ class MediaReader(Generic[T]):
 
     def _image(self, image: Image.Image, name: str) -> T:
         info = MediaInfo("image", content_hash(np.asarray(image)), image.width, image.height)
-        with _refusals_told(f"image {name}"):
+        with _explained_refusals(f"image {name}"):
             return self._form.of_image(image, info)
 
     def _video(self, clip: VideoClip, name: str) -> T:
@@ -176,7 +176,7 @@ class MediaReader(Generic[T]):
             clip.timestamps,
             clip.truncated,
         )
-        with _refusals_told(f"video {name}"):
+        with _explained_refusals(f"video {name}"):
             return self._form.of_video(clip, info)
 
     def _pinned(
@@ -216,8 +216,8 @@ def _are_frames(frames: Any) -> bool:
 
 
 @contextmanager
-def _refusals_told(name: str) -> Iterator[None]:
-    """What a model's processor can't take (too small, too narrow) is the medium's error."""
+def _explained_refusals(name: str) -> Iterator[None]:
+    """Raise what a model's processor can't take (too small, too narrow) as the medium's error."""
     try:
         yield
     except ValueError as error:
