@@ -20,7 +20,7 @@ redis-cli (ACL SAVE or CONFIG REWRITE makes them last). Then, with an administra
 ACL SETUSER default off"""
 
 
-@click.command()
+@click.command(short_help="Print what locks a Redis to our commands.")
 @click.option(
     "--role",
     type=click.Choice([role.value for role in Role]),

@@ -45,6 +45,7 @@ from worker.cli.options import (
     model_option,
     output_root_option,
     scheduler_options,
+    seconds_option,
     server_option,
     settings_from,
     url_option,
@@ -53,7 +54,6 @@ from worker.cli.run_commands import tell_enqueued
 from worker.logs import log_to_stderr
 
 ROWS_IN_ERROR, BAD_INPUT, INFRASTRUCTURE = 1, 2, 3
-SECONDS = click.FloatRange(0, 1e9)
 INTERRUPTED = 130  # 128 + the signal, as shells have it
 _BAD_INPUT = (
     DatasetError,  # the folder holds another run
@@ -104,7 +104,7 @@ for command in (*run_commands.COMMANDS, acl):
     main.add_command(command)
 
 
-@main.command()
+@main.command(short_help="Enqueue PROMPTS, work and verify: all in one.")
 @enqueue_options
 @click.option(
     "--workers",
@@ -148,7 +148,7 @@ def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
         sys.exit(ROWS_IN_ERROR)
 
 
-@main.command()
+@main.command(short_help="Validate PROMPTS and enqueue it.")
 @enqueue_options
 @server_option
 def enqueue(url: str, **options: Any) -> None:
@@ -167,13 +167,11 @@ def enqueue(url: str, **options: Any) -> None:
 @media_options
 @click.option("--burst", is_flag=True, help="End when nothing is left to do.")
 @click.option("--name", help="The worker's name; default: a random one.")
-@click.option("--grace", type=SECONDS, default=10.0, show_default=True, help="Seconds to end in.")
-@click.option(
-    "--redis-timeout",
-    type=SECONDS,
-    default=300.0,
-    show_default=True,
-    help="Seconds to wait for it.",
+@seconds_option(
+    "--grace", 10.0, "How long jobs may go on after Ctrl-C or SIGTERM, before they are put back."
+)
+@seconds_option(
+    "--redis-timeout", 300.0, "How long to wait for a Redis that is away, before the worker ends."
 )
 @output_root_option
 @click.option("-v", "--verbose", is_flag=True, help="Log what RQ does, too.")

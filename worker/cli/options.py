@@ -35,6 +35,25 @@ def all_of(*options: Decorator) -> Decorator:
     return decorate
 
 
+def seconds_option(name: str, default: float, text: str) -> Decorator:
+    """Return an option for a time that no clock overflows at."""
+
+    def check(_: click.Context, __: click.Parameter, seconds: float) -> float:
+        if not 0 <= seconds <= 1e9:  # nor NaN
+            raise click.BadParameter(f"{seconds:g} should be 0 to 1,000,000,000 seconds")
+        return seconds
+
+    return click.option(
+        name,
+        type=float,
+        metavar="SECONDS",
+        default=default,
+        show_default=True,
+        callback=check,
+        help=text,
+    )
+
+
 def setting_option(setting: Setting, **attributes: Any) -> Decorator:
     """Return the option of one setting; its range is checked by the setting's own class."""
     facts = [setting.range, "repeatable" if setting.type == "array" else ""]
@@ -167,8 +186,12 @@ enqueue_options = all_of(
         metavar="PATTERN",
         help="In place of PROMPTS: a folder of videos, or a pattern in quotes.",
     ),
-    click.option("--images", metavar="PATTERN", help="The same for images."),
-    click.option("--prompt", help="What is asked of each of them."),
+    click.option(
+        "--images",
+        metavar="PATTERN",
+        help="In place of PROMPTS: a folder of images, or a pattern in quotes.",
+    ),
+    click.option("--prompt", help="What is asked of each file of --videos or --images."),
     model_option,
     click.option(
         "--out",

@@ -58,7 +58,7 @@ def tail(connection: Redis, run_id: str, as_json: bool) -> None:
         click.echo(display.row_as_json(row) if as_json else display.row_as_line(row))
 
 
-@click.command()
+@click.command(short_help="Enqueue again what is missing of RUN.")
 @click.argument("run_id", metavar="RUN")
 @with_redis
 def resume(connection: Redis, run_id: str) -> None:
@@ -67,7 +67,7 @@ def resume(connection: Redis, run_id: str) -> None:
     click.echo(run_id)
 
 
-@click.command()
+@click.command(short_help="Run the error rows of RUN again.")
 @click.argument("run_id", metavar="RUN")
 @with_redis
 @click.option("--errors", is_flag=True, required=True, help="Those that ended in an error.")

@@ -15,7 +15,7 @@ from vllm_mlx.parameters import Parameters, settings_of
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 from vllm_mlx.video_params import VideoParams
-from worker.cli.app import run, worker
+from worker.cli.app import main, run, worker
 from worker.cli.options import (
     media_flags,
     media_options,
@@ -128,3 +128,20 @@ def test_a_policy_survives_the_command_line(tmp_path: Path) -> None:
 def test_what_could_never_match_is_bad_usage(flag: str, value: str) -> None:
     with pytest.raises(InvalidRequestError, match=repr(value)):
         policy_of(flag, value)
+
+
+def test_no_summary_of_a_command_is_cut() -> None:
+    told = CliRunner().invoke(main, ["--help"]).output
+
+    assert "verify" in told
+    assert not [line for line in told.splitlines()[1:] if line.endswith("...")]
+
+
+@pytest.mark.parametrize("seconds", ["-1", "inf", "nan", "soon"])
+def test_seconds_are_a_number_that_a_clock_can_hold(seconds: str) -> None:
+    words = ["worker", "--model", "m", "-u", "redis://nowhere", f"--grace={seconds}"]
+    result = CliRunner().invoke(main, words)
+
+    assert result.exit_code == 2
+    assert "Invalid value for '--grace'" in result.output
+    assert "x<=" not in CliRunner().invoke(main, ["worker", "--help"]).output
