@@ -72,13 +72,18 @@ def _explain(line: bytes, complaint: str) -> InvalidRequestError:
         line.decode()
     except UnicodeDecodeError as error:
         return not_utf8(error)
+    if not line.lstrip().startswith(b"{"):
+        example = '{"prompt": "hello"}'
+        return InvalidRequestError(
+            f"not JSON: a row is an object such as {example}, not {shown(line.decode())}"
+        )
     if "hex escape" in complaint and (escape := _SURROGATE.search(line)):
         return InvalidRequestError(
             f"{escape[0].decode()} is a lone surrogate: half a character, which UTF-8 can't hold"
         )
     place = _PLACE.search(complaint)
     column = int(place[1]) if place else 0
-    reason = _PLACE.sub("", complaint)
+    reason = _PLACE.sub("", complaint).replace("expected ident", "text that is not in quotes")
     if column and (literal := _NOT_FINITE.match(line, column - 1)):
         reason = f"{literal[0].decode()} is no JSON value"
     return InvalidRequestError(f"not JSON: {reason} at column {column}")

@@ -104,7 +104,9 @@ def test_bom_and_line_ends(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (b"not json", "not JSON"),
+        (b"not json", 'not JSON: a row is an object such as {"prompt": "hello"}, not \'not json\''),
+        (b"nope", 'not JSON: a row is an object such as {"prompt": "hello"}, not \'nope\''),
+        (b'{"prompt": nope}', "not JSON: text that is not in quotes at column 13"),
         (b'{"prompt": "hi"', "not JSON: EOF"),
         (b'{"prompt": "h', "not JSON: EOF"),
         (b'{"prompt": "hi"} {}', "not JSON: trailing characters at column 18"),
