@@ -76,6 +76,14 @@ def test_the_picture_shows_the_first_command_of_the_readme() -> None:
     assert "tokens/s" in shown
 
 
+def test_rows_of_the_readme_are_cut_between_words() -> None:
+    assert demo.cut("a word  and\nmore", 15) == "a word and more"
+    assert demo.cut("a word and more", 12) == "a word and …"
+    assert demo.cut("a word and more"[::-1], 12)[::-1] == "… and more"
+    table = demo.README.read_text().partition("<!-- rows -->")[2].partition("<!-- end -->")[0]
+    assert table.count("…") >= 2
+
+
 def test_pictures_load_nothing_from_elsewhere() -> None:
     for picture in (ROOT / "docs" / "images").glob("*.svg"):
         text = picture.read_text().replace("http://www.w3.org/2000/svg", "")

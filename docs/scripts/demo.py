@@ -14,6 +14,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,15 @@ def three_rows(dataset: Path) -> str:
     """Return the first rows as a Markdown table: what was asked, and some columns."""
     frame = pl.read_parquet(dataset / "data" / "*.parquet").head(3)
     rows = [
-        [_cell(_asked(row)[-90:]), *(_cell(str(row[name])[:90]) for name in ROWS)]
+        [_cell(cut(_asked(row)[::-1])[::-1]), *(_cell(cut(str(row[name]))) for name in ROWS)]
         for row in frame.to_dicts()
     ]
     return table(["asked", *(f"`{name}`" for name in ROWS)], rows)
+
+
+def cut(text: str, width: int = 90) -> str:
+    """Return as many words as fit, with an ellipsis where some do not."""
+    return textwrap.shorten(text, width, placeholder=" …")
 
 
 def _asked(row: Mapping[str, Any]) -> str:
@@ -90,7 +96,7 @@ def _asked(row: Mapping[str, Any]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return text.replace("|", "\\|")
 
 
 def main() -> None:
