@@ -46,7 +46,11 @@ def with_tables(text: str) -> str:
 def _settings(class_name: str, names: str) -> str:
     settings = settings_of(CLASSES[class_name])
     chosen = [settings[name] for name in names.split() or settings]
-    rows = [[f"`{each.name}`", each.help, each.type, each.range, each.default] for each in chosen]
+    unset = "by backend" if class_name == SchedulerConfig.__name__ else ""
+    rows = [
+        [f"`{each.name}`", each.help, each.type, each.range, each.default or unset]
+        for each in chosen
+    ]
     return table(["Name", "What it does", "Type", "Range", "Default"], rows)
 
 
