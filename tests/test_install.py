@@ -1,7 +1,14 @@
-"""An installation without a clone: the wheel in an empty environment, run from another folder."""
+"""An installation without a clone: the wheel in an empty environment, run from another folder.
+
+Only the wheel is installed: its contents, its command and what it needs of its own folders are
+tested. The packages that it depends on are those of the tests' environment, through a `.pth` file,
+so that no test needs an index. Whether pip finds what pyproject.toml asks for is not tested, and
+the installation of a producer is one from which the packages of the extras are hidden.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,33 +19,38 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_imports import INSTALL, WITHOUT_HEAVY
 from vllm_mlx.errors import ModelLoadError
 from vllm_mlx.models import MLXLanguageModel
 
 ROOT = Path(__file__).parents[1]
 
 
-def run(*words: str | Path, cwd: Path) -> str:
+def ran(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "RQ_REDIS_URL")}
-    ran = subprocess.run(
+    return subprocess.run(
         words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
-    assert ran.returncode == 0, f"{words}\n{ran.stdout}\n{ran.stderr}"
-    return ran.stdout
 
 
-def test_the_wheel_answers_prompts_without_the_clone(tmp_path: Path) -> None:
-    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT)
-    (wheel,) = tmp_path.glob("*.whl")
-    assert wheel.name in (ROOT / "docs" / "install.md").read_text(), (
-        "what people are told to install"
-    )
-    packed = zipfile.ZipFile(wheel).namelist()
-    assert {name.partition("/")[0] for name in packed if name.endswith(".py")} == {
-        "jobs",
-        "vllm_mlx",
-        "worker",
-    }
+def run(*words: str | Path, cwd: Path) -> str:
+    """What a command prints that succeeds."""
+    result = ran(*words, cwd=cwd)
+    assert result.returncode == 0, f"{words}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture
+def site(wheel: Path, tmp_path: Path) -> Path:
+    """Where the wheel is installed, in an environment of its own."""
     venv.create(tmp_path / "venv", symlinks=True)
     python = tmp_path / "venv" / "bin" / "python"
     run(
@@ -46,13 +58,25 @@ def test_the_wheel_answers_prompts_without_the_clone(tmp_path: Path) -> None:
         *("--no-deps", wheel),
         cwd=tmp_path,
     )
+    told = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path)
+    site = Path(told.strip())
     # The packages it depends on are those of this environment, but not the clone itself.
-    site = Path(
-        run(
-            python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path
-        ).strip()
-    )
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    return site
+
+
+def test_the_wheel_has_the_product_only_and_the_name_that_people_are_told(wheel: Path) -> None:
+    assert f"dist/{wheel.name}" in (ROOT / "docs" / "install.md").read_text()
+    packed = zipfile.ZipFile(wheel).namelist()
+    assert {name.partition("/")[0] for name in packed if name.endswith(".py")} == {
+        "jobs",
+        "vllm_mlx",
+        "worker",
+    }
+
+
+def test_the_wheel_answers_prompts_without_the_clone(site: Path, tmp_path: Path) -> None:
+    python = tmp_path / "venv" / "bin" / "python"
     (tmp_path / "prompts.txt").write_text("The capital of France is\nWater freezes at\n")
 
     where = run(python, "-c", "import worker.cli.app as app; print(app.__file__)", cwd=tmp_path)
@@ -63,6 +87,25 @@ def test_the_wheel_answers_prompts_without_the_clone(tmp_path: Path) -> None:
     assert "2 rows answered, 0 in error" in said
     assert "Paris" in said
     assert (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_a_producer_has_no_extra(site: Path, tmp_path: Path, redis_url: str) -> None:
+    (site / "absent.py").write_text(WITHOUT_HEAVY)
+    (site / "absent.pth").write_text("import absent\n")
+    (tmp_path / "prompts.txt").write_text("The capital of France is\n")
+    command = tmp_path / "venv" / "bin" / "mlx-batch"
+    words = ["prompts.txt", "--model", "smollm2-135m", "--out", "out"]
+
+    run(command, "enqueue", *words, "-u", redis_url, cwd=tmp_path)
+    shown = run(command, "status", "-u", redis_url, "--json", cwd=tmp_path)
+    worker = ran(command, "worker", "--model", "smollm2-135m", "-u", redis_url, cwd=tmp_path)
+    all_in_one = ran(command, "run", *words, cwd=tmp_path)
+
+    assert json.loads(shown)["shards"]["queued"] == 1
+    for refused in (worker, all_in_one):
+        assert refused.returncode == 3
+        assert INSTALL in refused.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_demo_model_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
