@@ -451,6 +451,7 @@ def test_the_url_is_not_on_the_command_line_of_a_worker(
 
     monkeypatch.setattr("worker.cli.local_run.subprocess.Popen", Recorded)
     prompts = write_prompts(bench.folder / "p.jsonl", 1)
+    (bench.folder / "tokenizer.json").touch()  # a model that lacks the rest
     bench.redis.execute_command("ACL", "SETUSER", "app", "on", ">hunter2", "~*", "&*", "+@all")
     url = bench.url.replace("unix://", "unix://app:hunter2@")
     try:
