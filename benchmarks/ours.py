@@ -27,7 +27,7 @@ class NullDetokenizer:
 
 def new_scheduler(model: nn.Module, vocab_size: int, config: SchedulerConfig) -> Scheduler:
     """An engine that stops at no token."""
-    runner = make_runner(model, eos_token_ids=set(), vocab_size=vocab_size, config=config)
+    runner = make_runner(model, vocab_size=vocab_size, config=config)
     return Scheduler(runner, set())
 
 

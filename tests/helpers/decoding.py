@@ -85,7 +85,7 @@ def sequence(name: str, prompt: Seq[int], max_tokens: int, **params: Any) -> Seq
 
 
 def new_scheduler(model: Any, *, vocab_size: int = VOCAB, **bounds: int) -> Scheduler:
-    runner = make_runner(model, set(), vocab_size=vocab_size, config=SchedulerConfig(**bounds))
+    runner = make_runner(model, vocab_size=vocab_size, config=SchedulerConfig(**bounds))
     return Scheduler(runner, set())
 
 

@@ -194,13 +194,11 @@ class EngineThread(threading.Thread):
             self._is_loading = True
         try:
             loaded = self._load(self._model)
-            eos_token_ids = loaded.tokenizer.eos_token_ids
-            runner = make_runner(
-                loaded.model, eos_token_ids, vocab_size=loaded.vocab_size, config=self._config
-            )
+            runner = make_runner(loaded.model, vocab_size=loaded.vocab_size, config=self._config)
+            scheduler = Scheduler(runner, loaded.tokenizer.eos_token_ids)
             preparer = loaded.new_preparer and loaded.new_preparer(self._policy)
             media = MediaPool(preparer) if preparer else None
-            return Parts(loaded, runner, Scheduler(runner, eos_token_ids), media)
+            return Parts(loaded, runner, scheduler, media)
         finally:
             with self._inbox_lock:
                 self._is_loading = False

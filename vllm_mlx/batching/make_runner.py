@@ -24,16 +24,11 @@ from vllm_mlx.scheduler_config import Bounds, SchedulerConfig
 logger = logging.getLogger(__name__)
 
 
-def make_runner(
-    model: Any,
-    eos_token_ids: set[int],
-    *,
-    vocab_size: int,
-    config: SchedulerConfig | None = None,
-) -> Runner:
-    """Return the model's own runner if it has a `new_runner`. Else a `SlotRunner` if every layer
-    keeps plain keys and values, or an `UpstreamRunner`; a `OneByOneRunner` if the answers of these
-    are not those that the model gives to one prompt alone.
+def make_runner(model: Any, *, vocab_size: int, config: SchedulerConfig | None = None) -> Runner:
+    """Return the model's own runner if it has a `new_runner`.
+
+    Else a `SlotRunner` if every layer keeps plain keys and values, or an `UpstreamRunner`; a
+    `OneByOneRunner` if the answers of these are not those that the model gives to one prompt alone.
 
     Args:
         model: `model(tokens, cache=caches)` gives logits `[B, L, V]`.
@@ -45,15 +40,15 @@ def make_runner(
     if (limit := platform.cache_limit()) is not None:
         mx.set_cache_limit(limit)
     bounds = platform.resolve(config or SchedulerConfig())
-    if new_runner := getattr(model, "new_runner", None):
-        own: Runner = new_runner(vocab_size=vocab_size, bounds=bounds)
-        return own
+    new_own: Callable[..., Runner] | None = getattr(model, "new_runner", None)
+    if new_own:
+        return new_own(vocab_size=vocab_size, bounds=bounds)
     kind = getattr(model, "model_type", type(model).__name__)
-    for name, new_batch in _batches(model, vocab_size, bounds):
-        reason = disagreement(partial(new_batch, set()), model, vocab_size)
+    for name, new_runner in _batches(model, vocab_size, bounds):
+        reason = disagreement(new_runner, model, vocab_size)
         if reason is None:
             logger.info("%s runs in %s", kind, name)
-            return new_batch(eos_token_ids)
+            return new_runner()
         logger.warning("%s does not suit %s: %s", kind, name, reason)
     if hasattr(model, "prefill"):
         raise ModelLoadError("slots can't hold the cache of this model, which needs them to see")
@@ -63,23 +58,21 @@ def make_runner(
 
 def _batches(
     model: Any, vocab_size: int, bounds: Bounds
-) -> Iterator[tuple[str, Callable[[set[int]], Runner]]]:
-    """Yield what may step the model, fastest first: a name and, by end tokens, a runner."""
+) -> Iterator[tuple[str, Callable[[], Runner]]]:
+    """What may step the model, fastest first."""
     caches = make_prompt_cache(model)
 
-    def slots(_: set[int]) -> Runner:
+    def slots() -> Runner:
         per_token = _bytes_per_token(model, len(caches))
         budget = KVBudget(bounds.kv_cache_bytes, per_token, bounds.max_num_seqs)
         return SlotRunner(
             model, num_layers=len(caches), vocab_size=vocab_size, budget=budget, bounds=bounds
         )
 
-    def upstream(eos_token_ids: set[int]) -> Runner:
-        return UpstreamRunner(model, eos_token_ids, vocab_size=vocab_size, bounds=bounds)
-
     if caches and all(type(cache) is KVCache for cache in caches):
         yield "slots", slots
     if not hasattr(model, "prefill"):
+        upstream = partial(UpstreamRunner, model, vocab_size=vocab_size, bounds=bounds)
         yield "mlx-lm's BatchGenerator", upstream
 
 

@@ -6,6 +6,7 @@ spaces. Nothing else of ours knows `mlx_lm.generate.BatchGenerator`.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -25,24 +26,22 @@ _PADDABLE = (KVCache, RotatingKVCache)
 class UpstreamRunner(Runner):
     """`Runner` on mlx-lm's continuous batching. It does not know `kv_cache_bytes`."""
 
-    def __init__(
-        self, model: Any, eos_token_ids: set[int], *, vocab_size: int, bounds: Bounds
-    ) -> None:
+    def __init__(self, model: Any, *, vocab_size: int, bounds: Bounds) -> None:
         super().__init__(bounds)
-        self._model = model
         self._vocab_size = vocab_size
-        self._stop_tokens = [[token] for token in sorted(eos_token_ids)]
         # Some state-space models of mlx-lm 0.32 read the padding as if it were prompt.
         paddable = all(isinstance(cache, _PADDABLE) for cache in make_prompt_cache(model))
-        self._prefill_batch_size = min(
-            PREFILL_BATCH_SIZE if paddable else 1,
-            bounds.max_num_seqs,
-            bounds.max_num_batched_tokens,
+        most = bounds.max_num_batched_tokens
+        rows = min(PREFILL_BATCH_SIZE if paddable else 1, bounds.max_num_seqs, most)
+        self._new_generator = partial(
+            BatchGenerator,
+            model,
+            completion_batch_size=bounds.max_num_seqs,
+            prefill_batch_size=rows,
+            prefill_step_size=min(platform.prefill_step_size(), most // rows),
         )
-        most = bounds.max_num_batched_tokens // self._prefill_batch_size
-        self._prefill_step_size = max(1, min(platform.prefill_step_size(), most))
         self._rows: dict[int, Sequence] = {}
-        self._generator = self._new_generator()
+        self._generator: Any = self._new_generator()
 
     def insert(self, sequences: list[Sequence]) -> None:
         for sequence in sequences:
@@ -97,12 +96,3 @@ class UpstreamRunner(Runner):
     @property
     def slots(self) -> int:
         return len(self._rows)
-
-    def _new_generator(self) -> Any:
-        return BatchGenerator(
-            self._model,
-            stop_tokens=self._stop_tokens,
-            completion_batch_size=self.bounds.max_num_seqs,
-            prefill_batch_size=self._prefill_batch_size,
-            prefill_step_size=self._prefill_step_size,
-        )

@@ -20,6 +20,7 @@ from tests.helpers.decoding import (
     tiny_llama,
 )
 from vllm_mlx.batching.one_by_one import OneByOneRunner, text_runner
+from vllm_mlx.batching.scheduler import Scheduler
 from vllm_mlx.batching.slots.runner import SlotRunner
 from vllm_mlx.batching.upstream import UpstreamRunner
 from vllm_mlx.errors import NonFiniteLogitsError
@@ -140,6 +141,16 @@ def test_the_fallback_fails_a_row_whose_logits_are_not_finite():
         step(scheduler)
     assert isinstance(rows[0].future.exception(), NonFiniteLogitsError)
     assert rows[1].output_tokens == sequential(model, PROMPTS[0], 4)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_row_of_the_fallback_ends_at_an_end_token_and_the_others_go_on(kind):
+    model = OTHERS[kind][0]()
+    alone = [sequential(model, each, 9) for each in PROMPTS]
+    end = next(token for token in alone[0][2:] if token not in alone[1] + alone[2])
+    scheduler = Scheduler(new_scheduler(model, max_num_seqs=3)._runner, {end})
+    tokens = run(scheduler, [sequence(str(i), each, 9) for i, each in enumerate(PROMPTS)])
+    assert tokens == [alone[0][: alone[0].index(end) + 1], *alone[1:]]
 
 
 def test_the_fallback_computes_no_more_tokens_than_it_may():
