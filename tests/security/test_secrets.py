@@ -41,15 +41,15 @@ def mlx_batch(*words: object) -> subprocess.Popen[str]:
 
 def titles_until_the_end(process: subprocess.Popen[str]) -> set[str]:
     """The command lines of all that the process starts, as anybody can list them."""
-    seen: set[str] = set()
-    own = Path(f"/proc/{process.pid}/cmdline").read_text()
+    seen, own = set[str](), set[str]()
     while process.poll() is None:
+        own.add(Path(f"/proc/{process.pid}/cmdline").read_text())
         for pid in descendants(process.pid):
             with contextlib.suppress(OSError):
                 seen.add(Path(f"/proc/{pid}/cmdline").read_text(errors="replace"))
                 seen.add(Path(f"/proc/{pid}/comm").read_text(errors="replace"))
         time.sleep(0.05)
-    return seen - {own}  # a child has it until it becomes another program
+    return seen - own  # a child has it until it becomes another program
 
 
 def descendants(pid: int) -> set[int]:
