@@ -8,14 +8,14 @@ from functools import partial
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import KVCache, make_prompt_cache
+from mlx_lm.models.cache import make_prompt_cache
 
 from vllm_mlx import platform
 from vllm_mlx.batching.one_by_one import text_runner
 from vllm_mlx.batching.probe import disagreement
 from vllm_mlx.batching.runner import Runner
 from vllm_mlx.batching.slots.budget import KVBudget
-from vllm_mlx.batching.slots.cache import PromptKVCache
+from vllm_mlx.batching.slots.layout import Layout
 from vllm_mlx.batching.slots.runner import SlotRunner
 from vllm_mlx.batching.upstream import UpstreamRunner
 from vllm_mlx.errors import ModelLoadError
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 def make_runner(model: Any, *, vocab_size: int, config: SchedulerConfig | None = None) -> Runner:
     """Return the model's own runner if it has a `new_runner`.
 
-    Else a `SlotRunner` if every layer keeps plain keys and values, or an `UpstreamRunner`; a
+    Else a `SlotRunner` if slots have a form for all that it remembers, or an `UpstreamRunner`; a
     `OneByOneRunner` if the answers of these are not those that the model gives to one prompt alone.
 
     Args:
@@ -60,23 +60,19 @@ def _batches(
     model: Any, vocab_size: int, bounds: Bounds
 ) -> Iterator[tuple[str, Callable[[], Runner]]]:
     """What may step the model, fastest first."""
-    caches = make_prompt_cache(model)
-
-    def slots() -> Runner:
-        per_token = _bytes_per_token(model, len(caches))
-        budget = KVBudget(bounds.kv_cache_bytes, per_token, bounds.max_num_seqs)
-        return SlotRunner(
-            model, num_layers=len(caches), vocab_size=vocab_size, budget=budget, bounds=bounds
+    try:
+        layout = Layout.of(make_prompt_cache(model))
+        footprint = layout.footprint(model)
+    except Exception as error:  # whatever an architecture does with a cache
+        logger.info("no slots: %s", error)
+    else:
+        budget = KVBudget(bounds.kv_cache_bytes, footprint, bounds.max_num_seqs)
+        slots = partial(
+            SlotRunner, model, layout=layout, vocab_size=vocab_size, budget=budget, bounds=bounds
         )
-
-    if caches and all(type(cache) is KVCache for cache in caches):
-        yield "slots", slots
+        yield f"slots ({layout})", slots
+        if layout.has_states:  # some read the padding of a prompt as if it were prompt
+            yield f"slots ({layout}), prompts of one length", partial(slots, pads=False)
     if not hasattr(model, "prefill"):
         upstream = partial(UpstreamRunner, model, vocab_size=vocab_size, bounds=bounds)
         yield "mlx-lm's BatchGenerator", upstream
-
-
-def _bytes_per_token(model: Any, num_layers: int) -> int:
-    caches = [PromptKVCache(1) for _ in range(num_layers)]
-    model(mx.array([[0]]), cache=caches)
-    return sum(keys.nbytes + values.nbytes for keys, values in (cache.state for cache in caches))

@@ -17,7 +17,8 @@ from mlx_lm.models.rope_utils import Llama3RoPE
 from mlx_lm.utils import dequantize_model
 
 from vllm_mlx import platform
-from vllm_mlx.batching.slots.cache import PromptKVCache, SlotKVCache
+from vllm_mlx.batching.slots.keys_values import SlotKVCache
+from vllm_mlx.models.attention import dispatch_attention, scaled_dot_product_attention
 from vllm_mlx.platform.cuda_heads import RotateHeads
 
 _ATTENTIONS = (llama.Attention, qwen2.Attention, qwen3.Attention)
@@ -32,7 +33,6 @@ class Attention(nn.Module):
 
     def __init__(self, original: Any) -> None:
         super().__init__()
-        self._operations = platform.operations()
         self.n_heads = original.n_heads
         self.n_kv_heads = original.n_kv_heads
         self._counts = (self.n_heads, self.n_kv_heads, self.n_kv_heads)
@@ -87,15 +87,7 @@ class Attention(nn.Module):
         B, _, L, _ = queries.shape
         if cache is not None:
             keys, values = cache.update_and_fetch(keys, values)
-        if isinstance(cache, SlotKVCache):
-            ring = cache.ring
-            output = self._operations.attend_slots(queries, keys, values, self.scale, ring)
-        elif isinstance(cache, PromptKVCache) and not isinstance(mask, mx.array):
-            output = self._operations.attend_causal(queries, keys, values, self.scale)
-        else:
-            output = mx.fast.scaled_dot_product_attention(
-                queries, keys, values, scale=self.scale, mask=mask
-            )
+        output = scaled_dot_product_attention(queries, keys, values, cache, self.scale, mask)
         projected: mx.array = self.o_proj(output.swapaxes(1, 2).reshape(B, L, -1))
         return projected
 
@@ -179,6 +171,7 @@ def place(model: nn.Module) -> nn.Module:
 
 def accelerate(model: nn.Module) -> nn.Module:
     """Swap in what is known to be faster, layer by layer; return the model itself."""
+    dispatch_attention(model)
     for layer in getattr(model, "layers", ()):
         if type(getattr(layer, "self_attn", None)) in _ATTENTIONS:
             layer.self_attn = Attention(layer.self_attn)

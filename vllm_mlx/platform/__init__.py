@@ -169,16 +169,18 @@ class Operations(NamedTuple):
 
     Attributes:
         attend_slots: attention of one new token a slot, `[S, Hq, 1, D]`, over a ring
-            `[S, Hk, C, D]`: called with queries, keys, values, scale and the `Ring`.
+            `[S, Hk, C, D]`; see `attention.attend_slots`.
         attend_causal: attention of the last L tokens of prompts, `[B, Hq, L, D]`, over
-            `[B, Hk, p + L, D]`: called with queries, keys, values and scale.
+            `[B, Hk, K, D]`; see `attention.attend_causal`.
         swiglu: `silu(gate) * up`.
         exp: `e**x` of float32 numbers.
         argsort: indices that sort each row of `[R, V]`, smallest first.
     """
 
-    attend_slots: Callable[[mx.array, mx.array, mx.array, float, Ring], mx.array]
-    attend_causal: Callable[[mx.array, mx.array, mx.array, float], mx.array]
+    attend_slots: Callable[[mx.array, mx.array, mx.array, float, Ring, mx.array | None], mx.array]
+    attend_causal: Callable[
+        [mx.array, mx.array, mx.array, float, int | None, mx.array | None], mx.array
+    ]
     swiglu: Callable[[mx.array, mx.array], mx.array]
     exp: Callable[[mx.array], mx.array]
     argsort: Callable[[mx.array], mx.array] = mx.argsort

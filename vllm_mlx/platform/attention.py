@@ -32,12 +32,49 @@ class Ring(Protocol):
 
 
 def attend_slots(
-    queries: mx.array, keys: mx.array, values: mx.array, scale: float, ring: Ring
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    scale: float,
+    ring: Ring,
+    sinks: mx.array | None = None,
 ) -> mx.array:
-    """One query a slot, `[S, Hq, 1, D]`, over all columns of `[S, Hk, C, D]`, masked."""
-    return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=ring.mask)
+    """One query a slot, `[S, Hq, 1, D]`, over all columns of `[S, Hk, C, D]`, masked.
+
+    Args:
+        sinks: a score for each of the Hq heads that takes its share of the softmax and adds
+            nothing; None if there are none.
+    """
+    return mx.fast.scaled_dot_product_attention(
+        queries, keys, values, scale=scale, mask=ring.mask, sinks=sinks
+    )
 
 
-def attend_causal(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
-    """Attention of the last L tokens: `[B, Hq, L, D]` over `[B, Hk, p + L, D]`."""
-    return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask="causal")
+def attend_causal(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    scale: float,
+    window: int | None = None,
+    sinks: mx.array | None = None,
+) -> mx.array:
+    """Attention of the last L tokens: `[B, Hq, L, D]` over `[B, Hk, K, D]`.
+
+    Args:
+        window: tokens that each sees at most, itself among them; None if all.
+        sinks: see `attend_slots`.
+    """
+    L, K = queries.shape[2], keys.shape[2]
+    mask: mx.array | str = "causal"
+    if window is not None and window < K:
+        mask = causal_mask(L, K, window)
+    return mx.fast.scaled_dot_product_attention(
+        queries, keys, values, scale=scale, mask=mask, sinks=sinks
+    )
+
+
+def causal_mask(L: int, K: int, window: int | None = None) -> mx.array:
+    """Which of K tokens the last L see, bool `[L, K]`."""
+    queries, keys = mx.arange(K - L, K)[:, None], mx.arange(K)
+    seen = queries >= keys
+    return seen if window is None else seen & (queries < keys + window)

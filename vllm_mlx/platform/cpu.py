@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from vllm_mlx.platform.attention import Ring
+from vllm_mlx.platform.attention import Ring, causal_mask
 
 logger = logging.getLogger(__name__)
 
@@ -93,64 +93,95 @@ def swiglu(gate: mx.array, up: mx.array) -> mx.array:
 
 
 def attend_slots(
-    queries: mx.array, keys: mx.array, values: mx.array, scale: float, ring: Ring
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    scale: float,
+    ring: Ring,
+    sinks: mx.array | None = None,
 ) -> mx.array:
-    """Attention of one query a slot: `[S, Hq, 1, D]` over `[S, Hk, C, D]`.
-
-    In blocks of slots, each over as many columns as its longest row holds: a ring of 1,024 columns
-    whose rows are 200 tokens long is mostly not read.
+    """`attention.attend_slots`, in blocks of slots, each over as many columns as its longest row
+    holds: a ring of 1,024 columns whose rows are 200 tokens long is mostly not read.
     """
     S, Hq, _, D = queries.shape
     Hk = keys.shape[1]
     grouped = (queries * scale).reshape(S, Hk, Hq // Hk, D)
+    sink = None if sinks is None else sinks.reshape(1, Hk, Hq // Hk, 1)
     blocks = []
     for slots, pieces in ring.blocks(_SLOTS):
         k = [keys[slots, :, columns] for columns in pieces]
         v = [values[slots, :, columns] for columns in pieces]
         mask = [ring.added_mask[slots, :, :, columns] for columns in pieces]
-        blocks.append(_attend_pieces(grouped[slots], k, v, mask))
+        blocks.append(_attend_pieces(grouped[slots], k, v, mask, sink))
     output = blocks[0] if len(blocks) == 1 else mx.concatenate(blocks)
     return output.reshape(S, Hq, 1, -1)
 
 
 def _attend_pieces(
-    queries: mx.array, keys: list[mx.array], values: list[mx.array], masks: list[mx.array]
+    queries: mx.array,
+    keys: list[mx.array],
+    values: list[mx.array],
+    masks: list[mx.array],
+    sink: mx.array | None,
 ) -> mx.array:
     """Attention over columns that lie in one piece, or in two at the ends of the ring."""
     scores = [queries @ k.swapaxes(-1, -2) + mask for k, mask in zip(keys, masks, strict=True)]
     highest = scores[0].max(axis=-1, keepdims=True)
     for other in scores[1:]:
         highest = mx.maximum(highest, other.max(axis=-1, keepdims=True))
+    if sink is not None:
+        highest = mx.maximum(highest, sink)
     weights = [exp(each - highest) for each in scores]
     totals = [each.sum(axis=-1, keepdims=True) for each in weights]
+    if sink is not None:
+        totals.append(exp(sink - highest))
     outputs = [w @ v for w, v in zip(weights, values, strict=True)]
-    if len(outputs) == 1:
-        return outputs[0] / totals[0]
-    return (outputs[0] + outputs[1]) / (totals[0] + totals[1])
+    return sum(outputs[1:], outputs[0]) / sum(totals[1:], totals[0])
 
 
-def attend_causal(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
-    """Attention of the last L tokens: `[B, Hq, L, D]` over `[B, Hk, p + L, D]`.
-
-    In blocks of queries, each over the keys that it may see, so half of a square is not computed.
+def attend_causal(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    scale: float,
+    window: int | None = None,
+    sinks: mx.array | None = None,
+) -> mx.array:
+    """`attention.attend_causal`, in blocks of queries, each over the keys that it may see: half of
+    a square is not computed, and of a window's band nothing beside it.
     """
     L, K = queries.shape[2], keys.shape[2]
     blocks = []
     for start in range(0, L, _BLOCK):
         stop = min(start + _BLOCK, L)
         seen = K - L + stop
+        first = 0 if window is None else max(0, K - L + start + 1 - window)
         part = queries[:, :, start:stop] * scale
-        blocks.append(_block(part, keys[:, :, :seen], values[:, :, :seen]))
+        k, v = keys[:, :, first:seen], values[:, :, first:seen]
+        blocks.append(_block(part, k, v, window, sinks))
     return blocks[0] if len(blocks) == 1 else mx.concatenate(blocks, axis=2)
 
 
-def _block(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+def _block(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    window: int | None,
+    sinks: mx.array | None,
+) -> mx.array:
     B, Hq, L, D = queries.shape
     Hk, K = keys.shape[1], keys.shape[2]
     scores = queries.reshape(B, Hk, (Hq // Hk) * L, D) @ keys.swapaxes(-1, -2)
-    future = mx.arange(K)[None] > mx.arange(K - L, K)[:, None]
-    scores = scores.reshape(B, Hq, L, K) + future * _MASKED
-    scores = scores.reshape(B, Hk, -1, K)
-    weights = exp(scores - scores.max(axis=-1, keepdims=True))
+    hidden = mx.logical_not(causal_mask(L, K, window))
+    scores = scores.reshape(B, Hq, L, K) + hidden * _MASKED
+    highest = scores.max(axis=-1, keepdims=True)
+    if sinks is not None:
+        sink = sinks.reshape(1, Hq, 1, 1)
+        highest = mx.maximum(highest, sink)
+    weights = exp(scores - highest)
+    totals = weights.sum(axis=-1, keepdims=True)
+    if sinks is not None:
+        totals = totals + exp(sink - highest)
     # Divided last, where there is least.
-    return (weights @ values / weights.sum(axis=-1, keepdims=True)).reshape(B, Hq, L, -1)
+    attended = weights.reshape(B, Hk, -1, K) @ values
+    return attended.reshape(B, Hq, L, -1) / totals

@@ -73,8 +73,10 @@ _SOURCE = """
     __syncthreads();
     for (int i = threadIdx.x; i < G * D; i += NW * 32) {
         const int g = i / D, d = i % D;
-        float most = -1e30f, total = 0.0f, value = 0.0f;
+        const float sink = sinks[head * G + g];
+        float most = sink, value = 0.0f;
         for (int w = 0; w < NW; ++w) most = fmaxf(most, tops[w][g]);
+        float total = __expf(sink - most);
         for (int w = 0; w < NW; ++w) {
             const float weight = __expf(tops[w][g] - most);
             total += weight * sums[w][g];
@@ -92,7 +94,7 @@ template <typename T, int E> struct alignas(sizeof(T) * E) Chunk { T item[E]; };
 def _kernel() -> Any:
     return mx.fast.cuda_kernel(
         name="attend_slots",
-        input_names=["queries", "keys", "values", "lengths", "newest", "scale"],
+        input_names=["queries", "keys", "values", "lengths", "newest", "scale", "sinks"],
         output_names=["attended"],
         source=_SOURCE,
         header=_HEADER,
@@ -100,9 +102,14 @@ def _kernel() -> Any:
 
 
 def attend_slots(
-    queries: mx.array, keys: mx.array, values: mx.array, scale: float, ring: Ring
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    scale: float,
+    ring: Ring,
+    sinks: mx.array | None = None,
 ) -> mx.array:
-    """One query a slot, `[S, Hq, 1, D]`, over the columns that its slot holds of `[S, Hk, C, D]`.
+    """`attention.attend_slots`, over the columns that each slot holds.
 
     By MLX's own attention where the kernel does not fit: a head dimension that 32 lanes can't
     share, keys and values of unlike shapes, or too many queries a key head.
@@ -112,9 +119,10 @@ def attend_slots(
     G = Hq // Hk
     warps = _warps(S * Hk, G, D)
     if not warps or keys.shape != values.shape:
-        return attention.attend_slots(queries, keys, values, scale, ring)
+        return attention.attend_slots(queries, keys, values, scale, ring, sinks)
+    sink = _no_sinks(Hq) if sinks is None else sinks.astype(mx.float32)
     outputs: list[mx.array] = _kernel()(
-        inputs=[queries, keys, values, ring.offsets, ring.newest, _array_of(scale)],
+        inputs=[queries, keys, values, ring.offsets, ring.newest, _array_of(scale), sink],
         template=[("T", queries.dtype), ("D", D), ("G", G), ("NW", warps), ("U", 4)],
         grid=(Hk * warps * _LANES, S, 1),
         threadgroup=(warps * _LANES, 1, 1),
@@ -135,6 +143,11 @@ def _warps(pairs: int, G: int, D: int) -> int:
 
 
 @functools.cache
+def _no_sinks(Hq: int) -> mx.array:
+    return mx.full((Hq,), -1e30)
+
+
+@functools.cache
 def _array_of(scale: float) -> mx.array:
     return mx.array([scale])
 
@@ -143,15 +156,22 @@ MOST_EXPLICIT = 1024
 """Up to so many keys the scores are written out: cuDNN plans 60 ms for every new shape."""
 
 
-def attend_causal(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
-    """Attention of the last L tokens: `[B, Hq, L, D]` over `[B, Hk, K, D]`."""
+def attend_causal(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    scale: float,
+    window: int | None = None,
+    sinks: mx.array | None = None,
+) -> mx.array:
+    """`attention.attend_causal`, written out where there are few keys."""
     B, Hq, L, D = queries.shape
     Hk, K = keys.shape[1], keys.shape[2]
-    if K > MOST_EXPLICIT:
-        return attention.attend_causal(queries, keys, values, scale)
+    if K > MOST_EXPLICIT or sinks is not None:
+        return attention.attend_causal(queries, keys, values, scale, window, sinks)
     grouped = (queries * scale).reshape(B, Hk, (Hq // Hk) * L, D)
     scores = (grouped @ keys.swapaxes(-1, -2)).reshape(B, Hq, L, K)
-    seen = mx.arange(K)[None] <= mx.arange(K - L, K)[:, None]
+    seen = attention.causal_mask(L, K, window)
     scores = mx.where(seen, scores, mx.array(-mx.inf, scores.dtype))
     weights = mx.softmax(scores, axis=-1, precise=True).reshape(B, Hk, -1, K)
     return (weights @ values).reshape(B, Hq, L, -1)

@@ -1,20 +1,22 @@
 """Prefill: prompts computed side by side, in pieces.
 
-Rows that start from equally long prefixes are grouped by what is left of their prompts, padded at
-the right to the longest and computed with a plain causal mask: a token never sees what is right of
-it, so padding changes nothing but time.
+Rows that start from equally long prefixes are grouped by what is left of their prompts and padded
+at the right to the longest; see `PromptPositions`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from vllm_mlx.batching.prompt_media import MediaRow, PromptMedia, SteppedModel
 from vllm_mlx.batching.sequence import Sequence
-from vllm_mlx.batching.slots.cache import KeysAndValues, PromptKVCache
+from vllm_mlx.batching.slots.layout import Footprint, Layout
+from vllm_mlx.batching.slots.memory import PromptMemory, Saved
+from vllm_mlx.batching.slots.positions import PromptPositions
 from vllm_mlx.batching.slots.prefix import Prefix
 from vllm_mlx.platform import PrefillShapes
 
@@ -67,98 +69,110 @@ class PrefillBatch:
 
     Attributes:
         length: tokens that each row is padded to.
+        memories: what the model remembers of them so far.
         computed: how many of them are computed, or on their way.
     """
 
     rows: list[PrefillRow]
     length: int
-    caches: list[PromptKVCache] = field(default_factory=list)
+    memories: list[PromptMemory] = field(default_factory=list)
     computed: int = 0
+    _caches: list[Any] = field(default_factory=list)
+    _positions: PromptPositions | None = None
 
     @property
-    def held(self) -> int:
-        """Tokens of key-value cache that the batch takes, prefixes and padding included."""
-        return len(self.rows) * (self.rows[0].start + self.length)
+    def start(self) -> int:
+        """Tokens of the rows' prefixes."""
+        return self.rows[0].start
 
     @property
     def is_done(self) -> bool:
-        return bool(self.caches) and self.computed >= self.length
+        return self._positions is not None and self.computed >= self.length
 
-    def advance(self, model: SteppedModel, num_layers: int, max_tokens: int) -> Piece:
+    def held_bytes(self, footprint: Footprint) -> int:
+        """What it takes when all is computed, prefixes and padding included."""
+        return len(self.rows) * footprint.prompt(self.start + self.length)
+
+    def advance(self, model: SteppedModel, layout: Layout, max_tokens: int) -> Piece:
         """Compute a piece of at most `max_tokens` tokens, at least one a row."""
         starting: list[Sequence] = []
-        if not self.caches:
-            columns = self.rows[0].start + self.length
-            bases = [row.base for row in self.rows if row.base]
-            self.caches = [
-                PromptKVCache(columns, _gather(bases, layer) if bases else None)
-                for layer in range(num_layers)
-            ]
+        if self._positions is None:
+            self._positions = PromptPositions(self.start)
+            stop = self.start + self.length
+            self.memories = layout.new_prompts(self._positions, stop, self._prefixes(layout))
+            self._caches = layout.nested(self.memories)
             starting = [row.target for row in self.rows if isinstance(row.target, Sequence)]
         start = self.computed
         stop = min(self.length, start + max(1, max_tokens // len(self.rows)))
         if stop > start:
-            self._compute(model, start, stop)
+            self._compute(model, self._positions, start, stop)
             self.computed = stop
-            mx.async_eval(self.states)
+            mx.async_eval(self.arrays)
         size = (stop - start) * len(self.rows)
         computed = sum(len(row.tokens[start:stop]) for row in self.rows)
         cached = sum(sequence.cached_tokens for sequence in starting)
         return Piece(size, size - computed, computed + cached + len(starting), cached)
 
-    def _compute(self, model: SteppedModel, start: int, stop: int) -> None:
+    def _compute(
+        self, model: SteppedModel, positions: PromptPositions, start: int, stop: int
+    ) -> None:
+        lengths = [len(row.tokens) - start for row in self.rows]
+        positions.move_to(self.start + start, lengths if min(lengths) < stop - start else None)
         parts = [row.tokens[start:stop] for row in self.rows]
         tokens = mx.array([part + [0] * (stop - start - len(part)) for part in parts])
         if any(row.media for row in self.rows):
-            at = self.rows[0].start + start
-            model.prefill(tokens, self.caches, [MediaRow(row.media, at) for row in self.rows])
+            at = self.start + start
+            model.prefill(tokens, self._caches, [MediaRow(row.media, at) for row in self.rows])
         else:
-            model(tokens, cache=self.caches)  # the logits are never computed
+            model(tokens, cache=self._caches)  # the logits are never computed
+
+    def _prefixes(self, layout: Layout) -> list[Saved] | None:
+        """Return what the rows go on from, for each memory; None if that is nothing."""
+        bases = [row.base for row in self.rows if row.base]
+        if not bases:
+            return None
+        chains = {id(base): [prefix.saved for prefix in base.chain] for base in bases}
+        prefixes = []
+        for at, kind in enumerate(layout.kinds):
+            joined = {
+                key: kind.joined([saved[at] for saved in chain]) for key, chain in chains.items()
+            }
+            prefixes.append(_stacked([joined[id(base)] for base in bases]))
+        return prefixes
 
     @property
-    def states(self) -> list[KeysAndValues]:
-        """Keys and values so far, a pair a layer; none if there is nothing to compute."""
-        return [cache.state for cache in self.caches] if self.rows[0].end else []
+    def arrays(self) -> list[mx.array]:
+        """All that is remembered so far."""
+        return [array for memory in self.memories for array in memory.arrays]
 
-    def select(self, rows: list[int], length: int) -> list[KeysAndValues]:
-        """Return the first `length` keys and values of some rows, a pair a layer."""
-        states = self.states
-        if len(rows) == len(self.rows):
-            return [(keys[:, :, :length], values[:, :, :length]) for keys, values in states]
-        index = mx.array(rows)
-        return [
-            (mx.take(keys[:, :, :length], index, axis=0), mx.take(values[:, :, :length], index, 0))
-            for keys, values in states
-        ]
-
-    def extract(self, row: int) -> list[KeysAndValues]:
-        """Return what was computed for one row, copied out of the batch."""
-        part = slice(row, row + 1), slice(None), slice(self.rows[row].start, self.rows[row].end)
-        layers = [
-            (mx.contiguous(keys[part]), mx.contiguous(values[part])) for keys, values in self.states
-        ]
-        mx.eval(layers)
-        return layers
+    def saved(self, row: int) -> list[Saved]:
+        """Return what each memory keeps of one row's own part, copied out of the batch."""
+        start, stop = self.rows[row].start, self.rows[row].end
+        saved = [memory.saved(row, start, stop) for memory in self.memories]
+        mx.eval(saved)
+        return saved
 
 
-def _gather(bases: list[Prefix], layer: int) -> KeysAndValues:
-    """Return the prefixes of a batch's rows as `[B, H, p, D]`."""
-    joined = {id(base): [_along(base, layer, which) for which in (0, 1)] for base in bases}
-    if len(joined) == 1:
-        ((keys, values),) = joined.values()
-        rows = (len(bases), *keys.shape[1:])
-        return mx.broadcast_to(keys, rows), mx.broadcast_to(values, (*rows[:3], values.shape[3]))
-    stacked = [mx.concatenate([joined[id(base)][which] for base in bases]) for which in (0, 1)]
-    return stacked[0], stacked[1]
-
-
-def _along(base: Prefix, layer: int, which: int) -> mx.array:
-    parts = [prefix.layers[layer][which] for prefix in base.chain]
-    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)
+def _stacked(rows: list[Saved]) -> Saved:
+    """Return what several rows remember, `[1, ...]` each, as `[B, ...]`."""
+    if all(row is rows[0] for row in rows):
+        B = len(rows)
+        return tuple(
+            each if each is None else mx.broadcast_to(each, (B, *each.shape[1:]))
+            for each in rows[0]
+        )
+    return tuple(
+        None if any(each is None for each in column) else mx.concatenate(list(column))
+        for column in zip(*rows, strict=True)
+    )
 
 
 def group(
-    rows: list[PrefillRow], shapes: PrefillShapes, max_computed: int, max_held: int
+    rows: list[PrefillRow],
+    shapes: PrefillShapes,
+    max_computed: int,
+    fits: Callable[[int, int], bool],
+    pads: bool = True,
 ) -> list[PrefillBatch]:
     """Cut rows into batches such that the tokens computed, padding included, cost least.
 
@@ -167,7 +181,8 @@ def group(
 
     Args:
         max_computed: most tokens that a batch of more than one row computes.
-        max_held: most tokens that it holds, prefixes included.
+        fits: whether so many rows of so many tokens, prefixes included, may be held together.
+        pads: whether rows of unlike lengths may be computed together.
     """
     starts: dict[int, list[PrefillRow]] = {}
     for row in rows:
@@ -175,13 +190,17 @@ def group(
     batches: list[PrefillBatch] = []
     for alike in starts.values():
         alike.sort(key=lambda row: -len(row.tokens))
-        parts = _cut(alike, shapes, max_computed, max_held)
+        parts = _cut(alike, shapes, max_computed, fits, pads)
         batches += [PrefillBatch(part, shapes.padded(len(part[0].tokens))) for part in parts]
     return batches
 
 
 def _cut(
-    rows: list[PrefillRow], shapes: PrefillShapes, max_computed: int, max_held: int
+    rows: list[PrefillRow],
+    shapes: PrefillShapes,
+    max_computed: int,
+    fits: Callable[[int, int], bool],
+    pads: bool,
 ) -> list[list[PrefillRow]]:
     # best[i]: the least cost of the first i rows, and where their last batch begins.
     best: list[tuple[int, int]] = [(0, 0)]
@@ -190,9 +209,11 @@ def _cut(
         for start in range(stop - 1, -1, -1):
             size = stop - start
             length = shapes.padded(len(rows[start].tokens))
-            held = (rows[start].start + length) * size
-            if size > 1 and (length * size > max_computed or held > max_held):
-                break
+            if size > 1:
+                is_level = pads or len(rows[start].tokens) == len(rows[stop - 1].tokens)
+                held = rows[start].start + length
+                if length * size > max_computed or not is_level or not fits(size, held):
+                    break
             options.append((best[start][0] + shapes.overhead + length * size, start))
         best.append(min(options))
     parts: list[list[PrefillRow]] = []

@@ -11,7 +11,8 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 
 from vllm_mlx.batching.sequence import Sequence
-from vllm_mlx.batching.slots.cache import KeysAndValues
+from vllm_mlx.batching.slots.layout import Footprint
+from vllm_mlx.batching.slots.memory import Saved
 
 BLOCK = 16
 MIN_SAVED = 32
@@ -26,14 +27,14 @@ class Prefix:
         key: the chained hash of its last block.
         tokens: see `Sequence.identities`.
         start: where it goes on from its parent; `tokens[start:]` is its own part.
-        layers: keys and values `[1, H, end - start, D]` a layer, once they are computed.
+        saved: what each memory of the model keeps of its own part, once that is computed.
         users: rows in prefill that need it, and prefixes that go on from it.
     """
 
     key: int
     tokens: list[int]
     parent: Prefix | None
-    layers: list[KeysAndValues] = field(default_factory=list)
+    saved: list[Saved] = field(default_factory=list)
     users: int = 0
 
     @property
@@ -54,12 +55,17 @@ class PrefixCache:
     """Counts what waiting prompts share, and keeps the prefixes that were computed.
 
     Args:
-        max_tokens: most tokens held; the least recently used prefixes go first.
+        max_bytes: most bytes held; the least recently used prefixes go first.
+        footprint: what they take.
+
+    Attributes:
+        reserved_bytes: what those held take once they are computed.
     """
 
-    def __init__(self, max_tokens: int) -> None:
-        self.max_tokens = max_tokens
-        self.tokens = 0
+    def __init__(self, max_bytes: int, footprint: Footprint) -> None:
+        self._max_bytes = max_bytes
+        self._footprint = footprint
+        self.reserved_bytes = 0
         self._waiting: Counter[int] = Counter()
         self._blocks: dict[str, list[tuple[int, int]]] = {}
         self._prefixes: OrderedDict[int, Prefix] = OrderedDict()
@@ -84,7 +90,7 @@ class PrefixCache:
     def longest(self, sequence: Sequence) -> tuple[Prefix | None, list[Prefix]]:
         """Return the longest prefix that is worth sharing, and those of its chain that are new.
 
-        The new ones have no `layers` yet; the caller computes them, parents first. What there is
+        The new ones have no `saved` yet; the caller computes them, parents first. What there is
         no room for is not shared.
         """
         blocks = self._blocks[sequence.request_id]
@@ -98,7 +104,7 @@ class PrefixCache:
             if end > start and parting and (end - start) * (sharing - 1) >= MIN_SAVED:
                 if prefix:
                     prefix.users += 1  # it stays while the new one lives, or is made room for
-                if not self._make_room(end - start):
+                if not self._make_room(self._footprint.prefix(start, end)):
                     if prefix:
                         prefix.users -= 1
                     break
@@ -120,12 +126,12 @@ class PrefixCache:
     def clear(self) -> None:
         """Forget what is computed; what waits stays counted."""
         self._prefixes.clear()
-        self.tokens = 0
+        self.reserved_bytes = 0
 
     @property
     def nbytes(self) -> int:
-        layers = [layer for prefix in list(self._prefixes.values()) for layer in prefix.layers]
-        return sum(keys.nbytes + values.nbytes for keys, values in layers)
+        saved = [each for prefix in list(self._prefixes.values()) for each in prefix.saved]
+        return sum(array.nbytes for arrays in saved for array in arrays if array is not None)
 
     @staticmethod
     def _expected(sequence: Sequence, blocks: list[tuple[int, int]]) -> list[int]:
@@ -144,15 +150,18 @@ class PrefixCache:
                 return prefix
         return None
 
-    def _make_room(self, tokens: int) -> bool:
-        """Drop the least recently used until so many tokens more are within the bound."""
+    def _size(self, prefix: Prefix) -> int:
+        return self._footprint.prefix(prefix.start, prefix.end)
+
+    def _make_room(self, nbytes: int) -> bool:
+        """Drop the least recently used until so many bytes more are within the bound."""
         held = list(self._prefixes.values())
         children = Counter(id(prefix.parent) for prefix in held if prefix.parent)
         in_use = [prefix for prefix in held if prefix.users > children[id(prefix)]]
-        pinned = {id(each): each.end - each.start for prefix in in_use for each in prefix.chain}
-        if sum(pinned.values()) + tokens > self.max_tokens:
+        pinned = {id(each): self._size(each) for prefix in in_use for each in prefix.chain}
+        if sum(pinned.values()) + nbytes > self._max_bytes:
             return False
-        while self.tokens + tokens > self.max_tokens:
+        while self.reserved_bytes + nbytes > self._max_bytes:
             self._drop(next(prefix for prefix in self._prefixes.values() if not prefix.users))
         return True
 
@@ -160,13 +169,13 @@ class PrefixCache:
         if replaced := self._prefixes.get(prefix.key):  # another one of the same hash
             self._drop(replaced)
         self._prefixes[prefix.key] = prefix
-        self.tokens += prefix.end - prefix.start
+        self.reserved_bytes += self._size(prefix)
 
     def _drop(self, prefix: Prefix) -> None:
         if self._prefixes.get(prefix.key) is not prefix:
             return  # another one of the same hash took its place
         del self._prefixes[prefix.key]
-        self.tokens -= prefix.end - prefix.start
+        self.reserved_bytes -= self._size(prefix)
         if prefix.parent:
             prefix.parent.users -= 1
 

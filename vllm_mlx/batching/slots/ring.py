@@ -1,4 +1,4 @@
-"""`SlotRing`: which columns of the key-value cache belong to which slot.
+"""`SlotRing`: which columns of a key-value cache belong to which slot; `Rings`: all of a batch.
 
 All slots write their next token in the same column, `step mod columns`, so a step is one slice
 assignment a layer, whichever slots run. A slot that holds `n` tokens owns the `n` columns behind
@@ -15,28 +15,34 @@ import mlx.core as mx
 
 COLUMN_STEP = 256
 """Columns come in multiples of this: few distinct shapes, and growth is rare."""
+WINDOW_STEP = 16
+"""Those of a window come in multiples of this: they do not grow beyond it."""
 
 
 class SlotRing:
     """The host's side of a ring of `slots` x `columns`; the layers' caches hold the arrays.
 
+    Args:
+        window: tokens that a slot sees at most, the newest among them; None if all.
+
     Attributes:
         step: decode steps so far; `step mod columns` is the column written next.
-        lengths: tokens that each slot holds, the one about to be written not counted; 0 when free.
-        rope_deltas: what each slot's position is beyond its length (see `PromptMedia.rope_delta`).
+        lengths: tokens that each slot sees, the one about to be written not counted; 0 when free.
     """
 
-    def __init__(self, slots: int, columns: int) -> None:
+    def __init__(self, slots: int, columns: int, window: int | None = None, step: int = 0) -> None:
         self.slots = slots
         self.columns = columns
-        self.step = 0
+        self.window = window
+        self.step = step
         self.lengths = [0] * slots
-        self.rope_deltas = [0] * slots
+        self._most = min(columns, window or columns) - 1
         self._forget_arrays()
 
     def _forget_arrays(self) -> None:
-        for name in ("offsets", "positions", "mask", "added_mask", "newest"):
+        for name in ("offsets", "ages", "mask", "added_mask", "newest"):
             self.__dict__.pop(name, None)
+        self._narrower: dict[int, mx.array] = {}
         self._blocks: list[tuple[slice, list[slice]]] = []
 
     @property
@@ -49,20 +55,25 @@ class SlotRing:
         return mx.array(self.lengths, dtype=mx.int32)
 
     @cached_property
-    def positions(self) -> mx.array:
-        """Positions of the tokens about to be written, int32 `[S]`."""
-        if not any(self.rope_deltas):
-            return self.offsets
-        return self.offsets + mx.array(self.rope_deltas, dtype=mx.int32)
-
-    @cached_property
     def mask(self) -> mx.array:
         """Which columns each slot may see in this step, bool `[S, 1, 1, C]`.
 
         A free slot sees the column it writes itself, so that no softmax is empty.
         """
-        age = (self.column - mx.arange(self.columns, dtype=mx.int32)) % self.columns
-        return (age[None] <= self.offsets[:, None])[:, None, None, :]
+        return (self.ages <= self.offsets[:, None])[:, None, None, :]
+
+    @cached_property
+    def ages(self) -> mx.array:
+        """Steps since each column was written, this one 0, int32 `[1, C]`."""
+        return ((self.column - mx.arange(self.columns, dtype=mx.int32)) % self.columns)[None]
+
+    def mask_within(self, window: int | None) -> mx.array:
+        """Return the mask of a layer that asks to see no more than `window` tokens."""
+        if window is None or (self.window is not None and self.window <= window):
+            return self.mask
+        if window not in self._narrower:
+            self._narrower[window] = self.mask & (self.ages < window)
+        return self._narrower[window]
 
     @cached_property
     def added_mask(self) -> mx.array:
@@ -87,19 +98,15 @@ class SlotRing:
                 self._blocks.append((slots, [slice(*span) for span in spans]))
         return self._blocks
 
-    def occupy(self, slot: int, length: int, rope_delta: int = 0) -> None:
-        self.lengths[slot] = length
-        self.rope_deltas[slot] = rope_delta
+    def occupy(self, slot: int, length: int) -> None:
+        self.lengths[slot] = min(length, self._most)
         self._forget_arrays()
-
-    def free(self, slot: int) -> None:
-        self.occupy(slot, 0)
 
     def advance(self, occupied: Iterable[int]) -> None:
         """Count a launched step: its tokens now belong to the slots that are `occupied`."""
         self.step += 1
         for slot in occupied:
-            self.lengths[slot] += 1
+            self.lengths[slot] = min(self.lengths[slot] + 1, self._most)
         self._forget_arrays()
 
     def spans(self, length: int) -> list[tuple[int, int]]:
@@ -122,20 +129,9 @@ class SlotRing:
         return (first[:, None] + mx.arange(padded, dtype=mx.int32)) % self.columns
 
     def resized(self, moves: dict[int, int], slots: int, columns: int) -> SlotRing:
-        """Return a ring of other size at the same step.
-
-        Args:
-            moves: where slots go that can't stay (`{old: new}`); all others keep their place.
-            columns: at least the longest length, plus one.
-        """
-        ring = SlotRing(slots, columns)
-        ring.step = self.step
-        kept = min(slots, self.slots)
-        ring.lengths[:kept] = self.lengths[:kept]
-        ring.rope_deltas[:kept] = self.rope_deltas[:kept]
-        for old, new in moves.items():
-            ring.lengths[new] = self.lengths[old]
-            ring.rope_deltas[new] = self.rope_deltas[old]
+        """Return a ring of other size at the same step; see `Rings.resized`."""
+        ring = SlotRing(slots, columns, self.window, self.step)
+        ring.lengths = moved(self.lengths, moves, slots)
         return ring
 
     def pieces(self, ring: SlotRing) -> list[tuple[int, int, int]]:
@@ -150,6 +146,94 @@ class SlotRing:
             ((first + start) % self.columns, (other + start) % ring.columns, stop - start)
             for start, stop in pairwise(edges)
         ]
+
+
+class Rings:
+    """The rings of all layers: one whose slots see all their tokens, and one for each window.
+
+    Args:
+        windows: tokens that the layers of a model see, None for all.
+
+    Attributes:
+        slots, columns: of the ring whose slots see all tokens.
+        lengths: tokens of each slot, the one about to be written not counted; 0 when free.
+        rope_deltas: what each slot's position is beyond its length (see `PromptMedia.rope_delta`).
+    """
+
+    def __init__(self, windows: Iterable[int | None], slots: int, columns: int) -> None:
+        self.rope_deltas = [0] * slots
+        self._rings = {
+            window: SlotRing(slots, window_columns(window, columns), window)
+            for window in {None, *windows}
+        }
+
+    def __getitem__(self, window: int | None) -> SlotRing:
+        return self._rings[window]
+
+    @property
+    def slots(self) -> int:
+        return self._rings[None].slots
+
+    @property
+    def columns(self) -> int:
+        return self._rings[None].columns
+
+    @property
+    def lengths(self) -> list[int]:
+        return self._rings[None].lengths
+
+    @cached_property
+    def positions(self) -> mx.array:
+        """Positions of the tokens about to be written, int32 `[S]`."""
+        offsets = self._rings[None].offsets
+        if not any(self.rope_deltas):
+            return offsets
+        return offsets + mx.array(self.rope_deltas, dtype=mx.int32)
+
+    def occupy(self, slot: int, length: int, rope_delta: int = 0) -> None:
+        self.rope_deltas[slot] = rope_delta
+        self.__dict__.pop("positions", None)
+        for ring in self._rings.values():
+            ring.occupy(slot, length)
+
+    def free(self, slot: int) -> None:
+        self.occupy(slot, 0)
+
+    def advance(self, occupied: Iterable[int]) -> None:
+        """Count a launched step: its tokens now belong to the slots that are `occupied`."""
+        self.__dict__.pop("positions", None)
+        for ring in self._rings.values():
+            ring.advance(occupied)
+
+    def resized(self, moves: dict[int, int], slots: int, columns: int) -> Rings:
+        """Return rings of other size at the same step.
+
+        Args:
+            moves: where slots go that can't stay (`{old: new}`); all others keep their place.
+            columns: at least the longest length, plus one.
+        """
+        rings = Rings(self._rings, slots, columns)
+        rings.rope_deltas = moved(self.rope_deltas, moves, slots)
+        rings._rings = {
+            window: ring.resized(moves, slots, window_columns(window, columns))
+            for window, ring in self._rings.items()
+        }
+        return rings
+
+
+def moved(values: list[int], moves: dict[int, int], slots: int) -> list[int]:
+    """Return what each slot has after a resize, 0 for new ones."""
+    kept = values[:slots] + [0] * (slots - len(values))
+    for old, new in moves.items():
+        kept[new] = values[old]
+    return kept
+
+
+def window_columns(window: int | None, columns: int) -> int:
+    """Return the columns of a window's ring beside one of `columns` that sees all tokens."""
+    if window is None:
+        return columns
+    return min(columns, -(-window // WINDOW_STEP) * WINDOW_STEP)
 
 
 def columns_for(tokens: int) -> int:

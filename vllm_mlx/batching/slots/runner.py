@@ -7,7 +7,6 @@ before it, which has been computing meanwhile.
 from __future__ import annotations
 
 from collections import deque
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -17,16 +16,13 @@ from vllm_mlx.batching.logprobs import Logprobs
 from vllm_mlx.batching.runner import PrefillError, Produced, Runner
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.budget import KVBudget, Need
-from vllm_mlx.batching.slots.cache import KeysAndValues, SlotKVCache, resize_rows
+from vllm_mlx.batching.slots.layout import Layout
+from vllm_mlx.batching.slots.memory import Joining, resize_rows
 from vllm_mlx.batching.slots.prefill import Piece, PrefillBatch, PrefillRow, group
 from vllm_mlx.batching.slots.prefix import Prefix, PrefixCache
-from vllm_mlx.batching.slots.ring import COLUMN_STEP, SlotRing, columns_for, width_for
+from vllm_mlx.batching.slots.ring import COLUMN_STEP, Rings, columns_for, width_for
 from vllm_mlx.batching.slots.sampling import BatchSampler, Sampled
 from vllm_mlx.scheduler_config import Bounds
-
-SCATTERED = 512
-"""Rows up to so many tokens join in one scatter a layer: a slice assignment takes 20 us to launch
-on CUDA, for each row, but copies many times faster (benchmarks/README.md)."""
 
 
 class _Launch(NamedTuple):
@@ -37,35 +33,40 @@ class _Launch(NamedTuple):
 
 
 class SlotRunner(Runner):
-    """`Runner` for models whose layers all keep plain keys and values.
+    """`Runner` for models whose memories have a form for slots.
 
     Args:
-        num_layers: caches that the model takes.
+        layout: what the model remembers of a sequence.
         budget: what may be held at once.
+        pads: whether prompts of unlike lengths are computed together.
     """
 
     def __init__(
         self,
         model: Any,
         *,
-        num_layers: int,
+        layout: Layout,
         vocab_size: int,
         budget: KVBudget,
         bounds: Bounds,
+        pads: bool = True,
     ) -> None:
         super().__init__(bounds)
         self._model = model
-        self._num_layers = num_layers
+        self._layout = layout
         self._vocab_size = vocab_size
         self._budget = budget
-        self._prefixes = PrefixCache(budget.prefix_tokens)
-        self._shapes = platform.prefill_shapes()
+        self._prefixes = PrefixCache(budget.prefix_bytes, budget.footprint)
+        shapes = platform.prefill_shapes()
+        self._shapes = shapes if pads else shapes._replace(multiple=1)
+        self._pads = pads
         self._shrink_below = platform.shrink_below()
         self._reset()
 
     def _reset(self) -> None:
-        self._ring = SlotRing(1, COLUMN_STEP)
-        self._caches = [SlotKVCache(self._ring) for _ in range(self._num_layers)]
+        self._rings = Rings(self._layout.windows, 1, COLUMN_STEP)
+        self._memories = self._layout.new_slots(self._rings)
+        self._caches = self._layout.nested(self._memories)
         self._sampler = BatchSampler(self._vocab_size)
         self._inputs = mx.zeros((1,), dtype=mx.int32)
         self._running: dict[int, Sequence] = {}  # by slot
@@ -76,7 +77,7 @@ class SlotRunner(Runner):
         self._prefills: deque[PrefillBatch] = deque()
         self._launched: _Launch | None = None
         self._is_tight = False
-        self._prefilling: list[KeysAndValues] = []
+        self._prefilling: list[mx.array] = []
         self._pieces: list[Piece] = []  # of these
 
     # What may join.
@@ -95,7 +96,7 @@ class SlotRunner(Runner):
 
     def admits(self, sequence: Sequence) -> bool:
         needs = [*self._needs.values(), Need.of(sequence)]
-        if self._budget.admits(needs, self._ring.slots, self._ring.columns):
+        if self._budget.admits(needs, self._rings.slots, self._rings.columns):
             return True
         # It may fit once the ring is no larger than it must be.
         self._is_tight |= self._budget.admits(needs, 0, 0)
@@ -128,16 +129,18 @@ class SlotRunner(Runner):
         for sequence in sequences:
             self._prefixes.withdraw(sequence)
         for batch in [*levels, rows]:
-            self._prefills += group(
-                batch, self._shapes, self.bounds.max_num_batched_tokens, self._budget.prefill_tokens
-            )
+            most = self.bounds.max_num_batched_tokens
+            self._prefills += group(batch, self._shapes, most, self._fits, self._pads)
+
+    def _fits(self, rows: int, tokens: int) -> bool:
+        return rows * self._budget.footprint.prompt(tokens) <= self._budget.prefill_bytes
 
     def remove(self, sequence: Sequence) -> None:
         slot = self._slot_of.pop(sequence, None)
         if slot is not None:
             del self._needs[sequence]
             del self._running[slot]
-            self._ring.free(slot)
+            self._rings.free(slot)
             self._sampler.leave(slot)
             if sequence.finish_reason is None:  # its unread token may be NaN
                 self._clear(slot)
@@ -149,7 +152,7 @@ class SlotRunner(Runner):
         self._cancelled.add(sequence)
         for batch in reversed(list(self._prefills)):  # sequences come after their prefixes
             wanted = [row for row in batch.rows if self._is_wanted(row)]
-            if wanted and batch.caches:
+            if wanted and batch.memories:
                 continue  # its rows are computed in one
             for row in batch.rows:
                 if row not in wanted:
@@ -204,15 +207,16 @@ class SlotRunner(Runner):
 
     @property
     def slots(self) -> int:
-        return self._ring.slots
+        return self._rings.slots
 
     @property
     def kv_cache_bytes(self) -> int:
         # Read from other threads, too: what changes under way is copied first.
-        batches, states = list(self._prefills), list(self._prefilling)
-        prefilling = sum(cache.nbytes for batch in batches for cache in batch.caches)
-        prefilling += sum(keys.nbytes + values.nbytes for keys, values in states)
-        return sum(cache.nbytes for cache in self._caches) + prefilling + self._prefixes.nbytes
+        held: list[Any] = [*self._memories, *self._prefilling]
+        for batch in list(self._prefills):
+            held += batch.memories
+        nbytes: int = sum(each.nbytes for each in held)
+        return nbytes + self._prefixes.nbytes
 
     def _count_prefill(self) -> None:
         """Count tokens when they are computed, not when they are launched: their time is then."""
@@ -227,16 +231,16 @@ class SlotRunner(Runner):
         left, held = self.bounds.max_num_batched_tokens, 0
         while self._prefills:
             batch = self._prefills[0]
-            held += batch.held
-            is_first = held == batch.held
-            if not is_first and (left < len(batch.rows) or held > self._budget.prefill_tokens):
+            held += batch.held_bytes(self._budget.footprint)
+            is_first = not self._pieces
+            if not is_first and (left < len(batch.rows) or held > self._budget.prefill_bytes):
                 break
             try:
-                self._pieces.append(batch.advance(self._model, self._num_layers, left))
+                self._pieces.append(batch.advance(self._model, self._layout, left))
             except Exception as error:  # whatever an image or a video leads a model to
                 raise PrefillError(self._give_up(), error) from error
             left -= self._pieces[-1].size
-            self._prefilling += batch.states
+            self._prefilling += batch.arrays
             if not batch.is_done:
                 break
             self._prefills.popleft()
@@ -249,7 +253,7 @@ class SlotRunner(Runner):
             if not self._is_wanted(row):
                 self._release(row)
             elif isinstance(row.target, Prefix):
-                row.target.layers = batch.extract(index)
+                row.target.saved = batch.saved(index)
                 row.target.users -= 1
             else:
                 if row.base:
@@ -262,38 +266,25 @@ class SlotRunner(Runner):
         self._fit(max(len(sequence.prompt_tokens) for _, sequence in joining))
         slots = self._choose_slots(joining)
         lengths = [len(sequence.prompt_tokens) - 1 for _, sequence in joining]
-        if longest := max(lengths):
-            layers = batch.select([row for row, _ in joining], longest)
-            self._copy_in(slots, lengths, layers)
+        rows = Joining([row for row, _ in joining], slots, lengths)
+        for memory, prompt in zip(self._memories, batch.memories, strict=True):
+            memory.join(rows, prompt)
         last = [sequence.prompt_tokens[-1] for _, sequence in joining]
         self._inputs[mx.array(slots)] = mx.array(last, dtype=mx.int32)
         for slot, length, (_, sequence) in zip(slots, lengths, joining, strict=True):
             self._running[slot] = sequence
             self._slot_of[sequence] = slot
-            self._ring.occupy(slot, length, sequence.media.rope_delta if sequence.media else 0)
+            self._rings.occupy(slot, length, sequence.media.rope_delta if sequence.media else 0)
             if sequence.media:
                 sequence.media.release()
-            self._sampler.join(slot, self._ring.slots, sequence)
-
-    def _copy_in(self, slots: list[int], lengths: list[int], layers: list[KeysAndValues]) -> None:
-        """Copy `layers`, a row for each of `slots`, into the ring."""
-        if len(slots) > 1 and max(lengths) <= SCATTERED:
-            index = mx.array(slots)
-            columns = self._ring.columns_behind(lengths, max(lengths))
-            for cache, (keys, values) in zip(self._caches, layers, strict=True):
-                cache.join(index, columns, keys, values)
-            return
-        runs = _runs(slots, lengths)
-        for cache, (keys, values) in zip(self._caches, layers, strict=True):
-            for rows, run, length in runs:
-                cache.join_run(run, length, keys[rows], values[rows])
+            self._sampler.join(slot, self._rings.slots, sequence)
 
     def _choose_slots(self, joining: list[tuple[int, Sequence]]) -> list[int]:
         """Long rows take low slots and short ones high slots: attention that reads neighbouring
         slots together then reads little that is not there."""
-        free = [slot for slot in range(self._ring.slots) if slot not in self._running]
+        free = [slot for slot in range(self._rings.slots) if slot not in self._running]
         longest = max(len(sequence.prompt_tokens) for _, sequence in joining)
-        lengths = sorted(self._ring.lengths[slot] for slot in self._running)
+        lengths = sorted(self._rings.lengths[slot] for slot in self._running)
         if lengths and longest < lengths[len(lengths) // 2]:
             return free[-len(joining) :]
         return free[: len(joining)]
@@ -303,7 +294,7 @@ class SlotRunner(Runner):
         sampled = self._sampler(logits)
         mx.async_eval(sampled, self._inputs)
         self._inputs = sampled.tokens
-        self._ring.advance(self._running)
+        self._rings.advance(self._running)
         self.counters.steps += 1
         return _Launch(list(self._running.items()), sampled)
 
@@ -320,14 +311,14 @@ class SlotRunner(Runner):
                 produced.append(Produced(sequence, token, logprobs.get(slot)))
                 if token < 0:
                     self._clear(self._slot_of[sequence])
-            elif token < 0 and slot < self._ring.slots and slot not in self._running:
+            elif token < 0 and slot < self._rings.slots and slot not in self._running:
                 self._clear(slot)
         return produced
 
     def _clear(self, slot: int) -> None:
         """Zero a slot that holds infinities, which would give NaN in the next sequence."""
-        for cache in self._caches:
-            cache.clear(slot)
+        for memory in self._memories:
+            memory.clear(slot)
 
     # The ring's size.
 
@@ -337,14 +328,14 @@ class SlotRunner(Runner):
         Args:
             joining: tokens of the longest prompt that is about to join.
         """
-        longest = max((self._ring.lengths[slot] for slot in self._running), default=0)
+        longest = max((self._rings.lengths[slot] for slot in self._running), default=0)
         reserved = max((need.columns for need in self._needs.values()), default=0)
         width = self._size(
-            width_for(max(1, len(self._needs)), self.bounds.max_num_seqs), self._ring.slots
+            width_for(max(1, len(self._needs)), self.bounds.max_num_seqs), self._rings.slots
         )
-        columns = self._size(columns_for(max(longest, joining) + 1), self._ring.columns, reserved)
+        columns = self._size(columns_for(max(longest, joining) + 1), self._rings.columns, reserved)
         self._is_tight = False
-        if (width, columns) != (self._ring.slots, self._ring.columns):
+        if (width, columns) != (self._rings.slots, self._rings.columns):
             self._resize(width, columns)
 
     def _size(self, needed: int, held: int, reserved: int = 0) -> int:
@@ -357,26 +348,15 @@ class SlotRunner(Runner):
         """Resize the ring; only slots beyond the new width move, to free ones below."""
         free = (slot for slot in range(width) if slot not in self._running)
         moves = {slot: next(free) for slot in sorted(self._running) if slot >= width}
-        ring = self._ring.resized(moves, width, columns)
-        for cache in self._caches:
-            cache.resize(ring, moves)
+        rings = self._rings.resized(moves, width, columns)
+        for memory in self._memories:
+            memory.resize(rings, moves)
         self._sampler.resize(moves, width)
         self._inputs = resize_rows(self._inputs, moves, width)
         for old, new in moves.items():
             self._running[new] = sequence = self._running.pop(old)
             self._slot_of[sequence] = new
-        self._ring = ring
-
-
-def _runs(slots: list[int], lengths: list[int]) -> list[tuple[slice, range, int]]:
-    """Return rows of one length for neighbouring slots: `(rows, slots, length)` each."""
-    runs = []
-    keys = zip(lengths, (slot - row for row, slot in enumerate(slots)), strict=True)
-    for (length, shift), run in groupby(enumerate(keys), key=lambda pair: pair[1]):
-        rows = [row for row, _ in run]
-        first, stop = rows[0], rows[-1] + 1
-        runs.append((slice(first, stop), range(first + shift, stop + shift), length))
-    return runs
+        self._rings = rings
 
 
 def _read_logprobs(launch: _Launch) -> dict[int, Logprobs]:

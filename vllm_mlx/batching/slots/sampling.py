@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from vllm_mlx import platform
 from vllm_mlx.batching.sequence import Sequence
-from vllm_mlx.batching.slots.cache import resize_rows
+from vllm_mlx.batching.slots.memory import resize_rows
 from vllm_mlx.batching.slots.filters import Filters, column, inverse_cdf
 
 PENALTY_CONTEXT = 20

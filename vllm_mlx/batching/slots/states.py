@@ -1,0 +1,103 @@
+"""States of fixed size, replaced by each step: `SlotStates` and `PromptStates`.
+
+Mamba, gated delta nets and short convolutions keep such. A state says nothing of the tokens that
+it was made from, so only what a model has computed up to a row's own end is of use.
+
+Shapes: B rows, S slots.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import ArraysCache
+
+from vllm_mlx.batching.slots.memory import Joining, Saved, resize_rows
+from vllm_mlx.batching.slots.positions import PromptPositions
+from vllm_mlx.batching.slots.ring import Rings
+
+_ArraysCache: Any = ArraysCache
+
+
+# mlx-lm's Mamba asks whether it is one.
+class _Arrays(_ArraysCache):  # type: ignore[misc]
+    """What both have in common: `[B, ...]` or `[S, ...]`, None until the model makes them."""
+
+    cache: list[mx.array | None]
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        return [held for held in self.cache if held is not None]
+
+    def advance(self, N: int) -> None:
+        """The rings and `PromptPositions` count."""
+
+
+class SlotStates(_Arrays):
+    """One layer's states `[S, ...]`; a sequence that joins copies its row."""
+
+    def __init__(self, size: int, rings: Rings) -> None:
+        super().__init__(size)
+        self._rings = rings
+
+    @property
+    def offset(self) -> mx.array:
+        return self._rings.positions
+
+    def make_mask(self, N: int) -> None:
+        """Each slot goes on by a token of its own."""
+
+    def join(self, joining: Joining, prompt: PromptStates) -> None:
+        for at, rows in enumerate(prompt.cache):
+            held = self.cache[at]
+            if rows is None:  # no prompt of more than one token
+                if held is not None:
+                    held[joining.index] = 0
+                continue
+            if held is None:
+                self.cache[at] = held = mx.zeros((self._rings.slots, *rows.shape[1:]), rows.dtype)
+            held[joining.index] = joining.pick(rows)
+
+    def clear(self, slot: int) -> None:
+        for held in self.arrays:
+            held[slot : slot + 1] = 0
+
+    def resize(self, rings: Rings, moves: dict[int, int]) -> None:
+        if rings.slots != self._rings.slots:
+            self.cache = [
+                None if held is None else resize_rows(held, moves, rings.slots)
+                for held in self.cache
+            ]
+            mx.eval(self.arrays)
+        self._rings = rings
+
+
+class PromptStates(_Arrays):
+    """One layer's states of prompts in prefill, `[B, ...]`.
+
+    Args:
+        prefix: what the rows go on from.
+    """
+
+    def __init__(self, size: int, positions: PromptPositions, prefix: Saved = ()) -> None:
+        self.cache = list(prefix) or [None] * size
+        self.left_padding = None
+        self._positions = positions
+
+    @property
+    def lengths(self) -> mx.array | None:
+        """Tokens of the piece that are each row's own; see `PromptPositions`."""
+        return self._positions.lengths
+
+    @property
+    def offset(self) -> int:
+        return self._positions.offset
+
+    def make_mask(self, N: int) -> mx.array | None:
+        return self._positions.own_tokens(N)
+
+    def saved(self, row: int, start: int, stop: int) -> Saved:  # noqa: ARG002
+        return tuple(
+            None if held is None else mx.contiguous(held[row : row + 1]) for held in self.cache
+        )
