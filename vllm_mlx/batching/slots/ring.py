@@ -7,6 +7,7 @@ the present one. Keys are stored after RoPE, so their order in memory does not m
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import pairwise
@@ -36,7 +37,7 @@ class SlotRing:
         self.window = window
         self.step = step
         self.lengths = [0] * slots
-        self._most = min(columns, window or columns) - 1
+        self._most = sys.maxsize if window is None else window - 1
         self._forget_arrays()
 
     def _forget_arrays(self) -> None:
