@@ -24,9 +24,9 @@ def disagreement(new_runner: Callable[[], Runner], model: Any, vocab_size: int) 
     """Return why a runner's answers are not those that the model gives to each prompt alone; None
     if they are.
 
-    Two prompts of other lengths join a shorter one that has begun to decode, so that rows are
-    padded, stand at different positions and move to a wider batch. It takes seven calls of the
-    model with few tokens.
+    Two prompts of other lengths join a shorter one that has begun to decode, or follow it if there
+    is no room for three, so that rows are padded, stand at different positions and move to a wider
+    batch. It takes seven calls of the model with few tokens.
     """
     longest, tolerance = platform.trial()
     try:
@@ -34,8 +34,8 @@ def disagreement(new_runner: Callable[[], Runner], model: Any, vocab_size: int) 
         longest = max(longest, *(size + 2 for size in windows if size <= _WINDOW))
         runner = new_runner()
         rows = [_row(3, 2, vocab_size)]
-        rows += [_row(length, 1, vocab_size) for length in (longest, longest - 3)]
-        rows = rows[: runner.bounds.max_num_seqs]
+        if runner.bounds.max_num_seqs > 1:
+            rows += [_row(length, 1, vocab_size) for length in (longest, longest - 3)]
         found = _answer(runner, rows)
         gaps = [gap for row in {rows[0], rows[-1]} for gap in _gaps(model, row, found[row])]
     except Exception as error:  # whatever an architecture does with a cache
@@ -56,9 +56,10 @@ def _row(length: int, max_tokens: int, vocab_size: int) -> Sequence:
 
 def _answer(runner: Runner, rows: list[Sequence]) -> dict[Sequence, list[Logprobs]]:
     found: dict[Sequence, list[Logprobs]] = {row: [] for row in rows}
-    waiting = [rows[1:], rows[:1]]
+    waiting, left = [rows[1:], rows[:1]], runner.bounds.max_num_seqs
     while any(len(found[row]) < row.max_tokens for row in rows):
-        if waiting and (joining := waiting.pop()):
+        if waiting and left >= len(waiting[-1]) and (joining := waiting.pop()):
+            left -= len(joining)
             for row in joining:
                 runner.announce(row)
                 runner.reserve(row)
@@ -70,6 +71,7 @@ def _answer(runner: Runner, rows: list[Sequence]) -> dict[Sequence, list[Logprob
             found[row].append(logprobs)
             if len(found[row]) == row.max_tokens:
                 runner.remove(row)
+                left += 1
     runner.close()
     return found
 

@@ -14,8 +14,8 @@ import mlx.core as mx
 
 from vllm_mlx import platform
 from vllm_mlx.batching.sequence import Sequence
-from vllm_mlx.batching.slots.memory import resize_rows
 from vllm_mlx.batching.slots.filters import Filters, column, inverse_cdf
+from vllm_mlx.batching.slots.memory import resize_rows
 
 PENALTY_CONTEXT = 20
 """Tokens back that a repetition penalty reaches, the prompt's included: mlx-lm's default."""

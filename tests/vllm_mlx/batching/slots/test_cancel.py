@@ -68,8 +68,8 @@ def test_a_cancelled_prompt_and_its_prefix_are_computed_no_further(model):
     for _ in range(3):
         step(scheduler)
     assert not runner._prefills
-    assert not runner._prefixes.tokens
-    assert runner.kv_cache_bytes == sum(cache.nbytes for cache in runner._caches)
+    assert not runner._prefixes.reserved_bytes
+    assert runner.kv_cache_bytes == sum(memory.nbytes for memory in runner._memories)
 
 
 def test_one_of_a_batch_in_prefill_leaves_and_the_others_go_on(model):

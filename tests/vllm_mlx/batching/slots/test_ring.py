@@ -66,7 +66,7 @@ def test_only_occupied_slots_grow():
     ring.advance([1])
     assert ring.lengths == [0, 5, 0]
     assert ring.offsets.tolist() == [0, 5, 0]
-    ring.free(1)
+    ring.occupy(1, 0)
     assert ring.lengths == [0, 0, 0]
 
 

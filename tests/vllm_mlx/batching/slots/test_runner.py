@@ -25,7 +25,7 @@ from tests.helpers.decoding import (
     tiny_llama,
 )
 from vllm_mlx import platform
-from vllm_mlx.batching.slots import ring, runner
+from vllm_mlx.batching.slots import keys_values, ring, runner
 from vllm_mlx.batching.slots.prefill import PrefillBatch
 from vllm_mlx.batching.slots.runner import SlotRunner
 from vllm_mlx.errors import EngineError, NonFiniteLogitsError
@@ -86,11 +86,11 @@ def jobs(draw):
 )
 def test_any_order_of_joins_leaves_and_growth(rows, width, most, start, scattered):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "SCATTERED", scattered)
+        patch.setattr(keys_values, "SCATTERED", scattered)
         patch.setattr(ring, "COLUMN_STEP", 8)  # grows often, and wraps around often
         patch.setattr(runner, "COLUMN_STEP", 8)
         scheduler = new_scheduler(_model(), max_num_seqs=width, max_num_batched_tokens=most)
-        scheduler._runner._ring.step = start
+        scheduler._runner._rings[None].step = start
         sequences = {}
         for now in range(60):
             for i, (prompt, limit, comes, leaves) in enumerate(rows):
