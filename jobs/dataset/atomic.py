@@ -5,6 +5,7 @@ Each is written to a temporary file, forced to disk and renamed to its place.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -71,7 +72,7 @@ def _staged(target: Path, data: bytes | pa.Buffer, folder: Path) -> Iterator[Pat
             with staged.open("xb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                _force(file.fileno())
             yield staged
             _sync_folder(target.parent)
         finally:
@@ -83,6 +84,19 @@ def _sync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        _force(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _force(descriptor: int) -> None:
+    """Wait until all that was written is on the drive.
+
+    On macOS `fsync` leaves it in the drive's own cache, which a power cut loses. Not every file
+    system there can do more; those that can't say so with errors of many kinds, and what is wrong
+    with a disk `fsync` has reported.
+    """
+    os.fsync(descriptor)
+    if full := getattr(fcntl, "F_FULLFSYNC", None):
+        with suppress(OSError):
+            fcntl.fcntl(descriptor, full)

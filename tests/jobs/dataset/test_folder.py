@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import random
@@ -460,6 +461,37 @@ def test_a_full_disk_is_said_and_leaves_the_old_part(
 
     assert part.read_bytes() == before
     assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_on_macos_the_drive_itself_is_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    dataset = prepared(tmp_path, rows=1, shards=1)
+    full_fsync, calls = 51, []  # <sys/fcntl.h> of macOS
+    fsync = os.fsync
+
+    def flush(descriptor: int, command: int) -> int:
+        calls.append((command, os.fstat(descriptor).st_ino))
+        if refused:
+            raise OSError(errno.ENOTSUP, "Operation not supported")
+        return 0
+
+    def sync(descriptor: int) -> None:
+        calls.append(("fsync", os.fstat(descriptor).st_ino))
+        fsync(descriptor)
+
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", full_fsync, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", flush)
+    monkeypatch.setattr(os, "fsync", sync)
+    part = dataset.write_part(0, [row(0)])
+
+    # The file, and then the folder that it was renamed into.
+    assert calls == [
+        (how, path.stat().st_ino)
+        for path in (part, part.parent)
+        for how in ("fsync", full_fsync)
+    ]
 
 
 @pytest.mark.parametrize("blocked", ["", "_job", "data"])
