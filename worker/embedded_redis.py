@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +18,7 @@ from redis.exceptions import RedisError
 from vllm_mlx.errors import MLXBatchError
 
 START_TIMEOUT = 30.0  # seconds; loading a large append-only file takes a while
+SOCKET_PATH = 103  # bytes that the path of a socket may have on macOS; Linux has four more
 
 
 class RedisServerError(MLXBatchError):
@@ -36,9 +38,8 @@ class EmbeddedRedis:
     def __init__(self, folder: Path, program: str | None = None) -> None:
         self.folder = folder
         self._program = program
-        # Not in `folder`: a socket's path has less than 104 bytes.
-        self._run_dir = Path(tempfile.mkdtemp(prefix="mlx-batch-"))
-        self._socket = self._run_dir / "redis.sock"
+        self._socket = _socket_path()
+        self._run_dir = self._socket.parent
         self._process: subprocess.Popen[bytes] | None = None
         self._ours: IO[str] | None = None
 
@@ -139,6 +140,19 @@ class EmbeddedRedis:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _socket_path() -> Path:
+    """Return a path for a socket, in a folder of its own that is made for it.
+
+    Not in the data's folder, nor in a `TMPDIR` that is too deep: such a path is short.
+    """
+    for parent in (tempfile.gettempdir(), "/tmp"):
+        path = Path(tempfile.mkdtemp(prefix="mlx-batch-", dir=parent)) / "redis.sock"
+        if len(os.fsencode(path)) <= SOCKET_PATH:
+            break
+        path.parent.rmdir()
+    return path
 
 
 def _try_lock(path: Path) -> IO[str] | None:

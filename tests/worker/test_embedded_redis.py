@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,22 @@ def test_the_server_that_is_shipped_comes_first(on_the_path: Path, tmp_path: Pat
 
     with EmbeddedRedis(tmp_path / "data") as server:
         assert server.url.startswith("unix://")
+
+
+def test_a_deep_folder_for_temporary_files_is_no_place_for_a_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+
+    with EmbeddedRedis(tmp_path / "data") as server:
+        socket = Path(server.url.removeprefix("unix://"))
+        assert socket.exists()
+        assert len(os.fsencode(socket)) < 104
+
+    assert not socket.parent.exists()
+    assert list(deep.iterdir()) == []
 
 
 @pytest.mark.usefixtures("nothing_shipped")
