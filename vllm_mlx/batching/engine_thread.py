@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from vllm_mlx import platform
 from vllm_mlx.batching.loaded_model import LoadedModel
 from vllm_mlx.batching.make_runner import make_runner
 from vllm_mlx.batching.media_pool import MediaPool
@@ -193,6 +194,7 @@ class EngineThread(threading.Thread):
                 raise SystemExit
             self._is_loading = True
         try:
+            platform.wire()
             loaded = self._load(self._model)
             runner = make_runner(loaded.model, vocab_size=loaded.vocab_size, config=self._config)
             scheduler = Scheduler(runner, loaded.tokenizer.eos_token_ids)

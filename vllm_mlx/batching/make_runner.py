@@ -37,8 +37,7 @@ def make_runner(model: Any, *, vocab_size: int, config: SchedulerConfig | None =
     Raises:
         ModelLoadError: a model with images in its prompts does not suit slots.
     """
-    if (limit := platform.cache_limit()) is not None:
-        mx.set_cache_limit(limit)
+    mx.set_cache_limit(platform.cache_limit())
     bounds = platform.resolve(config or SchedulerConfig())
     new_own: Callable[..., Runner] | None = getattr(model, "new_runner", None)
     if new_own:

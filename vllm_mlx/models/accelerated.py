@@ -157,12 +157,17 @@ def _wavelengths(rope: Any) -> mx.array | None:
     return None
 
 
+def weight_bytes(model: nn.Module) -> int:
+    """Return the bytes of a model's weights, also where these are not in memory yet."""
+    arrays: Any = tree_flatten(model.parameters())
+    return sum(array.nbytes for _, array in arrays)
+
+
 def place(model: nn.Module) -> nn.Module:
     """Bring the weights into memory in the type this backend is fast in; returns the model."""
     if dtype := platform.weight_dtype():
         model.set_dtype(dtype)  # first: scales in float16 would round the weights they make
-    arrays: Any = tree_flatten(model.parameters())
-    if platform.dequantizes(sum(array.nbytes for _, array in arrays)):
+    if platform.dequantizes(weight_bytes(model)):
         dequantize_model(model)
     model.eval()
     mx.eval(model.parameters())

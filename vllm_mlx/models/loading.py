@@ -15,7 +15,7 @@ from vllm_mlx.batching.loaded_model import LoadedModel
 from vllm_mlx.errors import ModelLoadError
 from vllm_mlx.hub import fetch
 from vllm_mlx.model_files import local_path
-from vllm_mlx.models.accelerated import accelerate, place
+from vllm_mlx.models.accelerated import accelerate, place, weight_bytes
 from vllm_mlx.models.detokenizer import make_new_detokenizer
 from vllm_mlx.models.gguf import load_gguf
 
@@ -37,6 +37,7 @@ def load_model(
     seeing: dict[str, Any] = {}
     try:
         if path.suffix.lower() == ".gguf":
+            platform.require_room(path.stat().st_size)
             model, tokenizer, config = load_gguf(path)
         elif _sees(path):
             from vllm_mlx.models.vision.loading import load_vision
@@ -47,6 +48,7 @@ def load_model(
                 str(path), lazy=True, return_config=True, trust_remote_code=trust_remote_code
             )
             model, tokenizer, config = loaded
+            platform.require_room(weight_bytes(model))
         if not seeing:
             place(model)
             if accelerated:

@@ -488,9 +488,7 @@ def test_on_macos_the_drive_itself_is_flushed(
 
     # The file, and then the folder that it was renamed into.
     assert calls == [
-        (how, path.stat().st_ino)
-        for path in (part, part.parent)
-        for how in ("fsync", full_fsync)
+        (how, path.stat().st_ino) for path in (part, part.parent) for how in ("fsync", full_fsync)
     ]
 
 

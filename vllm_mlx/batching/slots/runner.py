@@ -357,6 +357,7 @@ class SlotRunner(Runner):
             self._running[new] = sequence = self._running.pop(old)
             self._slot_of[sequence] = new
         self._rings = rings
+        mx.clear_cache()  # rings of the old size would be kept for others that never come
 
 
 def _read_logprobs(launch: _Launch) -> dict[int, Logprobs]:

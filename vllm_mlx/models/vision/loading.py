@@ -14,7 +14,7 @@ from mlx_vlm.generate.diffusion import is_diffusion_model
 
 from vllm_mlx import platform
 from vllm_mlx.errors import ModelLoadError
-from vllm_mlx.models.accelerated import place
+from vllm_mlx.models.accelerated import place, weight_bytes
 from vllm_mlx.models.vision.inputs import InputsPreparer, Processing
 from vllm_mlx.models.vision.model import adapt
 from vllm_mlx.models.vision.one_by_one import OneByOneModel
@@ -36,6 +36,7 @@ def load_vision(
     model, processor = mlx_vlm_utils.load(
         str(folder), lazy=True, trust_remote_code=trust_remote_code
     )
+    platform.require_room(weight_bytes(model))
     config = mlx_vlm_utils.load_config(folder, trust_remote_code=trust_remote_code)
     tokenizer = _tokenizer(folder, processor, config, trust_remote_code)
     place(model)
