@@ -12,11 +12,12 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from vllm_mlx import platform
 from vllm_mlx.batching.one_by_one import text_runner
-from vllm_mlx.batching.probe import disagreement
+from vllm_mlx.batching.probe import disagreement, media_disagreement
 from vllm_mlx.batching.runner import Runner
 from vllm_mlx.batching.slots.budget import KVBudget
 from vllm_mlx.batching.slots.layout import Layout
 from vllm_mlx.batching.slots.runner import SlotRunner
+from vllm_mlx.batching.split import SplitRunner
 from vllm_mlx.batching.upstream import UpstreamRunner
 from vllm_mlx.errors import ModelLoadError
 from vllm_mlx.scheduler_config import Bounds, SchedulerConfig
@@ -47,12 +48,27 @@ def make_runner(model: Any, *, vocab_size: int, config: SchedulerConfig | None =
         reason = disagreement(new_runner, model, vocab_size)
         if reason is None:
             logger.info("%s runs in %s", kind, name)
-            return new_runner()
+            return _seeing(kind, model, new_runner, vocab_size, bounds)
         logger.warning("%s does not suit %s: %s", kind, name, reason)
-    if hasattr(model, "prefill"):
+    if hasattr(model, "prefill") and not hasattr(model, "new_alone_runner"):
         raise ModelLoadError("slots can't hold the cache of this model, which needs them to see")
     logger.warning("%s runs one row at a time", kind)
-    return text_runner(model, vocab_size=vocab_size, bounds=bounds)
+    new_alone = getattr(model, "new_alone_runner", partial(text_runner, model))
+    return new_alone(vocab_size=vocab_size, bounds=bounds)
+
+
+def _seeing(
+    kind: str, model: Any, new_runner: Callable[[], Runner], vocab_size: int, bounds: Bounds
+) -> Runner:
+    """Return the runner, for text only if it does not suit a prompt with an image."""
+    if not hasattr(model, "media_trial") or (prompt := model.media_trial()) is None:
+        return new_runner()
+    new_alone = partial(model.new_alone_runner, vocab_size=vocab_size, bounds=bounds)
+    reason = media_disagreement(new_runner, new_alone, prompt, vocab_size)
+    if reason is None:
+        return new_runner()
+    logger.warning("%s: rows with media run one at a time, beside those of text: %s", kind, reason)
+    return SplitRunner(new_runner(), new_alone())
 
 
 def _batches(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,8 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from vllm_mlx import platform
 from vllm_mlx.batching.logprobs import Logprobs
+from vllm_mlx.batching.prompt_media import PromptMedia
+from vllm_mlx.batching.prompts import Prepared
 from vllm_mlx.batching.request import Request
 from vllm_mlx.batching.runner import Runner
 from vllm_mlx.batching.sequence import Sequence
@@ -45,12 +48,48 @@ def disagreement(new_runner: Callable[[], Runner], model: Any, vocab_size: int) 
     return f"log-probabilities differ by {max(gaps):.2g} from those of a row alone"
 
 
+def media_disagreement(
+    new_runner: Callable[[], Runner],
+    new_alone: Callable[[], Runner],
+    prompt: Prepared,
+    vocab_size: int,
+) -> str | None:
+    """Return why a runner's answer to a prompt with media is not the one of another runner, which
+    steps it alone; None if it is.
+
+    It joins a row of text that has begun to decode. Its media are seen twice.
+    """
+    _, tolerance = platform.trial()
+    try:
+        rows = [_row(3, 2, vocab_size), _sequence(*prompt, 2)]
+        runner = new_runner()
+        rows = rows[-runner.bounds.max_num_seqs :]
+        found = _answer(runner, rows)[rows[-1]]
+        alone = _sequence(*prompt, 2)
+        expected = _answer(new_alone(), [alone])[alone]
+    except Exception as error:  # whatever an image leads a model to
+        return f"{type(error).__name__}: {error}"
+    gaps = list(_apart(found, expected))
+    if all(gap <= tolerance for gap in gaps):
+        return None
+    return f"log-probabilities differ by {max(gaps):.2g} from those of the row alone"
+
+
 def _row(length: int, max_tokens: int, vocab_size: int) -> Sequence:
     ids = max(1, min(vocab_size, 97) - _SPECIAL)
     tokens = [_SPECIAL + (7 * at + length) % ids for at in range(length)]
+    return _sequence(tokens, None, max_tokens)
+
+
+def _sequence(tokens: list[int], media: PromptMedia | None, max_tokens: int) -> Sequence:
     no_text: Any = bool
     return Sequence(
-        Request("", _PARAMS), tokens, max_tokens=max_tokens, model="", new_detokenizer=no_text
+        Request("", _PARAMS),
+        tokens,
+        max_tokens=max_tokens,
+        model="",
+        new_detokenizer=no_text,
+        media=media,
     )
 
 
@@ -74,6 +113,15 @@ def _answer(runner: Runner, rows: list[Sequence]) -> dict[Sequence, list[Logprob
                 left += 1
     runner.close()
     return found
+
+
+def _apart(found: list[Logprobs], expected: list[Logprobs]) -> Iterator[float]:
+    """Yield how far apart two answers are, as far as they go on from the same tokens."""
+    for one, other in zip(found, expected, strict=True):
+        token, value = one.top[0]
+        yield abs(value - dict(other.top).get(token, -math.inf))
+        if other.top[0][0] != token:
+            return
 
 
 def _gaps(model: Any, row: Sequence, found: list[Logprobs]) -> Iterator[float]:

@@ -53,7 +53,7 @@ class MediumPart(NamedTuple):
     columns: npt.NDArray[np.intp]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class PromptMedia:
     """The images and videos of a prompt, and where its tokens stand.
 
@@ -61,21 +61,30 @@ class PromptMedia:
         infos: images first, then videos, each in the order in which they were given.
         release: called when the patches are not needed any more.
         media: in the order in which they stand in the prompt.
-        places: for each medium, which tokens stand for it, in order.
+        places: which tokens stand for each of `contents`, in order.
+        contents: what stands for the pixels of each medium.
         positions: of all tokens in time, height and width, int32 `[3, n]`.
         sharers: how many other prompts that are still being prepared have the same media.
         inputs: gives all that mlx-vlm's own `generate_step` takes, by name, for models that are
-            stepped one at a time; media, places and positions are empty then. They are made again
-            if they were let go meanwhile.
+            embedded by mlx-vlm; these have no `media`, and their prefill finds the `positions`.
+            They are made again if they were let go meanwhile.
+        whole: tokens see later ones, so that the prompt is computed at once.
     """
 
     infos: tuple[MediaInfo, ...]
     release: Callable[[], None]
     media: tuple[Medium, ...] = ()
     places: tuple[npt.NDArray[np.intp], ...] = ()
+    contents: tuple[str, ...] = ()
     positions: npt.NDArray[np.int32] = field(default_factory=_no_positions)
     sharers: int = 0
     inputs: Callable[[], Mapping[str, Any]] | None = None
+    whole: bool = False
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other prompt can be computed beside it."""
+        return self.inputs is not None
 
     @property
     def rope_delta(self) -> int:
@@ -97,8 +106,8 @@ class PromptMedia:
         """Return the tokens, those of a medium replaced by what stands for its content:
         two prompts that begin with equal ones begin with the same images and videos."""
         found = list(tokens)
-        for medium, places in zip(self.media, self.places, strict=True):
-            digest = hashlib.blake2b(medium.key.encode(), digest_size=16).digest()
+        for key, places in zip(self.contents, self.places, strict=True):
+            digest = hashlib.blake2b(key.encode(), digest_size=16).digest()
             content = -1 - int.from_bytes(digest)  # no token is negative
             for place in places.tolist():
                 found[place] = content

@@ -41,6 +41,11 @@ class SlotKVCache:
     def offset(self) -> mx.array:
         return self._rings.positions
 
+    @property
+    def _offset(self) -> int:
+        """What mlx-vlm asks for where it needs one number for all rows."""
+        return max(self._rings.lengths)
+
     def make_mask(
         self,
         N: int,  # noqa: ARG002
@@ -71,8 +76,12 @@ class SlotKVCache:
         mask: Any,
         sinks: mx.array | None = None,
     ) -> mx.array:
-        """Attention of one query a slot, `[S, Hq, 1, D]`, over the columns that its slot holds."""
-        if mask is self.ring.mask:
+        """Attention of one query a slot, `[S, Hq, 1, D]`, over the columns that its slot holds.
+
+        Args:
+            mask: None for all of these.
+        """
+        if mask is None or mask is self.ring.mask:
             return self._operations.attend_slots(queries, keys, values, scale, self.ring, sinks)
         return mx.fast.scaled_dot_product_attention(
             queries, keys, values, scale=scale, mask=mask, sinks=sinks

@@ -45,6 +45,16 @@ class PrefillRow:
     def end(self) -> int:
         return self.start + len(self.tokens)
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other row can be computed beside it."""
+        return self.media is not None and self.media.alone
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all its tokens are computed at once."""
+        return self.media is not None and self.media.whole
+
 
 class Piece(NamedTuple):
     """What one `PrefillBatch.advance` did.
@@ -104,6 +114,8 @@ class PrefillBatch:
             starting = [row.target for row in self.rows if isinstance(row.target, Sequence)]
         start = self.computed
         stop = min(self.length, start + max(1, max_tokens // len(self.rows)))
+        if any(row.is_whole for row in self.rows):
+            stop = self.length
         if stop > start:
             self._compute(model, self._positions, start, stop)
             self.computed = stop
@@ -185,9 +197,12 @@ def group(
         pads: whether rows of unlike lengths may be computed together.
     """
     starts: dict[int, list[PrefillRow]] = {}
-    for row in rows:
-        starts.setdefault(row.start, []).append(row)
     batches: list[PrefillBatch] = []
+    for row in rows:
+        if row.is_alone:
+            batches.append(PrefillBatch([row], len(row.tokens)))
+        else:
+            starts.setdefault(row.start, []).append(row)
     for alike in starts.values():
         alike.sort(key=lambda row: -len(row.tokens))
         parts = _cut(alike, shapes, max_computed, fits, pads)

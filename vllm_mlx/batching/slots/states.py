@@ -8,6 +8,7 @@ Shapes: B rows, S slots.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -32,6 +33,31 @@ class _Arrays(_ArraysCache):  # type: ignore[misc]
 
     def advance(self, N: int) -> None:
         """The rings and `PromptPositions` count."""
+
+    def update_recurrent(
+        self,
+        index: int,
+        length: int,  # noqa: ARG002
+        update: Callable[..., tuple[mx.array, ...]],
+    ) -> tuple[mx.array, mx.array]:
+        """Go on by `update(state, steps)`, as mlx-vlm's models do, with no state in between."""
+        output, state = update(self.cache[index], None)[:2]
+        self.cache[index] = state
+        return output, state
+
+    def update_window(
+        self, index: int, source: mx.array, width: int, *, lengths: mx.array | None = None
+    ) -> mx.array:
+        """Keep the last `width` of each row's own tokens in `[B, width + L, ...]`."""
+        length = source.shape[1] - width
+        if lengths is None:
+            kept = mx.contiguous(source[:, length:])
+        else:
+            places = mx.clip(lengths, 0, length)[:, None] + mx.arange(width)
+            shape = *places.shape, *[1] * (source.ndim - 2)
+            kept = mx.take_along_axis(source, places.reshape(shape), axis=1)
+        self.cache[index] = kept
+        return kept
 
 
 class SlotStates(_Arrays):

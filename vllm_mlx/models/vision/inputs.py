@@ -1,7 +1,8 @@
-"""`InputsPreparer`: from messages with media to what `generate_step` of mlx-vlm takes."""
+"""`InputsPreparer`: from messages with media to what a model of mlx-vlm takes."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
 from collections.abc import Sequence
@@ -10,20 +11,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx.utils import tree_flatten
 from mlx_vlm.utils import prepare_inputs, should_add_special_tokens
 from PIL import Image
 
 from vllm_mlx.batching.prompt_media import PromptMedia
 from vllm_mlx.batching.prompts import MediaPrompt, Messages, Prepared
-from vllm_mlx.errors import MediaError
-from vllm_mlx.media.policy import MediaPolicy
+from vllm_mlx.errors import ChatTemplateError, MediaError
+from vllm_mlx.media.policy import UNRESTRICTED, MediaPolicy
 from vllm_mlx.media.store import MediaStore
 from vllm_mlx.models.vision.abilities import abilities_of
 from vllm_mlx.models.vision.chat import Chat
 from vllm_mlx.models.vision.pixels import AsPixels, Pixels
 from vllm_mlx.models.vision.placeholders import metadata_of
 from vllm_mlx.models.vision.reading import MediaReader, infos_of
+from vllm_mlx.models.vision.sharing import content_places, is_whole
+from vllm_mlx.video_params import VideoParams
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,13 +50,14 @@ class Inputs:
 
 
 class Processing:
-    """mlx-vlm's processor of a model that is stepped one at a time. Every method is thread-safe.
+    """mlx-vlm's processor of a model that mlx-vlm embeds. Every method is thread-safe.
 
     Args:
         model, processor: as mlx-vlm loads them.
     """
 
     def __init__(self, model: Any, processor: Any) -> None:
+        self.model = model
         self._config = model.config
         self._processor = processor
         self.abilities = abilities_of(model.config.model_type.lower(), processor)
@@ -122,7 +129,7 @@ class Processing:
 
 
 class InputsPreparer:
-    """`Preparer` of a model that is stepped one at a time.
+    """`Preparer` of a model that mlx-vlm embeds.
 
     Args:
         policy: what may be read for a prompt.
@@ -162,5 +169,30 @@ class InputsPreparer:
             self._inputs.pin(key)
             pin.callback(self._inputs.unpin, key, keep=False)
             infos, tokens = infos_of(contents), inputs().tokens
+            whole = is_whole(self._processing.model, inputs().by_name)
+            config = self._processing.model.config
+            places, keys = content_places(config, tokens, infos, whole=whole)
             release = pin.pop_all().close
-        return Prepared(tokens, PromptMedia(infos, release, inputs=lambda: inputs().by_name))
+        return Prepared(
+            tokens,
+            PromptMedia(
+                infos,
+                release,
+                places=places,
+                contents=keys,
+                inputs=lambda: inputs().by_name,
+                whole=whole,
+            ),
+        )
+
+
+def trial_prompt(processing: Processing) -> Prepared | None:
+    """Return a prompt with an image by which a model is tried; None if it can't be shown one."""
+    picture = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    parts = [{"type": "image", "image": picture}, {"type": "text", "text": "What is it?"}]
+    preparer = InputsPreparer(processing, UNRESTRICTED, max_bytes=1 << 30)
+    try:
+        return preparer.prepare(MediaPrompt([{"role": "user", "content": parts}], VideoParams.of()))
+    except (MediaError, ChatTemplateError) as error:
+        logger.info("the model is not tried with an image: %s", error)
+        return None

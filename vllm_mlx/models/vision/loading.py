@@ -15,9 +15,9 @@ from mlx_vlm.generate.diffusion import is_diffusion_model
 from vllm_mlx import platform
 from vllm_mlx.errors import ModelLoadError
 from vllm_mlx.models.accelerated import place, weight_bytes
-from vllm_mlx.models.vision.inputs import InputsPreparer, Processing
+from vllm_mlx.models.vision.decoder import Decoder
+from vllm_mlx.models.vision.inputs import InputsPreparer, Processing, trial_prompt
 from vllm_mlx.models.vision.model import adapt
-from vllm_mlx.models.vision.one_by_one import OneByOneModel
 from vllm_mlx.models.vision.placeholders import media_tokens
 from vllm_mlx.models.vision.preparation import VisionPreparer
 
@@ -25,8 +25,8 @@ from vllm_mlx.models.vision.preparation import VisionPreparer
 def load_vision(
     folder: Path, trust_remote_code: bool
 ) -> tuple[Any, TokenizerWrapper, dict[str, Any], dict[str, Any]]:
-    """Load with mlx-vlm. Those that slots suit get our attention and MLP; the others are stepped
-    one at a time by mlx-vlm itself.
+    """Load with mlx-vlm. Those that we know best get our attention, MLP and vision tower; for the
+    others mlx-vlm's own code embeds and computes.
 
     Returns:
         A model, its tokenizer, its config, and what else a `LoadedModel` knows of it.
@@ -50,7 +50,7 @@ def load_vision(
     processing = Processing(model, processor)
     new_preparer = partial(InputsPreparer, processing, max_bytes=room)
     seeing = {"new_preparer": new_preparer, "encode_chat": processing.encode}
-    return OneByOneModel(model), tokenizer, config, seeing
+    return Decoder(model, partial(trial_prompt, processing)), tokenizer, config, seeing
 
 
 def _refuse_other_kinds(model: Any, config: dict[str, Any]) -> None:

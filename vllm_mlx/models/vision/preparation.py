@@ -56,7 +56,9 @@ class VisionPreparer:
                 )
             positions, infos = rope_positions(len(tokens), blocks), infos_of(contents)
             release = pins.pop_all().close
-        return Prepared(tokens, PromptMedia(infos, release, tuple(media), tuple(places), positions))
+        keys = tuple(medium.key for medium in media)
+        seen = PromptMedia(infos, release, tuple(media), tuple(places), keys, positions)
+        return Prepared(tokens, seen)
 
 
 def _medium(get: Callable[[], Processed]) -> Medium:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,16 +22,32 @@ from PIL import Image
 
 from tests.helpers.vision_folders import ARCHITECTURES, write_folder
 from tests.helpers.vlm import KINDS, random_vlm
+from vllm_mlx.batching.core import EngineCore
+from vllm_mlx.batching.one_by_one import OneByOneRunner
+from vllm_mlx.batching.prompts import user_prompt
+from vllm_mlx.batching.request import Request
+from vllm_mlx.batching.slots.runner import SlotRunner
+from vllm_mlx.batching.split import SplitRunner
 from vllm_mlx.errors import MediaError
+from vllm_mlx.media.policy import UNRESTRICTED
 from vllm_mlx.models import MLXMultimodalLM
-from vllm_mlx.models.vision.one_by_one import OneByOneModel
+from vllm_mlx.models.loading import load_model
+from vllm_mlx.outputs import GenerationOutput
+from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.scheduler_config import SchedulerConfig
 
 DOCS = Path(__file__).parents[4] / "docs" / "models.md"
 TABLE = re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- end of table -->)", re.DOTALL)
 NAMES = [*KINDS, *ARCHITECTURES]
 ONE_IMAGE = ["llava_next", "mllama", "paligemma"]
 QUESTION = "What is it?"
-TOKENS = 10
+QUESTIONS = [QUESTION, "Which of the two is larger, and by how much?", "Where?"]
+TOKENS, SLOTS = 10, 3
+RUNS = {
+    SlotRunner: "in slots",
+    SplitRunner: "text in slots, images one at a time",
+    OneByOneRunner: "one at a time",
+}
 
 
 def pixels(seed: int) -> Any:
@@ -60,10 +77,21 @@ class Pair(NamedTuple):
     def answer(self, **media: Any) -> Any:
         return self.ours.generate(QUESTION, max_tokens=TOKENS, temperature=0.0, logprobs=0, **media)
 
-    def alone(self, *kinds: str, **media: Any) -> list[int]:
+    def submit(self, media: list[Any], question: str, tokens: int) -> Future[GenerationOutput]:
+        """Ask without waiting."""
+        self.ours.load()
+        prompt = user_prompt(question, media, None, None)
+        if isinstance(prompt, str):
+            prompt = [{"role": "user", "content": prompt}]
+        params = SamplingParams.of(max_tokens=tokens, temperature=0.0, logprobs=0)
+        return self.ours._core.submit(Request(prompt, params))[0]
+
+    def alone(
+        self, *kinds: str, question: str = QUESTION, tokens: int = TOKENS, **media: Any
+    ) -> list[int]:
         """What mlx-vlm answers by itself, the media standing before the question."""
-        parts = [{"type": kind} for kind in kinds] + [{"type": "text", "text": QUESTION}]
-        messages: Any = [{"role": "user", "content": parts if kinds else QUESTION}]
+        parts = [{"type": kind} for kind in kinds] + [{"type": "text", "text": question}]
+        messages: Any = [{"role": "user", "content": parts if kinds else question}]
         config, processor = self.model.config, self.processor
         if "video" in kinds:
             text = get_chat_template(processor, messages, True)
@@ -81,13 +109,20 @@ class Pair(NamedTuple):
             self.model,
             inputs.pop("pixel_values", None),
             mask,
-            max_tokens=TOKENS,
+            max_tokens=tokens,
             temperature=0.0,
             **inputs,
         )
-        tokens = [int(token) for token, _ in steps]
-        end = next((at for at, token in enumerate(tokens) if token in self.end), TOKENS)
-        return tokens[: end + 1]
+        found = [int(token) for token, _ in steps]
+        end = next((at for at, token in enumerate(found) if token in self.end), tokens)
+        return found[: end + 1]
+
+
+def several_at_once(folder: str) -> MLXMultimodalLM:
+    model = MLXMultimodalLM(folder)
+    bounds = SchedulerConfig(max_num_seqs=SLOTS)
+    model._core = EngineCore(folder, load_model, bounds, media=UNRESTRICTED)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +134,7 @@ def pair_of(tmp_path_factory):
             parent = tmp_path_factory.mktemp("models")
             write = random_vlm if name in KINDS else write_folder
             folder = str(write(parent, name))
-            pairs[name] = Pair(name, MLXMultimodalLM(folder), *mlx_vlm.load(folder))
+            pairs[name] = Pair(name, several_at_once(folder), *mlx_vlm.load(folder))
         return pairs[name]
 
     yield load
@@ -112,14 +147,25 @@ def pair(request, pair_of):
     return pair_of(request.param)
 
 
+def shown_as(media: list[Any]) -> dict[str, Any]:
+    return {"images": images(*media)} if media else {}
+
+
 def images(*arrays: Any) -> list[Image.Image]:
     return [Image.fromarray(array) for array in arrays]
 
 
-def test_slots_hold_qwen_and_all_others_are_stepped_one_at_a_time(pair):
-    pair.ours.load()
-    is_alone = isinstance(pair.ours._core.loaded.model, OneByOneModel)
-    assert is_alone == (pair.name not in KINDS)
+def test_rows_side_by_side_are_answered_as_by_mlx_vlm_alone(pair):
+    shown = [[], [PICTURE], [], [OTHER], [PICTURE, OTHER], [], [PICTURE], [OTHER, PICTURE]]
+    if pair.name in ONE_IMAGE:
+        shown = [images[:1] for images in shown]
+    rows = [(media, QUESTIONS[at % 3], 3 + 5 * at % 11) for at, media in enumerate(shown)]
+    futures = [pair.submit(*row) for row in rows]
+    found = [[each.token_id for each in future.result().logprobs] for future in futures]
+    assert found == [
+        pair.alone(*["image"] * len(media), question=question, tokens=tokens, **shown_as(media))
+        for media, question, tokens in rows
+    ]
 
 
 def test_text_and_images_are_answered_as_by_mlx_vlm_alone(pair):
@@ -191,7 +237,6 @@ def test_docs_have_the_table(pair_of):
 def row(pair: Pair) -> str:
     """What is seen of a model by trying."""
     pair.ours.load()
-    alone = isinstance(pair.ours._core.loaded.model, OneByOneModel)
     several = tokens_or_none(lambda: pair.answer(images=CLIP))
     video = tokens_or_none(lambda: pair.answer(videos=[CLIP]))
     videos = "no" if video is None else "yes"
@@ -199,7 +244,7 @@ def row(pair: Pair) -> str:
         videos = "its frames, as images"
     cells = [
         f"`{pair.name}`",
-        "one at a time" if alone else "in slots",
+        RUNS[type(pair.ours._core._running().parts.runner)],
         "one" if several is None else "several",
         videos,
     ]
