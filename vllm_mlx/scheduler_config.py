@@ -12,6 +12,9 @@ WINDOW = 4
 """Waiting sequences are put into a better order `WINDOW * max_num_seqs` at a time. The next ones
 are looked at when all of these have been admitted, so none waits longer than that."""
 
+LEAST_TOKENS = 64
+"""Prompt tokens computed at once are halved down to this."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
@@ -20,6 +23,19 @@ class Bounds:
     max_num_seqs: int
     max_num_batched_tokens: int
     kv_cache_bytes: int
+
+    def halved(self, rows: int) -> Bounds:
+        """Return what is left for a batch in which so many rows were too much."""
+        return Bounds(
+            max(1, min(self.max_num_seqs, rows) // 2),
+            max(min(LEAST_TOKENS, self.max_num_batched_tokens), self.max_num_batched_tokens // 2),
+            self.kv_cache_bytes // 2,
+        )
+
+    @property
+    def is_least(self) -> bool:
+        """Whether nothing is left to halve."""
+        return self.max_num_seqs == 1 and self.max_num_batched_tokens <= LEAST_TOKENS
 
 
 class SchedulerConfig(Parameters):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,3 +44,55 @@ class Mac:
     def _wire(self, limit: int) -> int:
         self.wired.append(limit)
         return 0
+
+
+class FailingGPU:
+    """A model on a GPU that fails as Metal does, and every place where MLX hands it work.
+
+    A command buffer that fails computes nothing of use and says nothing. Metal keeps the failure,
+    and MLX raises it when it next begins to encode, whatever that is: once.
+
+    Args:
+        model: what it computes while it works.
+        error: the text of the failure.
+        lag: how often work is handed over before the failure is known.
+
+    Attributes:
+        fails_at: numbers of calls of the model, from 1, whose work fails.
+        too_wide: rows from which on a decode step fails.
+        calls: rows and tokens of each call.
+    """
+
+    def __init__(
+        self, patch: pytest.MonkeyPatch, model: Any, error: str = OUT_OF_MEMORY, lag: int = 0
+    ) -> None:
+        self._model = model
+        self.layers = model.layers
+        self.fails_at: set[int] = set()
+        self.too_wide = 1 << 30
+        self.calls: list[tuple[int, int]] = []
+        self.raised = 0
+        self._error = error
+        self._lag = lag
+        self._until_known: int | None = None
+        self._evaluating = {name: getattr(mx, name) for name in ("eval", "async_eval")}
+        for name in self._evaluating:
+            patch.setattr(mx, name, partial(self._encode, name))
+
+    def __call__(self, tokens: mx.array, cache: Any = None) -> Any:
+        self.calls.append((tokens.shape[0], tokens.shape[1]))
+        decodes_too_many = tokens.shape[1] == 1 and tokens.shape[0] >= self.too_wide
+        if len(self.calls) not in self.fails_at and not decodes_too_many:
+            return self._model(tokens, cache=cache)
+        self._until_known = self._lag
+        garbage = mx.full(tokens.shape, 3)  # in keys and values, too
+        return self._model(garbage, cache=cache)[..., ::-1]
+
+    def _encode(self, name: str, *given: Any) -> None:
+        if self._until_known == 0:
+            self._until_known = None
+            self.raised += 1
+            raise RuntimeError(self._error)
+        self._evaluating[name](*given)
+        if self._until_known is not None:
+            self._until_known -= 1

@@ -16,6 +16,7 @@ from vllm_mlx.batching.prompts import Prepared
 from vllm_mlx.batching.request import Request
 from vllm_mlx.batching.runner import Runner
 from vllm_mlx.batching.sequence import Sequence
+from vllm_mlx.errors import ModelLoadError
 from vllm_mlx.sampling_params import SamplingParams
 
 _PARAMS = SamplingParams.of(temperature=0, logprobs=8)
@@ -42,6 +43,8 @@ def disagreement(new_runner: Callable[[], Runner], model: Any, vocab_size: int) 
         found = _answer(runner, rows)
         gaps = [gap for row in {rows[0], rows[-1]} for gap in _gaps(model, row, found[row])]
     except Exception as error:  # whatever an architecture does with a cache
+        if platform.is_device_failure(error):
+            raise ModelLoadError(f"the GPU failed over a few tokens: {error}") from error
         return f"{type(error).__name__}: {error}"
     if all(gap <= tolerance for gap in gaps):
         return None

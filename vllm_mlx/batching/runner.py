@@ -77,12 +77,17 @@ class Runner(ABC):
         """Compute at most one new token for each running sequence.
 
         Raises:
-            PrefillError: only these prompts failed; after any other error all has to be restarted.
+            PrefillError: only these prompts failed; after any other error, a failure of the GPU
+                among them, all has to be restarted.
         """
 
     @abstractmethod
     def close(self) -> None:
         """Forget all running sequences and free their memory."""
+
+    def rebound(self, bounds: Bounds) -> None:
+        """Work within other bounds from now on; what was refused before stays refused."""
+        self.bounds = bounds
 
     @property
     @abstractmethod

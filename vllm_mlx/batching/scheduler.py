@@ -14,6 +14,9 @@ from vllm_mlx.scheduler_config import WINDOW
 
 logger = logging.getLogger(__name__)
 
+QUIET = 4096
+"""Steps without a failure of the GPU after which a batch may be as large again as it was."""
+
 
 class Scheduler:
     """Keeps the runner's batch full.
@@ -26,11 +29,17 @@ class Scheduler:
     def __init__(self, runner: Runner, eos_token_ids: set[int]) -> None:
         self._runner = runner
         self._eos_token_ids = eos_token_ids
-        self.max_num_seqs = runner.bounds.max_num_seqs
-        self._refill = max(1, int(self.max_num_seqs * platform.refill_share()))
+        self._bounds = runner.bounds
+        self._refill_share = platform.refill_share()
+        self._quiet = 0  # steps since the GPU failed
         self._waiting: deque[Sequence] = deque()
         self._window: deque[Sequence] = deque()
         self.running: dict[str, Sequence] = {}
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Most sequences side by side; fewer than once where the GPU has failed."""
+        return self._runner.bounds.max_num_seqs
 
     @property
     def waiting(self) -> int:
@@ -74,7 +83,8 @@ class Scheduler:
         """Run one round; return the sequences that got a token.
 
         If the model raises, the sequences that ran are tried again one at a time, so that only
-        the one that breaks it fails; if it raised over prompts, only those whose they are.
+        the one that breaks it fails; if it raised over prompts, only those whose they are. If the
+        GPU fails, they are tried again together in a smaller batch.
         """
         counters = self._runner.counters
         try:
@@ -85,9 +95,17 @@ class Scheduler:
             self._isolate(error.sequences, error.reason)
             return []
         except Exception as error:
+            rows = list(self.running.values())
+            failed = platform.is_device_failure(error)
+            if failed:
+                platform.recover()
             self._runner.close()
-            self._isolate(list(self.running.values()), error)
+            if failed and not self._runner.bounds.is_least:
+                self._start_smaller(rows, error)
+            else:
+                self._isolate(rows, error)
             return []
+        self._grow_back()
         counters.completion_tokens += len(produced)
         with counters.timed("deliver"):
             return [self._postprocess(each) for each in produced]
@@ -95,7 +113,8 @@ class Scheduler:
     def _schedule(self) -> None:
         """Admit what fits, several at once: prefill of a few costs a GPU as much as of one."""
         free = self.max_num_seqs - len(self.running)
-        if self.running and free < min(self._refill, self.waiting):
+        refill = max(1, int(self.max_num_seqs * self._refill_share))
+        if self.running and free < min(refill, self.waiting):
             return
         admitted: list[Sequence] = []
         while (sequence := self._next()) and self._may_join(sequence):
@@ -148,19 +167,51 @@ class Scheduler:
             self.remove(sequence.request_id)
         return sequence
 
-    def _isolate(self, victims: list[Sequence], error: Exception) -> None:
-        was_alone = len(self.running) == 1
-        logger.warning("a step of %d sequences failed", len(victims), exc_info=error)
-        for sequence in reversed(victims):
-            self.running.pop(sequence.request_id, None)
-            self._runner.withdraw(sequence)
-            if was_alone or sequence.started_streaming:
+    def _start_smaller(self, rows: list[Sequence], error: Exception) -> None:
+        """Run all again together: the GPU failed over all of them, and no row is to blame."""
+        bounds = self._runner.bounds.halved(len(rows))
+        logger.warning(
+            "the GPU failed over %d sequences; they start again, %d at a time and %d bytes: %s",
+            len(rows),
+            bounds.max_num_seqs,
+            bounds.kv_cache_bytes,
+            error,
+        )
+        self._runner.rebound(bounds)
+        self._quiet = 0
+        self._start_over(rows, error)
+
+    def _grow_back(self) -> None:
+        self._quiet += 1
+        if self._quiet == QUIET and self._runner.bounds != self._bounds:
+            self._runner.rebound(self._bounds)
+
+    def _isolate(self, rows: list[Sequence], error: Exception) -> None:
+        """Run each again alone; one that ran alone fails."""
+        logger.warning("a step of %d sequences failed", len(rows), exc_info=error)
+        if len(self.running) > 1:
+            self._start_over(rows, error, alone=True)
+            return
+        if self._runner.bounds.is_least:  # it was this row that the GPU failed over
+            self._runner.rebound(self._bounds)
+        for sequence in rows:
+            self._take_out(sequence)
+            self._fail(sequence, error)
+
+    def _start_over(self, rows: list[Sequence], error: Exception, *, alone: bool = False) -> None:
+        for sequence in reversed(rows):
+            self._take_out(sequence)
+            if sequence.started_streaming:
                 self._fail(sequence, error)
-            else:
-                sequence.restart()
-                sequence.alone = True
-                self._runner.announce(sequence)
-                self._window.appendleft(sequence)
+                continue
+            sequence.restart()
+            sequence.alone |= alone
+            self._runner.announce(sequence)
+            self._window.appendleft(sequence)
+
+    def _take_out(self, sequence: Sequence) -> None:
+        self.running.pop(sequence.request_id, None)
+        self._runner.withdraw(sequence)
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         if not isinstance(error, EngineError):

@@ -17,7 +17,7 @@ import mlx.nn as nn
 from vllm_mlx.platform import attention, blas, cpu, cuda, cuda_heads
 from vllm_mlx.platform.attention import Ring
 from vllm_mlx.platform.cuda_heads import RotateHeads
-from vllm_mlx.platform.device import backend, is_device_failure
+from vllm_mlx.platform.device import backend, is_device_failure, raise_failure, recover
 from vllm_mlx.platform.memory import cache_limit, left, media_bytes, require_room, wire
 from vllm_mlx.scheduler_config import Bounds, SchedulerConfig
 
@@ -36,6 +36,8 @@ __all__ = [
     "prefill_shapes",
     "prefill_step_size",
     "prepare",
+    "raise_failure",
+    "recover",
     "refill_share",
     "require_room",
     "resolve",

@@ -1,10 +1,12 @@
-"""`backend()`: what MLX computes on here, and the failures of a GPU."""
+"""`backend()`: what MLX computes on here, and how its GPU fails."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import mlx.core as mx
+
+_FAILURES = 8  # command buffers that may be on their way, and fail one after the other
 
 Backend = Literal["metal", "cuda", "cpu"]
 
@@ -29,3 +31,21 @@ def is_device_failure(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(each in said for each in _FAILED)
     )
+
+
+def raise_failure() -> None:
+    """Raise what a GPU has kept of a failure, before anything is done with what was read."""
+    if backend() == "metal":
+        mx.async_eval(mx.array(0) + 1)
+
+
+def recover() -> None:
+    """Let all that has failed be reported, and give back memory that is free."""
+    for _ in range(_FAILURES):
+        try:
+            mx.synchronize()
+            mx.eval(mx.array(0) + 1)
+        except RuntimeError:
+            continue
+        break
+    mx.clear_cache()

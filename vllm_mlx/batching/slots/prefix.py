@@ -63,7 +63,7 @@ class PrefixCache:
     """
 
     def __init__(self, max_bytes: int, footprint: Footprint) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._footprint = footprint
         self.reserved_bytes = 0
         self._waiting: Counter[int] = Counter()
@@ -159,9 +159,9 @@ class PrefixCache:
         children = Counter(id(prefix.parent) for prefix in held if prefix.parent)
         in_use = [prefix for prefix in held if prefix.users > children[id(prefix)]]
         pinned = {id(each): self._size(each) for prefix in in_use for each in prefix.chain}
-        if sum(pinned.values()) + nbytes > self._max_bytes:
+        if sum(pinned.values()) + nbytes > self.max_bytes:
             return False
-        while self.reserved_bytes + nbytes > self._max_bytes:
+        while self.reserved_bytes + nbytes > self.max_bytes:
             self._drop(next(prefix for prefix in self._prefixes.values() if not prefix.users))
         return True
 

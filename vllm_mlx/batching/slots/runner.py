@@ -7,6 +7,7 @@ before it, which has been computing meanwhile.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -55,7 +56,7 @@ class SlotRunner(Runner):
         self._model = model
         self._layout = layout
         self._vocab_size = vocab_size
-        self._budget = budget
+        self._budget = self._whole_budget = budget
         self._prefixes = PrefixCache(budget.prefix_bytes, budget.footprint)
         shapes = platform.prefill_shapes()
         self._shapes = shapes if pads else shapes._replace(multiple=1)
@@ -83,7 +84,7 @@ class SlotRunner(Runner):
     # What may join.
 
     def refusal(self, prompt_tokens: int, max_tokens: int) -> str | None:
-        return self._budget.refusal(prompt_tokens, max_tokens)
+        return self._whole_budget.refusal(prompt_tokens, max_tokens)
 
     def announce(self, sequence: Sequence) -> None:
         self._prefixes.announce(sequence)
@@ -205,6 +206,12 @@ class SlotRunner(Runner):
         self._prefixes.clear()
         self._reset()
 
+    def rebound(self, bounds: Bounds) -> None:
+        super().rebound(bounds)
+        total, seqs = bounds.kv_cache_bytes, bounds.max_num_seqs
+        self._budget = replace(self._budget, total_bytes=total, max_num_seqs=seqs)
+        self._prefixes.max_bytes = self._budget.prefix_bytes
+
     @property
     def slots(self) -> int:
         return self._rings.slots
@@ -238,6 +245,8 @@ class SlotRunner(Runner):
             try:
                 self._pieces.append(batch.advance(self._model, self._layout, left))
             except Exception as error:  # whatever an image or a video leads a model to
+                if platform.is_device_failure(error):  # perhaps of the decode before it
+                    raise
                 raise PrefillError(self._give_up(), error) from error
             left -= self._pieces[-1].size
             self._prefilling += batch.arrays
@@ -304,6 +313,7 @@ class SlotRunner(Runner):
             return []
         tokens: Any = launch.sampled.tokens.tolist()
         logprobs = _read_logprobs(launch)
+        platform.raise_failure()
         produced = []
         for slot, sequence in launch.rows:
             token = tokens[slot]
