@@ -14,7 +14,15 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from vllm_mlx.platform import attention, blas, cpu, cuda, cuda_heads
+from vllm_mlx.platform import (
+    attention,
+    blas,
+    cpu,
+    cuda,
+    cuda_gated_delta,
+    cuda_heads,
+    gated_delta,
+)
 from vllm_mlx.platform.attention import Ring
 from vllm_mlx.platform.cuda_heads import RotateHeads
 from vllm_mlx.platform.device import backend, is_device_failure, raise_failure, recover
@@ -200,6 +208,19 @@ def operations() -> Operations:
     if backend() == "cuda":
         return Operations(cuda.attend_slots, cuda.attend_causal, _swiglu, mx.exp)
     return Operations(attention.attend_slots, attention.attend_causal, _swiglu, mx.exp)
+
+
+def gated_delta_forms() -> dict[str, gated_delta.Update]:
+    """Forms of the gated delta rule that may be faster here than mlx-lm's and mlx-vlm's own.
+
+    Those have a loop over tokens on a CPU and on CUDA. Figures: benchmarks/README.md.
+    """
+    if backend() == "cpu":
+        return {"chunks": gated_delta.make_update(32, 8, cpu.exp)}
+    if backend() == "metal":
+        return {"mlx": gated_delta.update}
+    chunks = gated_delta.make_update(64, 16, mx.exp)
+    return {"kernel": cuda_gated_delta.update, "chunks": chunks, "mlx": gated_delta.update}
 
 
 def make_rotate_heads(
