@@ -9,6 +9,9 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from vllm_mlx import platform
+from vllm_mlx.platform import device, memory
+
 OUT_OF_MEMORY = (
     "[METAL] Command buffer execution failed: Insufficient Memory "
     "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)"
@@ -24,6 +27,13 @@ M4_MAX = {
     "memory_size": 51_539_607_552,
     "resource_limit": 499_000,
 }
+
+
+def choose_as_metal(patch: pytest.MonkeyPatch) -> None:
+    """Have our code choose what it does on Metal; MLX computes where it did."""
+    for module in (platform, device, memory):
+        patch.setattr(module, "backend", lambda: "metal")
+    patch.setattr(mx, "device_info", lambda *_: M4_MAX)
 
 
 class Mac:

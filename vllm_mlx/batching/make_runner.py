@@ -79,9 +79,12 @@ def _batches(
         layout = Layout.of(make_prompt_cache(model))
         footprint = layout.footprint(model)
     except Exception as error:  # whatever an architecture does with a cache
+        if platform.is_device_failure(error):
+            raise ModelLoadError(f"the GPU failed over one token: {error}") from error
         logger.info("no slots: %s", error)
     else:
-        budget = KVBudget(bounds.kv_cache_bytes, footprint, bounds.max_num_seqs)
+        tile = platform.width_tile()
+        budget = KVBudget(bounds.kv_cache_bytes, footprint, bounds.max_num_seqs, tile)
         slots = partial(
             SlotRunner, model, layout=layout, vocab_size=vocab_size, budget=budget, bounds=bounds
         )

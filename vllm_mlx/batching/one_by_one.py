@@ -47,19 +47,21 @@ class OneByOneRunner(Runner):
         self._start = start
         self._new_cache = new_cache
         self._vocab_size = vocab_size
-        self._step_size = min(step_size, bounds.max_num_batched_tokens)
+        self._step_size = step_size
+        self._shapes = platform.prefill_shapes()
         self._running: tuple[Sequence, Steps] | None = None
         self._cache: list[Any] = []
 
     def insert(self, sequences: list[Sequence]) -> None:
         (sequence,) = sequences
         self._cache = self._new_cache()
+        most = min(self._step_size, self.bounds.max_num_batched_tokens)
         steps = self._start(
             sequence,
             max_tokens=sequence.max_tokens,
             sampler=make_sampler(sequence.params, sequence.seed, self._vocab_size),
             prompt_cache=self._cache,
-            prefill_step_size=self._step_size,
+            prefill_step_size=self._shapes.most_tokens(most, 1, len(sequence.prompt_tokens)),
         )
         self._running = sequence, steps
 
@@ -86,6 +88,9 @@ class OneByOneRunner(Runner):
             self._running[1].close()
         self._running = None
         self._cache = []
+
+    def rebound(self, bounds: Bounds) -> None:
+        super().rebound(replace(bounds, max_num_seqs=1))
 
     @property
     def slots(self) -> int:

@@ -7,6 +7,7 @@ module of ours that computes calls it, and only the first call works.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -53,8 +54,12 @@ __all__ = [
     "shrink_below",
     "trial",
     "weight_dtype",
+    "width_tile",
     "wire",
 ]
+
+LEAST_PIECE = 128
+"""Tokens of a row that are computed at once however much it holds."""
 
 
 class PrefillShapes(NamedTuple):
@@ -63,14 +68,24 @@ class PrefillShapes(NamedTuple):
     Attributes:
         overhead: prompt tokens that take as long as starting one more batch does.
         multiple: lengths are padded to multiples of this.
+        scores: pairs of a query and a key that a layer's attention computes at once at most.
     """
 
     overhead: int
     multiple: int
+    scores: int | None = None
 
     def padded(self, length: int) -> int:
         """`length`, up to the next multiple."""
         return -(-length // self.multiple) * self.multiple
+
+    def most_tokens(self, tokens: int, rows: int, held: int) -> int:
+        """Of so many tokens, how many to compute at once of rows that hold `held` each."""
+        if self.scores is None:
+            return tokens
+        # A row's own part n of a piece has n * (held + n) pairs.
+        own = (math.isqrt(held**2 + 4 * self.scores // rows) - held) // 2
+        return min(tokens, rows * max(LEAST_PIECE, own))
 
 
 def weight_dtype() -> mx.Dtype | None:
@@ -137,14 +152,23 @@ def prefill_shapes() -> PrefillShapes:
     On a GPU a small prefill reads all weights for few tokens and costs as much as some hundred
     do. On CUDA a shape that was not seen before costs some 35 ms of choosing kernels. An Apple GPU
     computes so much slower than it reads that padding soon costs more than another batch: 16 % of
-    what `uneven` computes with an overhead of 128, 5 % with 24.
+    what `uneven` computes with an overhead of 128, 5 % with 24. macOS ends what keeps its GPU from
+    drawing for seconds, as 2,048 tokens after 120,000 do, so pieces become shorter from 16,000 on.
     """
     shapes = {
         "cpu": PrefillShapes(overhead=8, multiple=1),
-        "metal": PrefillShapes(overhead=24, multiple=16),
+        "metal": PrefillShapes(overhead=24, multiple=16, scores=2048 * 16384),
         "cuda": PrefillShapes(overhead=512, multiple=32),
     }
     return shapes[backend()]
+
+
+def width_tile() -> int | None:
+    """Rows that a step computes in the time of one; None if each takes time of its own.
+
+    On an Apple GPU a quantized product takes as long for 10 rows as for 32, and twice that for 33.
+    """
+    return 32 if backend() == "metal" else None
 
 
 def shrink_below() -> float:
@@ -207,7 +231,7 @@ def operations() -> Operations:
         return Operations(cpu.attend_slots, cpu.attend_causal, cpu.swiglu, cpu.exp, cpu.argsort)
     if backend() == "cuda":
         return Operations(cuda.attend_slots, cuda.attend_causal, _swiglu, mx.exp)
-    return Operations(attention.attend_slots, attention.attend_causal, _swiglu, mx.exp)
+    return Operations(attention.attend_slots_by_head, attention.attend_causal, _swiglu, mx.exp)
 
 
 def gated_delta_forms() -> dict[str, gated_delta.Update]:

@@ -23,6 +23,9 @@ class Ring(Protocol):
     def mask(self) -> mx.array:
         """What each slot sees, bool `[S, 1, 1, C]`."""
 
+    def mask_of_heads(self, heads: int) -> mx.array:
+        """The mask with a copy for each head, bool `[S, heads, 1, C]`; made once a step."""
+
     @property
     def added_mask(self) -> mx.array:
         """The mask as 0 or -1e9 to be added to scores, float32."""
@@ -47,6 +50,21 @@ def attend_slots(
     """
     return mx.fast.scaled_dot_product_attention(
         queries, keys, values, scale=scale, mask=ring.mask, sinks=sinks
+    )
+
+
+def attend_slots_by_head(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    scale: float,
+    ring: Ring,
+    sinks: mx.array | None = None,
+) -> mx.array:
+    """`attend_slots` for Metal, which would copy the mask for each head in every layer."""
+    mask = ring.mask_of_heads(queries.shape[1])
+    return mx.fast.scaled_dot_product_attention(
+        queries, keys, values, scale=scale, mask=mask, sinks=sinks
     )
 
 

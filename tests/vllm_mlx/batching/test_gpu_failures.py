@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 
 from tests.helpers.decoding import VOCAB, new_scheduler, sequence, sequential, step, tiny_llama
-from tests.helpers.metal import OUT_OF_MEMORY, TOO_SLOW, FailingGPU
+from tests.helpers.metal import OUT_OF_MEMORY, TOO_SLOW, FailingGPU, choose_as_metal
 from vllm_mlx import platform
 from vllm_mlx.batching import scheduler as scheduling
 from vllm_mlx.batching.make_runner import make_runner
@@ -23,8 +23,8 @@ ROWS = [([3 + i, 1, 4 + i % 3, 1, 5, 9, 2 + i], 4 + 3 * i) for i in range(8)]
 
 @pytest.fixture
 def on_metal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What differs there in this: failures are asked for before tokens are believed."""
-    monkeypatch.setattr("vllm_mlx.platform.device.backend", lambda: "metal")
+    """Failures are asked for before tokens are believed."""
+    choose_as_metal(monkeypatch)
 
 
 def failing(

@@ -40,11 +40,17 @@ class KVBudget:
     Attributes:
         footprint: what one sequence takes.
         max_num_seqs: most slots of the rings.
+        tile: see `width_for`.
     """
 
     total_bytes: int
     footprint: Footprint
     max_num_seqs: int
+    tile: int | None = None
+
+    def width(self, sequences: int) -> int:
+        """Slots of the rings for so many sequences."""
+        return width_for(sequences, self.max_num_seqs, self.tile)
 
     @property
     def prefill_bytes(self) -> int:
@@ -62,7 +68,7 @@ class KVBudget:
         Args:
             slots, columns: of the rings as they are; they will not be smaller.
         """
-        width = max(slots, width_for(len(needs), self.max_num_seqs))
+        width = max(slots, self.width(len(needs)))
         rings = width * self.footprint.slot(max(columns, max(need.columns for need in needs)))
         prefilling = self.footprint.prompt(max(need.prompt_tokens for need in needs))
         return rings + self.prefix_bytes + self.prefill_bytes + prefilling <= self.total_bytes

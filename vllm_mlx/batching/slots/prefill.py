@@ -96,6 +96,11 @@ class PrefillBatch:
         return self.rows[0].start
 
     @property
+    def held(self) -> int:
+        """Tokens of each row that are computed, its prefix and padding among them."""
+        return self.start + self.computed
+
+    @property
     def is_done(self) -> bool:
         return self._positions is not None and self.computed >= self.length
 

@@ -44,6 +44,7 @@ class SlotRing:
         for name in ("offsets", "ages", "mask", "added_mask", "newest"):
             self.__dict__.pop(name, None)
         self._narrower: dict[int, mx.array] = {}
+        self._by_head: dict[int, mx.array] = {}
         self._blocks: list[tuple[slice, list[slice]]] = []
 
     @property
@@ -75,6 +76,13 @@ class SlotRing:
         if window not in self._narrower:
             self._narrower[window] = self.mask & (self.ages < window)
         return self._narrower[window]
+
+    def mask_of_heads(self, heads: int) -> mx.array:
+        """Return the mask with a copy for each head, bool `[S, heads, 1, C]`."""
+        if heads not in self._by_head:
+            S, _, L, C = self.mask.shape
+            self._by_head[heads] = mx.contiguous(mx.broadcast_to(self.mask, (S, heads, L, C)))
+        return self._by_head[heads]
 
     @cached_property
     def added_mask(self) -> mx.array:
@@ -242,11 +250,16 @@ def columns_for(tokens: int) -> int:
     return -(-tokens // COLUMN_STEP) * COLUMN_STEP
 
 
-def width_for(sequences: int, most: int) -> int:
-    """Return slots for so many sequences, at most `most`: powers of two and their three quarters.
+def width_for(sequences: int, most: int, tile: int | None = None) -> int:
+    """Return slots for so many sequences, at most `most`.
 
-    Few widths mean few shapes; each is at most a half more than the one before it.
+    Few widths mean few shapes: powers of two and their three quarters, each at most a half more
+    than the one before it. If a step computes rows in tiles, then above a quarter of one they are
+    a half and whole ones: all rows of a tile cost the same.
     """
+    if tile is not None and sequences > tile // 4:
+        half = tile // 2
+        return min(half if sequences <= half else -(-sequences // tile) * tile, most)
     width = 1
     while width < sequences:
         width = width * 4 // 3 if width & (width - 1) else max(width + 1, width * 3 // 2)

@@ -21,7 +21,7 @@ from vllm_mlx.batching.slots.layout import Layout
 from vllm_mlx.batching.slots.memory import Joining, resize_rows
 from vllm_mlx.batching.slots.prefill import Piece, PrefillBatch, PrefillRow, group
 from vllm_mlx.batching.slots.prefix import Prefix, PrefixCache
-from vllm_mlx.batching.slots.ring import COLUMN_STEP, Rings, columns_for, width_for
+from vllm_mlx.batching.slots.ring import COLUMN_STEP, Rings, columns_for
 from vllm_mlx.batching.slots.sampling import BatchSampler, Sampled
 from vllm_mlx.scheduler_config import Bounds
 
@@ -242,8 +242,9 @@ class SlotRunner(Runner):
             is_first = not self._pieces
             if not is_first and (left < len(batch.rows) or held > self._budget.prefill_bytes):
                 break
+            most = self._shapes.most_tokens(left, len(batch.rows), batch.held)
             try:
-                self._pieces.append(batch.advance(self._model, self._layout, left))
+                self._pieces.append(batch.advance(self._model, self._layout, most))
             except Exception as error:  # whatever an image or a video leads a model to
                 if platform.is_device_failure(error):  # perhaps of the decode before it
                     raise
@@ -340,9 +341,7 @@ class SlotRunner(Runner):
         """
         longest = max((self._rings.lengths[slot] for slot in self._running), default=0)
         reserved = max((need.columns for need in self._needs.values()), default=0)
-        width = self._size(
-            width_for(max(1, len(self._needs)), self.bounds.max_num_seqs), self._rings.slots
-        )
+        width = self._size(self._budget.width(max(1, len(self._needs))), self._rings.slots)
         columns = self._size(columns_for(max(longest, joining) + 1), self._rings.columns, reserved)
         self._is_tight = False
         if (width, columns) != (self._rings.slots, self._rings.columns):

@@ -135,6 +135,18 @@ def test_rows_that_must_not_be_padded_are_batched_with_rows_of_equal_length():
     assert lengths_of(batches) == [[10, 10, 10], [11], [100, 100]]
 
 
+def test_pieces_become_shorter_as_a_prompt_becomes_longer():
+    shapes = PrefillShapes(8, 1, scores=2048 * 16384)
+    pieces = [shapes.most_tokens(2048, 1, held) for held in (0, 14_000, 30_000, 120_000, 10**6)]
+    assert pieces == [2048, 2048, 1079, 278, 128]
+    assert 1079 * (30_000 + 1079) <= 2048 * 16384 < 1081 * (30_000 + 1081)
+    # Several rows share what may be computed.
+    assert shapes.most_tokens(2048, 4, 30_000) == 4 * 277
+    assert shapes.most_tokens(2048, 4, 10**6) == 4 * 128
+    assert shapes.most_tokens(16, 1, 10**6) == 16  # what the caller allows
+    assert PrefillShapes(8, 1).most_tokens(2048, 1, 10**6) == 2048
+
+
 def test_dear_batches_are_fewer_and_bounded():
     rows = [row(length) for length in (10, 100, 98, 11, 9, 102)]
     (batch,) = batches_of(rows, PrefillShapes(1000, 1), 1000)

@@ -77,5 +77,13 @@ def test_widths_are_few_and_wide_enough(most):
     assert len(widths) <= 17
 
 
+def test_widths_follow_the_tiles_of_a_gpu():
+    widths = [width_for(count, 64, 32) for count in range(1, 65)]
+    assert widths[:8] == [width_for(count, 64) for count in range(1, 9)]
+    assert widths[8:] == [16] * 8 + [32] * 16 + [64] * 32
+    assert [width_for(count, 300, 32) for count in (65, 97, 129, 290)] == [96, 128, 160, 300]
+    assert width_for(33, 40, 32) == 40
+
+
 def test_columns_come_in_steps():
     assert [columns_for(n) for n in (1, 256, 257, 1000)] == [256, 256, 512, 1024]

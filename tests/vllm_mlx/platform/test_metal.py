@@ -1,0 +1,109 @@
+"""What our code does on Metal, computed elsewhere: the same answers by the paths that run there."""
+
+from __future__ import annotations
+
+import random
+from itertools import accumulate
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from tests.helpers.decoding import VOCAB, new_scheduler, run, sequence, sequential, tiny_llama
+from tests.helpers.metal import choose_as_metal
+from vllm_mlx import platform
+from vllm_mlx.batching.one_by_one import text_runner
+from vllm_mlx.batching.scheduler import Scheduler
+from vllm_mlx.batching.slots.runner import SlotRunner
+from vllm_mlx.models.accelerated import accelerate
+from vllm_mlx.scheduler_config import SchedulerConfig
+
+
+@pytest.fixture(autouse=True)
+def on_metal(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose_as_metal(monkeypatch)
+
+
+def prompts(count: int, longest: int = 90) -> list[list[int]]:
+    draw = random.Random(4)
+    return [draw.choices(range(VOCAB), k=draw.randint(1, longest)) for _ in range(count)]
+
+
+def window_and_all() -> Any:
+    return tiny_llama(
+        layer_types=["full_attention", "sliding_attention"] * 2,
+        sliding_window=20,
+        num_hidden_layers=4,
+    )
+
+
+def test_the_mask_is_copied_for_the_heads_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = accelerate(window_and_all())
+    attend, masks = mx.fast.scaled_dot_product_attention, []
+
+    def note(queries: mx.array, *given: Any, mask: Any = None, **options: Any) -> mx.array:
+        if isinstance(mask, mx.array) and queries.shape[2] == 1:
+            assert mask.shape[:3] == (*queries.shape[:2], 1)
+            masks.append(mask)
+        return attend(queries, *given, mask=mask, **options)
+
+    scheduler = new_scheduler(model, max_num_seqs=5)
+    assert isinstance(scheduler._runner, SlotRunner)
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", note)
+    given = prompts(9)
+    tokens = run(scheduler, [sequence(str(i), each, 12) for i, each in enumerate(given)])
+
+    decoded = len(masks) // 4  # steps of four layers
+    assert decoded >= 20
+    assert len({id(mask) for mask in masks}) == 2 * decoded  # one for each ring
+    monkeypatch.undo()
+    assert tokens == [sequential(model, each, 12) for each in given]
+
+
+def test_the_batch_is_as_wide_as_a_tile() -> None:
+    model = tiny_llama()
+    scheduler = new_scheduler(model, max_num_seqs=64)
+    given = prompts(45)
+    for i, each in enumerate(given):
+        scheduler.add(sequence(str(i), each, 3 + i))
+    widths = []
+    while scheduler.has_unfinished:
+        scheduler.step()
+        widths.append(scheduler.stats.slots)
+    assert set(widths) <= {1, 2, 3, 4, 6, 8, 16, 32, 64}
+    assert widths.index(64) < widths.index(32)
+
+
+@pytest.mark.parametrize("kind", ["slots", "one by one"])
+def test_a_long_prompt_is_computed_in_shorter_pieces(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """macOS ends what keeps its GPU from drawing for seconds."""
+    scores = 300 * 300
+    shapes = platform.prefill_shapes()._replace(scores=scores)
+    monkeypatch.setattr(platform, "prefill_shapes", lambda: shapes)
+    inner, calls = tiny_llama(), []
+
+    class Noted:
+        layers = inner.layers
+
+        def __call__(self, tokens: mx.array, cache: Any = None) -> Any:
+            calls.append(tokens.shape[1])
+            return inner(tokens, cache=cache)
+
+    if kind == "slots":
+        scheduler = new_scheduler(Noted(), max_num_seqs=2)
+        assert isinstance(scheduler._runner, SlotRunner)
+    else:
+        bounds = platform.resolve(SchedulerConfig())
+        scheduler = Scheduler(text_runner(Noted(), vocab_size=VOCAB, bounds=bounds), set())
+    calls.clear()
+    prompt = random.Random(1).choices(range(VOCAB), k=900)
+    tokens = run(scheduler, [sequence("long", prompt, 4)])
+
+    pieces = [length for length in calls if length > 1]
+    assert sum(pieces) >= 899
+    for n, held in zip(pieces, accumulate(pieces, initial=0), strict=False):
+        assert n == 128 or n * (held + n) <= scores
+    assert (kind == "one by one") or pieces[0] > 2 * 128 > pieces[2]
+    assert tokens == [sequential(inner, prompt, 4)]
