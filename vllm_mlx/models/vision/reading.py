@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -15,7 +14,7 @@ from PIL import Image
 from vllm_mlx.batching.prompts import MediaPrompt
 from vllm_mlx.content import MediaKind
 from vllm_mlx.errors import MediaError
-from vllm_mlx.media.image import frames_of, read_image
+from vllm_mlx.media.image import read_image, stack_frames
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.media.room import Room
 from vllm_mlx.media.selection import select_frames
@@ -149,17 +148,13 @@ class MediaReader(Generic[T]):
                 "[T, height, width, 3], or a list of PIL images or arrays uint8 [height, width, 3]"
             )
         times = np.arange(len(frames)) / params.video_fps
+        duration_s = len(frames) / params.video_fps
         taken = list(range(len(frames)))
         if len(frames) > params.video_max_frames:
-            taken = select_frames(times, len(frames) / params.video_fps, params)
+            taken = select_frames(times, duration_s, params)
         with self._pictures:
-            clip = frames_of([frames[at] for at in taken], params.video_fps, self._policy)
-        return replace(
-            clip,
-            timestamps=tuple(times[taken].tolist()),
-            num_frames=len(frames),
-            duration_s=len(frames) / params.video_fps,
-        )
+            pixels = stack_frames((frames[at] for at in taken), self._policy)
+        return VideoClip(pixels, tuple(times[taken].tolist()), duration_s)
 
     def _image(self, image: Image.Image, name: str) -> T:
         info = MediaInfo("image", content_hash(np.asarray(image)), image.width, image.height)
@@ -167,14 +162,10 @@ class MediaReader(Generic[T]):
             return self._form.of_image(image, info)
 
     def _video(self, clip: VideoClip, name: str) -> T:
+        _, height, width, _ = clip.frames.shape
+        content = content_hash(clip.frames)
         info = MediaInfo(
-            "video",
-            content_hash(clip.frames),
-            clip.width,
-            clip.height,
-            clip.duration_s,
-            clip.timestamps,
-            clip.truncated,
+            "video", content, width, height, clip.duration_s, clip.timestamps, clip.truncated
         )
         with _explained_refusals(f"video {name}"):
             return self._form.of_video(clip, info)
