@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Unpack
@@ -30,9 +29,6 @@ from vllm_mlx.video_params import VideoParams
 
 DEFAULT_SHARD_SIZE = 128
 ENQUEUE_BATCH = 100  # jobs a round trip; more gains nothing (measured)
-
-ReportProgress = Callable[[str, int], None]
-"""Called now and then with a phase and its rows that are done: `("read" | "enqueued", rows)`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +56,6 @@ def enqueue_run(
     prompt: str | None = None,
     skip_bad_rows: bool = False,
     resume: bool = False,
-    report: ReportProgress = lambda _phase, _rows: None,
     **settings: Unpack[RunSettings],
 ) -> Enqueued:
     """Validate a whole input, then enqueue it for the workers of a model; see `RunSettings`.
@@ -84,17 +79,15 @@ def enqueue_run(
     """
     source = input_of(path, videos=videos, images=images, prompt=prompt)
     version = source.version()
-    spec, bad_rows = _surveyed(source, skip_bad_rows, report, **settings)
+    spec, bad_rows = _surveyed(source, skip_bad_rows, **settings)
     shards = 0
     if not _is_finished_here(spec, resume=resume):
         payloads = shards_of(source, spec, version)
-        shards = _enqueue(connection, spec, payloads, resume=resume, report=report)
+        shards = _enqueue(connection, spec, payloads, resume=resume)
     return Enqueued(spec, shards, bad_rows, source.folder)
 
 
-def resume_run(
-    connection: Redis, run_id: str, *, report: ReportProgress = lambda _phase, _rows: None
-) -> Enqueued:
+def resume_run(connection: Redis, run_id: str) -> Enqueued:
     """Enqueue again what of a run is neither done nor on its way; its input is read again.
 
     Raises:
@@ -104,7 +97,7 @@ def resume_run(
     spec = Ledger(connection).spec(run_id)
     source = _input_again(spec)
     payloads = shards_of(source, spec, source.version())
-    shards = _enqueue(connection, spec, payloads, resume=True, report=report)
+    shards = _enqueue(connection, spec, payloads, resume=True)
     return Enqueued(spec, shards, [], source.folder)
 
 
@@ -124,7 +117,6 @@ def forget_run(connection: Redis, run_id: str) -> int:
 def _surveyed(
     source: Input,
     skip_bad_rows: bool,
-    report: ReportProgress,
     *,
     model: str,
     out: str | Path,
@@ -145,7 +137,7 @@ def _surveyed(
     sampling = sampling or SamplingParams.of()
     identity = _identify(model)
     known = InputSpec.of(source)
-    survey = survey_input(source, sampling, n, partial(report, "read"))
+    survey = survey_input(source, sampling, n)
     if survey.bad_rows and not skip_bad_rows:
         raise survey.refuse(source.path)
     spec = RunSpec.create(
@@ -204,14 +196,7 @@ def _is_finished_here(spec: RunSpec, *, resume: bool) -> bool:
     return dataset.is_whole(spec.shards)
 
 
-def _enqueue(
-    connection: Redis,
-    spec: RunSpec,
-    payloads: Iterable[Shard],
-    *,
-    resume: bool,
-    report: ReportProgress,
-) -> int:
+def _enqueue(connection: Redis, spec: RunSpec, payloads: Iterable[Shard], *, resume: bool) -> int:
     ledger = Ledger(connection)
     if not ledger.create(spec, time.time()):
         if not resume:
@@ -229,7 +214,6 @@ def _enqueue(
     todo = ((shard, payload) for shard, payload in payloads if shard not in done)
     while batch := list(islice(todo, ENQUEUE_BATCH)):
         enqueued += jobs.enqueue_missing(batch)
-        report("enqueued", spec.shard_rows(batch[-1][0]).stop)
     return enqueued
 
 

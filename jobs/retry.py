@@ -14,18 +14,14 @@ from redis import Redis
 from jobs.dataset import Dataset
 from jobs.errors import DatasetError, RunStateError
 from jobs.ledger import Ledger, RunState
-from jobs.producer import Enqueued, ReportProgress, resume_run
+from jobs.producer import Enqueued, resume_run
 from jobs.queue.run_jobs import RunJobs
 from jobs.result_row import RESULT_COLUMNS, ResultRow
 from jobs.run_spec import RunSpec
 
 
 def retry_errors(
-    connection: Redis,
-    run_id: str,
-    *,
-    error_type: str | None = None,
-    report: ReportProgress = lambda _phase, _rows: None,
+    connection: Redis, run_id: str, *, error_type: str | None = None
 ) -> tuple[int, Enqueued | None]:
     """Enqueue again the shards with error rows, and keep what else they hold.
 
@@ -60,7 +56,7 @@ def retry_errors(
             dataset.unfinish()
             ledger.reopen_shard(run_id, shard, kept)
             retried += len(failed)
-    return retried, resume_run(connection, run_id, report=report) if retried else None
+    return retried, resume_run(connection, run_id) if retried else None
 
 
 def _has_failed(row: dict[str, Any], error_type: str | None) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,10 +50,8 @@ class Survey:
         return InputFileError("\n".join(lines))
 
 
-def survey_input(
-    source: Input, sampling: SamplingParams, n: int, report: Callable[[int], None]
-) -> Survey:
-    """Read and count every row; `report` is called now and then with their number.
+def survey_input(source: Input, sampling: SamplingParams, n: int) -> Survey:
+    """Read and count every row.
 
     Raises:
         InputFileError: the file is missing, empty or unreadable.
@@ -62,7 +59,4 @@ def survey_input(
     survey = Survey()
     for row in validated(source, sampling=sampling, n=n):
         survey.add(row, source.format.dialect)
-        if survey.rows % 10_000 == 0:
-            report(survey.rows)
-    report(survey.rows)
     return survey
