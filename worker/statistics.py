@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
-from pydantic import ByteSize
+from pydantic import ByteSize, Field
 
+from vllm_mlx.json_record import JSONRecord
 from vllm_mlx.outputs import EngineStats
 
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 PARTS = ("schedule", "prefill", "decode", "deliver")
 
 
 @dataclass(frozen=True, slots=True)
-class Statistics:
+class Statistics(JSONRecord):
     """An engine now, and its work between two moments; None where it did nothing of a kind.
 
     Attributes:
@@ -29,10 +31,10 @@ class Statistics:
         time_shares: of the time at work, by part; waiting for work is no part.
     """
 
-    running: int = 0
-    waiting: int = 0
-    slots: int = 0
-    kv_cache_bytes: int = 0
+    running: Count = 0
+    waiting: Count = 0
+    slots: Count = 0
+    kv_cache_bytes: Count = 0
     prefill_tokens_per_second: float | None = None
     decode_tokens_per_second: float | None = None
     padding_share: float | None = None
@@ -61,21 +63,6 @@ class Statistics:
             cached_share=_ratio(cached, prompt),
             time_shares={part: round(s / at_work, 4) for part, s in seconds.items() if at_work > 0},
         )
-
-    @classmethod
-    def from_live(cls, published: Mapping[str, Any]) -> Statistics:
-        """Read what a worker published; an older version may have published less."""
-        names = (each.name for each in fields(cls))
-        return cls(**{name: published[name] for name in names if name in published})
-
-    @classmethod
-    def can_be_of(cls, published: Mapping[str, Any]) -> bool:
-        """Whether a worker can have published this: others may write to the same key."""
-        try:
-            str(cls.from_live(published))
-            return float(published.get("tokens_per_second", 0)) >= 0
-        except (TypeError, ValueError, AttributeError, ArithmeticError):
-            return False
 
     @property
     def is_idle(self) -> bool:

@@ -12,7 +12,7 @@ from jobs.ledger import Counts, Ledger, RunState
 from jobs.queue.queue_state import QueueState
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import RunSpec
-from worker.statistics import Statistics
+from worker.live import Live
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class RunStatus:
     done: Counts
     partial: Counts
     shards: dict[str, int]
-    workers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    workers: dict[str, Live] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -66,7 +66,7 @@ class RunStatus:
 
     @property
     def tokens_per_second(self) -> float:
-        return float(sum(said.get("tokens_per_second", 0) for said in self.workers.values()))
+        return sum((said.tokens_per_second for said in self.workers.values()), 0.0)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, for `status --json`."""
@@ -81,7 +81,7 @@ class RunStatus:
             "committed": asdict(self.done),
             "shards": {"total": self.spec.shards, **self.shards},
             "tokens_per_second": self.tokens_per_second,
-            "workers": self.workers,
+            "workers": {name: asdict(said) for name, said in self.workers.items()},
             "errors": self.errors,
         }
 
@@ -92,8 +92,7 @@ def run_status(connection: Redis, run_id: str) -> RunStatus:
     Raises:
         RunNotFoundError: the server knows no such run.
     """
-    ledger = Ledger(connection)
-    progress = ledger.progress(run_id)
+    progress = Ledger(connection).progress(run_id)
     spec = progress.spec
     there = QueueState(open_queue(connection, spec.queue))
     jobs = there.jobs()
@@ -111,9 +110,7 @@ def run_status(connection: Redis, run_id: str) -> RunStatus:
     )
     if status.is_over:  # the workers are busy with other runs
         return status
-    heard = ledger.live(there.workers)
-    workers = {name: said for name, said in heard.items() if Statistics.can_be_of(said)}
-    return replace(status, workers=workers)
+    return replace(status, workers=Live.of(connection, there.workers))
 
 
 def _shards_of(spec: RunSpec, job_ids: Iterable[str]) -> set[str]:

@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, cast
+from typing import cast
 
 from redis import Redis
 from redis.client import Pipeline
@@ -22,7 +21,6 @@ from jobs.ledger.keys import (
     done_key,
     explain_damage,
     leases_key,
-    live_key,
     out_key,
     partial_key,
     rows_key,
@@ -32,7 +30,6 @@ from jobs.ledger.lease import read_number
 from jobs.result_row import ResultRow
 from jobs.run_spec import RunSpec
 
-LIVE_TTL = 15  # seconds; a worker writes its live counts every second
 DELETED_AT_ONCE = 1000
 KEEP_FINISHED = 30 * 24 * 3600  # seconds the record of a finished run stays
 
@@ -217,28 +214,6 @@ class Ledger:
         if self._redis.get(out_key(spec.out)) == run_id.encode():
             self._redis.delete(out_key(spec.out))
         self._redis.zrem(RUNS, run_id)
-
-    def publish_live(self, worker: str, live: Mapping[str, Any]) -> None:
-        """Publish what a worker's engine does."""
-        self._redis.set(live_key(worker), json.dumps(live), ex=LIVE_TTL)
-
-    def forget_live(self, worker: str) -> None:
-        """Delete what an ended worker published."""
-        self._redis.delete(live_key(worker))
-
-    def live(self, workers: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Return the latest of each worker that published within `LIVE_TTL` seconds."""
-        names = list(workers)
-        if not names:
-            return {}
-        published = cast(list[bytes | None], self._redis.mget(list(map(live_key, names))))
-        found: dict[str, dict[str, Any]] = {}
-        for name, raw in zip(names, published, strict=True):
-            with suppress(ValueError, RecursionError):  # of what no worker writes
-                live = json.loads(raw or b"null")
-                if isinstance(live, dict):
-                    found[name] = live
-        return found
 
 
 def _keys(run_id: str) -> tuple[str, ...]:

@@ -18,7 +18,6 @@ from rich.text import Text
 
 from jobs.dataset import Verification
 from jobs.result_row import ResultRow
-from worker.statistics import Statistics
 from worker.status import RunStatus
 
 # What moves a terminal's cursor or writes backwards.
@@ -110,7 +109,7 @@ def print_status(console: Console, status: RunStatus) -> None:
     }.items():
         table.add_row(name, Text(plain(value)))
     for name, said in status.workers.items():
-        table.add_row(Text(plain(f"worker {name}")), Text(plain(str(Statistics.from_live(said)))))
+        table.add_row(Text(plain(f"worker {name}")), Text(plain(str(said))))
     for job_id, reason in status.errors.items():
         table.add_row(Text(plain(f"failed {job_id}")), Text(plain(reason)))
     console.print(table)
