@@ -230,5 +230,5 @@ def _reopen(ledger: Ledger, spec: RunSpec) -> bool:
         return False
     lost = dataset.lost_shards(ledger.done_shards(spec.run_id), spec.shards)
     if is_finished or lost:  # a run that goes on may end this very moment
-        ledger.reopen(spec.run_id, lost)
+        ledger.reopen(spec.run_id, {shard: {} for shard in lost})
     return True

@@ -54,7 +54,7 @@ def retry_errors(
             rows = enumerate(_rows(dataset, spec, shard))
             kept = {place: row for place, row in rows if place not in failed}
             dataset.unfinish()
-            ledger.reopen_shard(run_id, shard, kept)
+            ledger.reopen(run_id, {shard: kept})
             retried += len(failed)
     return retried, resume_run(connection, run_id) if retried else None
 

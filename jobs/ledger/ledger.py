@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import cast
 
 from redis import Redis
-from redis.client import Pipeline
 
 from jobs.errors import LedgerError, ModelMismatchError, RunExistsError, RunNotFoundError
 from jobs.ledger.counts import Counts
@@ -153,25 +151,14 @@ class Ledger:
             known = pipeline.execute() if names else []
         return [name for name, exists in zip(names, known, strict=True) if exists]
 
-    def reopen(self, run_id: str, lost_shards: Iterable[int]) -> None:
-        """Reopen these shards, whose parts are lost, and with them the run."""
-        with self._reopened(run_id) as pipeline:
-            for shard in lost_shards:
-                pipeline.hdel(done_key(run_id), str(shard))
-
-    def reopen_shard(self, run_id: str, shard: int, rows: Mapping[int, ResultRow]) -> None:
-        """Reopen a committed shard, keeping these rows, by their place in it."""
-        with self._reopened(run_id) as pipeline:
-            for place, row in rows.items():
-                pipeline.hset(rows_key(run_id, shard), str(place), row.encode())
-            pipeline.hset(partial_key(run_id), str(shard), Counts.of(rows.values()).encode())
-            pipeline.hdel(done_key(run_id), str(shard))
-
-    @contextmanager
-    def _reopened(self, run_id: str) -> Iterator[Pipeline]:
-        """Yield a transaction, after which the run goes on and its record does not expire."""
+    def reopen(self, run_id: str, shards: Mapping[int, Mapping[int, ResultRow]]) -> None:
+        """Let a run go on, without these shards; of each these rows are kept, by their place."""
         with self._redis.pipeline() as pipeline:
-            yield pipeline
+            for shard, rows in shards.items():
+                for place, row in rows.items():
+                    pipeline.hset(rows_key(run_id, shard), str(place), row.encode())
+                pipeline.hset(partial_key(run_id), str(shard), Counts.of(rows.values()).encode())
+                pipeline.hdel(done_key(run_id), str(shard))
             pipeline.hset(run_key(run_id), "state", RunState.RUNNING)
             for key in _keys(run_id):
                 pipeline.persist(key)
