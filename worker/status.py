@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from redis import Redis
 
-from jobs.ledger import Counts, Ledger, RunState
+from jobs.ledger import Ledger, Progress, RunState
 from jobs.queue.queue_state import QueueState
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import RunSpec
@@ -16,22 +16,16 @@ from worker.live import Live
 
 
 @dataclass(frozen=True, slots=True)
-class RunStatus:
+class RunStatus(Progress):
     """One run at one moment.
 
     Attributes:
-        done: rows and tokens of committed shards.
-        partial: the same of rows that are done in shards that are not whole yet.
         shards: how many are done, queued, started, delayed, failed, or missing: nowhere, so that
             `--resume` enqueues them.
         workers: what each worker of this model published last; none when the run is over.
         errors: why jobs failed, by job id.
     """
 
-    spec: RunSpec
-    state: RunState
-    done: Counts
-    partial: Counts
     shards: dict[str, int]
     workers: dict[str, Live] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
@@ -101,10 +95,7 @@ def run_status(connection: Redis, run_id: str) -> RunStatus:
     shards["missing"] = max(0, spec.shards - sum(shards.values()))
     ended_badly = _shards_of(spec, jobs["failed"]) | ({spec.finalize_id} & set(jobs["failed"]))
     status = RunStatus(
-        spec=spec,
-        state=progress.state,
-        done=progress.done,
-        partial=progress.partial,
+        **{each.name: getattr(progress, each.name) for each in fields(progress)},
         shards=shards,
         errors=_reasons(there, ended_badly),
     )
