@@ -13,7 +13,7 @@ from redis import Redis
 
 from jobs.ledger.keys import live_key
 from vllm_mlx.outputs import EngineStats
-from worker.statistics import Meter, Statistics
+from worker.statistics import Meter, Statistics, held_now
 
 LIVE_TTL = 15  # seconds
 SPEED_OVER = 1.0  # seconds, at least, that speeds and shares are taken over
@@ -58,13 +58,7 @@ class LiveCounts:
     def publish(self, stats: EngineStats) -> None:
         """Write the counts of now; they expire when they are not renewed."""
         self._measure(stats)
-        now = replace(
-            self._live,
-            running=stats.running,
-            waiting=stats.waiting,
-            slots=stats.slots,
-            kv_cache_bytes=stats.kv_cache_bytes,
-        )
+        now = replace(self._live, **held_now(stats))
         self._redis.set(self._key, now.encode(), ex=LIVE_TTL)
 
     def withdraw(self) -> None:

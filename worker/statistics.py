@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import ByteSize, Field
 
 from vllm_mlx.json_record import JSONRecord
-from vllm_mlx.outputs import EngineStats
+from vllm_mlx.outputs import HELD_NOW, EngineStats
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 PARTS = ("schedule", "prefill", "decode", "deliver")
@@ -53,10 +53,7 @@ class Statistics(JSONRecord):
         seconds = {part: max(0.0, more(f"{part}_seconds")) for part in PARTS}
         at_work = sum(seconds.values())
         return cls(
-            running=now.running,
-            waiting=now.waiting,
-            slots=now.slots,
-            kv_cache_bytes=now.kv_cache_bytes,
+            **held_now(now),
             prefill_tokens_per_second=_rate(prompt - cached, seconds["prefill"]),
             decode_tokens_per_second=_rate(more("completion_tokens"), seconds["decode"]),
             padding_share=_ratio(padding, prompt - cached + padding),
@@ -112,6 +109,11 @@ class Meter:
         if not statistics.is_within_step:
             self._before = now
         return statistics
+
+
+def held_now(stats: EngineStats) -> dict[str, Any]:
+    """Return what an engine holds, apart from what it did."""
+    return {name: getattr(stats, name) for name in HELD_NOW}
 
 
 def _ratio(part: float, whole: float) -> float | None:
