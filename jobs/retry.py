@@ -6,12 +6,12 @@ Their shards are reopened, keeping all other rows: the worker that claims one ge
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 from redis import Redis
 
-from jobs.dataset import Dataset
+from jobs.dataset import Dataset, schema
+from jobs.dataset.part import read_part
 from jobs.errors import DatasetError, RunStateError
 from jobs.ledger import Ledger, RunState
 from jobs.producer import Enqueued, resume_run
@@ -48,10 +48,15 @@ def retry_errors(
     dataset.check_holder(run_id)
     retried = 0
     for shard in range(spec.shards):
-        cells = _read(dataset, spec, shard, ["finish_reason", "error_type"])
-        failed = {place for place, row in enumerate(cells) if _has_failed(row, error_type)}
+        part = _part(dataset, spec, shard)
+        ends = zip(part["finish_reason"].to_pylist(), part["error_type"].to_pylist(), strict=True)
+        failed = {
+            place
+            for place, (reason, type) in enumerate(ends)
+            if reason == "error" and error_type in (None, type)
+        }
         if failed:
-            rows = enumerate(_rows(dataset, spec, shard))
+            rows = enumerate(_rows(part, dataset.part_path(shard, spec.shards)))
             kept = {place: row for place, row in rows if place not in failed}
             dataset.unfinish()
             ledger.reopen(run_id, {shard: kept})
@@ -59,27 +64,17 @@ def retry_errors(
     return retried, resume_run(connection, run_id) if retried else None
 
 
-def _has_failed(row: dict[str, Any], error_type: str | None) -> bool:
-    return row["finish_reason"] == "error" and error_type in (None, row["error_type"])
+def _part(dataset: Dataset, spec: RunSpec, shard: int) -> pa.Table:
+    path = dataset.part_path(shard, spec.shards)
+    rows = read_part(path, schema(spec.columns))
+    if rows.num_rows != len(spec.shard_rows(shard)):
+        raise DatasetError(f"{path} has {rows.num_rows} rows: `mlx-batch verify` tells more")
+    return rows
 
 
-def _rows(dataset: Dataset, spec: RunSpec, shard: int) -> list[ResultRow]:
-    cells = _read(dataset, spec, shard, [column.name for column in RESULT_COLUMNS])
+def _rows(part: pa.Table, path: Path) -> list[ResultRow]:
+    cells = part.select([column.name for column in RESULT_COLUMNS]).to_pylist()
     try:
         return list(map(ResultRow.of_cells, cells))
     except ValueError as error:
-        path = dataset.part_path(shard, spec.shards)
         raise DatasetError(f"{path} has a row that is none: {error}") from error
-
-
-def _read(dataset: Dataset, spec: RunSpec, shard: int, columns: list[str]) -> list[dict[str, Any]]:
-    """Return these cells of a shard's rows, in order."""
-    path = dataset.part_path(shard, spec.shards)
-    try:
-        table = pq.read_table(path, columns=columns).select(columns)
-    except (OSError, ValueError, KeyError) as error:
-        raise DatasetError(f"{path} can't be read: {error}") from error
-    if table.num_rows != len(spec.shard_rows(shard)):
-        raise DatasetError(f"{path} has {table.num_rows} rows: `mlx-batch verify` tells more")
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
