@@ -27,7 +27,8 @@ _TOTALS = ("rows_in", "ok", "error", "prompt_tokens", "completion_tokens")
 class Dataset:
     """A folder of Parquet parts with its manifest; see `jobs.dataset.layout` for what lies where.
 
-    Several workers, on one machine or on several that share the folder, may use it at once.
+    Several workers, on one machine or on several that share the folder, may use it at once. Its
+    methods raise `DatasetError` where a file can't be read or written.
     """
 
     def __init__(self, root: Path) -> None:
@@ -87,11 +88,7 @@ class Dataset:
         return self.is_finished and not self.lost_shards(range(shards), shards)
 
     def manifest(self) -> dict[str, Any]:
-        """Return what the run was asked for and, once finalized, its totals under `result`.
-
-        Raises:
-            DatasetError: there is no manifest, or it is corrupt.
-        """
+        """Return what the run was asked for and, once finalized, its totals under `result`."""
         return read_manifest(self._layout.manifest)
 
     def part_path(self, shard: int, shards: int) -> Path:
@@ -140,11 +137,7 @@ class Dataset:
         return verification
 
     def unfinish(self) -> None:
-        """Remove the mark of a finished run.
-
-        Raises:
-            DatasetError: the folder can't be written.
-        """
+        """Remove the mark of a finished run."""
         with explain_write(self._layout.success):
             self._layout.success.unlink(missing_ok=True)
 

@@ -56,7 +56,11 @@ class Progress:
 
 
 class Ledger:
-    """Reads and writes the records of runs."""
+    """Reads and writes the records of runs.
+
+    Its methods raise `RunNotFoundError` where the server knows no such run, and `LedgerError` where
+    a record is not one that this version writes.
+    """
 
     def __init__(self, connection: Redis) -> None:
         self._redis = connection
@@ -83,11 +87,7 @@ class Ledger:
         return bool(is_new)
 
     def spec(self, run_id: str) -> RunSpec:
-        """Return what was asked for in a run.
-
-        Raises:
-            RunNotFoundError: the server knows no such run.
-        """
+        """Return what was asked for in a run."""
         with explain_damage(run_id):
             raw = self._redis.hget(run_key(run_id), "spec")
         if raw is None:
@@ -120,11 +120,7 @@ class Ledger:
         return spec.model_copy(update={"revision": pinned})
 
     def progress(self, run_id: str) -> Progress:
-        """Return where a run stands.
-
-        Raises:
-            RunNotFoundError: the server knows no such run.
-        """
+        """Return where a run stands."""
         with self._redis.pipeline() as pipeline:  # one moment, in which no shard is in both
             pipeline.hgetall(run_key(run_id))
             pipeline.hvals(done_key(run_id))
@@ -165,11 +161,7 @@ class Ledger:
             pipeline.execute()
 
     def done_shards(self, run_id: str) -> set[int]:
-        """Return the committed shards.
-
-        Raises:
-            LedgerError: the record is not one that this version writes.
-        """
+        """Return the committed shards."""
         with explain_damage(run_id):
             names = cast(list[bytes], self._redis.hkeys(done_key(run_id)))
         return {read_number(name, "a shard") for name in names}
@@ -187,11 +179,7 @@ class Ledger:
             pipeline.execute()
 
     def forget(self, run_id: str) -> None:
-        """Remove a run's record and its claim on its folder; nothing on disk is touched.
-
-        Raises:
-            RunNotFoundError: the server knows no such run.
-        """
+        """Remove a run's record and its claim on its folder; nothing on disk is touched."""
         spec = self.spec(run_id)
         self._redis.delete(*_keys(run_id), partial_key(run_id))
         shards = range(spec.shards)
