@@ -96,11 +96,8 @@ class BatchWorker:
             (Timer(TIDY), bookkeeper.maintenance.tidy),
         ]
 
-    def work(self, burst: bool = False) -> bool:
+    def work(self, burst: bool = False) -> None:
         """Work until stopped; with `burst`, until nothing is left to do.
-
-        Returns:
-            Whether any job was executed.
 
         Raises:
             ModelLoadError: the model can't be loaded; Redis was not touched.
@@ -118,7 +115,6 @@ class BatchWorker:
             self.settle()  # what ended in the last moment
         finally:
             self.shut_down()
-        return bool(self.bookkeeper.successful_job_count + self.bookkeeper.failed_job_count)
 
     def _work(self, burst: bool) -> None:
         while True:
