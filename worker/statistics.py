@@ -20,10 +20,7 @@ class Statistics(JSONRecord):
     """An engine now, and its work between two moments; None where it did nothing of a kind.
 
     Attributes:
-        running: rows in the batch.
-        waiting: rows that wait for a place in it.
-        slots: places in the batch.
-        kv_cache_bytes: memory of its key-value caches.
+        running, waiting, slots, kv_cache_bytes: as in `EngineStats`.
         prefill_tokens_per_second: prompt tokens computed per second of prefill.
         decode_tokens_per_second: generated tokens per second of decoding.
         padding_share: of the tokens computed in prefill, those that only made rows equally long.
