@@ -56,7 +56,7 @@ def retry_errors(
             if reason == "error" and error_type in (None, type)
         }
         if failed:
-            rows = enumerate(_rows(part, dataset.part_path(shard, spec.shards)))
+            rows = enumerate(_rows(part, dataset.layout.part(shard, spec.shards)))
             kept = {place: row for place, row in rows if place not in failed}
             dataset.unfinish()
             ledger.reopen(run_id, {shard: kept})
@@ -65,7 +65,7 @@ def retry_errors(
 
 
 def _part(dataset: Dataset, spec: RunSpec, shard: int) -> pa.Table:
-    path = dataset.part_path(shard, spec.shards)
+    path = dataset.layout.part(shard, spec.shards)
     rows = read_part(path, schema(spec.columns))
     if rows.num_rows != len(spec.shard_rows(shard)):
         raise DatasetError(f"{path} has {rows.num_rows} rows: `mlx-batch verify` tells more")
