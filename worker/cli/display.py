@@ -120,11 +120,6 @@ def row_as_line(row: ResultRow) -> str:
     return f"{plain(row.id)}{sample}: {_clip(said)} ({output.finish_reason})"
 
 
-def row_as_json(row: ResultRow) -> str:
-    """Return a row as the dataset has it, without the input's columns, as JSON."""
-    return json.dumps(row.cells())
-
-
 def plain(text: str) -> str:
     """Return `text` without control characters: it may come from an untrusted producer."""
     return _CONTROL.sub("\ufffd", text)
