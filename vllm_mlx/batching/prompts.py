@@ -117,10 +117,8 @@ def require_text(prompt: Prompt) -> None:
     Raises:
         InvalidRequestError: one holds half a surrogate pair.
     """
-    if isinstance(prompt, str):
-        _require_text(prompt, "prompt")
-    else:
-        _require_text(prompt.messages if isinstance(prompt, MediaPrompt) else prompt, "messages")
+    said = prompt.messages if isinstance(prompt, MediaPrompt) else prompt
+    _require_text(said, "prompt" if isinstance(said, str) else "messages")
 
 
 def _require_text(value: Any, where: str) -> None:

@@ -118,15 +118,11 @@ def _attend_pieces(
 ) -> mx.array:
     """Attention over columns that lie in one piece, or in two at the ends of the ring."""
     scores = [queries @ k.swapaxes(-1, -2) + mask for k, mask in zip(keys, masks, strict=True)]
-    highest = scores[0].max(axis=-1, keepdims=True)
-    for other in scores[1:]:
-        highest = mx.maximum(highest, other.max(axis=-1, keepdims=True))
+    highest = functools.reduce(mx.maximum, [each.max(axis=-1, keepdims=True) for each in scores])
     weights = [exp(each - highest) for each in scores]
     totals = [each.sum(axis=-1, keepdims=True) for each in weights]
     outputs = [w @ v for w, v in zip(weights, values, strict=True)]
-    if len(outputs) == 1:
-        return outputs[0] / totals[0]
-    return (outputs[0] + outputs[1]) / (totals[0] + totals[1])
+    return functools.reduce(mx.add, outputs) / functools.reduce(mx.add, totals)
 
 
 def attend_causal(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
