@@ -125,12 +125,9 @@ def _check_certificates(options: dict[str, Any]) -> None:
         if file := options.get(option):
             try:
                 load(file)
+                continue
+            except ssl.SSLError as error:
+                reason = error.reason or "it is not in PEM format"
             except OSError as error:
-                raise ValueError(f"{option}: {file} can't be used: {_reason(error)}") from None
-
-
-def _reason(error: OSError) -> str:
-    """Return the reason; `ssl.SSLError` is an OSError with one of its own."""
-    if isinstance(error, ssl.SSLError):
-        return error.reason or "it is not in PEM format"
-    return error.strerror or type(error).__name__
+                reason = error.strerror or type(error).__name__
+            raise ValueError(f"{option}: {file} can't be used: {reason}")

@@ -198,10 +198,7 @@ def worker(
 @click.option("--strict", is_flag=True, help="Exit with 1 if a row ended in error.")
 def verify(folder: Path, strict: bool) -> None:
     """Prove that FOLDER holds every input row exactly once."""
-    try:
-        verification = verify_dataset(folder)
-    except DatasetError as error:
-        raise click.UsageError(str(error)) from error
+    verification = verify_dataset(folder)
     if not Dataset(folder).is_finished:
         verification.problems.append("_SUCCESS is missing: the run has not ended")
     for problem in verification.problems:
