@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -11,8 +10,9 @@ from redis import Redis
 from jobs.ledger import Ledger, Progress, RunState
 from jobs.queue.queue_state import QueueState
 from jobs.queue.run_jobs import open_queue
-from jobs.run_spec import RunSpec
 from worker.live import Live
+
+MOST_ERRORS = 5  # failed jobs whose reasons are told
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,26 +89,20 @@ def run_status(connection: Redis, run_id: str) -> RunStatus:
     progress = Ledger(connection).progress(run_id)
     spec = progress.spec
     there = QueueState(open_queue(connection, spec.queue))
-    jobs = there.jobs()
+    begins = f"{spec.run_id}-"
+    ours = {
+        where: {job_id for job_id in job_ids if job_id.startswith(begins)}
+        for where, job_ids in there.jobs().items()
+    }
     shards = {"done": progress.shards_done}
-    shards |= {where: len(_shards_of(spec, job_ids)) for where, job_ids in jobs.items()}
+    shards |= {where: len(job_ids - {spec.finalize_id}) for where, job_ids in ours.items()}
     shards["missing"] = max(0, spec.shards - sum(shards.values()))
-    ended_badly = _shards_of(spec, jobs["failed"]) | ({spec.finalize_id} & set(jobs["failed"]))
+    reasons = {job_id: there.reason(job_id) for job_id in sorted(ours["failed"])[:MOST_ERRORS]}
     status = RunStatus(
         **{each.name: getattr(progress, each.name) for each in fields(progress)},
         shards=shards,
-        errors=_reasons(there, ended_badly),
+        errors={job_id: reason for job_id, reason in reasons.items() if reason is not None},
     )
     if status.is_over:  # the workers are busy with other runs
         return status
     return replace(status, workers=Live.of(connection, there.workers))
-
-
-def _shards_of(spec: RunSpec, job_ids: Iterable[str]) -> set[str]:
-    shards = {job_id for job_id in job_ids if job_id.startswith(f"{spec.run_id}-")}
-    return shards - {spec.finalize_id}
-
-
-def _reasons(there: QueueState, job_ids: Iterable[str], most: int = 5) -> dict[str, str]:
-    reasons = {job_id: there.reason(job_id) for job_id in sorted(job_ids)[:most]}
-    return {job_id: reason for job_id, reason in reasons.items() if reason is not None}
