@@ -128,7 +128,10 @@ class Dataset:
         manifest = self.manifest() | {"result": result}
         self._replace(self.layout.card, dataset_card(manifest, verification).encode())
         self._replace(self.layout.manifest, _json(manifest))
-        self._sweep()
+        with explain_write(self.layout.temporary):
+            # What killed writers left; all parts stand, so a live one only writes a copy.
+            for leftover in self.layout.temporary.glob("*.parquet"):
+                leftover.unlink(missing_ok=True)
         self._replace(self.layout.success, b"")
         return verification
 
@@ -139,12 +142,6 @@ class Dataset:
 
     def _replace(self, target: Path, data: bytes | pa.Buffer) -> None:
         replace_file(target, data, self.layout.temporary)
-
-    def _sweep(self) -> None:
-        """Remove what killed writers left; all parts stand, so a live one only writes a copy."""
-        with explain_write(self.layout.temporary):
-            for leftover in self.layout.temporary.glob("*.parquet"):
-                leftover.unlink(missing_ok=True)
 
 
 def _json(manifest: Mapping[str, Any]) -> bytes:
