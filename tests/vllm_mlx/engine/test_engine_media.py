@@ -68,7 +68,7 @@ async def is_idle(engine: Any) -> None:
     thread = thread_of(engine)
     await until(lambda: engine.stats.running == engine.stats.waiting == 0)
     await until(lambda: store_of(engine).pinned_nbytes == 0)
-    await until(lambda: not thread._unfinished and not thread.parts.media._futures)
+    await until(lambda: not thread._unfinished)
 
 
 @pytest.fixture(params=[SimpleEngine, BatchedEngine])
@@ -526,7 +526,6 @@ async def test_prepared_media_are_bounded_however_slow_the_engine_is(vision_fold
             for at in range(40)
         ]
         await until(lambda: len(held) > 4)
-        assert pool.waiting > 10
         assert engine.stats.waiting > 15
         await asyncio.gather(*calls)
         assert len(held) == 40
