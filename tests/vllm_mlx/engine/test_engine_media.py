@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from tests.helpers.clips import make_clip
-from tests.helpers.engines import wait_for
+from tests.helpers.decoding import ENDLESS
+from tests.helpers.engines import until, wait_for
 from tests.helpers.vlm import clip, image
 from tests.helpers.web import Web, ok
 from vllm_mlx import platform
@@ -39,7 +40,6 @@ from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 
 GREEDY = {"max_tokens": 6, "temperature": 0}
-ENDLESS = {"max_tokens": 3500, "temperature": 0}
 
 
 def open_images(count: int, first: int = 0) -> list[dict[str, Any]]:
@@ -57,10 +57,6 @@ def thread_of(engine: Any) -> Any:
 
 def model_of(engine: Any) -> Any:
     return thread_of(engine).parts.loaded.model
-
-
-async def until(condition: Any) -> None:
-    await asyncio.to_thread(wait_for, condition)
 
 
 async def is_idle(engine: Any) -> None:
