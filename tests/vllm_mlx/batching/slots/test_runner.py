@@ -111,6 +111,7 @@ def test_any_order_of_joins_leaves_and_growth(rows, width, most, start, scattere
             assert tokens == reference[: len(tokens)]
         else:
             assert tokens == reference
+    assert not any(each.alone for each in sequences.values()), "a step failed"
     held = scheduler._runner
     assert not held._running
     assert not held._needs
