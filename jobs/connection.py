@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -115,22 +116,18 @@ def _check_certificates(options: dict[str, Any]) -> None:
         ValueError: one is missing or holds no certificate or key.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    authority, certificate = options.get("ssl_ca_certs"), options.get("ssl_certfile")
-    try:
-        if authority:
-            context.load_verify_locations(authority)
-    except OSError as error:
-        raise ValueError(f"ssl_ca_certs: {authority} can't be used: {_reason(error)}") from None
-    try:
-        if certificate:
-            password = options.get("ssl_password")
-            context.load_cert_chain(certificate, options.get("ssl_keyfile"), password)
-    except OSError as error:
-        raise ValueError(f"ssl_certfile: {certificate} can't be used: {_reason(error)}") from None
-
-
-def _reason(error: OSError) -> str:
-    """Return the reason; `ssl.SSLError` is an OSError with one of its own."""
-    if isinstance(error, ssl.SSLError):
-        return error.reason or "it is not in PEM format"
-    return error.strerror or type(error).__name__
+    key, password = options.get("ssl_keyfile"), options.get("ssl_password")
+    loads: dict[str, Callable[[str], None]] = {
+        "ssl_ca_certs": context.load_verify_locations,
+        "ssl_certfile": lambda file: context.load_cert_chain(file, key, password),
+    }
+    for option, load in loads.items():
+        if file := options.get(option):
+            try:
+                load(file)
+                continue
+            except ssl.SSLError as error:
+                reason = error.reason or "it is not in PEM format"
+            except OSError as error:
+                reason = error.strerror or type(error).__name__
+            raise ValueError(f"{option}: {file} can't be used: {reason}")

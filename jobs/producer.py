@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Unpack
 
 from redis import Redis
 
@@ -20,7 +18,7 @@ from jobs.ledger import Ledger, RunState
 from jobs.model_identity import ModelIdentity, identify
 from jobs.queue.run_jobs import RunJobs
 from jobs.requests import MAX_SAMPLES
-from jobs.run_spec import InputSpec, RunSettings, RunSpec
+from jobs.run_spec import InputSpec, RunSpec
 from jobs.shards import Shard, shards_of
 from jobs.sources import Input, MediaFiles, PromptFile, SourceRow, input_of
 from jobs.survey import survey_input
@@ -30,9 +28,6 @@ from vllm_mlx.video_params import VideoParams
 
 DEFAULT_SHARD_SIZE = 128
 ENQUEUE_BATCH = 100  # jobs a round trip; more gains nothing (measured)
-
-ReportProgress = Callable[[str, int], None]
-"""Called now and then with a phase and its rows that are done: `("read" | "enqueued", rows)`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +50,34 @@ def enqueue_run(
     connection: Redis,
     path: str | Path | None = None,
     *,
+    model: str,
+    out: str | Path,
     videos: str | Path | None = None,
     images: str | Path | None = None,
     prompt: str | None = None,
+    sampling: SamplingParams | None = None,
+    video_params: VideoParams | None = None,
+    n: int = 1,
+    chat: bool = False,
+    shard_size: int = DEFAULT_SHARD_SIZE,
     skip_bad_rows: bool = False,
     resume: bool = False,
-    report: ReportProgress = lambda _phase, _rows: None,
-    **settings: Unpack[RunSettings],
 ) -> Enqueued:
-    """Validate a whole input, then enqueue it for the workers of a model; see `RunSettings`.
+    """Validate a whole input, then enqueue it for the workers of a model.
 
     Args:
         path: JSONL, OpenAI-batch JSONL, CSV, Parquet or text, recognised by `detect_format`.
+        model: whose workers answer, as they name it; where only they have its folder, the name
+            that they log when they start.
+        out: the dataset's folder, as the workers see it.
         videos: in place of a prompt file, a folder of such files or a pattern
             (`clips/**/*.mp4`); each file makes a row, in which `prompt` is asked of it.
         images: the same of images.
         prompt: what is asked of each of them.
+        sampling, video_params: defaults for what a row does not say itself.
+        n: samples of a row that does not say itself how many; each is a row of the dataset.
+        chat: send each plain prompt as the user's message through the chat template.
+        shard_size: samples a job.
         skip_bad_rows: bad rows become error rows of the dataset instead of refusing the file.
         resume: the run exists; enqueue what is neither done nor on its way.
 
@@ -84,17 +91,38 @@ def enqueue_run(
     """
     source = input_of(path, videos=videos, images=images, prompt=prompt)
     version = source.version()
-    spec, bad_rows = _surveyed(source, skip_bad_rows, report, **settings)
+    folder = _folder_of(out)
+    if type(n) is not int or not 1 <= n <= MAX_SAMPLES:
+        raise InvalidRequestError(f"n={n!r}: should be 1 to {MAX_SAMPLES}")
+    sampling = sampling or SamplingParams.of()
+    identity = _identify(model)
+    known = InputSpec.of(source)
+    survey = survey_input(source, sampling, n)
+    if survey.bad_rows and not skip_bad_rows:
+        raise survey.refuse(source.path)
+    spec = RunSpec.create(
+        model=identity.name,
+        revision=identity.revision,
+        out=str(folder),
+        input=known,
+        shard_size=shard_size,
+        sampling=sampling,
+        video_params=video_params or VideoParams.of(),
+        n=n,
+        chat=chat,
+        rows=survey.samples,
+        input_rows=survey.rows,
+        samples=survey.most_samples,
+        bad_rows=survey.bad_rows,
+        columns=survey.columns.types,
+    )
     shards = 0
     if not _is_finished_here(spec, resume=resume):
-        payloads = shards_of(source, spec, version)
-        shards = _enqueue(connection, spec, payloads, resume=resume, report=report)
-    return Enqueued(spec, shards, bad_rows, source.folder)
+        shards = _enqueue(connection, spec, shards_of(source, spec, version), resume=resume)
+    return Enqueued(spec, shards, survey.first_bad, source.folder)
 
 
-def resume_run(
-    connection: Redis, run_id: str, *, report: ReportProgress = lambda _phase, _rows: None
-) -> Enqueued:
+def resume_run(connection: Redis, run_id: str) -> Enqueued:
     """Enqueue again what of a run is neither done nor on its way; its input is read again.
 
     Raises:
@@ -104,7 +132,7 @@ def resume_run(
     spec = Ledger(connection).spec(run_id)
     source = _input_again(spec)
     payloads = shards_of(source, spec, source.version())
-    shards = _enqueue(connection, spec, payloads, resume=True, report=report)
+    shards = _enqueue(connection, spec, payloads, resume=True)
     return Enqueued(spec, shards, [], source.folder)
 
 
@@ -121,50 +149,13 @@ def forget_run(connection: Redis, run_id: str) -> int:
     return jobs
 
 
-def _surveyed(
-    source: Input,
-    skip_bad_rows: bool,
-    report: ReportProgress,
-    *,
-    model: str,
-    out: str | Path,
-    sampling: SamplingParams | None = None,
-    video_params: VideoParams | None = None,
-    n: int = 1,
-    shard_size: int = DEFAULT_SHARD_SIZE,
-    chat: bool = False,
-) -> tuple[RunSpec, list[SourceRow]]:
-    """Return the run that all rows of the input make, and the first bad rows."""
+def _folder_of(out: str | Path) -> Path:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(out)):  # a Path has made one slash of two
         raise InvalidRequestError(
             f"out={redacted(str(out))!r}: should be a folder; mount the bucket, or copy the "
             "dataset there when it is finished"
         )
-    if type(n) is not int or not 1 <= n <= MAX_SAMPLES:
-        raise InvalidRequestError(f"n={n!r}: should be 1 to {MAX_SAMPLES}")
-    sampling = sampling or SamplingParams.of()
-    identity = _identify(model)
-    known = InputSpec.of(source)
-    survey = survey_input(source, sampling, n, partial(report, "read"))
-    if survey.bad_rows and not skip_bad_rows:
-        raise survey.refuse(source.path)
-    spec = RunSpec.create(
-        model=identity.name,
-        revision=identity.revision,
-        out=str(Path(out).expanduser().absolute()),
-        input=known,
-        shard_size=shard_size,
-        sampling=sampling,
-        video_params=video_params or VideoParams.of(),
-        n=n,
-        chat=chat,
-        rows=survey.samples,
-        input_rows=survey.rows,
-        samples=survey.most_samples,
-        bad_rows=survey.bad_rows,
-        columns=survey.columns.types,
-    )
-    return spec, survey.first_bad
+    return Path(out).expanduser().absolute()
 
 
 def _identify(model: str) -> ModelIdentity:
@@ -204,14 +195,7 @@ def _is_finished_here(spec: RunSpec, *, resume: bool) -> bool:
     return dataset.is_whole(spec.shards)
 
 
-def _enqueue(
-    connection: Redis,
-    spec: RunSpec,
-    payloads: Iterable[Shard],
-    *,
-    resume: bool,
-    report: ReportProgress,
-) -> int:
+def _enqueue(connection: Redis, spec: RunSpec, payloads: Iterable[Shard], *, resume: bool) -> int:
     ledger = Ledger(connection)
     if not ledger.create(spec, time.time()):
         if not resume:
@@ -229,7 +213,6 @@ def _enqueue(
     todo = ((shard, payload) for shard, payload in payloads if shard not in done)
     while batch := list(islice(todo, ENQUEUE_BATCH)):
         enqueued += jobs.enqueue_missing(batch)
-        report("enqueued", spec.shard_rows(batch[-1][0]).stop)
     return enqueued
 
 
@@ -246,5 +229,5 @@ def _reopen(ledger: Ledger, spec: RunSpec) -> bool:
         return False
     lost = dataset.lost_shards(ledger.done_shards(spec.run_id), spec.shards)
     if is_finished or lost:  # a run that goes on may end this very moment
-        ledger.reopen(spec.run_id, lost)
+        ledger.reopen(spec.run_id, {shard: {} for shard in lost})
     return True

@@ -158,18 +158,14 @@ class GenerationRequest(SamplingParams, VideoParams):
         if folder is None or not self.media:
             return self
         locate = partial(located, folder=folder)
-        if self.messages is None:
-            named = {"images": self.images, "videos": self.videos}
-            changes: dict[str, Any] = {
-                field: tuple(map(locate, sources)) for field, sources in named.items() if sources
-            }
-        else:
-            changes = {
-                "messages": [
-                    {**each, "content": with_sources(each["content"], locate)}
-                    for each in self.messages
-                ]
-            }
+        changes: dict[str, Any] = {
+            "images": tuple(map(locate, self.images)),
+            "videos": tuple(map(locate, self.videos)),
+        }
+        if self.messages is not None:
+            changes["messages"] = [
+                {**each, "content": with_sources(each["content"], locate)} for each in self.messages
+            ]
         return self.model_copy(update=changes)
 
     def samples(self, default: int) -> int:

@@ -6,26 +6,22 @@ Their shards are reopened, keeping all other rows: the worker that claims one ge
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 from redis import Redis
 
-from jobs.dataset import Dataset
+from jobs.dataset import Dataset, schema
+from jobs.dataset.part import read_part
 from jobs.errors import DatasetError, RunStateError
 from jobs.ledger import Ledger, RunState
-from jobs.producer import Enqueued, ReportProgress, resume_run
+from jobs.producer import Enqueued, resume_run
 from jobs.queue.run_jobs import RunJobs
 from jobs.result_row import RESULT_COLUMNS, ResultRow
 from jobs.run_spec import RunSpec
 
 
 def retry_errors(
-    connection: Redis,
-    run_id: str,
-    *,
-    error_type: str | None = None,
-    report: ReportProgress = lambda _phase, _rows: None,
+    connection: Redis, run_id: str, *, error_type: str | None = None
 ) -> tuple[int, Enqueued | None]:
     """Enqueue again the shards with error rows, and keep what else they hold.
 
@@ -52,38 +48,33 @@ def retry_errors(
     dataset.check_holder(run_id)
     retried = 0
     for shard in range(spec.shards):
-        cells = _read(dataset, spec, shard, ["finish_reason", "error_type"])
-        failed = {place for place, row in enumerate(cells) if _has_failed(row, error_type)}
+        part = _part(dataset, spec, shard)
+        ends = zip(part["finish_reason"].to_pylist(), part["error_type"].to_pylist(), strict=True)
+        failed = {
+            place
+            for place, (reason, type) in enumerate(ends)
+            if reason == "error" and error_type in (None, type)
+        }
         if failed:
-            rows = enumerate(_rows(dataset, spec, shard))
+            rows = enumerate(_rows(part, dataset.layout.part(shard, spec.shards)))
             kept = {place: row for place, row in rows if place not in failed}
             dataset.unfinish()
-            ledger.reopen_shard(run_id, shard, kept)
+            ledger.reopen(run_id, {shard: kept})
             retried += len(failed)
-    return retried, resume_run(connection, run_id, report=report) if retried else None
+    return retried, resume_run(connection, run_id) if retried else None
 
 
-def _has_failed(row: dict[str, Any], error_type: str | None) -> bool:
-    return row["finish_reason"] == "error" and error_type in (None, row["error_type"])
+def _part(dataset: Dataset, spec: RunSpec, shard: int) -> pa.Table:
+    path = dataset.layout.part(shard, spec.shards)
+    rows = read_part(path, schema(spec.columns))
+    if rows.num_rows != len(spec.shard_rows(shard)):
+        raise DatasetError(f"{path} has {rows.num_rows} rows: `mlx-batch verify` tells more")
+    return rows
 
 
-def _rows(dataset: Dataset, spec: RunSpec, shard: int) -> list[ResultRow]:
-    cells = _read(dataset, spec, shard, [column.name for column in RESULT_COLUMNS])
+def _rows(part: pa.Table, path: Path) -> list[ResultRow]:
+    cells = part.select([column.name for column in RESULT_COLUMNS]).to_pylist()
     try:
         return list(map(ResultRow.of_cells, cells))
     except ValueError as error:
-        path = dataset.part_path(shard, spec.shards)
         raise DatasetError(f"{path} has a row that is none: {error}") from error
-
-
-def _read(dataset: Dataset, spec: RunSpec, shard: int, columns: list[str]) -> list[dict[str, Any]]:
-    """Return these cells of a shard's rows, in order."""
-    path = dataset.part_path(shard, spec.shards)
-    try:
-        table = pq.read_table(path, columns=columns).select(columns)
-    except (OSError, ValueError, KeyError) as error:
-        raise DatasetError(f"{path} can't be read: {error}") from error
-    if table.num_rows != len(spec.shard_rows(shard)):
-        raise DatasetError(f"{path} has {table.num_rows} rows: `mlx-batch verify` tells more")
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows

@@ -8,8 +8,7 @@ import platform
 import re
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
-from typing import Any, Required, TypedDict
+from typing import Any
 
 from pydantic import BaseModel, Field
 
@@ -22,28 +21,6 @@ from vllm_mlx.video_params import VideoParams
 QUEUE_PREFIX = "mlx-"
 
 _IDENTITY = ("model", "out", "shard_size", "n", "chat", "bad_rows")
-
-
-class RunSettings(TypedDict, total=False):
-    """What a run is besides its input: the keyword arguments of `enqueue_run`.
-
-    Attributes:
-        model: whose workers answer, as they name it; where only they have its folder, the name
-            that they log when they start.
-        out: the dataset's folder, as the workers see it.
-        sampling, video_params: defaults for what a row does not say itself.
-        n: samples of a row that does not say itself how many; each is a row of the dataset.
-        shard_size: samples a job.
-        chat: send each plain prompt as the user's message through the chat template.
-    """
-
-    model: Required[str]
-    out: Required[str | Path]
-    sampling: SamplingParams | None
-    video_params: VideoParams | None
-    n: int
-    shard_size: int
-    chat: bool
 
 
 class InputSpec(BaseModel, frozen=True, extra="forbid"):

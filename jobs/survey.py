@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.dataset import ColumnTypes
 from jobs.errors import InputFileError
-from jobs.sources import Dialect, Input, SourceRow, validated
+from jobs.sources import Input, SourceRow, validated
 from vllm_mlx.sampling_params import SamplingParams
 
 LISTED_BAD_ROWS = 20
@@ -31,16 +30,6 @@ class Survey:
     first_bad: list[SourceRow] = field(default_factory=list)
     columns: ColumnTypes = field(default_factory=ColumnTypes)
 
-    def add(self, source: SourceRow, dialect: Dialect) -> None:
-        self.rows += 1
-        self.samples += source.samples
-        self.most_samples = max(self.most_samples, source.samples)
-        self.columns.observe(dialect.columns(source.data))
-        if source.error:
-            self.bad_rows += 1
-            if len(self.first_bad) < LISTED_BAD_ROWS:
-                self.first_bad.append(source)
-
     def refuse(self, path: Path) -> InputFileError:
         """Return the error that lists the first bad rows."""
         lines = [f"{path}: {self.bad_rows} of {self.rows} rows are bad; nothing was enqueued."]
@@ -51,18 +40,20 @@ class Survey:
         return InputFileError("\n".join(lines))
 
 
-def survey_input(
-    source: Input, sampling: SamplingParams, n: int, report: Callable[[int], None]
-) -> Survey:
-    """Read and count every row; `report` is called now and then with their number.
+def survey_input(source: Input, sampling: SamplingParams, n: int) -> Survey:
+    """Read and count every row.
 
     Raises:
         InputFileError: the file is missing, empty or unreadable.
     """
-    survey = Survey()
+    survey, dialect = Survey(), source.format.dialect
     for row in validated(source, sampling=sampling, n=n):
-        survey.add(row, source.format.dialect)
-        if survey.rows % 10_000 == 0:
-            report(survey.rows)
-    report(survey.rows)
+        survey.rows += 1
+        survey.samples += row.samples
+        survey.most_samples = max(survey.most_samples, row.samples)
+        survey.columns.observe(dialect.columns(row.data))
+        if row.error:
+            survey.bad_rows += 1
+            if len(survey.first_bad) < LISTED_BAD_ROWS:
+                survey.first_bad.append(row)
     return survey

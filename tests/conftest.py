@@ -36,7 +36,7 @@ def language_model() -> Iterator[object]:
 
 @pytest.fixture(scope="session")
 def text_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny llama with random weights, where it matters that tokens come, not which."""
+    """A tiny llama with random weights, where it matters that tokens come, and not which."""
     from tests.helpers.text_model import write_text_model
 
     return write_text_model(tmp_path_factory.mktemp("text") / "tiny")
@@ -52,10 +52,10 @@ def tiny_model(text_folder: str) -> Iterator[object]:
 
 @pytest.fixture(scope="session")
 def vision_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Qwen3-VL with random weights."""
+    """A tiny Qwen3-VL with random weights, whose answers never end by themselves."""
     from tests.helpers.vlm import random_vlm
 
-    return random_vlm(tmp_path_factory.mktemp("vision"))
+    return random_vlm(tmp_path_factory.mktemp("vision"), endless=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
 """The documents' code runs as written, in a copy of the clone's examples
-that has the first rows of their prompts.
+that in `make test` has only the first rows of their prompts.
 
 Blocks that use what another one made run after it, in one test; all others stand alone.
 """
@@ -13,14 +13,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-ROWS = 12  # enough to see that a command does what the documents say
 MADE = re.compile(r"\b(?:answers|clips)/?\b")  # folders that one block makes and others read
 
 
@@ -45,11 +44,17 @@ def blocks() -> Iterator[Block]:
 BLOCKS = list(blocks())
 
 
+def cases() -> Iterator[Any]:
+    """The tests, and how many of the 64 rows of `examples/prompts.jsonl` each has."""
+    for test in dict.fromkeys(block.test for block in BLOCKS):
+        yield test, 12
+        if any("prompts.jsonl" in block.code for block in BLOCKS if block.test == test):
+            yield pytest.param(test, 64, marks=pytest.mark.slow)
+
+
 @pytest.fixture
 def clone(tmp_path):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    prompts = tmp_path / "examples" / "prompts.jsonl"
-    prompts.write_text("".join(prompts.read_text().splitlines(keepends=True)[:ROWS]))
     return tmp_path
 
 
@@ -71,8 +76,10 @@ def test_the_readme_has_the_three_things_people_come_for():
     assert all(len(code.splitlines()) <= 10 for code in codes)
 
 
-@pytest.mark.parametrize("test", dict.fromkeys(block.test for block in BLOCKS))
-def test_blocks(test, clone, environment):
+@pytest.mark.parametrize(("test", "rows"), list(cases()))
+def test_blocks(test, rows, clone, environment):
+    prompts = clone / "examples" / "prompts.jsonl"
+    prompts.write_text("".join(prompts.read_text().splitlines(keepends=True)[:rows]))
     for block in [each for each in BLOCKS if each.test == test]:
         command = ["bash", "-euo", "pipefail"] if block.language == "sh" else [sys.executable]
         ran = subprocess.run(

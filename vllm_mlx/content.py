@@ -40,25 +40,22 @@ def content_of(content: Any, *, any_source: bool = False) -> Content:
     return parts
 
 
-def media_of(contents: Iterable[Content]) -> list[Part]:
+def media_of(contents: Iterable[Content | None]) -> list[Part]:
     """Return the parts that hold an image or a video."""
-    return [
-        part
-        for content in contents
-        if not isinstance(content, str)
-        for part in content
-        if part["type"] != "text"
-    ]
+    lists = [content for content in contents if isinstance(content, list)]
+    return [part for parts in lists for part in parts if part["type"] != "text"]
+
+
+def with_media(content: Content, change: Callable[[Part], Iterable[Part]]) -> Content:
+    """Return the content with other parts in place of each image and video."""
+    if not isinstance(content, list):
+        return content
+    return [new for part in content for new in ([part] if part["type"] == "text" else change(part))]
 
 
 def with_sources(content: Content, change: Callable[[str], str]) -> Content:
     """Return the content with the sources of its images and videos changed."""
-    if isinstance(content, str):
-        return content
-    return [
-        part if (kind := part["type"]) == "text" else {"type": kind, kind: change(part[kind])}
-        for part in content
-    ]
+    return with_media(content, lambda part: [{**part, part["type"]: change(part[part["type"]])}])
 
 
 def _part(part: Any, any_source: bool) -> Part:

@@ -1,19 +1,5 @@
 """Every error the library raises on purpose.
 
-    MLXBatchError
-    ├── ModelLoadError              the model is missing, unreadable or of an unknown kind
-    ├── InvalidRequestError         one request is wrong; others are not touched (a ValueError)
-    │   ├── ContextLengthError      the prompt is longer than the model's context
-    │   ├── ChatTemplateError       the model has no chat template, or it rejects the messages
-    │   ├── KVCacheBudgetError      prompt and answer don't fit into `kv_cache_bytes`
-    │   └── MediaError              an image or a video can't be read or used
-    │       └── MediaNotAllowedError    reading or fetching it is not allowed here
-    ├── EngineError                 the model failed while it stepped this request
-    │   ├── NonFiniteLogitsError    its logits were NaN or infinite
-    │   └── WorkerKilled            the request ended its process twice
-    ├── EngineStoppedError          the engine was stopped, or its thread ended
-    └── RequestAbortedError         `abort()` ended this request
-
 An error row of a dataset carries the class name in `error_type`, so the names are stable.
 """
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from redis import Redis
 
-from jobs.ledger import Ledger
 from jobs.model_identity import identify, revision_of
 from jobs.queue.queue_state import QueueState
 from jobs.queue.run_jobs import open_queue
@@ -79,7 +78,7 @@ class BatchWorker:
             self._queue, name, in_hand=lambda job_id: job_id in self.flights
         )
         self.flights = Flights(bookkeeper, model, engine, output_root)
-        self._live = LiveCounts(Ledger(connection), bookkeeper.name, model)
+        self._live = LiveCounts(connection, bookkeeper.name, model)
         self._meter = Meter()
         self._idle_notice = IdleNotice(connection, model)
         self._patience = RedisPatience(redis_timeout)
@@ -97,11 +96,8 @@ class BatchWorker:
             (Timer(TIDY), bookkeeper.maintenance.tidy),
         ]
 
-    def work(self, burst: bool = False) -> bool:
+    def work(self, burst: bool = False) -> None:
         """Work until stopped; with `burst`, until nothing is left to do.
-
-        Returns:
-            Whether any job was executed.
 
         Raises:
             ModelLoadError: the model can't be loaded; Redis was not touched.
@@ -119,7 +115,6 @@ class BatchWorker:
             self.settle()  # what ended in the last moment
         finally:
             self.shut_down()
-        return bool(self.bookkeeper.successful_job_count + self.bookkeeper.failed_job_count)
 
     def _work(self, burst: bool) -> None:
         while True:

@@ -19,6 +19,7 @@ from jobs.ledger import Counts, ShardLease
 from jobs.queue.tasks import GenerateShard, ShardRow
 from jobs.requests import GenerationRequest
 from jobs.result_row import ResultRow
+from jobs.sources.dialect import Dialect
 from vllm_mlx.batching.prompts import MediaPrompt, Prompt
 from vllm_mlx.batching.request import Request
 from vllm_mlx.errors import EngineError, EngineStoppedError, InvalidRequestError, WorkerKilled
@@ -38,8 +39,8 @@ class ShardFlight(Flight):
 
     Attributes:
         worker: the name of this worker, which stands in each row.
-        ids: ids that rows have by themselves, by place in the shard like all of the following.
-        pending: the rows that the engine has not answered.
+        pending: the rows that the engine has not answered, by place in the shard like all of the
+            following.
         results: the rows that are done.
         unsaved: those of them that the ledger does not know yet.
         tries: how often the engine failed at a row since the flight began.
@@ -50,7 +51,6 @@ class ShardFlight(Flight):
     lease: ShardLease
     engine: TextEngine
     worker: str
-    ids: dict[int, str] = field(default_factory=dict)
     pending: dict[int, Future[GenerationOutput]] = field(default_factory=dict)
     results: dict[int, ResultRow] = field(default_factory=dict)
     unsaved: set[int] = field(default_factory=set)
@@ -142,7 +142,7 @@ class ShardFlight(Flight):
     def _end_row(self, place: int, output: GenerationOutput) -> None:
         row, sample = self.task.samples[place]
         self.results[place] = ResultRow(
-            id=self.ids.get(place) or row.id or str(row.row),
+            id=row.id or self._dialect.own_id(row.data) or str(row.row),
             row=row.row,
             output=output,
             attempts=self.lease.fencing_token + self.tries[place],
@@ -182,11 +182,9 @@ class ShardFlight(Flight):
         ]
 
     def _requests(self, places: list[int]) -> list[Request]:
-        """Return the samples of one row, and note the row's id."""
+        """Return the samples of one row."""
         row, _ = self.task.samples[places[0]]
         request = self._request(row)
-        if request.id:
-            self.ids |= dict.fromkeys(places, request.id)
         prompt = self._prompt(request)
         samples = [self.task.samples[place][1] for place in places]
         return [Request(prompt, self._params(request, row, sample)) for sample in samples]
@@ -194,7 +192,11 @@ class ShardFlight(Flight):
     def _request(self, row: ShardRow) -> GenerationRequest:
         if row.error:
             raise InvalidRequestError(row.error)
-        return self.spec.input.format.dialect.request(row.data).located(self.task.folder)
+        return self._dialect.request(row.data).located(self.task.folder)
+
+    @property
+    def _dialect(self) -> Dialect:
+        return self.spec.input.format.dialect
 
     def _params(self, request: GenerationRequest, row: ShardRow, sample: int) -> SamplingParams:
         params = request.over(self.spec.sampling)
@@ -215,7 +217,7 @@ class ShardFlight(Flight):
 
     def _columns(self, row: ShardRow) -> dict[str, Any]:
         kinds = self.spec.columns
-        columns = self.spec.input.format.dialect.columns(row.data)
+        columns = self._dialect.columns(row.data)
         try:
             return {name: encode_cell(value, kinds[name]) for name, value in columns.items()}
         except (LookupError, TypeError, ValueError, ArithmeticError) as error:

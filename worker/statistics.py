@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
-from pydantic import ByteSize
+from pydantic import ByteSize, Field
 
-from vllm_mlx.outputs import EngineStats
+from vllm_mlx.json_record import JSONRecord
+from vllm_mlx.outputs import HELD_NOW, EngineStats
 
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 PARTS = ("schedule", "prefill", "decode", "deliver")
 
 
 @dataclass(frozen=True, slots=True)
-class Statistics:
+class Statistics(JSONRecord):
     """An engine now, and its work between two moments; None where it did nothing of a kind.
 
     Attributes:
-        running: rows in the batch.
-        waiting: rows that wait for a place in it.
-        slots: places in the batch.
-        kv_cache_bytes: memory of its key-value caches.
+        running, waiting, slots, kv_cache_bytes: as in `EngineStats`.
         prefill_tokens_per_second: prompt tokens computed per second of prefill.
         decode_tokens_per_second: generated tokens per second of decoding.
         padding_share: of the tokens computed in prefill, those that only made rows equally long.
@@ -29,10 +28,10 @@ class Statistics:
         time_shares: of the time at work, by part; waiting for work is no part.
     """
 
-    running: int = 0
-    waiting: int = 0
-    slots: int = 0
-    kv_cache_bytes: int = 0
+    running: Count = 0
+    waiting: Count = 0
+    slots: Count = 0
+    kv_cache_bytes: Count = 0
     prefill_tokens_per_second: float | None = None
     decode_tokens_per_second: float | None = None
     padding_share: float | None = None
@@ -51,31 +50,13 @@ class Statistics:
         seconds = {part: max(0.0, more(f"{part}_seconds")) for part in PARTS}
         at_work = sum(seconds.values())
         return cls(
-            running=now.running,
-            waiting=now.waiting,
-            slots=now.slots,
-            kv_cache_bytes=now.kv_cache_bytes,
+            **held_now(now),
             prefill_tokens_per_second=_rate(prompt - cached, seconds["prefill"]),
             decode_tokens_per_second=_rate(more("completion_tokens"), seconds["decode"]),
             padding_share=_ratio(padding, prompt - cached + padding),
             cached_share=_ratio(cached, prompt),
             time_shares={part: round(s / at_work, 4) for part, s in seconds.items() if at_work > 0},
         )
-
-    @classmethod
-    def from_live(cls, published: Mapping[str, Any]) -> Statistics:
-        """Read what a worker published; an older version may have published less."""
-        names = (each.name for each in fields(cls))
-        return cls(**{name: published[name] for name in names if name in published})
-
-    @classmethod
-    def can_be_of(cls, published: Mapping[str, Any]) -> bool:
-        """Whether a worker can have published this: others may write to the same key."""
-        try:
-            str(cls.from_live(published))
-            return float(published.get("tokens_per_second", 0)) >= 0
-        except (TypeError, ValueError, AttributeError, ArithmeticError):
-            return False
 
     @property
     def is_idle(self) -> bool:
@@ -125,6 +106,11 @@ class Meter:
         if not statistics.is_within_step:
             self._before = now
         return statistics
+
+
+def held_now(stats: EngineStats) -> dict[str, Any]:
+    """Return what an engine holds, apart from what it did."""
+    return {name: getattr(stats, name) for name in HELD_NOW}
 
 
 def _ratio(part: float, whole: float) -> float | None:

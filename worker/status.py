@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from redis import Redis
 
-from jobs.ledger import Counts, Ledger, RunState
+from jobs.ledger import Ledger, Progress, RunState
 from jobs.queue.queue_state import QueueState
 from jobs.queue.run_jobs import open_queue
-from jobs.run_spec import RunSpec
-from worker.statistics import Statistics
+from worker.live import Live
+
+MOST_ERRORS = 5  # failed jobs whose reasons are told
 
 
 @dataclass(frozen=True, slots=True)
-class RunStatus:
+class RunStatus(Progress):
     """One run at one moment.
 
     Attributes:
-        done: rows and tokens of committed shards.
-        partial: the same of rows that are done in shards that are not whole yet.
         shards: how many are done, queued, started, delayed, failed, or missing: nowhere, so that
             `--resume` enqueues them.
         workers: what each worker of this model published last; none when the run is over.
         errors: why jobs failed, by job id.
     """
 
-    spec: RunSpec
-    state: RunState
-    done: Counts
-    partial: Counts
     shards: dict[str, int]
-    workers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    workers: dict[str, Live] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -66,7 +60,7 @@ class RunStatus:
 
     @property
     def tokens_per_second(self) -> float:
-        return float(sum(said.get("tokens_per_second", 0) for said in self.workers.values()))
+        return sum((said.tokens_per_second for said in self.workers.values()), 0.0)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, for `status --json`."""
@@ -81,7 +75,7 @@ class RunStatus:
             "committed": asdict(self.done),
             "shards": {"total": self.spec.shards, **self.shards},
             "tokens_per_second": self.tokens_per_second,
-            "workers": self.workers,
+            "workers": {name: asdict(said) for name, said in self.workers.items()},
             "errors": self.errors,
         }
 
@@ -92,35 +86,23 @@ def run_status(connection: Redis, run_id: str) -> RunStatus:
     Raises:
         RunNotFoundError: the server knows no such run.
     """
-    ledger = Ledger(connection)
-    progress = ledger.progress(run_id)
+    progress = Ledger(connection).progress(run_id)
     spec = progress.spec
     there = QueueState(open_queue(connection, spec.queue))
-    jobs = there.jobs()
+    begins = f"{spec.run_id}-"
+    ours = {
+        where: {job_id for job_id in job_ids if job_id.startswith(begins)}
+        for where, job_ids in there.jobs().items()
+    }
     shards = {"done": progress.shards_done}
-    shards |= {where: len(_shards_of(spec, job_ids)) for where, job_ids in jobs.items()}
+    shards |= {where: len(job_ids - {spec.finalize_id}) for where, job_ids in ours.items()}
     shards["missing"] = max(0, spec.shards - sum(shards.values()))
-    ended_badly = _shards_of(spec, jobs["failed"]) | ({spec.finalize_id} & set(jobs["failed"]))
+    reasons = {job_id: there.reason(job_id) for job_id in sorted(ours["failed"])[:MOST_ERRORS]}
     status = RunStatus(
-        spec=spec,
-        state=progress.state,
-        done=progress.done,
-        partial=progress.partial,
+        **{each.name: getattr(progress, each.name) for each in fields(progress)},
         shards=shards,
-        errors=_reasons(there, ended_badly),
+        errors={job_id: reason for job_id, reason in reasons.items() if reason is not None},
     )
     if status.is_over:  # the workers are busy with other runs
         return status
-    heard = ledger.live(there.workers)
-    workers = {name: said for name, said in heard.items() if Statistics.can_be_of(said)}
-    return replace(status, workers=workers)
-
-
-def _shards_of(spec: RunSpec, job_ids: Iterable[str]) -> set[str]:
-    shards = {job_id for job_id in job_ids if job_id.startswith(f"{spec.run_id}-")}
-    return shards - {spec.finalize_id}
-
-
-def _reasons(there: QueueState, job_ids: Iterable[str], most: int = 5) -> dict[str, str]:
-    reasons = {job_id: there.reason(job_id) for job_id in sorted(job_ids)[:most]}
-    return {job_id: reason for job_id, reason in reasons.items() if reason is not None}
+    return replace(status, workers=Live.of(connection, there.workers))

@@ -39,11 +39,7 @@ def replace_file(
 
 
 def create_file(target: Path, data: bytes, temporary: Path) -> None:
-    """Like `replace_file`, but leave `target` alone if it exists: of several writers one wins.
-
-    Raises:
-        DatasetError: the file can't be written.
-    """
+    """Like `replace_file`, but leave `target` alone if it exists: of several writers one wins."""
     with _staged(target, data, temporary) as staged:
         try:
             os.link(staged, target)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,17 @@ from jobs.dataset.verification import Verification, verify
 from jobs.errors import DatasetError
 from jobs.result_row import ResultRow
 
-_TOTALS = ("rows_in", "ok", "error", "prompt_tokens", "completion_tokens")
-
 
 class Dataset:
     """A folder of Parquet parts with its manifest; see `jobs.dataset.layout` for what lies where.
 
-    Several workers, on one machine or on several that share the folder, may use it at once.
+    Several workers, on one machine or on several that share the folder, may use it at once. Its
+    methods raise `DatasetError` where a file can't be read or written.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._layout = Layout(root)
+        self.layout = Layout(root)
 
     def prepare(self, manifest: Mapping[str, Any]) -> None:
         """Claim the folder for the run that `manifest` describes; again for the same run is fine.
@@ -43,7 +43,7 @@ class Dataset:
         """
         with explain_write(self.root):
             # Looked for before the manifest is: other workers' parts only ever follow it.
-            own = (self._layout.card, self._layout.success, *self._layout.data.glob("*.parquet"))
+            own = (self.layout.card, self.layout.success, *self.layout.data.glob("*.parquet"))
             foreign = [str(path.relative_to(self.root)) for path in own if path.exists()]
             if not self.is_claimed:
                 if foreign:
@@ -51,9 +51,9 @@ class Dataset:
                         f"{self.root} holds {', '.join(foreign)} but no manifest of a run: "
                         "choose another folder, or move these away"
                     )
-                create_file(self._layout.manifest, _json(manifest), self._layout.temporary)
+                create_file(self.layout.manifest, _json(manifest), self.layout.temporary)
             self.check_holder(manifest["run_id"])
-            self._layout.data.mkdir(exist_ok=True)
+            self.layout.data.mkdir(exist_ok=True)
 
     def check_holder(self, run_id: str) -> None:
         """Check that the folder belongs to this run.
@@ -70,33 +70,25 @@ class Dataset:
 
     def lost_shards(self, done: Iterable[int], shards: int) -> set[int]:
         """Return those of these shards that have no part here."""
-        return {shard for shard in done if not self.part_path(shard, shards).exists()}
+        return {shard for shard in done if not self.layout.part(shard, shards).exists()}
 
     @property
     def is_claimed(self) -> bool:
         """Whether a run has put its manifest here."""
-        return self._layout.manifest.exists()
+        return self.layout.manifest.exists()
 
     @property
     def is_finished(self) -> bool:
         """Whether the run was verified and marked."""
-        return self._layout.success.exists()
+        return self.layout.success.exists()
 
     def is_whole(self, shards: int) -> bool:
         """Return whether the run is finished, and no part was lost since."""
         return self.is_finished and not self.lost_shards(range(shards), shards)
 
     def manifest(self) -> dict[str, Any]:
-        """Return what the run was asked for and, once finalized, its totals under `result`.
-
-        Raises:
-            DatasetError: there is no manifest, or it is corrupt.
-        """
-        return read_manifest(self._layout.manifest)
-
-    def part_path(self, shard: int, shards: int) -> Path:
-        """Return where the part of a shard is once it is written."""
-        return self._layout.part(shard, shards)
+        """Return what the run was asked for and, once finalized, its totals under `result`."""
+        return read_manifest(self.layout.manifest)
 
     def write_part(
         self, shard: int, rows: Sequence[ResultRow], *, check: Callable[[], None] = lambda: None
@@ -116,8 +108,8 @@ class Dataset:
             raise ValueError(f"shard {shard} has no rows: readers reject an empty part")
         if not 0 <= shard < shards:
             raise ValueError(f"shard {shard} is not one of this run's {shards}")
-        part, parquet = self.part_path(shard, shards), encode_part(rows, manifest["columns"])
-        replace_file(part, parquet, self._layout.temporary, check=check)
+        part, parquet = self.layout.part(shard, shards), encode_part(rows, manifest["columns"])
+        replace_file(part, parquet, self.layout.temporary, check=check)
         return part
 
     def finalize(self) -> Verification:
@@ -131,31 +123,25 @@ class Dataset:
         verification = verify(self.root)
         if not verification.complete:
             raise DatasetError(f"{self.root} is not complete: {_summary(verification.problems)}")
-        result = {name: getattr(verification, name) for name in _TOTALS}
+        result = asdict(verification)
+        del result["problems"]
         manifest = self.manifest() | {"result": result}
-        self._replace(self._layout.card, dataset_card(manifest, verification).encode())
-        self._replace(self._layout.manifest, _json(manifest))
-        self._sweep()
-        self._replace(self._layout.success, b"")
+        self._replace(self.layout.card, dataset_card(manifest, verification).encode())
+        self._replace(self.layout.manifest, _json(manifest))
+        with explain_write(self.layout.temporary):
+            # What killed writers left; all parts stand, so a live one only writes a copy.
+            for leftover in self.layout.temporary.glob("*.parquet"):
+                leftover.unlink(missing_ok=True)
+        self._replace(self.layout.success, b"")
         return verification
 
     def unfinish(self) -> None:
-        """Remove the mark of a finished run.
-
-        Raises:
-            DatasetError: the folder can't be written.
-        """
-        with explain_write(self._layout.success):
-            self._layout.success.unlink(missing_ok=True)
+        """Remove the mark of a finished run."""
+        with explain_write(self.layout.success):
+            self.layout.success.unlink(missing_ok=True)
 
     def _replace(self, target: Path, data: bytes | pa.Buffer) -> None:
-        replace_file(target, data, self._layout.temporary)
-
-    def _sweep(self) -> None:
-        """Remove what killed writers left; all parts stand, so a live one only writes a copy."""
-        with explain_write(self._layout.temporary):
-            for leftover in self._layout.temporary.glob("*.parquet"):
-                leftover.unlink(missing_ok=True)
+        replace_file(target, data, self.layout.temporary)
 
 
 def _json(manifest: Mapping[str, Any]) -> bytes:

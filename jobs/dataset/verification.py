@@ -31,11 +31,9 @@ class Verification:
         error: rows whose request failed.
         prompt_tokens: tokens of all prompts.
         completion_tokens: tokens of all answers.
-        missing: input positions that lack a row, the first 20. A row whose last samples are
-            missing is not among them where rows have different numbers of samples.
-        duplicates: ids of rows that stand more than once, the first 20.
-        unexpected: files and input positions that don't belong here, the first 20 of each.
-        problems: what is wrong, in words; empty when the dataset is complete.
+        problems: what is wrong, in words, with the first 20 positions, ids or files; empty when the
+            dataset is complete. Where rows have different numbers of samples, the position of one
+            whose last are missing is not known.
     """
 
     rows_in: int
@@ -43,9 +41,6 @@ class Verification:
     error: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    missing: list[int] = field(default_factory=list)
-    duplicates: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -107,7 +102,6 @@ def _check_folder(layout: Layout, shards: int, found: Verification) -> list[Path
         found.problems.append(
             f"files in {layout.data} that are no parts of this run: {_list(foreign)}"
         )
-        found.unexpected += foreign[:_SHOWN]
     return [path for path in expected if path in present]
 
 
@@ -157,7 +151,6 @@ def _check_positions(rows: pa.Table, owed: _Owed, found: Verification) -> None:
     if outside.num_rows:
         positions = outside["row"].slice(0, _SHOWN).to_pylist()
         found.problems.append(f"rows out of range: {_list(positions, outside.num_rows)}")
-        found.unexpected += [f"row {position}" for position in positions]
 
     rows = rows.filter(inside)
     # One number a sample, counted from a row before the first: all stay positive.
@@ -167,17 +160,14 @@ def _check_positions(rows: pa.Table, owed: _Owed, found: Verification) -> None:
     steps = pc.pairwise_diff(edges).fill_null(1)
     repeats = edges.filter(pc.equal(steps, 0))
     absent = owed.rows - (len(keys) - len(repeats))
-    found.missing = list(islice(_positions_missing(edges, steps, owed), _SHOWN))
-    if found.missing:
-        count = max(absent, len(found.missing))
-        found.problems.append(f"rows missing: {_list(found.missing, count)}")
+    missing = list(islice(_positions_missing(edges, steps, owed), _SHOWN))
+    if missing:
+        found.problems.append(f"rows missing: {_list(missing, max(absent, len(missing)))}")
     elif absent > 0:
         found.problems.append(f"rows missing: {absent}, the last samples of some rows")
     if absent < 0:
         found.problems.append(f"rows too many: {-absent}")
     if len(repeats):
-        again = rows.filter(pc.is_in(keys, repeats.slice(0, _SHOWN)))
-        _add_duplicates(found, again["id"].drop_null().unique().to_pylist())
         positions = [key // samples - 1 for key in repeats.unique().slice(0, _SHOWN).to_pylist()]
         found.problems.append(f"rows more than once: {_list(positions, len(repeats))}")
 
@@ -224,7 +214,6 @@ def _check_ids(rows: pa.Table, total: int, found: Verification) -> None:
     repeats = ids.slice(1).filter(pc.and_not(same_id, same_row)).unique()
     if len(repeats):
         names = repeats.slice(0, _SHOWN).to_pylist()
-        _add_duplicates(found, names)
         found.problems.append(f"ids more than once: {_list(names, len(repeats))}")
     elif not found.problems and len(ids) - same_id.true_count != total:
         found.problems.append(f"{len(ids) - same_id.true_count} ids stand for {total} rows")
@@ -232,10 +221,6 @@ def _check_ids(rows: pa.Table, total: int, found: Verification) -> None:
 
 def _equals_previous(values: pa.Array) -> pa.Array:
     return pc.equal(values.slice(1), values.slice(0, max(len(values) - 1, 0)))
-
-
-def _add_duplicates(found: Verification, ids: Iterable[str]) -> None:
-    found.duplicates = list(dict.fromkeys([*found.duplicates, *ids]))[:_SHOWN]
 
 
 def _list(values: list[Any], total: int | None = None) -> str:

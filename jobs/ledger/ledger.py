@@ -5,15 +5,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, cast
+from typing import cast
 
 from redis import Redis
-from redis.client import Pipeline
 
 from jobs.errors import LedgerError, ModelMismatchError, RunExistsError, RunNotFoundError
 from jobs.ledger.counts import Counts
@@ -22,7 +19,6 @@ from jobs.ledger.keys import (
     done_key,
     explain_damage,
     leases_key,
-    live_key,
     out_key,
     partial_key,
     rows_key,
@@ -32,7 +28,6 @@ from jobs.ledger.lease import read_number
 from jobs.result_row import ResultRow
 from jobs.run_spec import RunSpec
 
-LIVE_TTL = 15  # seconds; a worker writes its live counts every second
 DELETED_AT_ONCE = 1000
 KEEP_FINISHED = 30 * 24 * 3600  # seconds the record of a finished run stays
 
@@ -61,7 +56,11 @@ class Progress:
 
 
 class Ledger:
-    """Reads and writes the records of runs."""
+    """Reads and writes the records of runs.
+
+    Its methods raise `RunNotFoundError` where the server knows no such run, and `LedgerError` where
+    a record is not one that this version writes.
+    """
 
     def __init__(self, connection: Redis) -> None:
         self._redis = connection
@@ -88,11 +87,7 @@ class Ledger:
         return bool(is_new)
 
     def spec(self, run_id: str) -> RunSpec:
-        """Return what was asked for in a run.
-
-        Raises:
-            RunNotFoundError: the server knows no such run.
-        """
+        """Return what was asked for in a run."""
         with explain_damage(run_id):
             raw = self._redis.hget(run_key(run_id), "spec")
         if raw is None:
@@ -125,11 +120,7 @@ class Ledger:
         return spec.model_copy(update={"revision": pinned})
 
     def progress(self, run_id: str) -> Progress:
-        """Return where a run stands.
-
-        Raises:
-            RunNotFoundError: the server knows no such run.
-        """
+        """Return where a run stands."""
         with self._redis.pipeline() as pipeline:  # one moment, in which no shard is in both
             pipeline.hgetall(run_key(run_id))
             pipeline.hvals(done_key(run_id))
@@ -156,36 +147,21 @@ class Ledger:
             known = pipeline.execute() if names else []
         return [name for name, exists in zip(names, known, strict=True) if exists]
 
-    def reopen(self, run_id: str, lost_shards: Iterable[int]) -> None:
-        """Reopen these shards, whose parts are lost, and with them the run."""
-        with self._reopened(run_id) as pipeline:
-            for shard in lost_shards:
-                pipeline.hdel(done_key(run_id), str(shard))
-
-    def reopen_shard(self, run_id: str, shard: int, rows: Mapping[int, ResultRow]) -> None:
-        """Reopen a committed shard, keeping these rows, by their place in it."""
-        with self._reopened(run_id) as pipeline:
-            for place, row in rows.items():
-                pipeline.hset(rows_key(run_id, shard), str(place), row.encode())
-            pipeline.hset(partial_key(run_id), str(shard), Counts.of(rows.values()).encode())
-            pipeline.hdel(done_key(run_id), str(shard))
-
-    @contextmanager
-    def _reopened(self, run_id: str) -> Iterator[Pipeline]:
-        """Yield a transaction, after which the run goes on and its record does not expire."""
+    def reopen(self, run_id: str, shards: Mapping[int, Mapping[int, ResultRow]]) -> None:
+        """Let a run go on, without these shards; of each these rows are kept, by their place."""
         with self._redis.pipeline() as pipeline:
-            yield pipeline
+            for shard, rows in shards.items():
+                for place, row in rows.items():
+                    pipeline.hset(rows_key(run_id, shard), str(place), row.encode())
+                pipeline.hset(partial_key(run_id), str(shard), Counts.of(rows.values()).encode())
+                pipeline.hdel(done_key(run_id), str(shard))
             pipeline.hset(run_key(run_id), "state", RunState.RUNNING)
             for key in _keys(run_id):
                 pipeline.persist(key)
             pipeline.execute()
 
     def done_shards(self, run_id: str) -> set[int]:
-        """Return the committed shards.
-
-        Raises:
-            LedgerError: the record is not one that this version writes.
-        """
+        """Return the committed shards."""
         with explain_damage(run_id):
             names = cast(list[bytes], self._redis.hkeys(done_key(run_id)))
         return {read_number(name, "a shard") for name in names}
@@ -203,11 +179,7 @@ class Ledger:
             pipeline.execute()
 
     def forget(self, run_id: str) -> None:
-        """Remove a run's record and its claim on its folder; nothing on disk is touched.
-
-        Raises:
-            RunNotFoundError: the server knows no such run.
-        """
+        """Remove a run's record and its claim on its folder; nothing on disk is touched."""
         spec = self.spec(run_id)
         self._redis.delete(*_keys(run_id), partial_key(run_id))
         shards = range(spec.shards)
@@ -217,28 +189,6 @@ class Ledger:
         if self._redis.get(out_key(spec.out)) == run_id.encode():
             self._redis.delete(out_key(spec.out))
         self._redis.zrem(RUNS, run_id)
-
-    def publish_live(self, worker: str, live: Mapping[str, Any]) -> None:
-        """Publish what a worker's engine does."""
-        self._redis.set(live_key(worker), json.dumps(live), ex=LIVE_TTL)
-
-    def forget_live(self, worker: str) -> None:
-        """Delete what an ended worker published."""
-        self._redis.delete(live_key(worker))
-
-    def live(self, workers: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Return the latest of each worker that published within `LIVE_TTL` seconds."""
-        names = list(workers)
-        if not names:
-            return {}
-        published = cast(list[bytes | None], self._redis.mget(list(map(live_key, names))))
-        found: dict[str, dict[str, Any]] = {}
-        for name, raw in zip(names, published, strict=True):
-            with suppress(ValueError, RecursionError):  # of what no worker writes
-                live = json.loads(raw or b"null")
-                if isinstance(live, dict):
-                    found[name] = live
-        return found
 
 
 def _keys(run_id: str) -> tuple[str, ...]:

@@ -54,8 +54,8 @@ class BatchJob(Job):
         self,
         parent_job: Job | None = None,
         pipeline: Pipeline | None = None,
-        exclude_job_id: str | None = None,
-        refresh_job_status: bool = True,
+        *args: Any,
+        **kwargs: Any,
     ) -> bool:
         """Return whether all shards of this run are committed, by one call to the ledger.
 
@@ -65,11 +65,7 @@ class BatchJob(Job):
         try:
             task = read_task(self)
         except JobPayloadError:  # a job of another program waits for one of ours
-            return bool(
-                super().dependencies_are_met(
-                    parent_job, pipeline, exclude_job_id, refresh_job_status
-                )
-            )
+            return bool(super().dependencies_are_met(parent_job, pipeline, *args, **kwargs))
         if pipeline is not None:
             pipeline.watch(self.key)
         if self.get_status() != JobStatus.DEFERRED:

@@ -16,8 +16,6 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from jobs.queue.job import BatchJob
 
-_BROKEN = "its record is broken"
-
 
 class QueueState:
     """The jobs and workers of one queue."""
@@ -73,7 +71,7 @@ class QueueState:
         except RedisError:
             raise
         except Exception as error:  # whatever a broken record makes RQ raise
-            return f"{_BROKEN}: {type(error).__name__}"
+            return f"its record is broken: {type(error).__name__}"
         lines = (result.exc_string or "").strip().splitlines() if result else []
         return lines[-1] if lines else ""
 

@@ -8,7 +8,6 @@ same requests of them.
 
 from __future__ import annotations
 
-from jobs.sources.dialect import Dialect
 from jobs.sources.formats import Format, detect_format
 from jobs.sources.inputs import Input, input_of
 from jobs.sources.media_files import MediaFiles
@@ -17,7 +16,6 @@ from jobs.sources.rows import RawRow, SourceRow
 from jobs.sources.validation import read_requests, validated
 
 __all__ = [
-    "Dialect",
     "Format",
     "Input",
     "MediaFiles",

@@ -17,6 +17,7 @@ from jobs.sources.formats import Format
 from jobs.sources.rows import RawRow
 from vllm_mlx.content import MediaKind
 
+_is_folder = os.path.isdir  # which is False where nothing may be looked at, and `is_dir` raises
 # What of a folder is meant; a pattern means what it matches.
 _SUFFIXES: dict[MediaKind, set[str]] = {
     "image": {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"},
@@ -104,14 +105,6 @@ def _find(kind: MediaKind, pattern: Path) -> tuple[Path, tuple[FoundFile, ...]]:
     folder = folder.absolute()
     names = {name for name in names if not _is_folder(folder / name)}
     return folder, tuple(_look(folder, name) for name in sorted(names))
-
-
-def _is_folder(path: Path) -> bool:
-    """Whether it is a folder; False where nothing may be looked at."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
 
 
 def _matches(pattern: str, folder: Path) -> set[str]:

@@ -59,8 +59,8 @@ def damaged(draw: st.DrawFn, base: bytes) -> bytes:
 @given(data=st.data())
 def test_images(data: st.DataObject) -> None:
     raw = data.draw(st.sampled_from(FORMATS).flatmap(lambda format: damaged(IMAGES[format])))
-    with only(MediaError, "image given inline: "):
-        image = read_image(raw, POLICY)
+    with only(MediaError, "image a.png: "):
+        image = read_image(io.BytesIO(raw), POLICY, name="a.png")
         assert image.mode == "RGB"
         assert image.width * image.height <= POLICY.max_pixels
 
@@ -73,8 +73,10 @@ def test_videos(
     name = data.draw(st.sampled_from(sorted(clips)))
     path: Path = tmp_path_factory.getbasetemp() / name
     path.write_bytes(data.draw(damaged(clips[name])))
-    with only(MediaError, f"video {path}: "):
-        clip = read_video(path, VideoParams(video_fps=8.0, video_max_frames=8), POLICY)
+    with only(MediaError, "video a.mp4: "):
+        clip = read_video(
+            path, VideoParams(video_fps=8.0, video_max_frames=8), POLICY, name="a.mp4"
+        )
         assert len(clip.frames) == len(clip.timestamps) > 0
 
 

@@ -28,6 +28,9 @@ CONFIG = {
     "rms_norm_eps": 1e-5,
     "vocab_size": VOCAB,
 }
+CONTEXT_LENGTH = 110_000
+ENDLESS = {"max_tokens": 100_000, "temperature": 0}
+"""An answer that takes minutes on any machine; models written as endless end none by themselves."""
 BYTES_PER_TOKEN = 2 * 2 * 8 * 2 * 4  # layers, heads, head dimension, keys and values, float32
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import time
@@ -172,6 +173,11 @@ def wait_for(condition: Callable[[], Any], timeout: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout} s"
         time.sleep(0.01)
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Poll beside the event loop until `condition` holds."""
+    await asyncio.to_thread(wait_for, condition)
 
 
 def wait_until_finished(

@@ -16,7 +16,7 @@ from vllm_mlx.media.video import VideoClip, read_video
 from vllm_mlx.video_params import VideoParams
 
 COUNT, FPS = 90, 30
-EVERY = VideoParams(video_fps=240.0, video_max_frames=4096)
+EVERY: dict[str, Any] = {"fps": 240.0, "most": 4096}
 B_FRAMES = {"bf": "3", "g": "24"}
 steps = random.Random(0).choices([10, 33, 40, 100, 300], k=COUNT - 1)
 UNEVEN = [sum(steps[:n]) for n in range(COUNT)]
@@ -78,7 +78,7 @@ Make = Callable[[str], Path]
 
 
 def read(
-    path: Path, fps: float = 2.0, most: int = 32, reader: Any = "auto", **options: Any
+    path: Path, fps: float = 2.0, most: int = 32, reader: Any = "auto", name: str = "a clip"
 ) -> VideoClip:
     params = VideoParams(video_fps=fps, video_max_frames=most)
-    return read_video(path, params, replace(UNRESTRICTED, video_reader=reader), **options)
+    return read_video(path, params, replace(UNRESTRICTED, video_reader=reader), name=name)

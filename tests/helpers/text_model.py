@@ -11,7 +11,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models import llama
 
-from tests.helpers.decoding import CONFIG, randomize
+from tests.helpers.decoding import CONFIG, CONTEXT_LENGTH, randomize
 from vllm_mlx.model_files import local_path
 from vllm_mlx.models.gguf import load_gguf
 
@@ -19,16 +19,18 @@ from vllm_mlx.models.gguf import load_gguf
 def write_text_model(
     folder: Path,
     *,
-    context: int = 8192,
+    context: int = CONTEXT_LENGTH,
     dtype: mx.Dtype = mx.float32,
     quantize: bool = False,
 ) -> str:
-    """A model whose every token depends on all before it, and that hardly ever ends by itself."""
+    """A model whose every token depends on all before it, and that never ends by itself."""
     _, tokenizer, _ = load_gguf(local_path("smollm2-135m"))
+    vocab_size = tokenizer.vocab_size
+    tokenizer.add_special_tokens({"eos_token": "<|never|>"})  # which it has no logit for
     config: dict[str, Any] = {
         **CONFIG,
         "intermediate_size": 64,
-        "vocab_size": tokenizer.vocab_size,
+        "vocab_size": vocab_size,
         "max_position_embeddings": context,
         "tie_word_embeddings": True,
         "eos_token_id": tokenizer.eos_token_id,

@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten
 from mlx_vlm.generate.ar import generate_step
 from mlx_vlm.utils import prepare_inputs
 
-from tests.helpers.decoding import randomize
+from tests.helpers.decoding import CONTEXT_LENGTH, randomize
 
 TINY = Path(__file__).parents[2] / "examples" / "tiny_vlm" / "model"
 
@@ -53,8 +53,14 @@ _CHANGES: dict[str, dict[str, Any]] = {
 KINDS = tuple(_CHANGES)
 
 
-def random_vlm(folder: Path, kind: str = "qwen3_vl", seed: int = 0) -> Path:
-    """A model of that kind in a folder of its own, as mlx-vlm loads it."""
+def random_vlm(
+    folder: Path, kind: str = "qwen3_vl", seed: int = 0, *, endless: bool = False
+) -> Path:
+    """A model of that kind in a folder of its own, as mlx-vlm loads it.
+
+    Args:
+        endless: its end token is one that it can't say, and its context holds an `ENDLESS` answer.
+    """
     target = folder / kind
     target.mkdir(parents=True)
     for file in TINY.glob("*.json"):
@@ -65,6 +71,8 @@ def random_vlm(folder: Path, kind: str = "qwen3_vl", seed: int = 0) -> Path:
     if kind != "qwen3_vl":
         del config["text_config"]
         config["vision_config"] |= {"model_type": kind}
+    if endless:
+        _never_end(target, config)
     processor = json.loads((target / "preprocessor_config.json").read_bytes())
     names = {"qwen3_vl": "Qwen3VL", "qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL"}
     processor["processor_class"] = f"{names[kind]}Processor"
@@ -73,6 +81,15 @@ def random_vlm(folder: Path, kind: str = "qwen3_vl", seed: int = 0) -> Path:
     weights = dict(tree_flatten(randomize(_built(kind, config), 0.15, seed).parameters()))
     mx.save_safetensors(str(target / "model.safetensors"), weights)
     return target
+
+
+def _never_end(folder: Path, config: dict[str, Any]) -> None:
+    config["eos_token_id"] = config["vocab_size"]  # the first id behind the vocabulary
+    config.get("text_config", config)["max_position_embeddings"] = CONTEXT_LENGTH
+    (folder / "generation_config.json").unlink()  # has the end token, too
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_bytes())
+    tokenizer |= {"eos_token": "<|never|>", "model_max_length": CONTEXT_LENGTH}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
 
 
 def _built(kind: str, config: dict[str, Any]) -> Any:

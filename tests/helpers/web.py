@@ -7,9 +7,12 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
-from vllm_mlx.media.network import Network
+from vllm_mlx.media import network
 
 CERTIFICATES = Path(__file__).parent / "certificates"  # valid until 2126, for media.example.org
 PUBLIC = "93.184.215.14"
@@ -25,6 +28,18 @@ def ok(body: bytes, *headers: str) -> bytes:
 
 def redirect(location: str, status: int = 302) -> bytes:
     return f"HTTP/1.1 {status} Found\r\nLocation: {location}\r\n\r\n".encode()
+
+
+@dataclass(frozen=True)
+class Network:
+    """What stands for the machine's own resolver, sockets and authorities."""
+
+    resolve: Callable[[str, int], list[str]] = network.resolve
+    connect: Callable[[str, int, float], socket.socket] = network.connect
+    trusted: Callable[[], ssl.SSLContext] = network.trusted
+
+    def installed(self) -> AbstractContextManager[object]:
+        return patch.multiple(network, **vars(self))
 
 
 class Web:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from jobs.errors import InputFileError, RunExistsError
 from jobs.ledger import Counts, Ledger
 from jobs.producer import enqueue_run
 from jobs.queue.job import BatchJob
-from jobs.queue.run_jobs import FAILURE_TTL, JOB_TIMEOUT, RESULT_TTL, RETRY, open_queue
+from jobs.queue.run_jobs import FAILURE_TTL, JOB_TIMEOUT, RESULT_TTL, RETRY, RunJobs, open_queue
 from jobs.queue.tasks import GenerateShard, read_task
 from jobs.run_spec import RunSpec
 from tests.helpers.engines import MODEL, commit_shard, enqueue, job_of, status_of, write_prompts
@@ -191,12 +193,6 @@ def test_the_run_is_on_record(redis: Redis, tmp_path: Path) -> None:
     assert spec.sampling == sampling
     assert spec.columns == {"prompt": "string"}
     assert Path(spec.out).is_absolute()
-
-
-def test_the_caller_is_told_how_far_it_is(redis: Redis, tmp_path: Path) -> None:
-    said: list[tuple[str, int]] = []
-    enqueue(redis, tmp_path, rows=250, shard_size=1, report=lambda *word: said.append(word))
-    assert said == [("read", 250), ("enqueued", 100), ("enqueued", 200), ("enqueued", 250)]
 
 
 # Bad rows.
@@ -402,18 +398,32 @@ class CrashError(Exception):
     pass
 
 
+def after_each(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, act: Callable[[], object]
+) -> None:
+    """Do something after each call of a function, and before its caller goes on."""
+    function = getattr(owner, name)
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        answer = function(*args, **kwargs)
+        act()
+        return answer
+
+    monkeypatch.setattr(owner, name, called)
+
+
 def test_a_producer_that_dies_half_way_is_resumed(
     redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two shards a round trip, and the producer dies after the first."""
 
-    def crash(phase: str, _: int) -> None:
-        if phase == "enqueued":
-            raise CrashError
+    def crash() -> None:
+        raise CrashError
 
     monkeypatch.setattr(producer, "ENQUEUE_BATCH", 2)
+    after_each(monkeypatch, RunJobs, "enqueue_missing", crash)
     with pytest.raises(CrashError):
-        enqueue(redis, tmp_path, rows=15, shard_size=3, report=crash)
+        enqueue(redis, tmp_path, rows=15, shard_size=3)
     monkeypatch.undo()
     (run_id,) = Ledger(redis).runs()
     spec = Ledger(redis).spec(run_id)
@@ -435,35 +445,31 @@ def test_workers_that_keep_up_with_the_producer_do_not_release_the_finalize_job(
     redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(producer, "ENQUEUE_BATCH", 1)
-    ended: list[int] = []
+    shards = itertools.count()
 
-    def work(phase: str, rows: int) -> None:
-        if phase == "enqueued":
-            (run_id,) = Ledger(redis).runs()
-            spec = Ledger(redis).spec(run_id)
-            assert status_of(redis, spec) == "deferred"
-            end(redis, spec, len(ended), Counts(ok=2))
-            ended.append(rows)
+    def work() -> None:
+        (run_id,) = Ledger(redis).runs()
+        spec = Ledger(redis).spec(run_id)
+        assert status_of(redis, spec) == "deferred"
+        end(redis, spec, next(shards), Counts(ok=2))
 
-    spec = enqueue(redis, tmp_path, rows=8, shard_size=2, report=work)
+    after_each(monkeypatch, RunJobs, "enqueue_missing", work)
+    spec = enqueue(redis, tmp_path, rows=8, shard_size=2)
 
-    assert ended == [2, 4, 6, 8]
+    assert next(shards) == 4, "a shard ended after each round trip"
     assert status_of(redis, spec) == "queued"
     assert open_queue(redis, spec.queue).get_job_ids() == [spec.finalize_id]
 
 
 @pytest.mark.parametrize("rows", [299, 301])
 def test_a_file_that_changes_while_it_is_enqueued_is_noticed(
-    redis: Redis, tmp_path: Path, rows: int
+    redis: Redis, tmp_path: Path, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = write_prompts(tmp_path / "prompt.jsonl", 300)
-
-    def change(phase: str, _: int) -> None:
-        if phase == "read":
-            write_prompts(prompts, rows)
+    after_each(monkeypatch, producer, "survey_input", lambda: write_prompts(prompts, rows))
 
     with pytest.raises(InputFileError, match="changed"):
-        enqueue_run(redis, prompts, model=MODEL, out=tmp_path / "out", report=change)
+        enqueue_run(redis, prompts, model=MODEL, out=tmp_path / "out")
 
 
 # Around it.

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from redis import Redis
 
-from jobs.ledger import Ledger
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
 from tests.helpers.engines import DoubleEngine
 from tests.worker.test_statistics import BEFORE, NOW
 from vllm_mlx.outputs import EngineStats
-from worker.live import LiveCounts
+from worker.live import LIVE_TTL, Live, LiveCounts
 from worker.statistics import Statistics
 
 LINE = str(Statistics.between(BEFORE, NOW))
@@ -26,8 +25,53 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "mlx_batch.worker"]
 
 
-def published(redis: Redis) -> Statistics:
-    return Statistics.from_live(Ledger(redis).live(["w"])["w"])
+def published(redis: Redis) -> Live:
+    return Live.of(redis, ["w"])["w"]
+
+
+def said(statistics: Statistics, tokens_per_second: float) -> Live:
+    return Live(**asdict(statistics), model="m", tokens_per_second=tokens_per_second)
+
+
+def test_the_word_of_a_worker(redis: Redis) -> None:
+    assert Live.of(redis, []) == {}
+    one = LiveCounts(redis, "one", "m")
+    for running in (3, 4):
+        one.publish(EngineStats(running=running))
+    LiveCounts(redis, "two", "m").publish(EngineStats(running=1))
+
+    told = Live.of(redis, ["one", "two", "three"])
+    assert told == {"one": Live(running=4, model="m"), "two": Live(running=1, model="m")}
+    assert 0 < redis.ttl("mlx-batch:live:one") <= LIVE_TTL
+
+    one.withdraw()
+    assert Live.of(redis, ["one"]) == {}
+
+
+def test_a_worker_of_an_older_version_says_less(redis: Redis) -> None:
+    told = {"model": "m", "runs": {}, "running": 3, "waiting": 4, "tokens_per_second": 9.0}
+    redis.set("mlx-batch:live:w", json.dumps(told))
+    assert str(published(redis)) == "slots 3/0, waiting 4"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\xff",
+        b"[" * 100_000,
+        b"[]",
+        b'{"running": "3"}',
+        b'{"running": 1e3}',
+        b'{"slots": null}',
+        b'{"kv_cache_bytes": 1' + 400 * b"0" + b"}",
+        b'{"tokens_per_second": -1}',
+        b'{"tokens_per_second": NaN}',
+        b'{"time_shares": {"decode": []}}',
+    ],
+)
+def test_what_no_worker_says_is_passed_over(redis: Redis, raw: bytes) -> None:
+    redis.set("mlx-batch:live:w", raw)
+    assert Live.of(redis, ["w"]) == {}
 
 
 def test_speeds_are_those_of_the_last_second_and_counts_those_of_now(
@@ -35,11 +79,11 @@ def test_speeds_are_those_of_the_last_second_and_counts_those_of_now(
 ) -> None:
     clock = [100.0]
     monkeypatch.setattr("worker.live.time.monotonic", lambda: clock[0])
-    live = LiveCounts(Ledger(redis), "w", "m")
+    live = LiveCounts(redis, "w", "m")
 
     clock[0] += 1
     live.publish(BEFORE)
-    assert published(redis) == Statistics.between(EngineStats(), BEFORE)
+    assert published(redis) == said(Statistics.between(EngineStats(), BEFORE), 500)
 
     clock[0] += 0.5
     live.publish(replace(NOW, waiting=99))
@@ -48,8 +92,7 @@ def test_speeds_are_those_of_the_last_second_and_counts_those_of_now(
 
     clock[0] += 0.5
     live.publish(NOW)
-    assert published(redis) == Statistics.between(BEFORE, NOW)
-    assert Ledger(redis).live(["w"])["w"]["tokens_per_second"] == 812
+    assert published(redis) == said(Statistics.between(BEFORE, NOW), 812)
 
 
 def test_a_step_of_many_seconds_leaves_the_last_speeds_standing(
@@ -57,9 +100,9 @@ def test_a_step_of_many_seconds_leaves_the_last_speeds_standing(
 ) -> None:
     clock = [100.0]
     monkeypatch.setattr("worker.live.time.monotonic", lambda: clock[0])
-    live = LiveCounts(Ledger(redis), "w", "m")
+    live = LiveCounts(redis, "w", "m")
 
-    def publish(stats: EngineStats) -> Statistics:
+    def publish(stats: EngineStats) -> Live:
         clock[0] += 1
         live.publish(stats)
         return published(redis)
@@ -69,15 +112,13 @@ def test_a_step_of_many_seconds_leaves_the_last_speeds_standing(
     assert publish(replace(inside, schedule_seconds=1.0)).time_shares["prefill"] == 0.5
     first = replace(inside, prompt_tokens=900, prefill_seconds=2.0, completion_tokens=60)
     first = replace(first, decode_seconds=1.0)
-    assert publish(first) == Statistics.between(EngineStats(), first)
-    assert Ledger(redis).live(["w"])["w"]["tokens_per_second"] == 20
+    assert publish(first) == said(Statistics.between(EngineStats(), first), 20)
 
     for seconds in (2.0, 3.0):
         assert publish(replace(first, decode_seconds=seconds)).decode_tokens_per_second == 60
-    assert Ledger(redis).live(["w"])["w"]["tokens_per_second"] == 20
+    assert published(redis).tokens_per_second == 20
     second = replace(first, decode_seconds=4.0, completion_tokens=90)
-    assert publish(second) == Statistics.between(first, second)
-    assert Ledger(redis).live(["w"])["w"]["tokens_per_second"] == 10
+    assert publish(second) == said(Statistics.between(first, second), 10)
     assert publish(replace(second, running=0)).time_shares == {}
 
 

@@ -153,8 +153,8 @@ def test_a_shard_is_committed_when_its_last_row_is_in(bench: Bench) -> None:
     ledger = Ledger(bench.redis)
     assert ledger.done_shards(spec.run_id) == {0}
     assert ledger.progress(spec.run_id).done == Counts(2, 0, 6, 4)
-    assert Dataset(Path(spec.out)).part_path(0, 2).exists()
-    assert not Dataset(Path(spec.out)).part_path(1, 2).exists()
+    assert Dataset(Path(spec.out)).layout.part(0, 2).exists()
+    assert not Dataset(Path(spec.out)).layout.part(1, 2).exists()
     assert statuses(bench.redis, spec) == ["finished", "started"]
     assert not bench.redis.exists(f"rq:results:{spec.shard_id(0)}"), "the ledger has it"
     assert worker.bookkeeper.successful_job_count == 1
@@ -297,7 +297,7 @@ def test_a_committed_shard_is_not_run_again(bench: Bench) -> None:
     worker.admit(wait=False)
     engine.answer(2)
     worker.settle()
-    part = Dataset(Path(spec.out)).part_path(0, 2)
+    part = Dataset(Path(spec.out)).layout.part(0, 2)
     written = part.stat().st_mtime_ns
 
     enqueue_again(bench.redis, spec, 0)

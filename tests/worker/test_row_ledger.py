@@ -94,6 +94,7 @@ def test_a_shard_whose_workers_all_die_ends_in_error_rows(bench: Bench) -> None:
     bench.finish(spec, bench.worker(DoubleEngine()))
 
     assert [row["error_type"] for row in rows_of(spec)] == ["WorkerKilled"] * 2
+    assert [row["id"] for row in rows_of(spec)] == ["r0", "r1"], "no engine was asked for them"
     assert verify(Path(spec.out)).complete
 
 
@@ -159,7 +160,7 @@ def test_retry_waits_for_a_finalize_job_that_comes_back(bench: Bench) -> None:
 def test_retry_refuses_a_part_that_no_worker_writes(bench: Bench) -> None:
     spec = bench.enqueue(rows=2, shard_size=2)
     bench.burst(DoubleEngine(say=Moody(NonFiniteLogitsError("NaN"), n1=1)))
-    part = Dataset(Path(spec.out)).part_path(0, 1)
+    part = Dataset(Path(spec.out)).layout.part(0, 1)
     table = pq.read_table(part)
     at = table.schema.names.index("text")
     pq.write_table(table.set_column(at, table.field("text"), [[None, ""]]), part)

@@ -132,7 +132,10 @@ class EngineCore:
             prompts = list(by_prompt(requests))
             for each in prompts:
                 in_order = len(prompts) == 1
-                samples = [_Submitted(request, Future(), now, in_order) for request in each]
+                samples = [
+                    _Submitted(request, thread.expect(request.request_id), now, in_order)
+                    for request in each
+                ]
                 futures += [sample.future for sample in samples]
                 ready += self._prepare(thread, samples)
             thread.add(*ready)
@@ -186,10 +189,9 @@ class EngineCore:
             for request, *_ in samples:
                 if request.on_begin:
                     request.on_begin()
-            futures = {request.request_id: future for request, future, *_ in samples}
             media.submit(
                 prompt,
-                futures,
+                [future for _, future, *_ in samples],
                 lambda prepared: thread.add(*self._sequences(thread, samples, prepared)),
             )
         except Exception as error:  # one prompt must never cost its neighbours

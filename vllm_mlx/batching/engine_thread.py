@@ -7,7 +7,6 @@ callers want done arrives as commands.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import ctypes
 import gc
 import logging
@@ -25,7 +24,7 @@ import mlx.core as mx
 from vllm_mlx import platform
 from vllm_mlx.batching.loaded_model import LoadedModel
 from vllm_mlx.batching.make_runner import make_runner
-from vllm_mlx.batching.media_pool import MediaPool
+from vllm_mlx.batching.media_pool import MediaPool, fail
 from vllm_mlx.batching.runner import Runner
 from vllm_mlx.batching.scheduler import Scheduler
 from vllm_mlx.batching.sequence import Sequence
@@ -115,6 +114,25 @@ class EngineThread(threading.Thread):
         if wait and threading.current_thread() is not self:
             self.join()
 
+    def expect(self, request_id: str) -> Future[GenerationOutput]:
+        """Return the future of a request, which has failed if another runs under its name.
+
+        Raises:
+            EngineStoppedError: the thread is ending.
+        """
+        future: Future[GenerationOutput] = Future()
+        with self._inbox_lock:
+            self._require_open()
+            other = self._unfinished.get(request_id)
+            if other and not other.done():
+                fail(future, InvalidRequestError(f"{request_id=}: still running under it"))
+            else:
+                if other:  # whose callback is on its way
+                    self._ended(request_id, other)
+                self._unfinished[request_id] = future
+        future.add_done_callback(partial(self._ended, request_id))
+        return future
+
     def add(self, *sequences: Sequence) -> None:
         """Queue sequences; none of them starts before all are known.
 
@@ -124,21 +142,19 @@ class EngineThread(threading.Thread):
 
         def add_all() -> None:
             for sequence in sequences:
-                self._add(sequence)
+                if not sequence.future.done():  # or it was given up while its media were read
+                    self.parts.scheduler.add(sequence)
 
-        for sequence in sequences:
-            sequence.future.add_done_callback(partial(self._ended, sequence.request_id))
-        self._send(add_all)
+        with self._inbox_lock:
+            self._require_open()
+            self._inbox.put(add_all)
 
     def abort(self, request_id: str) -> None:
-        """End a sequence; do nothing if there is none of this name.
-
-        Raises:
-            EngineStoppedError: the thread is ending.
-        """
-        if media := self.parts.media:
-            media.abort(request_id)
-        self._send(lambda: self._abort(request_id))
+        """End a request; do nothing if there is none of this name."""
+        with self._inbox_lock:
+            future = self._unfinished.get(request_id)
+        if future:
+            fail(future, RequestAbortedError(f"request {request_id!r} was aborted"))
 
     @property
     def has_failed(self) -> bool:
@@ -158,15 +174,23 @@ class EngineThread(threading.Thread):
 
     @property
     def stats(self) -> EngineStats:
-        _, _, scheduler, media = self.parts
-        stats = scheduler.stats
-        return replace(stats, waiting=stats.waiting + media.waiting) if media else stats
-
-    def _send(self, command: Callable[[], None]) -> None:
+        stats = self.parts.scheduler.stats
         with self._inbox_lock:
-            if not self._is_open:
-                raise EngineStoppedError(f"the engine of {self._model} is stopped")
-            self._inbox.put(command)
+            unfinished = sum(not future.done() for future in self._unfinished.values())
+        return replace(stats, waiting=max(0, unfinished - stats.running))
+
+    def _ended(self, name: str, future: Future[GenerationOutput]) -> None:
+        """Free the name of a future that is done, and the place of one that was given up."""
+        with self._inbox_lock:
+            if self._unfinished.get(name) is not future:
+                return  # it was refused, or its name is in use again
+            del self._unfinished[name]
+            if future.cancelled() or isinstance(future.exception(), RequestAbortedError):
+                self._inbox.put(partial(self._drop, name))
+
+    def _require_open(self) -> None:
+        if not self._is_open:
+            raise EngineStoppedError(f"the engine of {self._model} is stopped")
 
     # On this thread.
 
@@ -229,6 +253,9 @@ class EngineThread(threading.Thread):
             for sequence in sequences:
                 self._deliver(sequence)
 
+    def _drop(self, name: str) -> None:
+        self.parts.scheduler.remove(name)
+
     def _deliver(self, sequence: Sequence) -> None:
         try:
             sequence.deliver()
@@ -238,50 +265,14 @@ class EngineThread(threading.Thread):
             self.parts.scheduler.remove(sequence.request_id)
             sequence.fail(error)
 
-    def _add(self, sequence: Sequence) -> None:
-        name = sequence.request_id
-        if sequence.future.done():
-            return  # cancelled or aborted while its media were read
-        if name in self._unfinished:
-            sequence.fail(InvalidRequestError(f"request_id={name!r}: still running under it"))
-            return
-        self._unfinished[name] = sequence.future
-        self.parts.scheduler.add(sequence)
-
-    def _ended(self, name: str, future: Future[GenerationOutput]) -> None:
-        """Handle a future that is done: settled on this thread, or cancelled on any."""
-        if not future.cancelled():
-            self._release_name(name, future)
-            return
-        with contextlib.suppress(EngineStoppedError):
-            self._send(lambda: self._drop(name, future))
-
-    def _drop(self, name: str, future: Future[GenerationOutput]) -> None:
-        if self._release_name(name, future):
-            self.parts.scheduler.remove(name)
-
-    def _release_name(self, name: str, future: Future[GenerationOutput]) -> bool:
-        """Whether the request had its name; one that was refused has not."""
-        if self._unfinished.get(name) is not future:
-            return False
-        del self._unfinished[name]
-        return True
-
-    def _abort(self, request_id: str) -> None:
-        if sequence := self.parts.scheduler.remove(request_id):
-            sequence.fail(RequestAbortedError(f"request {request_id!r} was aborted"))
-
     def _shut_down(self) -> None:
-        if media := self.parts.media:
-            media.close()
         with self._inbox_lock:
             self._is_open = False
-        while not self._inbox.empty():
-            if command := self._inbox.get():
-                command()
-        for sequence in self.parts.scheduler.unfinished():
-            self.parts.scheduler.remove(sequence.request_id)
-            sequence.fail(EngineStoppedError(f"the engine of {self._model} was stopped"))
+            unfinished = list(self._unfinished.values())
+        if media := self.parts.media:
+            media.close()
+        for future in unfinished:
+            fail(future, EngineStoppedError(f"the engine of {self._model} was stopped"))
 
 
 @atexit.register

@@ -7,12 +7,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from vllm_mlx.batching.prompts import MediaPrompt, Prepared
-from vllm_mlx.errors import EngineStoppedError, InvalidRequestError, RequestAbortedError
+from vllm_mlx.errors import EngineStoppedError
 from vllm_mlx.outputs import GenerationOutput
 
 THREADS = 16
@@ -33,10 +32,10 @@ class Preparer(Protocol):
 
 
 class _Job(NamedTuple):
-    """A prompt, the requests that wait for it by id, and what to do when it is ready."""
+    """A prompt, the requests that wait for it, and what to do when it is ready."""
 
     prompt: MediaPrompt
-    futures: dict[str, Future[GenerationOutput]]
+    futures: list[Future[GenerationOutput]]
     then: Callable[[Prepared], None]
 
 
@@ -51,62 +50,37 @@ class MediaPool:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="media")
         self._lock = threading.RLock()  # a future may be cancelled by garbage collection
         self._groups: dict[Hashable, deque[_Job]] = {}
-        self._futures: dict[str, Future[GenerationOutput]] = {}
         self._is_closed = False
-
-    @property
-    def waiting(self) -> int:
-        """Requests that are not prepared yet."""
-        return len(self._futures)
 
     def submit(
         self,
         prompt: MediaPrompt,
-        futures: dict[str, Future[GenerationOutput]],
+        futures: list[Future[GenerationOutput]],
         then: Callable[[Prepared], None],
     ) -> None:
         """Call `then` on one of the pool's threads when the prompt is ready.
 
         Args:
-            futures: the requests that wait for it, by id; an error is set on them. If all are
-                done, the prompt is not prepared.
+            futures: the requests that wait for it; an error is set on them. If all are done, the
+                prompt is not prepared.
 
         Raises:
-            InvalidRequestError: a request of one of these ids is being prepared already.
             EngineStoppedError: the pool is closed.
         """
         job, key = _Job(prompt, futures, then), _sources(prompt)
         with self._lock:
             if self._is_closed:
                 raise EngineStoppedError("the engine is being stopped")
-            for name in futures.keys() & self._futures.keys():
-                raise InvalidRequestError(f"request_id={name!r}: still running under it")
-            self._futures |= futures
             if key in self._groups:
                 self._groups[key].append(job)
             else:
                 self._begin_group(key, job)
-        for name, future in futures.items():
-            future.add_done_callback(partial(self._forget, name))
-
-    def abort(self, request_id: str) -> None:
-        """End a request that is not prepared yet; unknown ids are ignored."""
-        with self._lock:
-            future = self._futures.get(request_id)
-        if future:
-            fail(future, RequestAbortedError(f"request {request_id!r} was aborted"))
 
     def close(self) -> None:
-        """Stop; what is not prepared yet gets `EngineStoppedError`.
-
-        Media at hand are not waited for, since a download may take a minute.
-        """
+        """Stop. Media at hand are not waited for, since a download may take a minute."""
         with self._lock:
             self._is_closed = True
-            futures = list(self._futures.values())
         self._threads.shutdown(wait=False, cancel_futures=True)
-        for future in futures:
-            fail(future, EngineStoppedError("the engine was stopped"))
         self._preparer.close()
 
     def _begin_group(self, key: Hashable, job: _Job) -> None:
@@ -135,7 +109,7 @@ class MediaPool:
             group = self._groups[key]
             while group:
                 job = group.popleft()
-                if not all(future.done() for future in job.futures.values()):
+                if not all(future.done() for future in job.futures):
                     return job
             del self._groups[key]
             return None
@@ -161,17 +135,10 @@ class MediaPool:
             job.then(prepared.shared_by(sharers))
         except Exception as error:
             _fail_all(job, error)
-        for name, future in job.futures.items():
-            self._forget(name, future)
-
-    def _forget(self, name: str, future: Future[GenerationOutput]) -> None:
-        with self._lock:
-            if self._futures.get(name) is future:
-                del self._futures[name]
 
 
 def _fail_all(job: _Job, error: Exception) -> None:
-    for future in job.futures.values():
+    for future in job.futures:
         fail(future, error)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from vllm_mlx.batching.prompt_media import PromptMedia
-from vllm_mlx.content import MEDIA_PARTS, Content, Part, content_of, media_of, refuse_media_beside
+from vllm_mlx.content import MEDIA_PARTS, Part, content_of, media_of, refuse_media_beside
 from vllm_mlx.errors import InvalidRequestError, shown
 from vllm_mlx.sampling_params import MoreOptions, SamplingOptions, SamplingParams
 from vllm_mlx.video_params import VideoOptions, VideoParams
@@ -30,7 +30,7 @@ class MediaPrompt:
     @property
     def media(self) -> list[Part]:
         """The parts that hold an image or a video, in order."""
-        return media_of(_contents(self.messages))
+        return _media_of(self.messages)
 
 
 Prompt: TypeAlias = str | Messages | MediaPrompt
@@ -71,24 +71,7 @@ def split_options(options: SamplingOptions | Options) -> tuple[SamplingParams, V
     return SamplingParams.of(**rest), VideoParams.of(**given) if given else None
 
 
-def plain_prompt(prompt: object) -> str:
-    """Return `prompt`, if it is a plain one.
-
-    Raises:
-        InvalidRequestError: it is something else.
-    """
-    if not isinstance(prompt, str):
-        given = type(prompt).__name__
-        raise InvalidRequestError(f"prompt is a {given}: should be a string; chat() takes messages")
-    return prompt
-
-
-def user_prompt(
-    prompt: object,
-    images: Any,
-    videos: Any,
-    video: VideoParams | None,
-) -> Prompt:
+def user_prompt(prompt: object, images: Any, videos: Any, video: VideoParams | None) -> Prompt:
     """Return a user's text after images and videos; without any, the plain prompt.
 
     Args:
@@ -97,16 +80,17 @@ def user_prompt(
     Raises:
         InvalidRequestError: one of them is something else.
     """
-    text = plain_prompt(prompt)
-    if not text:
+    if not isinstance(prompt, str):
+        given = type(prompt).__name__
+        raise InvalidRequestError(f"prompt is a {given}: should be a string; chat() takes messages")
+    if not prompt:
         raise InvalidRequestError("the prompt is empty: give at least one character")
     parts = [*_parts("image", images), *_parts("video", videos)]
     if not parts:
         _refuse_frames_of_nothing(video)
-        return text
-    return chat_prompt(
-        [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}], video
-    )
+        return prompt
+    content = [*parts, {"type": "text", "text": prompt}]
+    return chat_prompt([{"role": "user", "content": content}], video)
 
 
 def chat_prompt(messages: object, video: VideoParams | None = None) -> Prompt:
@@ -119,8 +103,7 @@ def chat_prompt(messages: object, video: VideoParams | None = None) -> Prompt:
         given = type(messages).__name__
         raise InvalidRequestError(f"messages is a {given}: should be a list of messages")
     found = [_message(at, message) for at, message in enumerate(messages)]
-    media = media_of(_contents(found))
-    if not media:
+    if not _media_of(found):
         _refuse_frames_of_nothing(video)
         return found
     # Those of an assistant that calls tools may be None.
@@ -134,10 +117,8 @@ def require_text(prompt: Prompt) -> None:
     Raises:
         InvalidRequestError: one holds half a surrogate pair.
     """
-    if isinstance(prompt, str):
-        _require_text(prompt, "prompt")
-    else:
-        _require_text(prompt.messages if isinstance(prompt, MediaPrompt) else prompt, "messages")
+    said = prompt.messages if isinstance(prompt, MediaPrompt) else prompt
+    _require_text(said, "prompt" if isinstance(said, str) else "messages")
 
 
 def _require_text(value: Any, where: str) -> None:
@@ -157,10 +138,8 @@ def _require_text(value: Any, where: str) -> None:
             _require_text(each, f"{where}[{at}]")
 
 
-def _contents(messages: Messages) -> list[Content]:
-    """Return the contents that may hold media; the template judges what else there is."""
-    contents = [message.get("content") for message in messages]
-    return [content for content in contents if isinstance(content, list)]
+def _media_of(messages: Messages) -> list[Part]:
+    return media_of(message.get("content") for message in messages)
 
 
 def _message(at: int, message: object) -> Mapping[str, Any]:

@@ -59,9 +59,6 @@ class Scheduler:
             kv_cache_bytes=self._runner.kv_cache_bytes,
         )
 
-    def unfinished(self) -> list[Sequence]:
-        return [*self.running.values(), *self._window, *self._waiting]
-
     def add(self, sequence: Sequence) -> None:
         self._runner.announce(sequence)
         self._waiting.append(sequence)

@@ -15,20 +15,13 @@ class VideoClip:
     """Frames of a video in the order they are shown.
 
     Attributes:
-        frames: uint8 [T, height, width, 3], RGB, rotation applied.
+        frames: uint8 [T, height, width, 3], RGB, rotation applied; pixels taken to be square.
         timestamps: T seconds from the first frame of the video, as the file says.
-        num_frames: that can be read of the video, whether they were taken or not.
-        fps: of the source, on average.
         duration_s: from the first frame to the end of the last that can be read, in seconds.
-        width, height: in pixels, as shown (rotation applied; pixels taken to be square).
         truncated: the file ends before its own index does, so the end of the video is missing.
     """
 
     frames: Frames
     timestamps: tuple[float, ...]
-    num_frames: int
-    fps: float
     duration_s: float
-    width: int
-    height: int
     truncated: bool = False

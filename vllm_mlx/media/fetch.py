@@ -18,17 +18,10 @@ from http.client import BadStatusLine, HTTPException, HTTPResponse, IncompleteRe
 from typing import BinaryIO, cast
 
 from vllm_mlx.errors import MediaError, MediaNotAllowedError
+from vllm_mlx.media import network
 from vllm_mlx.media.address import why_not_public
 from vllm_mlx.media.host import is_allowed, literal_address
-from vllm_mlx.media.network import (
-    MAX_HEADER_BYTES,
-    SYSTEM,
-    Deadline,
-    HeaderTooLong,
-    Incoming,
-    Network,
-    resolve_within,
-)
+from vllm_mlx.media.network import MAX_HEADER_BYTES, Deadline, HeaderTooLong, Incoming
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.media.temporary import suffix, too_large, write
 from vllm_mlx.media.url import MediaURL, printable
@@ -43,7 +36,7 @@ class _TransientError(Exception):
     """Something that may go better a second time; the message is complete."""
 
 
-def fetch(url: str, policy: MediaPolicy, into: BinaryIO, network: Network = SYSTEM) -> str:
+def fetch(url: str, policy: MediaPolicy, into: BinaryIO) -> str:
     """Download `url` into an empty file; return the suffix that such a file has.
 
     A failed connection, an answer cut short and a status of 5xx are tried again, twice at most
@@ -54,7 +47,7 @@ def fetch(url: str, policy: MediaPolicy, into: BinaryIO, network: Network = SYST
         MediaError: the download failed or is outside the policy's limits.
     """
     first = MediaURL.parse(url)
-    download = _Download(policy, network, Deadline(policy.timeout_s), into)
+    download = _Download(policy, Deadline(policy.timeout_s), into)
     pauses = iter(_RETRY_AFTER_S)
     while True:
         try:
@@ -71,7 +64,6 @@ def fetch(url: str, policy: MediaPolicy, into: BinaryIO, network: Network = SYST
 @dataclass(frozen=True, slots=True)
 class _Download:
     policy: MediaPolicy
-    network: Network
     deadline: Deadline
     into: BinaryIO
 
@@ -107,7 +99,7 @@ class _Download:
                 return
             plain.settimeout(self.deadline.left())
             # Without ragged ends, a body that just stops is told from one that ends.
-            with self.network.trusted().wrap_socket(
+            with network.trusted().wrap_socket(
                 plain, server_hostname=url.host, suppress_ragged_eofs=False
             ) as encrypted:
                 yield encrypted
@@ -125,7 +117,7 @@ class _Download:
             )
         if literal:
             return [url.host]
-        addresses = resolve_within(self.network, url.host, url.port, self.deadline)
+        addresses = network.resolve_within(url.host, url.port, self.deadline)
         if domains is not None:
             _check_public(url.host, addresses, what)
         return addresses
@@ -137,7 +129,7 @@ class _Download:
             left = self.deadline.left()
             share = min(left / (others + 1), _DEAD_AFTER_S) if others else left
             try:
-                return self.network.connect(address, port, share)
+                return network.connect(address, port, share)
             except OSError as error:
                 failure = error
         raise failure

@@ -1,21 +1,19 @@
-"""`read_image`: an image as a model is shown it; `frames_of`: frames that a caller has already."""
+"""`read_image`: an image as a model is shown it; `stack_frames`: frames that a caller has."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vllm_mlx.errors import MediaError
-from vllm_mlx.media.clip import VideoClip
-from vllm_mlx.media.policy import UNRESTRICTED, MediaPolicy
+from vllm_mlx.media.clip import Frames
+from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.media.room import Claim, unbounded
-from vllm_mlx.video_params import VideoParams
 
 Picture = Image.Image | NDArray[Any]
 PIXEL_BYTES = 4  # in Pillow, also of RGB
@@ -29,31 +27,30 @@ BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 def read_image(
-    source: Path | bytes | Picture,
+    source: Path | BinaryIO | Picture,
     policy: MediaPolicy,
     *,
-    name: str | None = None,
+    name: str,
     claim: Claim = unbounded,
 ) -> Image.Image:
     """Return an RGB image, the first of several: turned as EXIF says, on white if transparent.
 
     Args:
-        source: a local file that the caller may read, its content, a Pillow image, or an array
+        source: a local file within the policy, as `opened` gives it, a Pillow image, or an array
             uint8 [height, width] or [height, width, 1, 3 or 4].
-        name: what an error calls it; the path without.
+        name: what an error calls it.
         claim: asked for the bytes of a file's pixels before they are decoded.
 
     Raises:
         MediaError: naming the image, what is wrong with it and what to do.
     """
-    name = name or (str(source) if isinstance(source, Path) else "given inline")
     try:
         if isinstance(source, np.ndarray):
             source = _of_array(source)
         if isinstance(source, Image.Image):
             _check_pixels(source, policy)
             return _as_shown(source)
-        with _opened(source, policy) as image:
+        with Image.open(source, formats=FORMATS) as image:
             _check_pixels(image, policy)
             claim(PIXEL_BYTES * image.width * image.height)
             return _as_shown(image)
@@ -63,45 +60,24 @@ def read_image(
         raise MediaError(f"image {name}: {_explained(error)}") from None
 
 
-def frames_of(
-    frames: NDArray[Any] | Sequence[Picture],
-    fps: float | None = None,
-    policy: MediaPolicy = UNRESTRICTED,
-    *,
-    name: str | None = None,
-) -> VideoClip:
-    """Return a clip of all these frames, of which frame n is shown at n / fps.
-
-    Args:
-        frames: array uint8 [T, height, width, 3] (or 1 or 4 channels), or images of one size.
-        fps: of these frames; without, as if they were taken at the default of `video_fps`.
+def stack_frames(frames: Iterable[Picture], policy: MediaPolicy) -> Frames:
+    """Return the frames of a video as one array uint8 [T, height, width, 3].
 
     Raises:
         MediaError: there is none, they differ in size, or one can't be used.
     """
-    name = name or "given as frames"
-    fps = VideoParams.of().video_fps if fps is None else fps
-    if not 0 < fps < float("inf"):
-        raise MediaError(f"video {name}: fps must be above 0, is {fps}")
-    if len(frames) == 0:
-        raise MediaError(f"video {name}: it has no frames; give at least one")
     images = [
-        np.asarray(read_image(frame, policy, name=f"{at} of video {name}"))
+        np.asarray(read_image(frame, policy, name=f"{at} of video given as frames"))
         for at, frame in enumerate(frames)
     ]
+    if not images:
+        raise MediaError("video given as frames: it has no frames; give at least one")
     sizes = {image.shape for image in images}
     if len(sizes) > 1:
-        raise MediaError(f"video {name}: frames differ in size {sorted(sizes)}; scale them to one")
-    height, width, _ = images[0].shape
-    return VideoClip(
-        frames=np.stack(images),
-        timestamps=tuple(at / fps for at in range(len(images))),
-        num_frames=len(images),
-        fps=fps,
-        duration_s=len(images) / fps,
-        width=width,
-        height=height,
-    )
+        raise MediaError(
+            f"video given as frames: frames differ in size {sorted(sizes)}; scale them to one"
+        )
+    return np.stack(images)
 
 
 def image_format(path: Path) -> str | None:
@@ -111,15 +87,6 @@ def image_format(path: Path) -> str | None:
             return image.format
     except Exception:
         return None
-
-
-def _opened(source: Path | bytes, policy: MediaPolicy) -> Image.Image:
-    size = source.stat().st_size if isinstance(source, Path) else len(source)
-    if size == 0:
-        raise MediaError("it is empty; check how it was written or downloaded")
-    if size > policy.max_bytes:
-        raise MediaError(f"{size} bytes, allowed are {policy.max_bytes}; use a smaller file")
-    return Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS)
 
 
 def _of_array(array: NDArray[Any]) -> Image.Image:
@@ -170,8 +137,6 @@ def _check_greys(image: Image.Image) -> None:
 
 
 def _explained(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file; check the path"
     if isinstance(error, BOMBS):
         return "more pixels than Pillow takes for safe (Image.MAX_IMAGE_PIXELS); scale it down"
     if isinstance(error, UnidentifiedImageError):

@@ -1,4 +1,7 @@
-"""`Network`: how names are resolved and sockets opened; `Deadline` and the reads that keep it."""
+"""How names are resolved and sockets opened; `Deadline` and the reads that keep it.
+
+Nothing here decides what is allowed: that is checked between `resolve` and `connect`.
+"""
 
 from __future__ import annotations
 
@@ -8,45 +11,25 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 MAX_HEADER_BYTES = 64 << 10
 
 
-def _resolve(host: str, port: int) -> list[str]:
+def resolve(host: str, port: int) -> list[str]:
+    """Return the IP addresses of a host."""
     # Bytes, or `getaddrinfo` would apply an IDNA of its own.
     found = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-def _connect(address: str, port: int, timeout_s: float) -> socket.socket:
+def connect(address: str, port: int, timeout_s: float) -> socket.socket:
+    """Return a socket that is connected to an IP address."""
     return socket.create_connection((address, port), timeout_s)
 
 
-_trusted = functools.cache(ssl.create_default_context)
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """What a download needs of the machine; tests put a local server behind a public name.
-
-    None of the three decides what is allowed: that is checked between `resolve` and `connect`.
-
-    Attributes:
-        resolve: host and port to IP addresses.
-        connect: IP address, port and seconds to a connected socket.
-        trusted: trusted certificate authorities.
-    """
-
-    resolve: Callable[[str, int], list[str]] = _resolve
-    connect: Callable[[str, int, float], socket.socket] = _connect
-    trusted: Callable[[], ssl.SSLContext] = _trusted
-
-
-SYSTEM = Network()
+trusted = functools.cache(ssl.create_default_context)
 
 
 class Deadline:
@@ -73,7 +56,7 @@ class Deadline:
         return left
 
 
-def resolve_within(network: Network, host: str, port: int, deadline: Deadline) -> list[str]:
+def resolve_within(host: str, port: int, deadline: Deadline) -> list[str]:
     """Return the addresses of `host`. A resolver can't be interrupted: a late one is abandoned.
 
     Raises:
@@ -83,7 +66,7 @@ def resolve_within(network: Network, host: str, port: int, deadline: Deadline) -
 
     def ask() -> None:
         try:
-            answer.set_result(network.resolve(host, port))
+            answer.set_result(resolve(host, port))
         except Exception as error:
             answer.set_exception(error)
 

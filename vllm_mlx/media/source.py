@@ -27,7 +27,6 @@ from vllm_mlx.media.fetch import fetch
 from vllm_mlx.media.inline import Inline, from_base64, from_bytes, from_data_url
 from vllm_mlx.media.local import readable
 from vllm_mlx.media.names import SCHEME, may_be_base64
-from vllm_mlx.media.network import SYSTEM, Network
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.media.temporary import suffix, temporary_folder, write
 from vllm_mlx.media.url import printable, safe_name
@@ -52,9 +51,7 @@ class MediaFile:
     name: str
 
 
-def opened(
-    source: str | Path | bytes, policy: MediaPolicy, *, network: Network = SYSTEM
-) -> AbstractContextManager[MediaFile]:
+def opened(source: str | Path | bytes, policy: MediaPolicy) -> AbstractContextManager[MediaFile]:
     """Find, check and if need be download `source`; what was stored for it is removed on exit.
 
     Raises:
@@ -76,7 +73,7 @@ def opened(
             case "data":
                 return _stored(from_data_url(source, policy.max_bytes))
             case _:
-                return _downloaded(source, policy, network)
+                return _downloaded(source, policy)
     if found is not None:
         raise MediaError(
             f"{found[2].lower()}://…: media come by http, https, file and data URLs, by path or as "
@@ -116,9 +113,9 @@ def _stored(inline: Inline) -> Iterator[MediaFile]:
 
 
 @contextmanager
-def _downloaded(url: str, policy: MediaPolicy, network: Network) -> Iterator[MediaFile]:
+def _downloaded(url: str, policy: MediaPolicy) -> Iterator[MediaFile]:
     with temporary_folder() as folder:
         partial = folder / "partial"
         with partial.open("wb", buffering=0) as file:
-            ending = fetch(url, policy, file, network)
+            ending = fetch(url, policy, file)
         yield MediaFile(partial.rename(folder / f"media{ending}"), safe_name(url))

@@ -23,14 +23,9 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, _new_digest).hexdigest()
 
 
-def content_hash(pixels: NDArray[Any], *params: object) -> str:
-    """Return the hexadecimal hash of an array and of what is done with it.
-
-    Args:
-        pixels: of any shape and dtype; both are part of the hash.
-        params: whatever else makes a difference (a model's name, a size); compared by `repr`.
-    """
-    digest = _new_digest(f"{pixels.shape} {pixels.dtype.str} {params!r}\n".encode())
+def content_hash(pixels: NDArray[Any]) -> str:
+    """Return the hexadecimal hash of an array, its shape and its dtype."""
+    digest = _new_digest(f"{pixels.shape} {pixels.dtype.str}\n".encode())
     digest.update(np.ascontiguousarray(pixels).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 

@@ -27,7 +27,7 @@ def read_video(
     params: VideoParams,
     policy: MediaPolicy,
     *,
-    name: str | None = None,
+    name: str,
     claim: Claim = unbounded,
 ) -> VideoClip:
     """Decode the frames at `video_fps`, at most `video_max_frames` (then spread over the clip).
@@ -35,8 +35,8 @@ def read_video(
     Frames that can't be decoded are not there to choose from, and none is made up.
 
     Args:
-        path: a local file that the caller may read.
-        name: what an error calls it; the path without.
+        path: a local file within the policy, as `opened` gives it.
+        name: what an error calls it.
         claim: asked for the frames' bytes before they are decoded.
 
     Raises:
@@ -45,9 +45,9 @@ def read_video(
     try:
         return _Reading(path, params, policy, claim).clip()
     except MediaError as error:
-        raise MediaError(f"video {name or path}: {error}") from None
+        raise MediaError(f"video {name}: {error}") from None
     except (av.FFmpegError, OSError, ValueError, ArithmeticError, MemoryError) as error:
-        raise MediaError(f"video {name or path}: {_explained(path, error)}") from None
+        raise MediaError(f"video {name}: {_explained(path, error)}") from None
 
 
 class _Reading:
@@ -83,13 +83,6 @@ class _Reading:
         return self._clip(index, wanted, frames)
 
     def _index(self) -> ClipIndex:
-        size = self.path.stat().st_size
-        if size == 0:
-            raise MediaError("the file is empty; check how it was written or downloaded")
-        if size > self.policy.max_bytes:
-            raise MediaError(
-                f"{size} bytes, allowed are {self.policy.max_bytes}; use a smaller file"
-            )
         with open_video(self.path) as container:
             stream = video_stream(container)
             if stream is None:
@@ -120,16 +113,10 @@ class _Reading:
         return wanted
 
     def _clip(self, index: ClipIndex, wanted: list[int], frames: Frames) -> VideoClip:
-        count = len(index.pts)
-        span = (index.pts[-1] - index.pts[0]) * index.time_base
         return VideoClip(
             frames=frames,
             timestamps=tuple(map(index.seconds, wanted)),
-            num_frames=count,
-            fps=float((count - 1) / span if span else index.rate),
             duration_s=index.seconds(index.end),
-            width=frames.shape[2],
-            height=frames.shape[1],
             truncated=index.truncated,
         )
 
@@ -141,12 +128,6 @@ class _Reading:
 
 def _explained(path: Path, error: Exception) -> str:
     """Return why a file could not be read, and what to do."""
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file; check the path"
-    if isinstance(error, IsADirectoryError):
-        return "it is a folder; name the files in it"
-    if isinstance(error, PermissionError):
-        return "not readable for this user; check its permissions"
     picture = image_format(path)
     if picture:
         return f"it is a still image ({picture}), not a video; pass it with images="

@@ -102,8 +102,6 @@ class MLXMultimodalLM(Model):
         """Describe an image.
 
         Args:
-            image: what to look at.
-            prompt: what to ask for.
             max_tokens: most tokens to generate; 512 by default.
             **options: see `SamplingParams`.
 
@@ -126,8 +124,6 @@ class MLXMultimodalLM(Model):
         """Answer a question about an image.
 
         Args:
-            image: what to look at.
-            question: what to ask.
             max_tokens: most tokens to generate; 256 by default.
             **options: see `SamplingParams`.
 
@@ -151,8 +147,6 @@ class MLXMultimodalLM(Model):
         """Describe what happens in a video.
 
         Args:
-            video: what to look at.
-            prompt: what to ask for.
             fps: frames per second to look at; 2.0 by default.
             max_frames: most frames to look at; 32 by default.
             max_tokens: most tokens to generate; 512 by default.

@@ -126,17 +126,14 @@ def _attend_pieces(
 ) -> mx.array:
     """Attention over columns that lie in one piece, or in two at the ends of the ring."""
     scores = [queries @ k.swapaxes(-1, -2) + mask for k, mask in zip(keys, masks, strict=True)]
-    highest = scores[0].max(axis=-1, keepdims=True)
-    for other in scores[1:]:
-        highest = mx.maximum(highest, other.max(axis=-1, keepdims=True))
-    if sink is not None:
-        highest = mx.maximum(highest, sink)
+    most = [each.max(axis=-1, keepdims=True) for each in scores]
+    highest = functools.reduce(mx.maximum, most if sink is None else [*most, sink])
     weights = [exp(each - highest) for each in scores]
     totals = [each.sum(axis=-1, keepdims=True) for each in weights]
     if sink is not None:
         totals.append(exp(sink - highest))
     outputs = [w @ v for w, v in zip(weights, values, strict=True)]
-    return sum(outputs[1:], outputs[0]) / sum(totals[1:], totals[0])
+    return functools.reduce(mx.add, outputs) / functools.reduce(mx.add, totals)
 
 
 def attend_causal(

@@ -43,7 +43,9 @@ def acl(role: str | None, user: str | None, password_env: str | None, url: str |
         raise click.UsageError("--user names one user: say its --role, too")
     if user is not None and not _USER.fullmatch(user):
         raise click.UsageError(f"--user: {user!r} should be letters, digits and _ . @ -")
-    password = _password(password_env)
+    password = None if password_env is None else os.environ.get(password_env)
+    if password_env is not None and not password:
+        raise click.UsageError(f"--password-env: {password_env} is not set in the environment")
     commands, server = ALL_COMMANDS, _ANY_SERVER
     if url:
         server = redacted(url)
@@ -52,11 +54,3 @@ def acl(role: str | None, user: str | None, password_env: str | None, url: str |
     for each in [Role(role)] if role else Role:
         click.echo(acl_line(each, user or f"mlx-{each}", password, commands=commands))
     click.echo(_HINT.format(server=server), err=True)
-
-
-def _password(variable: str | None) -> str | None:
-    if variable is None:
-        return None
-    if not (password := os.environ.get(variable)):
-        raise click.UsageError(f"--password-env: {variable} is not set in the environment")
-    return password

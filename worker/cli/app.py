@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from redis import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 from rich.console import Console
 
@@ -49,6 +50,7 @@ from worker.cli.options import (
     server_option,
     settings_from,
     url_option,
+    with_redis,
 )
 from worker.cli.run_commands import tell_enqueued
 from worker.logs import log_to_stderr
@@ -132,7 +134,7 @@ def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
     out = options["out"].expanduser().absolute()
     config, media = settings_from(SchedulerConfig, options), media_policy_from(options)
     run_options = _run_options(options)
-    with view.shown():
+    with view.bar:
         verification = run_everything(
             url,
             out,
@@ -150,12 +152,10 @@ def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
 
 @main.command(short_help="Validate PROMPTS and enqueue it.")
 @enqueue_options
-@server_option
-def enqueue(url: str, **options: Any) -> None:
+@with_redis
+def enqueue(connection: Redis, **options: Any) -> None:
     """Validate PROMPTS and enqueue it; prints the run id on the last line."""
-    run_options = _run_options(options)
-    with connect(url) as connection:
-        enqueued = enqueue_run(connection, **run_options)
+    enqueued = enqueue_run(connection, **_run_options(options))
     tell_enqueued(enqueued)
     click.echo(enqueued.spec.run_id)
 
@@ -198,10 +198,7 @@ def worker(
 @click.option("--strict", is_flag=True, help="Exit with 1 if a row ended in error.")
 def verify(folder: Path, strict: bool) -> None:
     """Prove that FOLDER holds every input row exactly once."""
-    try:
-        verification = verify_dataset(folder)
-    except DatasetError as error:
-        raise click.UsageError(str(error)) from error
+    verification = verify_dataset(folder)
     if not Dataset(folder).is_finished:
         verification.problems.append("_SUCCESS is missing: the run has not ended")
     for problem in verification.problems:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,8 @@ from rich.text import Text
 
 from jobs.dataset import Verification
 from jobs.result_row import ResultRow
-from worker.statistics import Statistics
 from worker.status import RunStatus
+from worker.timer import Timer
 
 # What moves a terminal's cursor or writes backwards.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -27,11 +25,15 @@ PLAIN_EVERY = 5.0  # seconds between progress lines where there is no terminal
 
 
 class RunDisplay:
-    """The progress of a run: a bar on a terminal, elsewhere a line every few seconds."""
+    """The progress of a run: a bar on a terminal, elsewhere a line every few seconds.
+
+    Attributes:
+        bar: is shown while it is entered.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar = Progress(
+        self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -40,15 +42,10 @@ class RunDisplay:
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("rows", total=None, note="")
+        self._task = self.bar.add_task("rows", total=None, note="")
         self._is_loading = True
         self._last_line = ""
-        self._last_time = 0.0
-
-    @contextmanager
-    def shown(self) -> Iterator[RunDisplay]:
-        with self._bar:
-            yield self
+        self._next_line = Timer(PLAIN_EVERY)
 
     def update(self, status: RunStatus) -> None:
         """Show the state of the run."""
@@ -59,16 +56,15 @@ class RunDisplay:
             notes = ["loading the model"]
         if errors := status.rows_error:
             notes.append(f"{errors} in error")
-        self._bar.update(self._task, total=rows, completed=done, note=", ".join(notes))
+        self.bar.update(self._task, total=rows, completed=done, note=", ".join(notes))
         if not self._console.is_terminal:
             self._print_line(", ".join([f"{done}/{rows} rows", *notes]))
 
     def _print_line(self, line: str) -> None:
-        now = time.monotonic()
-        if line == self._last_line or now - self._last_time < PLAIN_EVERY:
-            return
-        self._last_line, self._last_time = line, now
-        self._console.print(line, highlight=False)
+        if line != self._last_line and self._next_line.is_due:
+            self._last_line = line
+            self._next_line.restart()
+            self._console.print(line, highlight=False)
 
 
 def print_summary(
@@ -110,7 +106,7 @@ def print_status(console: Console, status: RunStatus) -> None:
     }.items():
         table.add_row(name, Text(plain(value)))
     for name, said in status.workers.items():
-        table.add_row(Text(plain(f"worker {name}")), Text(plain(str(Statistics.from_live(said)))))
+        table.add_row(Text(plain(f"worker {name}")), Text(plain(str(said))))
     for job_id, reason in status.errors.items():
         table.add_row(Text(plain(f"failed {job_id}")), Text(plain(reason)))
     console.print(table)
@@ -122,11 +118,6 @@ def row_as_line(row: ResultRow) -> str:
     said = f"{output.error_type}: {output.error}" if output.error_type else output.text
     sample = f".{row.sample_index}" if row.sample_index else ""
     return f"{plain(row.id)}{sample}: {_clip(said)} ({output.finish_reason})"
-
-
-def row_as_json(row: ResultRow) -> str:
-    """Return a row as the dataset has it, without the input's columns, as JSON."""
-    return json.dumps(row.cells())
 
 
 def plain(text: str) -> str:

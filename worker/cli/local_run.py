@@ -111,23 +111,7 @@ def _watch(
 def _workers(
     url: str, model: str, out: Path, count: int, flags: list[str]
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    processes: list[subprocess.Popen[bytes]] = []
-    try:
-        for number in range(count):
-            processes.append(_start_worker(url, model, out, number, count, flags))
-        yield processes
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait()
-
-
-def _start_worker(
-    url: str, model: str, out: Path, number: int, count: int, flags: list[str]
-) -> subprocess.Popen[bytes]:
-    log = out / "_job" / f"worker-{number}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    """Run workers while the body does, each with a log of its own."""
     command = [sys.executable, "-m", "worker.cli", "worker", "--burst", "--model", model]
     command += ["--output-root", str(out), *flags]
     if url.startswith("unix:"):
@@ -138,12 +122,23 @@ def _start_worker(
     if count > 1:
         # Several BLAS threads on cores that others use are many times slower than one.
         environment.setdefault("OPENBLAS_NUM_THREADS", "1")
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=output,
-            stdin=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches us, and we stop the workers in order
-        )
+    (out / "_job").mkdir(parents=True, exist_ok=True)
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        for number in range(count):
+            with (out / "_job" / f"worker-{number}.log").open("ab") as log:
+                process = subprocess.Popen(
+                    command,
+                    stdout=log,
+                    stderr=log,
+                    stdin=subprocess.DEVNULL,
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C reaches us, and we stop the workers in order
+                )
+            processes.append(process)
+        yield processes
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()

@@ -181,15 +181,13 @@ def media_flags(policy: MediaPolicy) -> list[str]:
 
 enqueue_options = all_of(
     click.argument("prompts", type=click.Path(path_type=Path), required=False),
-    click.option(
-        "--videos",
-        metavar="PATTERN",
-        help="In place of PROMPTS: a folder of videos, or a pattern in quotes.",
-    ),
-    click.option(
-        "--images",
-        metavar="PATTERN",
-        help="In place of PROMPTS: a folder of images, or a pattern in quotes.",
+    *(
+        click.option(
+            f"--{media}",
+            metavar="PATTERN",
+            help=f"In place of PROMPTS: a folder of {media}, or a pattern in quotes.",
+        )
+        for media in ("videos", "images")
     ),
     click.option("--prompt", help="What is asked of each file of --videos or --images."),
     model_option,

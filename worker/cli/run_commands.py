@@ -55,7 +55,7 @@ def tail(connection: Redis, run_id: str, as_json: bool) -> None:
     """Show RUN's rows as they come, until it is finished."""
     Ledger(connection).spec(run_id)
     for row in _rows_as_they_come(connection, run_id):
-        click.echo(display.row_as_json(row) if as_json else display.row_as_line(row))
+        click.echo(json.dumps(row.cells()) if as_json else display.row_as_line(row))
 
 
 @click.command(short_help="Enqueue again what is missing of RUN.")

@@ -33,7 +33,11 @@ def sweep(queue: Queue) -> int:
     redis: Redis = queue.connection
     by_queue = WORKERS_BY_QUEUE_KEY % queue.name
     sets = (by_queue, REDIS_WORKER_KEYS, Queue.redis_queues_keys, RateLimitRegistry.rl_keys_key)
-    removed = sum(_sweep_set(redis, key) for key in sets)
+    removed = 0
+    for key in sets:
+        for member in cast(set[bytes], redis.smembers(key)):
+            if not _is_text(member):
+                removed += redis.srem(key, member)
     for key in (queue.key, queue.intermediate_queue_key):
         for entry in cast(list[bytes], redis.lrange(key, 0, -1)):
             if not _is_job(queue, entry, _JOB):
@@ -72,11 +76,6 @@ def mark_failed(queue: Queue, job_id: str, error: Exception) -> None:
         pipeline.zadd(queue.failed_job_registry.key, {job_id: time.time() + FAILURE_TTL})
         pipeline.lrem(queue.intermediate_queue_key, 1, job_id)
         pipeline.execute()
-
-
-def _sweep_set(redis: Redis, key: str) -> int:
-    members = cast(set[bytes], redis.smembers(key))
-    return sum(redis.srem(key, member) for member in members if not _is_text(member))
 
 
 def _is_job(queue: Queue, entry: bytes, names: re.Pattern[bytes]) -> bool:

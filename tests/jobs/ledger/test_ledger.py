@@ -11,7 +11,7 @@ from redis import Redis
 
 from jobs.errors import RunNotFoundError
 from jobs.ledger import Counts
-from jobs.ledger.ledger import KEEP_FINISHED, LIVE_TTL, Ledger, Progress, RunState
+from jobs.ledger.ledger import KEEP_FINISHED, Ledger, Progress, RunState
 from jobs.result_row import ResultRow
 from jobs.run_spec import InputSpec, RunSpec
 from jobs.sources import Format
@@ -136,20 +136,6 @@ def test_an_unknown_run(ledger: Ledger) -> None:
     for ask in (ledger.spec, ledger.progress):
         with pytest.raises(RunNotFoundError, match="run-nowhere"):
             ask("run-nowhere")
-
-
-def test_the_word_of_a_worker(redis: Redis, ledger: Ledger) -> None:
-    assert ledger.live([]) == {}
-    ledger.publish_live("one", {"runs": {}, "running": 3})
-    ledger.publish_live("one", {"runs": {}, "running": 4})
-    ledger.publish_live("two", {"running": 1})
-
-    said = ledger.live(["one", "two", "three"])
-    assert said == {"one": {"runs": {}, "running": 4}, "two": {"running": 1}}
-    assert 0 < redis.ttl("mlx-batch:live:one") <= LIVE_TTL
-
-    ledger.forget_live("one")
-    assert ledger.live(["one"]) == {}
 
 
 def test_counts_of_outputs() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from functools import partial
 
 import pytest
 
+from tests.helpers.decoding import CONTEXT_LENGTH, ENDLESS
+from tests.helpers.engines import until
 from vllm_mlx.batching.request import Request
 from vllm_mlx.engine import BatchedEngine, SimpleEngine
 from vllm_mlx.errors import (
@@ -30,17 +31,22 @@ PROMPTS = [
     "The opposite of hot is",
     "My favourite colour is",
 ]
+TOO_LONG = "word " * CONTEXT_LENGTH
 CHAT = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 @pytest.fixture(scope="module", params=[SimpleEngine, BatchedEngine])
 def engine(request, text_folder):
-    return request.param(text_folder)
+    engine = request.param(text_folder)
+    yield engine
+    engine._core.stop()
 
 
 @pytest.fixture(scope="module")
 def batched(text_folder):
-    return BatchedEngine(text_folder, max_num_seqs=4)
+    engine = BatchedEngine(text_folder, max_num_seqs=4)
+    yield engine
+    engine._core.stop()
 
 
 @pytest.mark.parametrize("kind", [SimpleEngine, BatchedEngine])
@@ -55,20 +61,26 @@ async def test_generate_and_chat(kind):
 
 async def test_batched_equals_sequential(batched):
     limits = [5, 24, 11, 17, 3, 30]
-    alone = [
-        await batched.generate(prompt, max_tokens=limit, temperature=0)
-        for prompt, limit in zip(PROMPTS, limits, strict=True)
-    ]
-    together = await asyncio.gather(
-        *(
-            batched.generate(prompt, max_tokens=limit, temperature=0)
-            for prompt, limit in zip(PROMPTS, limits, strict=True)
-        )
-    )
+    asked = list(zip(PROMPTS, limits, strict=True))
+    alone = [await batched.generate(*each, temperature=0) for each in asked]
+    together = await asyncio.gather(*(batched.generate(*each, temperature=0) for each in asked))
     assert [output.text for output in together] == [output.text for output in alone]
-    counts = [output.completion_tokens for output in together]
-    assert counts == [output.completion_tokens for output in alone]
-    assert counts[:5] == limits[:5]  # the last one ends by itself
+    assert [output.completion_tokens for output in together] == limits
+
+
+async def test_an_end_token_ends_its_row_of_a_batch(batched):
+    async def says(prompt: str) -> list[int]:
+        output = await batched.generate(prompt, 30, temperature=0, logprobs=0)
+        return [entry.token_id for entry in output.logprobs]
+
+    free = [await says(prompt) for prompt in PROMPTS]
+    ends = batched.tokenizer.eos_token_ids
+    ends.add(end := free[-1][10])
+    together = await asyncio.gather(*map(says, PROMPTS))
+    ends.remove(end)
+    cut = [tokens[: [*tokens, end].index(end) + 1] for tokens in free]
+    assert together == cut
+    assert len(cut[-1]) <= 11 < max(map(len, cut))
 
 
 async def test_concurrent_calls_share_the_steps(batched):
@@ -128,7 +140,7 @@ async def test_one_bad_prompt_leaves_the_others_alone(batched):
     results = await asyncio.gather(
         batched.generate(PROMPTS[0], max_tokens=4, temperature=0),
         batched.generate("", max_tokens=4),
-        batched.generate("word " * 9000, max_tokens=4),
+        batched.generate(TOO_LONG, max_tokens=4),
         batched.generate(PROMPTS[1], max_tokens=4, temperature=0),
         return_exceptions=True,
     )
@@ -140,10 +152,10 @@ async def test_one_bad_prompt_leaves_the_others_alone(batched):
 
 async def test_a_cancelled_call_frees_its_place(batched):
     tasks = [
-        asyncio.create_task(batched.generate("Once upon a time", max_tokens=8000))
+        asyncio.create_task(batched.generate("Once upon a time", **ENDLESS))
         for _ in range(4)  # all the places there are
     ]
-    await asyncio.sleep(0.5)
+    await until(lambda: batched.stats.running == 4)
     for task in tasks:
         task.cancel()
     output = await asyncio.wait_for(batched.generate(PROMPTS[0], max_tokens=2), timeout=20)
@@ -156,15 +168,15 @@ async def test_a_cancelled_call_frees_its_place(batched):
 
 async def test_leaving_a_stream_frees_its_place(text_folder):
     async with SimpleEngine(text_folder) as engine:
-        stream = engine.stream_generate("Once upon a time", max_tokens=8000)
+        stream = engine.stream_generate("Once upon a time", **ENDLESS)
         await anext(stream)
         await stream.aclose()
         await asyncio.wait_for(engine.generate(PROMPTS[0], max_tokens=2), timeout=20)
 
 
 async def test_abort_ends_the_call(engine):
-    task = asyncio.create_task(engine.generate("Hello", max_tokens=8000, request_id="mine"))
-    await asyncio.sleep(0.3)
+    task = asyncio.create_task(engine.generate("Hello", request_id="mine", **ENDLESS))
+    await until(lambda: engine.stats.running)
     await engine.abort("mine")
     await engine.abort("unknown")
     with pytest.raises(RequestAbortedError, match="mine"):
@@ -172,8 +184,8 @@ async def test_abort_ends_the_call(engine):
 
 
 async def test_two_requests_of_one_name_are_refused(batched):
-    task = asyncio.create_task(batched.generate("Hello", max_tokens=8000, request_id="twin"))
-    await asyncio.sleep(0.2)
+    task = asyncio.create_task(batched.generate("Hello", request_id="twin", **ENDLESS))
+    await until(lambda: batched.stats.running)
     with pytest.raises(InvalidRequestError, match="twin"):
         await batched.generate("Hello", max_tokens=2, request_id="twin")
     await batched.abort("twin")
@@ -202,8 +214,8 @@ async def test_a_name_is_free_once_its_request_is_cancelled(batched):
 async def test_stop_wakes_waiting_calls(text_folder):
     engine = SimpleEngine(text_folder)
     await engine.start()
-    calls = [asyncio.create_task(engine.generate("Hello", max_tokens=8000)) for _ in range(3)]
-    await asyncio.sleep(0.3)
+    calls = [asyncio.create_task(engine.generate("Hello", **ENDLESS)) for _ in range(3)]
+    await until(lambda: engine.stats.running)
     await engine.stop()
     for call in calls:
         with pytest.raises(EngineStoppedError):
@@ -314,7 +326,7 @@ async def test_what_is_asked_at_once_shares_its_prefill_and_fails_alone(batched,
     prompt = "Seven sailors set sail for the southern seas to search for silver. " * 4
     three = [SamplingParams.of(max_tokens=4, temperature=1.0, seed=seed) for seed in range(3)]
     one = SamplingParams.of(max_tokens=4, temperature=0)
-    others = ["", "word " * 9000, prompt + "They"]
+    others = ["", TOO_LONG, prompt + "They"]
     asked = [*(Request(prompt, each) for each in three), *(Request(each, one) for each in others)]
     *samples, empty, long, other = core.submit(*asked)
     assert encoded == [prompt, *others]
@@ -372,7 +384,13 @@ async def test_logprobs_name_their_tokens(batched):
             PROMPTS[0], max_tokens=3, temperature=0, logprobs=2
         )
     ]
-    assert sum((chunk.logprobs for chunk in chunks), ()) == output.logprobs
+    streamed = [entry for chunk in chunks for entry in chunk.logprobs]
+    for first, second in zip(output.logprobs, streamed, strict=True):
+        assert (first.token_id, first.token) == (second.token_id, second.token)
+        assert [each.token_id for each in first.top] == [each.token_id for each in second.top]
+        # The batch may be wider the second time, whose sums are rounded otherwise.
+        for one, other in zip((first, *first.top), (second, *second.top), strict=True):
+            assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
 
 
 async def test_what_can_never_fit_is_refused_with_its_numbers(text_folder):
@@ -394,11 +412,3 @@ async def test_a_model_that_is_not_there_raises(engine):
     with pytest.raises(ModelLoadError):
         async with type(engine)("invalid-model"):
             pass
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _stop_engines(request):
-    yield
-    for engine in ("batched",):
-        with contextlib.suppress(Exception):
-            request.getfixturevalue(engine)._core.stop()

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import pytest
 
 import vllm_mlx.models.base
+from tests.helpers.decoding import ENDLESS
 from tests.helpers.vlm import image
 from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.engine import BatchedEngine, SimpleEngine
@@ -24,14 +25,13 @@ from vllm_mlx.errors import EngineStoppedError
 from vllm_mlx.models import MLXLanguageModel, MLXMultimodalLM
 
 MODEL = "smollm2-135m"
-LONG = {"max_tokens": 4000, "temperature": 1.0, "seed": 1}
+LONG = {**ENDLESS, "temperature": 1.0, "seed": 1}
 CHAT = [{"role": "user", "content": "Tell me a very long story."}]
 
 
 @pytest.fixture(scope="module")
 def mllm(vision_folder):
     with MLXMultimodalLM(str(vision_folder)) as model:
-        model.tokenizer.eos_token_ids.clear()  # no answer ends by itself
         yield model
 
 
@@ -78,10 +78,10 @@ def run(script: str, *, fails: bool = False) -> subprocess.CompletedProcess[str]
     ],
     ids=["generate", "generate_samples", "chat", "stream_generate"],
 )
-def test_ctrl_c_cancels_what_it_interrupts(language_model, call):
+def test_ctrl_c_cancels_what_it_interrupts(tiny_model, call):
     with ctrl_c_after(0.5):
-        call(language_model)
-    assert soon(lambda: is_idle(language_model._core))
+        call(tiny_model)
+    assert soon(lambda: is_idle(tiny_model._core))
 
 
 @pytest.mark.parametrize(
@@ -165,33 +165,33 @@ def test_a_model_that_was_interrupted_while_it_loaded_loads_again(vision_folder)
 # Streams
 
 
-def test_a_loop_that_is_left_ends_its_stream(language_model):
-    stream = language_model.stream_generate("Once upon a time", **LONG)
+def test_a_loop_that_is_left_ends_its_stream(tiny_model):
+    stream = tiny_model.stream_generate("Once upon a time", **LONG)
     for _ in stream:
         break
-    assert soon(lambda: is_idle(language_model._core))
+    assert soon(lambda: is_idle(tiny_model._core))
     assert list(stream) == []
 
 
-def test_a_loop_goes_on_where_next_was(language_model):
+def test_a_loop_goes_on_where_next_was(tiny_model):
     options = {"max_tokens": 12, "seed": 3}
-    whole = language_model.generate("Once upon a time", **options).text
-    stream = language_model.stream_generate("Once upon a time", **options)
+    whole = tiny_model.generate("Once upon a time", **options).text
+    stream = tiny_model.stream_generate("Once upon a time", **options)
     assert next(stream).text + "".join(chunk.text for chunk in stream) == whole
 
 
-def test_a_stream_ends_with_its_block_and_its_last_name(language_model):
-    with contextlib.closing(language_model.stream_generate("Once upon a time", **LONG)) as stream:
+def test_a_stream_ends_with_its_block_and_its_last_name(tiny_model):
+    with contextlib.closing(tiny_model.stream_generate("Once upon a time", **LONG)) as stream:
         next(stream)
-    assert soon(lambda: is_idle(language_model._core))
-    stream = language_model.stream_generate("Once upon a time", **LONG)
+    assert soon(lambda: is_idle(tiny_model._core))
+    stream = tiny_model.stream_generate("Once upon a time", **LONG)
     next(stream)
     del stream
-    assert soon(lambda: is_idle(language_model._core))
+    assert soon(lambda: is_idle(tiny_model._core))
 
 
-def test_a_stream_that_fails_in_the_loop_ends(language_model):
-    stream = language_model.stream_generate("Once upon a time", **LONG)
+def test_a_stream_that_fails_in_the_loop_ends(tiny_model):
+    stream = tiny_model.stream_generate("Once upon a time", **LONG)
 
     def fail() -> None:
         for chunk in stream:
@@ -199,12 +199,11 @@ def test_a_stream_that_fails_in_the_loop_ends(language_model):
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert soon(lambda: is_idle(language_model._core))
+    assert soon(lambda: is_idle(tiny_model._core))
 
 
 async def test_an_asynchronous_loop_that_is_left_ends_its_stream(vision_folder):
     async with BatchedEngine(str(vision_folder)) as engine:
-        engine.tokenizer.eos_token_ids.clear()
         stream = engine.stream_generate("Once upon a time", **LONG)
         async for _ in stream:
             break
@@ -222,7 +221,6 @@ async def test_an_asynchronous_loop_that_is_left_ends_its_stream(vision_folder):
 
 async def test_a_chunk_that_is_waited_for_too_long_ends_the_stream(vision_folder):
     async with SimpleEngine(str(vision_folder)) as engine:
-        engine.tokenizer.eos_token_ids.clear()
         call = asyncio.create_task(engine.generate("Once upon a time", **LONG))
         await asyncio.sleep(0.2)
         stream = engine.stream_generate("Once upon a time", **LONG)

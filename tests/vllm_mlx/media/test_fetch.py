@@ -12,15 +12,16 @@ from dataclasses import replace
 
 import pytest
 
-from tests.helpers.web import PUBLIC, Answer, Web, ok, redirect
+from tests.helpers.web import PUBLIC, Answer, Network, Web, ok, redirect
 from vllm_mlx.errors import MediaError, MediaNotAllowedError
 from vllm_mlx.media.fetch import fetch
-from vllm_mlx.media.network import MAX_HEADER_BYTES, SYSTEM, Network
+from vllm_mlx.media.network import MAX_HEADER_BYTES
 from vllm_mlx.media.policy import UNRESTRICTED, MediaPolicy
 
 OTHER_PUBLIC = "2606:2800:21f:cb07:6820:80da:af6b:8b2c"
 MEDIA = MediaPolicy.of([], ["media.example.org"])
 ANY = MediaPolicy.of([], ["*"])
+SYSTEM = Network()
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +31,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def download(url: str, policy: MediaPolicy, network: Network) -> bytes:
     file = io.BytesIO()
-    fetch(url, policy, file, network)
+    with network.installed():
+        fetch(url, policy, file)
     return file.getvalue()
 
 
@@ -41,7 +43,8 @@ def test_an_allowed_host_is_fetched_from_at_the_checked_address(web: Web) -> Non
     web.says("/a.jpg?size=1", ok(b"pixels", "Content-Type: Image/PNG; q=1"))
     file = io.BytesIO()
     url = "HTTP://Media.Example.ORG.:8080/a.jpg?size=1#part"
-    suffix = fetch(url, MEDIA, file, web.network())
+    with web.network().installed():
+        suffix = fetch(url, MEDIA, file)
     assert file.getvalue() == b"pixels"
     assert suffix == ".png"
     assert (web.resolved, web.connected) == (["media.example.org"], [PUBLIC])
@@ -182,7 +185,8 @@ def test_redirects_are_followed(status: int, web: Web) -> None:
     web.says("/a/b?c", redirect("../d e.GIF?f", status))
     web.says("/d%20e.GIF?f", ok(b"pixels"))
     file = io.BytesIO()
-    suffix = fetch("http://media.example.org/a/b?c", MEDIA, file, web.network())
+    with web.network().installed():
+        suffix = fetch("http://media.example.org/a/b?c", MEDIA, file)
     assert (file.getvalue(), suffix) == (b"pixels", ".gif")
 
 
@@ -518,6 +522,7 @@ def test_a_full_disk_is_the_machines_fault_and_not_tried_again(web: Web) -> None
             raise OSError(28, "No space left on device")
 
     web.says("/", ok(b"pixels"))
-    with pytest.raises(MediaError, match="can't be kept on this machine: No space left"):
-        fetch("http://media.example.org/", MEDIA, Full(), web.network())
+    full = pytest.raises(MediaError, match="can't be kept on this machine: No space left")
+    with full, web.network().installed():
+        fetch("http://media.example.org/", MEDIA, Full())
     assert len(web.requests) == 1

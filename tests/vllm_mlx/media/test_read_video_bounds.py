@@ -29,10 +29,11 @@ def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 before = peak()
-clip = read_video(Path(sys.argv[1]), VideoParams.of(), MediaPolicy(video_reader=sys.argv[2]))
+policy = MediaPolicy(video_reader=sys.argv[2])
+clip = read_video(Path(sys.argv[1]), VideoParams.of(), policy, name="long.mp4")
 taken = peak() - before
 numbers = numbers_of(clip.frames)
-print(json.dumps([taken, numbers, clip.timestamps, clip.num_frames, clip.duration_s]))
+print(json.dumps([taken, numbers, clip.timestamps, clip.duration_s]))
 """
 
 FUZZ = """
@@ -57,7 +58,8 @@ for trial in range(200):
     path = Path(sys.argv[1], f"{trial}{source.suffix}")
     path.write_bytes(data)
     try:
-        clip = read_video(path, VideoParams(video_fps=30.0, video_max_frames=16), policy)
+        params = VideoParams(video_fps=30.0, video_max_frames=16)
+        clip = read_video(path, params, policy, name=path.name)
     except MediaError:
         continue
     read += 1
@@ -103,13 +105,13 @@ def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_ten_minutes_of_1080p_fit_into_memory(long_clip: Path, reader: str) -> None:
     result = run(MEASURE, str(long_clip), reader)
     assert result.returncode == 0, result.stderr
-    taken, numbers, timestamps, count, duration = json.loads(result.stdout)
+    taken, numbers, timestamps, duration = json.loads(result.stdout)
 
     assert taken < MOST, f"{taken / 1e9:.2f} GB"
-    assert (count, duration) == (MINUTES * 60 * FPS, MINUTES * 60.0)
+    assert duration == MINUTES * 60.0
     assert len(numbers) == 32
     assert numbers == [round(each * FPS) for each in timestamps]
-    assert (numbers[0], numbers[-1]) == (0, count - 1)
+    assert (numbers[0], numbers[-1]) == (0, MINUTES * 60 * FPS - 1)
 
 
 def test_broken_files_are_clips_or_errors_and_never_a_crash(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,7 +81,8 @@ def test_readers_claim_before_they_decode(tmp_path) -> None:
     make_clip(tmp_path / "video.mp4", 60)
     Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(tmp_path / "image.png")
 
-    clip = read_video(tmp_path / "video.mp4", VideoParams.of(), UNRESTRICTED, claim=claimed.append)
-    read_image(tmp_path / "image.png", UNRESTRICTED, claim=claimed.append)
+    how: Any = {"policy": UNRESTRICTED, "name": "a medium", "claim": claimed.append}
+    clip = read_video(tmp_path / "video.mp4", VideoParams.of(), **how)
+    read_image(tmp_path / "image.png", **how)
 
     assert claimed == [clip.frames.nbytes, 30 * 40 * 4]

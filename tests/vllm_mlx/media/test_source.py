@@ -462,7 +462,7 @@ def test_a_download_is_a_file_for_as_long_as_the_context(web: Web, temporary: Pa
     web.says("/b/CLIP.MOV", ok(PIXELS))
     policy = MediaPolicy.of([], ["media.example.org"])
     url = "http://media.example.org/a/clip.bin?key=SECRET"
-    with opened(url, policy, network=web.network()) as file:
+    with web.network().installed(), opened(url, policy) as file:
         assert file.path.read_bytes() == PIXELS
         assert file.path.name == "media.mov"
         assert file.name == "http://media.example.org/a/clip.bin?…"
@@ -474,9 +474,9 @@ def test_the_content_type_goes_before_the_urls_suffix(web: Web) -> None:
     web.says("/photo.php", ok(PIXELS, "Content-Type: image/webp"))
     web.says("/a.sh%2f..%2f", ok(PIXELS, "Content-Type: a/../../b"))
     policy = MediaPolicy.of([], ["*"])
-    with opened("http://x.org/photo.php", policy, network=web.network()) as file:
+    with web.network().installed(), opened("http://x.org/photo.php", policy) as file:
         assert file.path.suffix == ".webp"
-    with opened("http://x.org/a.sh%2f..%2f", policy, network=web.network()) as file:
+    with web.network().installed(), opened("http://x.org/a.sh%2f..%2f", policy) as file:
         assert file.path.suffix == ""
 
 
@@ -485,7 +485,8 @@ def test_a_failed_download_leaves_nothing(web: Web, temporary: Path) -> None:
     policy = MediaPolicy.of([], ["*"])
     with (
         pytest.raises(MediaError, match="404"),
-        opened("http://x.org/", policy, network=web.network()),
+        web.network().installed(),
+        opened("http://x.org/", policy),
     ):
         pass
     with pytest.raises(MediaNotAllowedError), opened("http://x.org/", NOTHING):
@@ -497,7 +498,7 @@ def test_a_second_try_starts_over(web: Web) -> None:
     short = b"HTTP/1.1 200 OK\r\nContent-Length: 256\r\n\r\n" + b"x" * 255
     web.says("/", short, ok(b"y" * 3))
     policy = MediaPolicy.of([], ["*"])
-    with opened("http://x.org/", policy, network=web.network()) as file:
+    with web.network().installed(), opened("http://x.org/", policy) as file:
         assert file.path.read_bytes() == b"yyy"
 
 

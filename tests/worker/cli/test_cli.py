@@ -255,7 +255,7 @@ def test_verify_counts_rows(bench: Bench) -> None:
 def test_verify_of_a_dataset_that_lacks_rows(bench: Bench) -> None:
     spec = bench.enqueue(rows=4, shard_size=2)
     bench.burst(DoubleEngine())
-    Dataset(Path(spec.out)).part_path(1, 2).unlink()
+    Dataset(Path(spec.out)).layout.part(1, 2).unlink()
 
     result = cli("verify", spec.out)
 

@@ -21,6 +21,7 @@ from redis import Redis
 from jobs.dataset import Dataset, verify
 from jobs.ledger import Ledger
 from tests.helpers.bench import Bench
+from tests.helpers.decoding import ENDLESS
 from tests.helpers.engines import (
     MODEL,
     wait_for,
@@ -310,7 +311,7 @@ def test_two_workers_share_a_run(bench: Bench, text_folder: str) -> None:
 
 
 def test_a_worker_that_is_told_to_end_gives_its_job_back(bench: Bench, text_folder: str) -> None:
-    sampling = SamplingParams.of(max_tokens=4000)
+    sampling = SamplingParams.of(**ENDLESS)
     spec = bench.enqueue(rows=2, shard_size=2, model=text_folder, sampling=sampling)
     words = ["worker", "--model", text_folder, "-u", bench.url, "--grace", 0]
     words += ["--output-root", bench.folder]

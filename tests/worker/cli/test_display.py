@@ -67,14 +67,14 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(bench: Bench) -> N
     spec = bench.enqueue(rows=4, shard_size=2)
     console = Console(record=True, width=100, file=io.StringIO())
     view = display.RunDisplay(console)
-    with view.shown():
+    with view.bar:
         view.update(run_status(bench.redis, spec.run_id))
         commit_shard(bench.redis, spec.run_id, 0, Counts(ok=1, error=1))
-        view._last_time = 0.0  # five seconds later
+        view._next_line.due_at = 0.0  # five seconds later
         view.update(run_status(bench.redis, spec.run_id))
         view.update(run_status(bench.redis, spec.run_id))
         commit_shard(bench.redis, spec.run_id, 1, Counts(ok=2))
-        view._last_time = 0.0
+        view._next_line.due_at = 0.0
         view.update(run_status(bench.redis, spec.run_id))
 
     assert console.export_text().splitlines() == [
@@ -92,7 +92,7 @@ def test_the_model_is_loaded_once_a_worker_has_told_what_it_does(bench: Bench) -
     view = display.RunDisplay(console)
 
     def update() -> None:
-        view._last_time = 0.0  # five seconds later
+        view._next_line.due_at = 0.0  # five seconds later
         view.update(run_status(bench.redis, spec.run_id))
 
     update()

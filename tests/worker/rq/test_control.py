@@ -208,7 +208,9 @@ def test_a_burst_ends_when_nothing_is_left(bench: Bench) -> None:
 def test_a_burst_without_jobs_ends_at_once(redis_url: str) -> None:
     with connect(redis_url) as connection:
         worker = BatchWorker("some-model", DoubleEngine(), connection=connection)
-        assert worker.work(burst=True) is False
+        worker.work(burst=True)
+
+    assert worker.bookkeeper.successful_job_count == worker.bookkeeper.failed_job_count == 0
 
 
 def test_a_burst_waits_for_delayed_retries(bench: Bench) -> None:

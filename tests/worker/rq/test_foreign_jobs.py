@@ -28,6 +28,7 @@ from tests.helpers.bench import Bench
 from tests.helpers.engines import MODEL, DoubleEngine, wait_for
 from worker.batch_worker import BatchWorker
 from worker.cli.display import print_status
+from worker.live import Live
 from worker.status import run_status
 
 QUEUE = queue_name(MODEL)
@@ -255,7 +256,9 @@ def test_what_a_terminal_would_obey_is_not_shown(bench: Bench) -> None:
     console = Console(file=io.StringIO(), width=200, force_terminal=True)
 
     status = run_status(bench.redis, spec.run_id)
-    print_status(console, replace(status, errors={"\x1b[31m[/x]": reason}, workers={"\x9b": {}}))
+    print_status(
+        console, replace(status, errors={"\x1b[31m[/x]": reason}, workers={"\x9b": Live()})
+    )
 
     shown = console.file.getvalue()
     assert "[bold]text[/nothing]" in shown

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs.ledger import Counts
-from jobs.ledger.ledger import LIVE_TTL, Ledger
+from jobs.ledger import Counts, Ledger
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench
 from tests.helpers.engines import DoubleEngine, wait_for
+from worker.live import LIVE_TTL
 from worker.rq.dequeue import dequeue
 from worker.status import RunStatus, run_status
 

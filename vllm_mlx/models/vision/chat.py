@@ -9,6 +9,7 @@ from mlx_vlm.prompt_utils import MODEL_CONFIG, MessageFormat, apply_chat_templat
 
 from vllm_mlx.batching.loaded_model import template_errors
 from vllm_mlx.batching.prompts import Messages
+from vllm_mlx.content import Part, media_of, with_media
 from vllm_mlx.errors import MediaError
 from vllm_mlx.models.vision.pixels import Pixels
 
@@ -50,17 +51,13 @@ class Chat:
 
     def _shown(self, message: Mapping[str, Any], media: Iterator[Pixels]) -> dict[str, Any]:
         """The message with its media by their type only."""
-        if isinstance(message["content"], str):
-            return dict(message)
-        parts: list[dict[str, Any]] = []
-        for part in message["content"]:
-            if part["type"] == "text":
-                parts.append(part)
-            elif self._videos_as_frames:
-                parts += [{"type": "image"}] * len(next(media).frames)
-            else:
-                parts.append({"type": next(media).info.kind})
-        return {**message, "content": parts}
+
+        def shown(part: Part) -> list[Part]:
+            if self._videos_as_frames:
+                return [{"type": "image"}] * len(next(media).frames)
+            return [{"type": part["type"]}]
+
+        return {**message, "content": with_media(message["content"], shown)}
 
     def _written(self, messages: Messages) -> str:
         given: Any = list(messages)
@@ -102,17 +99,9 @@ class Chat:
 
 
 def _count(messages: Messages, kind: str) -> int:
-    contents = [message["content"] for message in messages]
-    return sum(
-        part["type"] == kind
-        for content in contents
-        if isinstance(content, list)
-        for part in content
-    )
+    media = media_of(message.get("content") for message in messages)
+    return sum(part["type"] == kind for part in media)
 
 
 def _without_media(message: Mapping[str, Any]) -> dict[str, Any]:
-    content = message["content"]
-    if not isinstance(content, str):
-        content = [part for part in content if part["type"] == "text"]
-    return {**message, "content": content}
+    return {**message, "content": with_media(message["content"], lambda _: [])}

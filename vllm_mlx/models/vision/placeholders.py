@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from vllm_mlx.batching.loaded_model import template_errors
 from vllm_mlx.batching.prompt_media import Medium
-from vllm_mlx.content import MediaKind
+from vllm_mlx.content import MediaKind, Part, with_media
 from vllm_mlx.errors import MediaError
 from vllm_mlx.models.vision.positions import Block
 from vllm_mlx.outputs import MediaInfo
@@ -69,9 +69,12 @@ class Expander:
         return tokens.tolist(), [places[medium] for medium in media], sorted(blocks)
 
     def _render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        def by_type(part: Part) -> list[Part]:
+            return [{"type": part["type"]}]
+
         with template_errors():
             text = self._processor.tokenizer.apply_chat_template(
-                [_without_sources(message) for message in messages],
+                [{**each, "content": with_media(each["content"], by_type)} for each in messages],
                 chat_template=getattr(self._processor, "chat_template", None),
                 tokenize=False,
                 add_generation_prompt=True,
@@ -152,11 +155,3 @@ def metadata_of(info: MediaInfo) -> dict[str, Any]:
     duration = round((info.duration_s or 0.0) * MILLISECONDS)
     total = max(duration, numbers[-1] + 1)
     return {"fps": MILLISECONDS, "frames_indices": numbers, "total_num_frames": total}
-
-
-def _without_sources(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The message as templates expect it: media by their type only."""
-    content = message.get("content")
-    if isinstance(content, list):
-        content = [part if part["type"] == "text" else {"type": part["type"]} for part in content]
-    return {**message, "content": content}

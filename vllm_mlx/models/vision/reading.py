@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -15,7 +14,7 @@ from PIL import Image
 from vllm_mlx.batching.prompts import MediaPrompt
 from vllm_mlx.content import MediaKind
 from vllm_mlx.errors import MediaError
-from vllm_mlx.media.image import frames_of, read_image
+from vllm_mlx.media.image import read_image, stack_frames
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.media.room import Room
 from vllm_mlx.media.selection import select_frames
@@ -94,13 +93,14 @@ class MediaReader(Generic[T]):
         """
         how = f"{kind} {params.video_fps} {params.video_max_frames}" if kind == "video" else kind
 
+        def given() -> Image.Image | VideoClip:
+            return self._image(source) if kind == "image" else self._clip(source, params)
+
         def load() -> T:
             if isinstance(source, str | bytes | Path):
                 with opened(source, self._policy) as file:
                     return self._process(kind, file.path, file.name, params)
-            if kind == "image":
-                return self._image(self._shown(source), GIVEN)
-            return self._video(self._given(source, params), GIVEN)
+            return self._formed(given(), GIVEN)
 
         if isinstance(source, str) and source.lower().startswith(("http:", "https:")):
             return self._pinned(pins, f"{how} at {source}", load, load, keep=False)
@@ -116,22 +116,19 @@ class MediaReader(Generic[T]):
 
                 return self._pinned(pins, f"{how} of {found}", process, load)
         # By what is shown of it: an image's own pixels lack its palette and how it is turned.
-        if kind == "image":
-            image = self._shown(source)
-            key = f"{how} of {content_hash(np.asarray(image))}"
-            return self._pinned(pins, key, lambda: self._image(image, GIVEN), load)
-        clip = self._given(source, params)
-        key = f"{how} of {content_hash(clip.frames, clip.timestamps, clip.duration_s)}"
-        return self._pinned(pins, key, lambda: self._video(clip, GIVEN), load)
+        shown = given()
+        info = _info_of(shown)
+        key = f"{how} of {info.hash} {info.duration_s}"
+        return self._pinned(pins, key, lambda: self._formed(shown, GIVEN), load)
 
     def _process(self, kind: MediaKind, path: Path, name: str, params: VideoParams) -> T:
         with self._room.share() as claim:
             if kind == "image":
-                return self._image(read_image(path, self._policy, name=name, claim=claim), name)
+                return self._formed(read_image(path, self._policy, name=name, claim=claim), name)
             clip = read_video(path, params, self._policy, name=name, claim=claim)
-            return self._video(clip, name)
+            return self._formed(clip, name)
 
-    def _shown(self, picture: Any) -> Image.Image:
+    def _image(self, picture: Any) -> Image.Image:
         if not isinstance(picture, Image.Image | np.ndarray):
             raise MediaError(
                 f"image given as {type(picture).__name__}: give a path, a URL, base64, bytes, a "
@@ -140,7 +137,7 @@ class MediaReader(Generic[T]):
         with self._pictures:
             return read_image(picture, self._policy, name=GIVEN)
 
-    def _given(self, frames: Any, params: VideoParams) -> VideoClip:
+    def _clip(self, frames: Any, params: VideoParams) -> VideoClip:
         """Return frames that the caller took at `video_fps`, at most `video_max_frames`."""
         if not _are_frames(frames):
             given = list(frames.shape) if isinstance(frames, np.ndarray) else type(frames).__name__
@@ -149,35 +146,24 @@ class MediaReader(Generic[T]):
                 "[T, height, width, 3], or a list of PIL images or arrays uint8 [height, width, 3]"
             )
         times = np.arange(len(frames)) / params.video_fps
+        duration_s = len(frames) / params.video_fps
         taken = list(range(len(frames)))
         if len(frames) > params.video_max_frames:
-            taken = select_frames(times, len(frames) / params.video_fps, params)
+            taken = select_frames(times, duration_s, params)
         with self._pictures:
-            clip = frames_of([frames[at] for at in taken], params.video_fps, self._policy)
-        return replace(
-            clip,
-            timestamps=tuple(times[taken].tolist()),
-            num_frames=len(frames),
-            duration_s=len(frames) / params.video_fps,
-        )
+            pixels = stack_frames((frames[at] for at in taken), self._policy)
+        return VideoClip(pixels, tuple(times[taken].tolist()), duration_s)
 
-    def _image(self, image: Image.Image, name: str) -> T:
-        info = MediaInfo("image", content_hash(np.asarray(image)), image.width, image.height)
-        with _explained_refusals(f"image {name}"):
-            return self._form.of_image(image, info)
-
-    def _video(self, clip: VideoClip, name: str) -> T:
-        info = MediaInfo(
-            "video",
-            content_hash(clip.frames),
-            clip.width,
-            clip.height,
-            clip.duration_s,
-            clip.timestamps,
-            clip.truncated,
-        )
-        with _explained_refusals(f"video {name}"):
-            return self._form.of_video(clip, info)
+    def _formed(self, shown: Image.Image | VideoClip, name: str) -> T:
+        info = _info_of(shown)
+        try:
+            if isinstance(shown, VideoClip):
+                return self._form.of_video(shown, info)
+            return self._form.of_image(shown, info)
+        except ValueError as error:  # too small or too narrow for the model's processor
+            raise MediaError(
+                f"{info.kind} {name}: the model can't take it: {error}; scale or crop it"
+            ) from error
 
     def _pinned(
         self,
@@ -207,18 +193,17 @@ def infos_of(contents: list[Callable[[], T]]) -> tuple[MediaInfo, ...]:
     return tuple(sorted(infos, key=lambda info: info.kind == "video"))
 
 
+def _info_of(shown: Image.Image | VideoClip) -> MediaInfo:
+    if isinstance(shown, Image.Image):
+        return MediaInfo("image", content_hash(np.asarray(shown)), shown.width, shown.height)
+    _, height, width, _ = shown.frames.shape
+    content, timestamps = content_hash(shown.frames), shown.timestamps
+    return MediaInfo("video", content, width, height, shown.duration_s, timestamps, shown.truncated)
+
+
 def _are_frames(frames: Any) -> bool:
     if isinstance(frames, np.ndarray):
         return frames.ndim == 4
     return isinstance(frames, list | tuple) and all(
         isinstance(frame, Image.Image | np.ndarray) for frame in frames
     )
-
-
-@contextmanager
-def _explained_refusals(name: str) -> Iterator[None]:
-    """Raise what a model's processor can't take (too small, too narrow) as the medium's error."""
-    try:
-        yield
-    except ValueError as error:
-        raise MediaError(f"{name}: the model can't take it: {error}; scale or crop it") from error

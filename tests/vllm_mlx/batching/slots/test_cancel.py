@@ -12,6 +12,7 @@ from tests.helpers.decoding import (
     new_scheduler,
     run,
     sequence,
+    sequential,
     step,
     tiny_llama,
 )
@@ -72,22 +73,24 @@ def test_a_cancelled_prompt_and_its_prefix_are_computed_no_further(model):
     assert runner.kv_cache_bytes == sum(memory.nbytes for memory in runner._memories)
 
 
-def test_one_of_a_batch_in_prefill_leaves_and_the_others_go_on(model):
-    prompts = [prompt_of(i, 60) for i in range(3)]
-    expected = run(
-        new_scheduler(model, max_num_seqs=4),
-        [sequence(str(i), prompt, 6) for i, prompt in enumerate(prompts)],
-    )
-    scheduler = new_scheduler(model, max_num_seqs=4, max_num_batched_tokens=16)
+@pytest.mark.parametrize("leaving", [1, 2, 3])
+def test_one_of_a_batch_in_prefill_leaves_and_the_others_join(model, leaving):
+    prompts = [prompt_of(0, 41), *(prompt_of(i, 11) for i in (1, 2, 3))]
+    scheduler = new_scheduler(model, max_num_seqs=4, max_num_batched_tokens=64)
     rows = [sequence(str(i), prompt, 6) for i, prompt in enumerate(prompts)]
     for row in rows:
         scheduler.add(row)
-    for _ in range(2):
-        step(scheduler)
-    scheduler.remove("1")
+    step(scheduler)  # the long prompt leaves 24 tokens to the others, which are 30
+    (batch,) = scheduler._runner._prefills
+    assert (len(batch.rows), batch.computed, batch.length) == (3, 8, 10)
+    scheduler.remove(str(leaving))
     while scheduler.has_unfinished:
         step(scheduler)
-    assert [rows[0].output_tokens, rows[2].output_tokens] == [expected[0], expected[2]]
+    assert not rows.pop(leaving).output_tokens
+    assert [row.output_tokens for row in rows] == [
+        sequential(model, row.prompt_tokens, 6) for row in rows
+    ]
+    assert not any(row.alone for row in rows), "a step failed, and they were computed once more"
     assert not scheduler._runner._needs
     assert not scheduler._runner._cancelled
 
