@@ -51,6 +51,32 @@ _CHANGES: dict[str, dict[str, Any]] = {
     },
 }
 KINDS = tuple(_CHANGES)
+"""Those that have our attention and vision tower."""
+
+_ROPE = {"rope_theta": 10_000.0, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+_HYBRID = {
+    "full_attention_interval": 2,
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 16,
+    "linear_conv_kernel_dim": 4,
+    "rope_parameters": {**_ROPE, "type": "default", "partial_rotary_factor": 1.0},
+}
+# What the others have in a part of their configuration.
+_PARTS: dict[str, dict[str, dict[str, Any]]] = {
+    "qwen3_vl_moe": {
+        "text_config": {**_EXPERTS, "decoder_sparse_step": 1, "mlp_only_layers": []},
+        "vision_config": {},
+    },
+    "qwen3_5": {"text_config": _HYBRID, "vision_config": {"deepstack_visual_indexes": []}},
+    "qwen3_5_moe": {
+        "text_config": {**_HYBRID, **_EXPERTS, "shared_expert_intermediate_size": 48},
+        "vision_config": {"deepstack_visual_indexes": []},
+    },
+}
+QWENS = (*KINDS, *_PARTS)
 
 
 def random_vlm(
@@ -67,15 +93,17 @@ def random_vlm(
         shutil.copy(file, target)
     config = json.loads((TINY / "config.json").read_bytes())
     vocabulary = config["text_config"]["vocab_size"]
-    config |= {"model_type": kind, "vocab_size": vocabulary, **_CHANGES[kind]}
-    if kind != "qwen3_vl":
+    config |= {"model_type": kind, "vocab_size": vocabulary, **_CHANGES.get(kind, {})}
+    for part, changes in _PARTS.get(kind, {}).items():
+        config[part] |= {"model_type": kind, **changes}
+    if kind in ("qwen2_vl", "qwen2_5_vl"):
         del config["text_config"]
         config["vision_config"] |= {"model_type": kind}
     if endless:
         _never_end(target, config)
     processor = json.loads((target / "preprocessor_config.json").read_bytes())
     names = {"qwen3_vl": "Qwen3VL", "qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL"}
-    processor["processor_class"] = f"{names[kind]}Processor"
+    processor["processor_class"] = f"{names.get(kind, 'Qwen3VL')}Processor"
     (target / "config.json").write_text(json.dumps(config))
     (target / "preprocessor_config.json").write_text(json.dumps(processor))
     weights = dict(tree_flatten(randomize(_built(kind, config), 0.15, seed).parameters()))

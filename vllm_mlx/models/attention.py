@@ -16,6 +16,7 @@ import mlx.nn as nn
 from mlx_lm.models import base
 
 _NAME = "scaled_dot_product_attention"
+_MASK = "create_attention_mask"
 _OURS = "__dispatches_by_cache__"
 
 Attend = Callable[..., mx.array]
@@ -28,6 +29,35 @@ def dispatch_attention(model: nn.Module) -> None:
         theirs = namespace.get(_NAME)
         if callable(theirs) and not hasattr(theirs, _OURS):
             namespace[_NAME] = _by_cache(theirs)
+
+
+def leave_out_masks(model: nn.Module) -> None:
+    """Give modules of a model no mask where their cache attends to all that it holds.
+
+    Some of mlx-vlm cut a mask to the tokens that they believe to be there.
+    """
+    for name in {type(module).__module__ for module in model.modules()}:
+        namespace = sys.modules[name].__dict__
+        theirs = namespace.get(_MASK)
+        if _NAME in namespace and callable(theirs) and not hasattr(theirs, _OURS):
+            namespace[_MASK] = _unless_all(theirs)
+
+
+def _unless_all(theirs: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(theirs)
+    def create_mask(
+        h: mx.array,
+        cache: Any = None,
+        window_size: int | None = None,
+        return_array: bool = False,
+    ) -> Any:
+        mask = theirs(h, cache, window_size=window_size, return_array=return_array)
+        first = cache[0] if isinstance(cache, list | tuple) and cache else cache
+        is_own = getattr(first, "is_own_mask", None)
+        return None if is_own and is_own(mask) and not return_array else mask
+
+    setattr(create_mask, _OURS, True)
+    return create_mask
 
 
 def _by_cache(theirs: Attend) -> Attend:

@@ -54,6 +54,10 @@ class SlotKVCache:
     ) -> mx.array:
         return self.ring.mask_within(window_size)
 
+    def is_own_mask(self, mask: Any) -> bool:
+        """Whether `mask` says no more than what `attend` knows of each slot."""
+        return mask is self.ring.mask
+
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> KeysAndValues:
         """Write the step's `[S, H, 1, D]` and return all columns."""
         column = self.ring.column
@@ -81,7 +85,7 @@ class SlotKVCache:
         Args:
             mask: None for all of these.
         """
-        if mask is None or mask is self.ring.mask:
+        if mask is None or self.is_own_mask(mask):
             return self._operations.attend_slots(queries, keys, values, scale, self.ring, sinks)
         return mx.fast.scaled_dot_product_attention(
             queries, keys, values, scale=scale, mask=mask, sinks=sinks

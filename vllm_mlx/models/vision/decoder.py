@@ -14,7 +14,7 @@ from mlx_vlm.models.cache import make_prompt_cache
 from vllm_mlx.batching.prompt_media import MediaRow, PromptMedia
 from vllm_mlx.batching.prompts import Prepared
 from vllm_mlx.batching.runner import Runner
-from vllm_mlx.models.attention import dispatch_attention
+from vllm_mlx.models.attention import dispatch_attention, leave_out_masks
 from vllm_mlx.models.vision.one_by_one import OneByOneModel
 from vllm_mlx.models.vision.prompt_embedding import PromptEmbedding
 from vllm_mlx.scheduler_config import Bounds
@@ -39,6 +39,7 @@ class Decoder:
         self._embedding: tuple[PromptMedia, PromptEmbedding] | None = None
         self.model_type = model.config.model_type
         dispatch_attention(self._text)
+        leave_out_masks(self._text)
 
     @property
     def layers(self) -> Any:

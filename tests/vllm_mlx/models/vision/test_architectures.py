@@ -21,7 +21,7 @@ from mlx_vlm.utils import prepare_inputs, should_add_special_tokens
 from PIL import Image
 
 from tests.helpers.vision_folders import ARCHITECTURES, write_folder
-from tests.helpers.vlm import KINDS, random_vlm
+from tests.helpers.vlm import QWENS, random_vlm
 from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.batching.one_by_one import OneByOneRunner
 from vllm_mlx.batching.prompts import user_prompt
@@ -38,7 +38,7 @@ from vllm_mlx.scheduler_config import SchedulerConfig
 
 DOCS = Path(__file__).parents[4] / "docs" / "models.md"
 TABLE = re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- end of table -->)", re.DOTALL)
-NAMES = [*KINDS, *ARCHITECTURES]
+NAMES = [*QWENS, *ARCHITECTURES]
 ONE_IMAGE = ["llava_next", "mllama", "paligemma"]
 QUESTION = "What is it?"
 QUESTIONS = [QUESTION, "Which of the two is larger, and by how much?", "Where?"]
@@ -132,7 +132,7 @@ def pair_of(tmp_path_factory):
     def load(name: str) -> Pair:
         if name not in pairs:
             parent = tmp_path_factory.mktemp("models")
-            write = random_vlm if name in KINDS else write_folder
+            write = random_vlm if name in QWENS else write_folder
             folder = str(write(parent, name))
             pairs[name] = Pair(name, several_at_once(folder), *mlx_vlm.load(folder))
         return pairs[name]
@@ -205,7 +205,7 @@ def test_a_video_is_seen_or_refused(pair):
         with pytest.raises(MediaError, match=f"{pair.name} takes no videos"):
             pair.answer(videos=[CLIP])
         return
-    if pair.name in [*KINDS, "llava_onevision"]:
+    if pair.name in [*QWENS, "llava_onevision"]:
         metadata = {"total_num_frames": 4, "fps": 2.0, "frames_indices": [0, 1, 2, 3]}
         media = {"videos": [np.stack(CLIP)], "video_metadata": [metadata]}
         expected = pair.alone("video", **media)
