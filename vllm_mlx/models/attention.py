@@ -7,6 +7,7 @@ name in their own module. `dispatch_attention(model)` puts ours there.
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -71,13 +72,32 @@ def _by_cache(theirs: Attend) -> Attend:
         mask: Any = None,
         sinks: mx.array | None = None,
     ) -> mx.array:
-        own: Attend | None = getattr(cache, "attend", None)
+        owner = _owner_of(keys) if cache is None else cache
+        own: Attend | None = getattr(owner, "attend", None)
         if own is None:
             return theirs(queries, keys, values, cache, scale=scale, mask=mask, sinks=sinks)
+        if cache is not None:
+            _remember_owner(keys, cache)
         return own(queries, keys, values, scale, mask, sinks)
 
     setattr(attend, _OURS, True)
     return attend
+
+
+_owners: dict[int, tuple[weakref.ref[mx.array], weakref.ref[Any]]] = {}
+"""By the identity of keys, for layers that attend to those of another one without its cache."""
+
+
+def _remember_owner(keys: mx.array, cache: Any) -> None:
+    key = id(keys)
+    held = _owners.get(key)
+    if held is None or held[0]() is not keys or held[1]() is not cache:
+        _owners[key] = weakref.ref(keys, lambda _: _owners.pop(key, None)), weakref.ref(cache)
+
+
+def _owner_of(keys: mx.array) -> Any:
+    held = _owners.get(id(keys))
+    return held[1]() if held and held[0]() is keys else None
 
 
 scaled_dot_product_attention = _by_cache(base.scaled_dot_product_attention)

@@ -73,7 +73,9 @@ class PrefixCache:
     def announce(self, sequence: Sequence) -> None:
         """Count a sequence that waits, once."""
         self.withdraw(sequence)
-        blocks = _hash_blocks(sequence.identities)
+        # What is embedded by its model must come before it with a token at least.
+        own = 2 if sequence.media and sequence.media.alone else 1
+        blocks = _hash_blocks(sequence.identities, len(sequence.prompt_tokens) - own)
         self._blocks[sequence.request_id] = blocks
         self._waiting.update(key for key, _ in blocks)
         self._waiting.update(self._expected(sequence, blocks))
@@ -180,14 +182,13 @@ class PrefixCache:
             prefix.parent.users -= 1
 
 
-def _hash_blocks(prompt: list[int]) -> list[tuple[int, int]]:
-    """Return `(chained hash, end)` of each block of the prompt without its last, decoded token.
+def _hash_blocks(prompt: list[int], last: int) -> list[tuple[int, int]]:
+    """Return `(chained hash, end)` of each block of the first `last` tokens of a prompt.
 
     The last block may be short, so that equal prompts share all they can.
     """
     blocks: list[tuple[int, int]] = []
     key = 0
-    last = len(prompt) - 1
     for start in range(0, last, BLOCK):
         end = min(start + BLOCK, last)
         key = hash((key, *prompt[start:end]))

@@ -49,6 +49,15 @@ class Chat:
         self._check_places(text, shown)
         return text
 
+    def places_videos(self) -> bool:
+        """Whether the template writes something where a video stands."""
+        text = {"type": "text", "text": "?"}
+        shown, plain = (
+            self._written([{"role": "user", "content": content}])
+            for content in ([{"type": "video"}, text], [text])
+        )
+        return shown != plain
+
     def _shown(self, message: Mapping[str, Any], media: Iterator[Pixels]) -> dict[str, Any]:
         """The message with its media by their type only."""
 

@@ -61,9 +61,11 @@ class Processing:
         self._config = model.config
         self._processor = processor
         self.abilities = abilities_of(model.config.model_type.lower(), processor)
-        self._chat = Chat(
-            model.config, processor, videos_as_frames=self.abilities.videos == "frames"
-        )
+        self._chat = Chat(model.config, processor, videos_as_frames=False)
+        if self.abilities.videos == "video" and not self._chat.places_videos():
+            self.abilities = self.abilities._replace(videos="frames")
+        if self.abilities.videos == "frames":
+            self._chat = Chat(model.config, processor, videos_as_frames=True)
         # transformers' fast tokenizers may not be used from two threads at once.
         self._lock = threading.Lock()
 

@@ -36,10 +36,15 @@ from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 
+pytestmark = [  # what mlx-vlm's processors do
+    pytest.mark.filterwarnings("ignore:Image.Image.getdata is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:At least one mel filter has all zero values:UserWarning"),
+]
 DOCS = Path(__file__).parents[4] / "docs" / "models.md"
 TABLE = re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- end of table -->)", re.DOTALL)
 NAMES = [*QWENS, *ARCHITECTURES]
-ONE_IMAGE = ["llava_next", "mllama", "paligemma"]
+ONE_IMAGE = ["llava_next", "mllama", "paddleocr_vl", "paligemma"]
+REFUSED = "{} (takes one image a prompt|takes no videos|can't be shown these)"
 QUESTION = "What is it?"
 QUESTIONS = [QUESTION, "Which of the two is larger, and by how much?", "Where?"]
 TOKENS, SLOTS = 10, 3
@@ -70,9 +75,6 @@ class Pair(NamedTuple):
     def end(self) -> set[int]:
         self.ours.load()
         return set(self.ours._core.loaded.tokenizer.eos_token_ids)
-
-    def tokens(self, **media: Any) -> list[int]:
-        return [each.token_id for each in self.answer(**media).logprobs or ()]
 
     def answer(self, **media: Any) -> Any:
         return self.ours.generate(QUESTION, max_tokens=TOKENS, temperature=0.0, logprobs=0, **media)
@@ -156,9 +158,9 @@ def images(*arrays: Any) -> list[Image.Image]:
 
 
 def test_rows_side_by_side_are_answered_as_by_mlx_vlm_alone(pair):
-    shown = [[], [PICTURE], [], [OTHER], [PICTURE, OTHER], [], [PICTURE], [OTHER, PICTURE]]
+    shown = [[], [PICTURE], [], [OTHER], [PICTURE, OTHER], [], [OTHER], [PICTURE], [OTHER, PICTURE]]
     if pair.name in ONE_IMAGE:
-        shown = [images[:1] for images in shown]
+        shown = [media[:1] for media in shown]
     rows = [(media, QUESTIONS[at % 3], 3 + 5 * at % 11) for at, media in enumerate(shown)]
     futures = [pair.submit(*row) for row in rows]
     found = [[each.token_id for each in future.result().logprobs] for future in futures]
@@ -166,17 +168,6 @@ def test_rows_side_by_side_are_answered_as_by_mlx_vlm_alone(pair):
         pair.alone(*["image"] * len(media), question=question, tokens=tokens, **shown_as(media))
         for media, question, tokens in rows
     ]
-
-
-def test_text_and_images_are_answered_as_by_mlx_vlm_alone(pair):
-    text, one, other = (
-        pair.alone(),
-        *(pair.alone("image", images=images(each)) for each in (PICTURE, OTHER)),
-    )
-    assert pair.tokens() == text
-    assert pair.tokens(images=[PICTURE]) == one
-    assert pair.tokens(images=[OTHER]) == other
-    assert pair.tokens() == text, "what the model knows of an image went on"
 
 
 def test_the_image_is_seen(pair):
@@ -187,22 +178,15 @@ def test_the_image_is_seen(pair):
     assert (seen.kind, seen.width, seen.height) == ("image", 48, 40)
 
 
-def test_several_images_stand_in_order_or_are_refused(pair):
-    if pair.name in ONE_IMAGE:
-        with pytest.raises(MediaError, match=f"{pair.name} takes one image a prompt, 2 were given"):
-            pair.answer(images=[PICTURE, OTHER])
-        return
-    answers = [pair.tokens(images=order) for order in ([PICTURE, OTHER], [OTHER, PICTURE])]
-    expected = [
-        pair.alone("image", "image", images=images(*order))
-        for order in ([PICTURE, OTHER], [OTHER, PICTURE])
-    ]
-    assert answers == expected
+@pytest.mark.parametrize("name", ONE_IMAGE)
+def test_several_images_are_refused(pair_of, name):
+    with pytest.raises(MediaError, match=REFUSED.format(name)):
+        pair_of(name).answer(images=[PICTURE, OTHER])
 
 
 def test_a_video_is_seen_or_refused(pair):
     if pair.name in ONE_IMAGE:
-        with pytest.raises(MediaError, match=f"{pair.name} takes no videos"):
+        with pytest.raises(MediaError, match=REFUSED.format(pair.name)):
             pair.answer(videos=[CLIP])
         return
     if pair.name in [*QWENS, "llava_onevision"]:
