@@ -19,6 +19,7 @@ from mlx_lm.utils import dequantize_model
 from vllm_mlx import platform
 from vllm_mlx.batching.slots.keys_values import SlotKVCache
 from vllm_mlx.models.attention import dispatch_attention, scaled_dot_product_attention
+from vllm_mlx.models.experts import accelerate_experts
 from vllm_mlx.models.recurrences import dispatch_recurrences
 from vllm_mlx.platform.cuda_heads import RotateHeads
 
@@ -179,6 +180,7 @@ def accelerate(model: nn.Module) -> nn.Module:
     """Swap in what is known to be faster, layer by layer; return the model itself."""
     dispatch_attention(model)
     dispatch_recurrences(model)
+    accelerate_experts(model)
     for layer in getattr(model, "layers", ()):
         if type(getattr(layer, "self_attn", None)) in _ATTENTIONS:
             layer.self_attn = Attention(layer.self_attn)

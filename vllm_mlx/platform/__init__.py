@@ -22,6 +22,7 @@ from vllm_mlx.platform import (
     cuda,
     cuda_gated_delta,
     cuda_heads,
+    experts,
     gated_delta,
 )
 from vllm_mlx.platform.attention import Ring
@@ -245,6 +246,11 @@ def gated_delta_forms() -> dict[str, gated_delta.Update]:
         return {"mlx": gated_delta.update}
     chunks = gated_delta.make_update(64, 16, mx.exp)
     return {"kernel": cuda_gated_delta.update, "chunks": chunks, "mlx": gated_delta.update}
+
+
+def multiply_experts() -> experts.Multiply | None:
+    """How layers of experts may be computed faster here than mlx-lm does; None if not known."""
+    return {"cpu": experts.by_expert, "cuda": experts.all_experts, "metal": None}[backend()]
 
 
 def make_rotate_heads(
