@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -10,9 +11,12 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from benchmarks.floor import Costs, Rates
 from vllm_mlx import platform
+from vllm_mlx.batching.slots.layout import Layout
 
 PREFILL_CHUNK = {"cpu": 256, "cuda": 2048, "metal": 2048}  # tokens: the M of a prefill's matmuls
 COPIED_BYTES = {"cpu": 2**29, "cuda": 2**32, "metal": 2**31}
@@ -21,7 +25,7 @@ REPEATS = 5
 
 
 class Matrices:
-    """The linear layers of a dense model of mlx-lm, plain or quantized.
+    """The matrices of a model of mlx-lm, plain or quantized, its experts among them.
 
     Attributes:
         dtype: the type that the model computes in.
@@ -33,38 +37,41 @@ class Matrices:
 
     def __init__(self, model: nn.Module) -> None:
         named = dict(model.named_modules())
-        linears = {
-            name: module
-            for name, module in named.items()
-            if isinstance(module, nn.Linear | nn.QuantizedLinear)
-        }
+        linears = _named(named, nn.Linear | nn.QuantizedLinear)
         heads = [name for name in linears if name.split(".")[-1] == "lm_head"]
         self._body = [module for name, module in linears.items() if name not in heads]
+        self._experts = list(_named(named, SwitchLinear | QuantizedSwitchLinear).values())
         if heads:
             self._head = linears[heads[0]]
             self._apply_head: Callable[[mx.array], mx.array] = self._head
         else:
-            embeddings = nn.Embedding | nn.QuantizedEmbedding
-            self._head = next(m for m in named.values() if isinstance(m, embeddings))
+            self._head = next(iter(_named(named, nn.Embedding | nn.QuantizedEmbedding).values()))
             self._apply_head = self._head.as_linear
-        self._args = getattr(model, "args", None)
-        if not hasattr(self._args, "num_attention_heads"):
-            raise ValueError(f"{type(model).__name__}: the floor knows dense models of mlx-lm only")
+        self._args = next((m.args for m in named.values() if _describes_attention(m)), None)
+        if self._args is None:
+            raise ValueError(f"{type(model).__name__}: its arguments do not describe its attention")
+        self._model = model
         self.is_quantized = any("scales" in m for m in (*self._body, self._head))
         self.dtype: mx.Dtype = self._head.get("scales", self._head.weight).dtype
 
     def costs(self) -> Costs:
         args: Any = self._args
-        heads = args.num_attention_heads
-        kv_heads = getattr(args, "num_key_value_heads", None) or heads
-        head_dim = getattr(args, "head_dim", None) or args.hidden_size // heads
-        layers = args.num_hidden_layers
+        queries_per_key = args.num_attention_heads // (
+            getattr(args, "num_key_value_heads", None) or args.num_attention_heads
+        )
+        chosen = 1.0
+        if self._experts:
+            chosen = args.num_experts_per_tok / self._experts[0].weight.shape[0]
+        experts = sum(_size(module) for module in self._experts)
         return Costs(
-            body_parameters=sum(rows * columns for rows, columns in map(_shape, self._body)),
-            head_parameters=_shape(self._head)[0] * _shape(self._head)[1],
+            body_parameters=sum(map(_size, self._body)) + int(chosen * experts),
+            head_parameters=_size(self._head),
             weight_bytes=sum(map(_bytes, (*self._body, self._head))),
-            kv_bytes_per_token=2 * layers * kv_heads * head_dim * self.dtype.size,
-            operations_per_pair=2 * 2 * layers * heads * head_dim,
+            footprint=Layout.of(make_prompt_cache(self._model)).footprint(self._model),
+            # Two products of a multiplication and an addition, for a key and for a value.
+            operations_per_kv_byte=2 * queries_per_key / self.dtype.size,
+            expert_bytes=sum(map(_bytes, self._experts)),
+            chosen=chosen,
         )
 
     def measure(self, widest: int) -> Rates:
@@ -72,8 +79,11 @@ class Matrices:
         return Rates(
             matmul=self._matmul_rate(PREFILL_CHUNK[platform.backend()]),
             bandwidth=_bandwidth(COPIED_BYTES[platform.backend()]),
-            # A quantized model may be computed in other shapes (dequantized): no bound to it.
-            step_seconds={} if self.is_quantized else self._seconds_by_width(widest),
+            # A quantized model may be computed in other shapes (dequantized): no bound to it. Nor
+            # to experts, whose time depends on which of them are chosen.
+            step_seconds={}
+            if self.is_quantized or self._experts
+            else self._seconds_by_width(widest),
         )
 
     def _seconds_by_width(self, widest: int) -> dict[int, float]:
@@ -140,14 +150,25 @@ def _best_seconds(compute: Callable[[], Sequence[mx.array]]) -> float:
     return min(taken[1:])
 
 
+def _named(modules: dict[str, nn.Module], kind: Any) -> dict[str, Any]:
+    return {name: module for name, module in modules.items() if isinstance(module, kind)}
+
+
+def _describes_attention(module: nn.Module) -> bool:
+    return hasattr(getattr(module, "args", None), "num_attention_heads")
+
+
 def _shape(module: nn.Module) -> tuple[int, int]:
     """Output and input dimension."""
-    rows, columns = module.weight.shape
-    return (
-        (rows, module.scales.shape[1] * module.group_size)
-        if "scales" in module
-        else (rows, columns)
-    )
+    rows, columns = module.weight.shape[-2:]
+    return rows, module.scales.shape[-1] * module.group_size if "scales" in module else columns
+
+
+def _size(module: nn.Module) -> int:
+    """Elements of a matrix, or of those of all experts."""
+    rows, columns = _shape(module)
+    size: int = rows * columns * math.prod(module.weight.shape[:-2])
+    return size
 
 
 def _bytes(module: nn.Module) -> int:

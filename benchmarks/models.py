@@ -9,41 +9,16 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm
 from mlx.utils import tree_flatten, tree_unflatten
-from mlx_lm.models import llama
+from mlx_lm.models.switch_layers import SwitchLinear
+from mlx_lm.utils import _get_classes
 
+from benchmarks.shapes import EXPERTS, TEXT
 from vllm_mlx import platform
 from vllm_mlx.model_files import ALIASES
 from vllm_mlx.models import loading
 from vllm_mlx.models.accelerated import accelerate, place
 
 GROUP_SIZE = 64
-_LLAMA: dict[str, Any] = {
-    "model_type": "llama",
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 500_000.0,
-    "rope_scaling": None,
-    "tie_word_embeddings": True,
-}
-SHAPES: dict[str, dict[str, Any]] = {
-    "llama-3.2-3b": {
-        "hidden_size": 3072,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 24,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "intermediate_size": 8192,
-        "vocab_size": 128_256,
-    },
-    "tiny": {
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "intermediate_size": 128,
-        "vocab_size": 512,
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -73,37 +48,69 @@ def named_models(name: str) -> ModelPair:
     return ModelPair(loaded.model, peers, loaded.vocab_size, name)
 
 
-def random_models(shape: str, bits: int | None, seed: int) -> ModelPair:
+def random_models(shape: str, bits: int | None, seed: int, layers: int | None = None) -> ModelPair:
     """Weights from N(0, 0.02²), norms of one, in the type that this backend is fast in.
 
-    That is bfloat16, but float32 on a CPU. `bits` quantizes the weights for both, in groups of 64.
+    That is bfloat16, but float32 on a CPU.
+
+    Args:
+        bits: quantize the weights for both, as the checkpoints of the shape are.
+        layers: the first so many of the shape's; None for all.
     """
-    args = llama.ModelArgs(**_LLAMA, **SHAPES[shape])
+    config = {**TEXT[shape], **({"num_hidden_layers": layers} if layers else {})}
     platform.prepare()
     dtype = mx.float32 if platform.backend() == "cpu" else mx.bfloat16
-    peers = llama.Model(args)
-    _fill(peers, dtype, seed)
-    ours = llama.Model(args)
+    peers, ours = _model(config), _model(config)
+    fill(peers, dtype, seed)
     if bits:
-        nn.quantize(peers, group_size=GROUP_SIZE, bits=bits)
-        nn.quantize(ours, group_size=GROUP_SIZE, bits=bits)
+        for model in (peers, ours):
+            _quantize(model, bits, EXPERTS.get(shape, {}))
     ours.update(peers.parameters())  # the same arrays: what `ours` was made with is never computed
     for model in (peers, ours):
         model.eval()
-        mx.eval(model.parameters())
+        evaluate(model)
     placed = accelerate(place(ours))
-    quantized = f", {bits} bits" if bits else ""
-    name = f"{shape} (random weights, {str(dtype).removeprefix('mlx.core.')}{quantized})"
-    return ModelPair(placed, peers, args.vocab_size, name)
+    about = ["random weights", str(dtype).removeprefix("mlx.core.")]
+    about += [f"{bits} bits"] if bits else []
+    about += [f"{layers} of {TEXT[shape]['num_hidden_layers']} layers"] if layers else []
+    return ModelPair(placed, peers, config["vocab_size"], f"{shape} ({', '.join(about)})")
 
 
-def _fill(model: nn.Module, dtype: mx.Dtype, seed: int) -> None:
+def _model(config: dict[str, Any]) -> nn.Module:
+    """A model of mlx-lm, as a checkpoint that shares its embedding with its head leaves it."""
+    new_model, arguments = _get_classes(config)
+    model: Any = new_model(arguments.from_dict(dict(config)))
+    model.sanitize({})
+    return model
+
+
+def _quantize(model: Any, bits: int, experts: dict[str, Any]) -> None:
+    own = getattr(model, "quant_predicate", None)
+
+    def how(path: str, module: nn.Module) -> bool | dict[str, Any]:
+        if not hasattr(module, "to_quantized"):
+            return False
+        if isinstance(module, SwitchLinear) and experts.get("bits") == bits:
+            return dict(experts)
+        found: bool | dict[str, Any] = own(path, module) if own else True
+        return found
+
+    nn.quantize(model, group_size=GROUP_SIZE, bits=bits, class_predicate=how)
+
+
+def fill(model: nn.Module, dtype: mx.Dtype, seed: int) -> None:
+    """Give a model the weights of a benchmark, which are computed when they are needed."""
     key = mx.random.key(seed)
     filled = []
     for name, array in tree_flatten(model.parameters()):
         key, own = mx.random.split(key)
-        if array.ndim == 1:
-            filled.append((name, mx.ones(array.shape, dtype)))
-        else:
-            filled.append((name, mx.random.normal(array.shape, dtype, scale=0.02, key=own)))
+        is_scale = array.ndim == 1 and "norm" in name and name.endswith("weight")
+        made = mx.random.normal(array.shape, dtype, scale=0.02, key=own)
+        filled.append((name, mx.ones(array.shape, dtype) if is_scale else made))
     model.update(tree_unflatten(filled))
+
+
+def evaluate(model: nn.Module) -> None:
+    """Compute a model's weights one after the other: what makes the largest is held but once."""
+    for _, array in tree_flatten(model.parameters()):
+        mx.eval(array)

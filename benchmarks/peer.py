@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -14,17 +15,15 @@ from benchmarks.workloads import Workload
 from vllm_mlx.sampling_params import SamplingParams
 
 
-def run_peer(
-    model: nn.Module, workload: Workload, width: int, limit: float | None = None
-) -> Run | None:
-    """Generate all of a workload, prompts and samplers taken in on the clock.
+def run_peer(model: nn.Module, workload: Workload, width: int, limit: float | None = None) -> Run:
+    """Generate a workload, prompts and samplers taken in on the clock.
 
     Args:
         width: `completion_batch_size`; everything else is as mlx-lm has it.
-        limit: seconds after which the run is given up; the result is None then.
+        limit: seconds after which the run is cut off; it made fewer tokens then.
 
     Raises:
-        RuntimeError: it made fewer or more tokens than it was asked for.
+        RuntimeError: it made other tokens than it was asked for.
     """
     with measured() as run:
         generator = BatchGenerator(model, completion_batch_size=width)
@@ -35,26 +34,30 @@ def run_peer(
                 samplers=[_sampler(request.params) for request in workload.requests],
                 logits_processors=[_processors(request.params) for request in workload.requests],
             )
-            generated = _drain(generator, limit)
+            with generator.stats() as done:
+                run.tokens, is_whole = _drain(generator, limit)
         finally:
             generator.close()
         del generator
-    if generated is None:
-        return None
-    if generated != workload.output_tokens:
-        raise RuntimeError(f"the peer made {generated} tokens of {workload.output_tokens}")
+    run.prefill_rate = done.prompt_tokens / done.prompt_time if done.prompt_time else 0.0
+    run.decode_rate = run.tokens / done.decode_time if done.decode_time else 0.0
+    if is_whole and run.tokens != workload.output_tokens:
+        raise RuntimeError(f"the peer made {run.tokens} tokens of {workload.output_tokens}")
     return run
 
 
-def _drain(generator: Any, limit: float | None) -> int | None:
-    """Tokens generated, or None when the time was over first."""
+def _drain(generator: Any, limit: float | None) -> tuple[int, bool]:
+    """Tokens generated, and whether those were all; not when the time was over first."""
     generated = 0
-    deadline = None if limit is None else time.perf_counter() + limit
-    while responses := generator.next_generated():
+    deadline = math.inf if limit is None else time.perf_counter() + limit
+    while True:
+        # Not `next_generated`, which does not return before there is a token.
+        prompts, responses = generator.next()
         generated += len(responses)
-        if deadline is not None and time.perf_counter() > deadline:
-            return None
-    return generated
+        if not (prompts or responses):
+            return generated, True
+        if time.perf_counter() > deadline:
+            return generated, False
 
 
 def _sampler(params: SamplingParams) -> Any:

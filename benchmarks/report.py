@@ -13,45 +13,53 @@ from typing import Any
 import mlx.core as mx
 
 from benchmarks.floor import Costs, Floor, Rates
+from benchmarks.steps import Steps
 from benchmarks.timing import Run
 from benchmarks.workloads import Workload
 from vllm_mlx import platform
 
 COLUMNS = (
     "workload", "requests", "prompt", "output", "floor s", "floor at shapes s", "ours s",
-    "ours/floor", "ours tok/s", "ours GB", "peer width", "peer s", "peer tok/s", "peer GB",
-    "peer/ours",
+    "ours/floor", "ours tok/s", "ours GB", "peer width", "peer s", "peer tokens", "peer tok/s",
+    "peer GB", "peer/ours",
 )  # fmt: skip
 STATS_COLUMNS = (
-    "workload", "max_num_seqs", "steps", "mean width", "prefill tokens", "padding", "cached tokens",
-    "schedule s", "prefill s", "decode s", "deliver s", "rest s",
+    "workload", "runner", "max_num_seqs", "steps", "mean width", "prefill tokens", "padding",
+    "cached tokens", "start s", "schedule s", "prefill s", "decode s", "deliver s", "rest s",
+)  # fmt: skip
+STEPS_COLUMNS = (
+    "workload", "prefill tok/s", "peer's", "decode tok/s", "peer's", "a step ms", "its bytes ms",
+    "step/bytes", "a full step ms", "its bytes ms", "full step/bytes", "reserved GB", "held GB",
+    "held/reserved",
 )  # fmt: skip
 
 
 @dataclass
 class Result:
-    """A workload's times. `ours` or `peer` is empty when that engine did not run.
-
-    Attributes:
-        peer_scale: output tokens of the workload ÷ those of the requests that the peer ran.
-    """
+    """A workload's times. `ours` or `peer` is empty when that engine did not run."""
 
     workload: Workload
     floor: Floor
     ours: list[Run]
     peer: list[Run]
     peer_width: int = 0
-    peer_scale: float = 1.0
 
     @property
     def ours_seconds(self) -> float | None:
         return median(run.seconds for run in self.ours) if self.ours else None
 
     @property
+    def peer_all_seconds(self) -> list[float]:
+        """Of each of the peer's runs, for all output tokens of the workload.
+
+        It may have run a part of the requests, or not to the end.
+        """
+        output = self.workload.output_tokens
+        return [run.seconds * output / run.tokens for run in self.peer if run.tokens]
+
+    @property
     def peer_seconds(self) -> float | None:
-        if not self.peer:
-            return None
-        return self.peer_scale * median(run.seconds for run in self.peer)
+        return median(self.peer_all_seconds) if self.peer_all_seconds else None
 
     @property
     def ours_median(self) -> Run | None:
@@ -68,9 +76,8 @@ class Result:
             "output_tokens": self.workload.output_tokens,
             "floor": {**asdict(self.floor), "seconds": self.floor.seconds},
             "ours": [asdict(run) for run in self.ours],
-            "peer": [{"seconds": r.seconds, "peak_bytes": r.peak_bytes} for r in self.peer],
+            "peer": [asdict(run) for run in self.peer],
             "peer_width": self.peer_width,
-            "peer_scale": self.peer_scale,
             "ours_seconds": self.ours_seconds,
             "peer_seconds": self.peer_seconds,
         }
@@ -98,11 +105,18 @@ def print_rates(costs: Costs, rates: Rates) -> None:
     print(
         f"- parameters: {costs.body_parameters / 1e6:,.1f} M in the layers, "
         f"{costs.head_parameters / 1e6:,.1f} M in the head; {costs.weight_bytes / 1e9:.2f} GB; "
-        f"KV {costs.kv_bytes_per_token / 1e3:.1f} kB a token\n"
+        f"{_experts(costs)}a sequence of 1,000 tokens holds {costs.held(1000) / 1e6:.1f} MB\n"
         f"- measured: matmul {rates.matmul / 1e12:.3f} Top/s, "
         f"memory {rates.bandwidth / 1e9:.1f} GB/s"
         + (f"\n- the model's matmuls, ms by rows: {steps}" if steps else "")
     )
+
+
+def _experts(costs: Costs) -> str:
+    if not costs.expert_bytes:
+        return ""
+    read = (costs.weights_read(32) - costs.weight_bytes) / 1e9
+    return f"{costs.expert_bytes / 1e9:.2f} GB of experts, a step of 32 reads {read:.2f}; "
 
 
 def print_head(columns: Sequence[str]) -> None:
@@ -118,7 +132,6 @@ def print_row(cells: Sequence[str]) -> None:
 def row(result: Result) -> list[str]:
     """A row under `COLUMNS`."""
     workload, ours, peer = result.workload, result.ours_seconds, result.peer_seconds
-    scaled = f" (scaled x{result.peer_scale:.2f})" if result.peer_scale != 1.0 else ""
     return [
         workload.name,
         str(len(workload.requests)),
@@ -126,12 +139,13 @@ def row(result: Result) -> list[str]:
         f"{workload.output_tokens:,}",
         _seconds(result.floor.seconds),
         _seconds(result.floor.seconds_at_shapes),
-        _seconds(ours) + _spread(result.ours),
+        _seconds(ours) + _spread([run.seconds for run in result.ours]),
         _ratio(ours, result.floor.seconds),
         _rate(workload.output_tokens, ours),
         _gigabytes(result.ours),
         str(result.peer_width or "-"),
-        _seconds(peer) + _spread(result.peer, result.peer_scale) + scaled,
+        _seconds(peer) + _spread(result.peer_all_seconds),
+        f"{min(run.tokens for run in result.peer):,}" if result.peer else "-",
         _rate(workload.output_tokens, peer),
         _gigabytes(result.peer),
         _ratio(peer, ours),
@@ -151,15 +165,34 @@ def stats_row(result: Result, run: Run) -> list[str]:
     ]
     return [
         result.workload.name,
+        run.runner,
         str(run.width),
         f"{stats.steps:,}",
         f"{stats.completion_tokens / stats.steps:.1f}" if stats.steps else "-",
         f"{prefilled:,}",
         f"{stats.padding_tokens / computed:.1%}" if computed else "-",
         f"{stats.cached_tokens:,}",
-        *map(_seconds, parts),
-        _seconds(run.seconds - sum(parts)),
+        *map(_seconds, (run.start_seconds, *parts)),
+        _seconds(run.seconds - run.start_seconds - sum(parts)),
     ]
+
+
+def steps_row(result: Result, run: Run, steps: Steps) -> list[str]:
+    """A row under `STEPS_COLUMNS`."""
+    peer = result.peer[0] if result.peer else Run()
+    return [
+        result.workload.name,
+        *(f"{run.prefill_rate:,.0f}", f"{peer.prefill_rate:,.0f}"),
+        *(f"{run.decode_rate:,.0f}", f"{peer.decode_rate:,.0f}"),
+        *_milliseconds(steps.mean, steps.mean_of_bytes),
+        *_milliseconds(steps.full, steps.full_of_bytes),
+        *(f"{steps.reserved / 1e9:.2f}", f"{steps.held / 1e9:.2f}"),
+        _ratio(steps.held, steps.reserved or None),
+    ]
+
+
+def _milliseconds(step: float, of_bytes: float) -> list[str]:
+    return [f"{step * 1e3:.2f}", f"{of_bytes * 1e3:.2f}", _ratio(step, of_bytes or None)]
 
 
 def _version(package: str) -> str:
@@ -173,11 +206,10 @@ def _seconds(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds:.3g}" if seconds < 100 else f"{seconds:.0f}"
 
 
-def _spread(runs: list[Run], scale: float = 1.0) -> str:
+def _spread(seconds: list[float]) -> str:
     """The least and the most of several runs."""
-    if len(runs) < 2:
+    if len(seconds) < 2:
         return ""
-    seconds = [scale * run.seconds for run in runs]
     return f" ({_seconds(min(seconds))} to {_seconds(max(seconds))})"
 
 

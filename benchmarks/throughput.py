@@ -6,7 +6,8 @@ with its defaults otherwise. Neither stops at a token, so both make the same num
 floor, from bytes, operations and rates measured in the same run, is explained in `floor.py`.
 
     python benchmarks/throughput.py --shape llama-3.2-3b
-    python benchmarks/throughput.py --model smollm2-135m --workloads uneven --peer-sample 48
+    python benchmarks/throughput.py --model smollm2-135m --workloads uneven --peer-requests 48
+    python benchmarks/throughput.py --shape qwen3.5-0.8b --layers 6 --requests 48
 
 Seconds are of wall time, tok/s are output tokens per second, GB are what MLX held at most.
 """
@@ -17,6 +18,7 @@ import argparse
 import json
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,14 @@ import mlx.nn as nn
 
 from benchmarks.floor import floor
 from benchmarks.matrices import Matrices
-from benchmarks.models import SHAPES, ModelPair, named_models, random_models
-from benchmarks.ours import new_scheduler, run_ours
+from benchmarks.models import ModelPair, named_models, random_models
+from benchmarks.options import arguments
+from benchmarks.ours import run_ours
 from benchmarks.peer import run_peer
 from benchmarks.report import (
     COLUMNS,
     STATS_COLUMNS,
+    STEPS_COLUMNS,
     Result,
     machine,
     print_head,
@@ -38,16 +42,17 @@ from benchmarks.report import (
     print_row,
     row,
     stats_row,
+    steps_row,
 )
+from benchmarks.steps import Steps
 from benchmarks.timing import Run
 from benchmarks.widths import FIRST, best_width
-from benchmarks.workloads import SEED, WORKLOADS, Workload
+from benchmarks.workloads import WORKLOADS, Workload
 from vllm_mlx import platform
 from vllm_mlx.scheduler_config import SchedulerConfig
 
-REQUESTS = {"cpu": 96, "cuda": 512, "metal": 512}
-SAMPLE = {"cpu": 24, "cuda": 96, "metal": 96}
-WARM_UP = {"cpu": 4, "cuda": 96, "metal": 96}  # requests: a GPU's first kernels are compiled
+STARTED = time.perf_counter()
+WARM_UP_TOKENS = 32
 
 
 class Bench:
@@ -59,7 +64,7 @@ class Bench:
         self._config = SchedulerConfig(
             max_num_seqs=given.max_num_seqs, max_num_batched_tokens=given.max_num_batched_tokens
         )
-        self.max_num_seqs = new_scheduler(models.ours, models.vocab_size, self._config).max_num_seqs
+        self.max_num_seqs = platform.resolve(self._config).max_num_seqs
         matrices = Matrices(models.peers)
         self.costs, self.rates = matrices.costs(), matrices.measure(self.max_num_seqs)
 
@@ -68,39 +73,50 @@ class Bench:
         result = Result(
             workload, floor(self.costs, self.rates, workload.requests, self.max_num_seqs), [], []
         )
-        warm_up = workload.first(WARM_UP[platform.backend()])
-        timed = workload.first(given.peer_sample) if given.peer_sample else workload
+        warm_up = workload.first(given.warm_up).answered_by(WARM_UP_TOKENS)
+        timed = workload.first(given.peer_requests) if given.peer_requests else workload
         if given.only != "peer":
             _say(f"{workload.name}: ours, warm-up on {len(warm_up.requests)} requests")
             self._ours(warm_up)
         if given.only != "ours":
-            result.peer_width = given.peer_width or self._peer_width(timed)
-            result.peer_scale = workload.output_tokens / timed.output_tokens
+            result.peer_width = self._peer_width(timed)
+        before = time.perf_counter()
         for repeat in range(given.repeats):
+            if repeat and not self._has_time_for(time.perf_counter() - before):
+                _say(f"{workload.name}: {repeat} of {given.repeats} repeats, no time for more")
+                break
+            before = time.perf_counter()
             if given.only != "peer":
                 result.ours.append(self._ours(workload))
                 _say(f"{workload.name} {repeat + 1}: ours {result.ours[-1].seconds:.2f} s")
-            if given.only != "ours":
-                run = run_peer(self._models.peers, timed, result.peer_width)
-                assert run is not None, "without a limit, a run is never given up"
+            if given.only != "ours" and repeat < given.peer_repeats:
+                run = run_peer(self._models.peers, timed, result.peer_width, given.peer_seconds)
                 result.peer.append(run)
-                _say(f"{workload.name} {repeat + 1}: peer {run.seconds:.2f} s")
+                _say(f"{workload.name} {repeat + 1}: peer {run.seconds:.2f} s, {run.tokens} tokens")
         return result
+
+    def _has_time_for(self, seconds: float) -> bool:
+        limit = self._given.seconds
+        return limit is None or time.perf_counter() - STARTED + seconds < limit
 
     def _ours(self, workload: Workload) -> Run:
         return run_ours(self._models.ours, self._models.vocab_size, self._config, workload)
 
     def _peer_width(self, workload: Workload) -> int:
         """Its probes warm the peer up, too, but for the first of them."""
-        warm_up = workload.first(min(8, WARM_UP[platform.backend()]))
-        run_peer(self._models.peers, warm_up, FIRST, self._given.probe_seconds)
+        given = self._given
+        warm_up = workload.first(min(8, given.warm_up)).answered_by(WARM_UP_TOKENS)
+        run_peer(self._models.peers, warm_up, FIRST, given.probe_seconds)
+        if len(given.peer_width) == 1:
+            return int(given.peer_width[0])
         return best_width(
             lambda width, requests, limit: _probe(
                 self._models.peers, workload.first(requests), width, limit
             ),
             len(workload.requests),
-            self._given.sample,
-            self._given.probe_seconds,
+            given.sample,
+            given.probe_seconds,
+            given.peer_width,
         )
 
 
@@ -110,9 +126,10 @@ def _probe(model: nn.Module, sample: Workload, width: int, limit: float) -> floa
     except RuntimeError as error:  # MLX raises it when memory does not suffice
         _say(f"{sample.name}: peer, width {width}: {error}")
         return None
-    said = f"{run.seconds:.2f} s" if run else f"given up after {limit:.2f} s"
+    is_whole = run.tokens == sample.output_tokens
+    said = f"{run.seconds:.2f} s" if is_whole else f"given up after {run.seconds:.2f} s"
     _say(f"{sample.name}: peer, width {width}, {len(sample.requests)} requests: {said}")
-    return run.seconds if run else None
+    return run.seconds if is_whole else None
 
 
 def _say(line: str) -> None:
@@ -120,9 +137,9 @@ def _say(line: str) -> None:
 
 
 def main() -> None:
-    given = _arguments()
+    given = arguments(__doc__)
     models = (
-        random_models(given.shape, given.bits, given.seed)
+        random_models(given.shape, given.bits, given.seed, given.layers)
         if given.shape
         else named_models(given.model)
     )
@@ -142,66 +159,17 @@ def main() -> None:
     ours = [(result, run) for result in results if (run := result.ours_median)]
     if ours:
         print_head(STATS_COLUMNS)
-    for result, run in ours:
-        print_row(stats_row(result, run))
+        for result, run in ours:
+            print_row(stats_row(result, run))
+        print_head(STEPS_COLUMNS)
+        for result, run in ours:
+            steps = Steps.of(run, result.workload, bench.costs, bench.rates.bandwidth)
+            print_row(steps_row(result, run, steps))
 
 
 def _write_json(path: Path, about: dict[str, Any], results: list[Result]) -> None:
     found = {**about, "results": [result.as_dict() for result in results]}
     path.write_text(json.dumps(found, indent=1) + "\n")
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--model", help="a hub id, a folder, a .gguf file, or an alias")
-    model.add_argument("--shape", choices=SHAPES, help="random weights in this shape")
-    parser.add_argument("--bits", type=int, choices=(4, 8), help="quantize --shape's weights")
-    parser.add_argument(
-        "--workloads", type=_names, default=list(WORKLOADS), help=",".join(WORKLOADS)
-    )
-    parser.add_argument("--requests", type=_count, help="512; 96 on a CPU")
-    parser.add_argument("--repeats", type=_count, default=3)
-    parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--only", choices=("ours", "peer", "both"), default="both")
-    parser.add_argument("--max-num-seqs", type=_count, help="ours")
-    parser.add_argument("--max-num-batched-tokens", type=_count, help="ours")
-    parser.add_argument("--peer-width", type=_count, help="instead of searching for the best")
-    parser.add_argument(
-        "--peer-sample",
-        type=_count,
-        help="time the peer on that many requests only, and scale by output tokens",
-    )
-    parser.add_argument(
-        "--sample", type=_count, help="requests of a width's probe: 96; 24 on a CPU"
-    )
-    parser.add_argument(
-        "--probe-seconds", type=float, default=300.0, help="a probe that takes longer is given up"
-    )
-    parser.add_argument("--json", type=Path, help="write every run's figures there, too")
-    given = parser.parse_args()
-    if given.bits and not given.shape:
-        parser.error("--bits: goes with --shape only")
-    given.requests = given.requests or REQUESTS[platform.backend()]
-    given.sample = given.sample or SAMPLE[platform.backend()]
-    return given
-
-
-def _names(text: str) -> list[str]:
-    names = text.split(",")
-    if unknown := set(names) - set(WORKLOADS):
-        raise argparse.ArgumentTypeError(
-            f"{', '.join(sorted(unknown))}: should be of {', '.join(WORKLOADS)}"
-        )
-    return names
-
-
-def _count(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{number}: should be at least 1")
-    return number
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`Run`: how long one engine took for a workload once, and what it held."""
+"""`Run`: how long one engine took for a workload once, what it held, and how its steps went."""
 
 from __future__ import annotations
 
@@ -7,10 +7,29 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import mlx.core as mx
 
 from vllm_mlx.outputs import EngineStats
+
+
+class Sample(NamedTuple):
+    """One step of many.
+
+    Attributes:
+        after: seconds since the sample before.
+        step: seconds that it took.
+        rows: that got a token.
+        reserved: bytes of the engine's caches.
+        lengths: tokens of each of the rows.
+    """
+
+    after: float
+    step: float
+    rows: int
+    reserved: int
+    lengths: list[int]
 
 
 @dataclass
@@ -20,14 +39,28 @@ class Run:
     Attributes:
         seconds: wall time, from the first prompt taken in to the last token read.
         peak_bytes: most memory that MLX held at once, the weights included.
+        tokens: output tokens; fewer than the workload's where the run was cut off.
+        prefill_rate: prompt tokens computed per second of prefill.
+        decode_rate: output tokens per second of decoding.
         width: `max_num_seqs` of our engine.
+        start_seconds: of these, until our engine could take prompts in.
+        runner: what stepped the model in our engine.
         stats: our engine's counters at the end.
+        rows: of each step of our engine.
+        samples: of them some.
     """
 
     seconds: float = 0.0
     peak_bytes: int = 0
+    tokens: int = 0
+    prefill_rate: float = 0.0
+    decode_rate: float = 0.0
     width: int = 0
+    start_seconds: float = 0.0
+    runner: str = ""
     stats: EngineStats = field(default_factory=EngineStats)
+    rows: list[int] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
 
 
 @contextmanager

@@ -34,8 +34,9 @@ from mlx_vlm.utils import prepare_inputs
 from benchmarks.floor import floor, prefill_operations
 from benchmarks.matrices import Matrices
 from benchmarks.report import machine, print_head, print_header, print_row
+from benchmarks.shapes import VISION
 from benchmarks.timing import measured
-from benchmarks.vision_models import SHAPES, VisionPair, named_pair, random_pair
+from benchmarks.vision_models import VisionPair, named_pair, random_pair
 from benchmarks.workloads import TokenRequest
 from vllm_mlx import platform
 from vllm_mlx.batching.core import EngineCore
@@ -254,7 +255,7 @@ def main() -> None:
 
 
 def _row(bench: Bench, asked: Asked, given: argparse.Namespace) -> list[str]:
-    sample = asked.first(given.peer_sample or len(asked.questions))
+    sample = asked.first(given.peer_requests or len(asked.questions))
     scale = asked.output_tokens / sample.output_tokens
     for warm in (bench.ours, bench.generate, bench.batch):
         warm(Asked("warm", asked.questions[: given.warm_up], min(8, asked.tokens)))
@@ -287,7 +288,7 @@ def _arguments() -> argparse.Namespace:
     )
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--model", help="a hub id or a folder")
-    model.add_argument("--shape", choices=SHAPES, help="random weights in this shape")
+    model.add_argument("--shape", choices=VISION, help="random weights in this shape")
     parser.add_argument("--workloads", default="clips,questions")
     parser.add_argument("--clips", type=int, default=64, help="an eighth of it for `questions`")
     parser.add_argument("--frames", type=int, default=16)
@@ -296,7 +297,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--warm-up", type=int, default=8, help="questions")
     parser.add_argument("--peer-width", type=int, default=8)
-    parser.add_argument("--peer-sample", type=int, help="questions that the peers answer, scaled")
+    parser.add_argument("--peer-requests", type=int, help="questions that the peers answer, scaled")
     parser.add_argument("--max-num-seqs", type=int, help="ours")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()

@@ -12,7 +12,6 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx_vlm
-from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm import tokenizer_utils
 from mlx_vlm.models import qwen3_vl
 from mlx_vlm.models.qwen3_vl.processing_qwen3_vl import (
@@ -20,6 +19,8 @@ from mlx_vlm.models.qwen3_vl.processing_qwen3_vl import (
     Qwen3VLVideoProcessor,
 )
 
+from benchmarks.models import evaluate, fill
+from benchmarks.shapes import VISION
 from vllm_mlx import platform
 from vllm_mlx.batching.loaded_model import LoadedModel
 from vllm_mlx.models.accelerated import place
@@ -28,31 +29,6 @@ from vllm_mlx.models.vision.model import adapt
 from vllm_mlx.models.vision.preparation import VisionPreparer
 
 TINY = Path(__file__).parent.parent / "examples" / "tiny_vlm" / "model"
-SHAPES: dict[str, dict[str, dict[str, Any]]] = {
-    "qwen3-vl-4b": {
-        "text_config": {
-            "hidden_size": 2560,
-            "num_hidden_layers": 36,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "head_dim": 128,
-            "intermediate_size": 9728,
-            "vocab_size": 151_936,
-            "rope_theta": 5_000_000.0,
-            "rope_scaling": {"rope_type": "default", "mrope_section": [24, 20, 20]},
-        },
-        "vision_config": {
-            "depth": 24,
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_heads": 16,
-            "out_hidden_size": 2560,
-            "patch_size": 16,
-            "num_position_embeddings": 2304,
-            "deepstack_visual_indexes": [5, 11, 17],
-        },
-    }
-}
 
 
 @dataclass(frozen=True)
@@ -77,7 +53,7 @@ def random_pair(shape: str, seed: int) -> VisionPair:
     processor that takes frames in their own size."""
     _, processor = mlx_vlm.load(str(TINY), lazy=True)
     config = json.loads((TINY / "config.json").read_bytes())
-    for part, values in SHAPES[shape].items():
+    for part, values in VISION[shape].items():
         config[part] |= values
     patch = config["vision_config"]["patch_size"]
     sizes = {"patch_size": patch, "min_pixels": 4 * patch**2, "max_pixels": 1 << 30}
@@ -86,11 +62,11 @@ def random_pair(shape: str, seed: int) -> VisionPair:
     processor.detokenizer = _NoText()
     platform.prepare()
     peers, ours = _model(config), _model(config)
-    _fill(peers, mx.bfloat16, seed)
+    fill(peers, mx.bfloat16, seed)
     ours.update(peers.parameters())  # the same arrays: what `ours` was made with is not computed
     for model in (peers, ours):
         model.eval()
-        mx.eval(model.parameters())
+        evaluate(model)
     name = f"{shape} (random weights, bfloat16)"
     return VisionPair(_loaded(str(TINY), ours, processor), peers, processor, name)
 
@@ -127,14 +103,3 @@ def _model(config: dict[str, Any]) -> nn.Module:
     whole.text_config = qwen3_vl.TextConfig.from_dict(config["text_config"])
     whole.vision_config = qwen3_vl.VisionConfig.from_dict(config["vision_config"])
     return qwen3_vl.Model(whole)
-
-
-def _fill(model: nn.Module, dtype: mx.Dtype, seed: int) -> None:
-    key = mx.random.key(seed)
-    filled = []
-    for name, array in tree_flatten(model.parameters()):
-        key, own = mx.random.split(key)
-        is_scale = array.ndim == 1 and "norm" in name and name.endswith("weight")
-        made = mx.random.normal(array.shape, dtype, scale=0.02, key=own)
-        filled.append((name, mx.ones(array.shape, dtype) if is_scale else made))
-    model.update(tree_unflatten(filled))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -62,6 +62,15 @@ class Workload:
         """The workload of the first `count` requests."""
         return Workload(self.name, self.requests[:count])
 
+    def answered_by(self, most: int) -> Workload:
+        """The workload with answers of so many tokens at most."""
+        cut = []
+        for request in self.requests:
+            tokens = min(most, request.max_tokens)
+            params = request.params.model_copy(update={"max_tokens": tokens})
+            cut.append(replace(request, max_tokens=tokens, params=params))
+        return Workload(self.name, tuple(cut))
+
 
 def uneven(count: int, vocab_size: int, seed: int) -> Workload:
     """A dataset's usual mix: log-normal prompts (median 120 tokens), geometric answers (mean 100).
@@ -76,6 +85,20 @@ def uneven(count: int, vocab_size: int, seed: int) -> Workload:
             _request(_tokens(tokens, prompt, vocab_size), output)
             for prompt, output in _uneven_lengths(lengths, count)
         ),
+    )
+
+
+def long_tail(count: int, vocab_size: int, seed: int) -> Workload:
+    """`uneven`, but a random tenth of the requests is ten times as long, prompt and answer."""
+    draw = random.Random(f"long_tail {seed}")
+    tokens = random.Random(f"long_tail tokens {seed}")
+    lengths = _uneven_lengths(random.Random(f"uneven lengths {seed}"), count)
+    for at in draw.sample(range(count), count // 10):
+        prompt, output = lengths[at]
+        lengths[at] = 10 * prompt, 10 * output
+    return Workload(
+        "long_tail",
+        tuple(_request(_tokens(tokens, prompt, vocab_size), output) for prompt, output in lengths),
     )
 
 
@@ -131,6 +154,7 @@ def long(count: int, vocab_size: int, seed: int) -> Workload:
 
 WORKLOADS: dict[str, Callable[[int, int, int], Workload]] = {
     "uneven": uneven,
+    "long_tail": long_tail,
     "mixed": mixed,
     "prefix": prefix,
     "short": short,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.floor import (
@@ -14,14 +16,15 @@ from benchmarks.floor import (
     prefill_operations,
 )
 from benchmarks.workloads import TokenRequest
+from vllm_mlx.batching.slots.layout import Footprint
 from vllm_mlx.sampling_params import SamplingParams
 
 COSTS = Costs(
     body_parameters=100,
     head_parameters=10,
     weight_bytes=440,
-    kv_bytes_per_token=4,
-    operations_per_pair=8,
+    footprint=Footprint(per_token=4),
+    operations_per_kv_byte=2,
 )
 
 
@@ -42,7 +45,7 @@ def test_a_shared_prefix_is_computed_once() -> None:
 
 def test_longest_first_into_the_place_that_is_free_first() -> None:
     # Steps: 4, 2 and 1 into two places: [4], [2, 1].
-    steps = ideal_schedule([request(10, 2), request(20, 3), request(30, 5)], 2)
+    steps = ideal_schedule([request(10, 2), request(20, 3), request(30, 5)], 2, int)
     assert steps == [
         Step(2, 31 + 21),
         Step(2, 32 + 22),
@@ -52,12 +55,12 @@ def test_longest_first_into_the_place_that_is_free_first() -> None:
 
 
 def test_an_answer_of_one_token_takes_no_step() -> None:
-    assert ideal_schedule([request(10, 1)] * 3, 2) == []
+    assert ideal_schedule([request(10, 1)] * 3, 2, int) == []
 
 
 def test_no_row_is_lost_or_wider_than_allowed() -> None:
     requests = [request(5, 1 + at * 7 % 23) for at in range(50)]
-    steps = ideal_schedule(requests, 8)
+    steps = ideal_schedule(requests, 8, int)
     assert sum(step.rows for step in steps) == sum(r.max_tokens - 1 for r in requests)
     assert max(step.rows for step in steps) == 8
 
@@ -71,6 +74,22 @@ def test_a_step_is_bound_by_bytes_or_by_operations() -> None:
     assert by_operations.decode == pytest.approx(operations / 10)
     assert by_operations.steps == 1
     assert by_operations.seconds == by_operations.prefill + by_operations.decode
+
+
+def test_a_window_and_a_state_move_no_more_than_they_hold() -> None:
+    costs = replace(COSTS, footprint=Footprint(per_token=4, windows=((10, 3),), state=100))
+    assert costs.held(5) == 5 * 4 + 5 * 3 + 100
+    assert costs.held(25) == 25 * 4 + 10 * 3 + 100
+    assert costs.moved(25) == costs.held(25) + 100  # a state is written, too
+    # The prompt of 25: 25²/2 pairs, in a window of 10 those of its first 10 and then 10 each.
+    assert costs.attention(25) == 2 * (4 * 25**2 / 2 + 3 * (10**2 / 2 + 15 * 10))
+
+
+def test_a_step_reads_the_experts_that_its_rows_choose() -> None:
+    costs = replace(COSTS, expert_bytes=1000, chosen=0.25)
+    assert costs.weights_read(1) == 440 + 250
+    assert costs.weights_read(2) == 440 + 1000 * (1 - 0.75**2)
+    assert costs.weights_read(1000) == pytest.approx(1440)
 
 
 def test_at_shapes_takes_the_measured_seconds_of_a_step() -> None:

@@ -10,6 +10,7 @@ from benchmarks.matrices import Matrices
 from benchmarks.models import ModelPair, random_models
 from benchmarks.peer import run_peer
 from benchmarks.workloads import mixed
+from vllm_mlx.batching.slots.layout import Footprint
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +24,9 @@ def test_costs_of_a_known_shape(models: ModelPair) -> None:
     assert costs.body_parameters == 2 * (attention + mlp)
     assert costs.head_parameters == 512 * 64
     assert costs.weight_bytes == 4 * (costs.body_parameters + costs.head_parameters)
-    assert costs.kv_bytes_per_token == 2 * 2 * 2 * 16 * 4
-    assert costs.operations_per_pair == 2 * 2 * 2 * 4 * 16
+    assert costs.footprint == Footprint(per_token=2 * 2 * 2 * 16 * 4)
+    pairs = 10**2 / 2
+    assert costs.attention(10) == 2 * 2 * 2 * 4 * 16 * pairs
 
 
 def test_quantized_weights_count_all_their_elements_and_the_bytes_as_stored() -> None:
@@ -34,6 +36,13 @@ def test_quantized_weights_count_all_their_elements_and_the_bytes_as_stored() ->
     assert quantized.head_parameters == plain.head_parameters
     parameters = plain.body_parameters + plain.head_parameters
     assert quantized.weight_bytes == parameters // 2 + 2 * 4 * parameters // 64
+
+
+def test_layers_beyond_the_asked_ones_are_left_out() -> None:
+    whole = Matrices(random_models("tiny", None, 0).peers).costs()
+    cut = Matrices(random_models("tiny", None, 0, layers=1).peers).costs()
+    assert 2 * cut.body_parameters == whole.body_parameters
+    assert cut.head_parameters == whole.head_parameters
 
 
 def test_both_hold_the_same_seeded_weights(models: ModelPair) -> None:
@@ -50,10 +59,12 @@ def test_both_hold_the_same_seeded_weights(models: ModelPair) -> None:
 
 
 def test_the_peer_makes_every_token(models: ModelPair) -> None:
-    run = run_peer(models.peers, mixed(6, models.vocab_size, 0), 8)
-    assert run is not None
-    assert run.seconds > 0
+    workload = mixed(6, models.vocab_size, 0)
+    run = run_peer(models.peers, workload, 8)
+    assert run.tokens == workload.output_tokens
+    assert min(run.seconds, run.prefill_rate, run.decode_rate) > 0
 
 
-def test_the_peer_is_given_up_at_its_limit(models: ModelPair) -> None:
-    assert run_peer(models.peers, mixed(6, models.vocab_size, 0), 8, limit=0.0) is None
+def test_the_peer_is_cut_off_at_its_limit(models: ModelPair) -> None:
+    workload = mixed(6, models.vocab_size, 0)
+    assert run_peer(models.peers, workload, 8, limit=0.0).tokens < workload.output_tokens

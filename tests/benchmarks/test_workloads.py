@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from benchmarks.workloads import SEED, WORKLOADS, mixed, uneven
+from benchmarks.workloads import SEED, WORKLOADS, long_tail, mixed, uneven
 
 
 def test_uneven_has_the_documented_totals() -> None:
@@ -44,6 +44,25 @@ def test_uneven_is_clipped_and_greedy() -> None:
     assert (min(prompts), max(prompts)) == (8, 600)
     assert (min(outputs), max(outputs)) == (4, 400)
     assert all(request.params.greedy for request in requests)
+
+
+def test_long_tail_is_uneven_with_a_tenth_ten_times_as_long() -> None:
+    plain, workload = uneven(40, 500, 1), long_tail(40, 500, 1)
+    times = [
+        (len(long.prompt_tokens) / len(short.prompt_tokens), long.max_tokens / short.max_tokens)
+        for short, long in zip(plain.requests, workload.requests, strict=True)
+    ]
+    assert Counter(times) == {(1.0, 1.0): 36, (10.0, 10.0): 4}
+
+
+def test_cut_answers_leave_the_prompts_alone() -> None:
+    workload = uneven(20, 500, 1)
+    cut = workload.answered_by(32)
+    assert [r.prompt_tokens for r in cut.requests] == [r.prompt_tokens for r in workload.requests]
+    assert [r.max_tokens for r in cut.requests] == [
+        min(32, r.max_tokens) for r in workload.requests
+    ]
+    assert all(r.params.max_tokens == r.max_tokens for r in cut.requests)
 
 
 def test_mixed_is_uneven_with_a_system_prompt_for_half_of_it() -> None:
