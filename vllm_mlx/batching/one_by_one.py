@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import partial
@@ -12,9 +13,12 @@ from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import make_prompt_cache
 
 from vllm_mlx import platform
-from vllm_mlx.batching.fallback_sampler import make_processors, make_sampler
+from vllm_mlx.batching.cache_budget import in_place_budget
+from vllm_mlx.batching.penalty import make_processors
 from vllm_mlx.batching.runner import Produced, Runner
 from vllm_mlx.batching.sequence import Sequence
+from vllm_mlx.batching.slots.budget import KVBudget
+from vllm_mlx.batching.slots.draws import Sampling, make_choose
 from vllm_mlx.scheduler_config import Bounds
 
 Steps = Generator[tuple[int, mx.array]]
@@ -22,13 +26,14 @@ Steps = Generator[tuple[int, mx.array]]
 
 
 class OneByOneRunner(Runner):
-    """`Runner` of one sequence; the others wait. It does not know `kv_cache_bytes`.
+    """`Runner` of one sequence; the others wait.
 
     Args:
         start: makes the steps of a sequence: `start(sequence, **options)` with options of a
             `generate_step`. Nothing is computed before the first step is taken.
         new_cache: makes the caches of a sequence, one a layer.
         step_size: most tokens of a prompt that are computed at once.
+        budget: what a sequence may take.
 
     Attributes:
         bounds: what was asked for, but `max_num_seqs` is 1.
@@ -42,8 +47,9 @@ class OneByOneRunner(Runner):
         vocab_size: int,
         step_size: int,
         bounds: Bounds,
+        budget: KVBudget | None,
     ) -> None:
-        super().__init__(replace(bounds, max_num_seqs=1))
+        super().__init__(replace(bounds, max_num_seqs=1), budget)
         self._start = start
         self._new_cache = new_cache
         self._vocab_size = vocab_size
@@ -54,12 +60,15 @@ class OneByOneRunner(Runner):
 
     def insert(self, sequences: list[Sequence]) -> None:
         (sequence,) = sequences
+        rows = {}
+        if sequence.seed is not None:
+            rows[0] = Sampling(sequence.params, random.Random(sequence.seed))
         self._cache = self._new_cache()
         most = min(self._step_size, self.bounds.max_num_batched_tokens)
         steps = self._start(
             sequence,
             max_tokens=sequence.max_tokens,
-            sampler=make_sampler(sequence.params, sequence.seed, self._vocab_size),
+            sampler=make_choose(rows, self._vocab_size),
             prompt_cache=self._cache,
             prefill_step_size=self._shapes.most_tokens(most, 1, len(sequence.prompt_tokens)),
         )
@@ -84,6 +93,7 @@ class OneByOneRunner(Runner):
         return [produced]
 
     def close(self) -> None:
+        self._needs.clear()
         if self._running:
             self._running[1].close()
         self._running = None
@@ -115,4 +125,5 @@ def text_runner(model: Any, *, vocab_size: int, bounds: Bounds) -> OneByOneRunne
         vocab_size=vocab_size,
         step_size=platform.prefill_step_size(),
         bounds=bounds,
+        budget=in_place_budget(model, bounds),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -11,6 +12,7 @@ import mlx.core as mx
 from vllm_mlx.batching.counters import Counters
 from vllm_mlx.batching.logprobs import Logprobs
 from vllm_mlx.batching.sequence import Sequence
+from vllm_mlx.batching.slots.budget import KVBudget, Need
 from vllm_mlx.scheduler_config import Bounds
 
 
@@ -52,17 +54,22 @@ class PrefillError(Exception):
 class Runner(ABC):
     """The model's side of the scheduler; a subclass overrides what it does.
 
-    All calls come from one thread. By default a runner refuses no sequence, shares nothing between
-    sequences and has room for as many as the scheduler runs.
+    All calls come from one thread. By default a runner shares nothing between sequences.
+
+    Args:
+        budget: what may be held at once; without one no sequence is refused, and there is room for
+            as many as the scheduler runs.
 
     Attributes:
         bounds: what it works within.
         counters: what it has done.
     """
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: Bounds, budget: KVBudget | None = None) -> None:
         self.bounds = bounds
         self.counters = Counters()
+        self._budget = self._whole_budget = budget
+        self._needs: dict[Sequence, Need] = {}  # of those admitted
 
     @abstractmethod
     def insert(self, sequences: list[Sequence]) -> None:
@@ -88,6 +95,9 @@ class Runner(ABC):
     def rebound(self, bounds: Bounds) -> None:
         """Work within other bounds from now on; what was refused before stays refused."""
         self.bounds = bounds
+        if self._budget:
+            total, seqs = bounds.kv_cache_bytes, bounds.max_num_seqs
+            self._budget = replace(self._budget, total_bytes=total, max_num_seqs=seqs)
 
     @property
     @abstractmethod
@@ -99,9 +109,10 @@ class Runner(ABC):
         """Memory that key-value caches take now."""
         return 0
 
-    def refusal(self, prompt_tokens: int, max_tokens: int) -> str | None:  # noqa: ARG002
+    def refusal(self, prompt_tokens: int, max_tokens: int) -> str | None:
         """Return why a sequence of this size can never run, or None. Safe on any thread."""
-        return None
+        budget = self._whole_budget  # a GPU's failure may pass, and is no reason to refuse
+        return budget.refusal(prompt_tokens, max_tokens) if budget else None
 
     def announce(self, sequence: Sequence) -> None:  # noqa: B027
         """Take note that a sequence waits, and of what it shares with others."""
@@ -113,9 +124,11 @@ class Runner(ABC):
         """Return one number for waiting sequences that should run near each other; 0 if none."""
         return 0
 
-    def admits(self, sequence: Sequence) -> bool:  # noqa: ARG002
+    def admits(self, sequence: Sequence) -> bool:
         """Whether there is room for it beside what runs."""
-        return True
+        needs = [*self._needs.values(), Need.of(sequence)]
+        return self._budget is None or self._budget.admits(needs, 0, 0)
 
-    def reserve(self, sequence: Sequence) -> None:  # noqa: B027
+    def reserve(self, sequence: Sequence) -> None:
         """Count an admitted sequence as running from now on."""
+        self._needs[sequence] = Need.of(sequence)

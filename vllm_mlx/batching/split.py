@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 
+from vllm_mlx import platform
 from vllm_mlx.batching.runner import PrefillError, Produced, Runner
 from vllm_mlx.batching.sequence import Sequence
+from vllm_mlx.scheduler_config import Bounds
 
 
 class SplitRunner(Runner):
@@ -50,6 +52,8 @@ class SplitRunner(Runner):
         try:
             return self._seeing.step()
         except Exception as error:  # whatever an image or a video leads a model to
+            if platform.is_device_failure(error):  # perhaps of the text's decode
+                raise
             failed, self._seen = [self._seen], None
             self._seeing.close()
             raise PrefillError(failed, error) from error
@@ -59,6 +63,11 @@ class SplitRunner(Runner):
         self._seen = None
         self._seeing.close()
         self._text.close()
+
+    def rebound(self, bounds: Bounds) -> None:
+        super().rebound(bounds)
+        self._text.rebound(bounds)
+        self._seeing.rebound(bounds)
 
     @property
     def slots(self) -> int:

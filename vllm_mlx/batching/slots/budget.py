@@ -15,10 +15,10 @@ from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.layout import Footprint
 from vllm_mlx.batching.slots.ring import columns_for, width_for
 
-PREFILL_SHARE = 8
-"""One part in so many is for prompts in prefill, beside the longest of them."""
-PREFIX_SHARE = 4
-"""At most one part in so many is for shared prefixes."""
+PREFILL_SHARE = 1 / 8
+"""This part is for prompts in prefill, beside the longest of them."""
+PREFIX_SHARE = 1 / 4
+"""At most this part is for shared prefixes."""
 
 
 class Need(NamedTuple):
@@ -41,12 +41,14 @@ class KVBudget:
         footprint: what one sequence takes.
         max_num_seqs: most slots of the rings.
         tile: see `width_for`.
+        in_place: prompts are computed where they stay, and share nothing.
     """
 
     total_bytes: int
     footprint: Footprint
     max_num_seqs: int
     tile: int | None = None
+    in_place: bool = False
 
     def width(self, sequences: int) -> int:
         """Slots of the rings for so many sequences."""
@@ -55,12 +57,16 @@ class KVBudget:
     @property
     def prefill_bytes(self) -> int:
         """Most bytes that prompts computed together may hold, if they are more than one."""
-        return self.total_bytes // PREFILL_SHARE
+        return 0 if self.in_place else int(self.total_bytes * PREFILL_SHARE)
 
     @property
     def prefix_bytes(self) -> int:
         """Most bytes of shared prefixes."""
-        return self.total_bytes // PREFIX_SHARE
+        return 0 if self.in_place else int(self.total_bytes * PREFIX_SHARE)
+
+    def _prompt(self, tokens: int) -> int:
+        """Bytes of a prompt in prefill, beside its slot."""
+        return 0 if self.in_place else self.footprint.prompt(tokens)
 
     def admits(self, needs: Collection[Need], slots: int, columns: int) -> bool:
         """Whether sequences of these needs may run together.
@@ -70,18 +76,19 @@ class KVBudget:
         """
         width = max(slots, self.width(len(needs)))
         rings = width * self.footprint.slot(max(columns, max(need.columns for need in needs)))
-        prefilling = self.footprint.prompt(max(need.prompt_tokens for need in needs))
+        prefilling = self._prompt(max(need.prompt_tokens for need in needs))
         return rings + self.prefix_bytes + self.prefill_bytes + prefilling <= self.total_bytes
 
     def refusal(self, prompt_tokens: int, max_tokens: int) -> str | None:
         """Return why a sequence can never run, not even alone; None if it can."""
         columns = columns_for(prompt_tokens + max_tokens)
-        alone = self.footprint.slot(columns) + self.footprint.prompt(prompt_tokens)
+        alone = self.footprint.slot(columns) + self._prompt(prompt_tokens)
         if alone + self.prefix_bytes + self.prefill_bytes <= self.total_bytes:
             return None
         # The shares grow with the budget: this much is enough, shares and all.
-        enough = math.ceil(alone / (1 - 1 / PREFIX_SHARE - 1 / PREFILL_SHARE))
-        fixed = 2 * self.footprint.state
+        shares = 0 if self.in_place else PREFIX_SHARE + PREFILL_SHARE
+        enough = math.ceil(alone / (1 - shares))
+        fixed = self.footprint.slot(0) + self._prompt(0)
         of_state = f", {fixed:,} of them at any length" if fixed else ""
         return (
             f"{prompt_tokens} prompt tokens and max_tokens={max_tokens} need {enough:,} bytes of "

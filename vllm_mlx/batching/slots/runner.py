@@ -7,7 +7,6 @@ before it, which has been computing meanwhile.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -52,11 +51,11 @@ class SlotRunner(Runner):
         bounds: Bounds,
         pads: bool = True,
     ) -> None:
-        super().__init__(bounds)
+        super().__init__(bounds, budget)
         self._model = model
         self._layout = layout
         self._vocab_size = vocab_size
-        self._budget = self._whole_budget = budget
+        self._budget: KVBudget = budget
         self._prefixes = PrefixCache(budget.prefix_bytes, budget.footprint)
         shapes = platform.prefill_shapes()
         self._shapes = shapes if pads else shapes._replace(multiple=1)
@@ -73,7 +72,7 @@ class SlotRunner(Runner):
         self._running: dict[int, Sequence] = {}  # by slot
         # Keyed by the sequences themselves: an aborted one's id may come again at once.
         self._slot_of: dict[Sequence, int] = {}
-        self._needs: dict[Sequence, Need] = {}
+        self._needs.clear()
         self._cancelled: set[Sequence] = set()  # in a prefill that goes on for others
         self._prefills: deque[PrefillBatch] = deque()
         self._launched: _Launch | None = None
@@ -82,9 +81,6 @@ class SlotRunner(Runner):
         self._pieces: list[Piece] = []  # of these
 
     # What may join.
-
-    def refusal(self, prompt_tokens: int, max_tokens: int) -> str | None:
-        return self._whole_budget.refusal(prompt_tokens, max_tokens)
 
     def announce(self, sequence: Sequence) -> None:
         self._prefixes.announce(sequence)
@@ -106,7 +102,7 @@ class SlotRunner(Runner):
     def reserve(self, sequence: Sequence) -> None:
         # A sequence that joins an empty batch gets a ring no larger than it needs.
         self._is_tight = self._is_tight or not self._needs
-        self._needs[sequence] = Need.of(sequence)
+        super().reserve(sequence)
 
     def insert(self, sequences: list[Sequence]) -> None:
         if not self._running:
@@ -208,8 +204,6 @@ class SlotRunner(Runner):
 
     def rebound(self, bounds: Bounds) -> None:
         super().rebound(bounds)
-        total, seqs = bounds.kv_cache_bytes, bounds.max_num_seqs
-        self._budget = replace(self._budget, total_bytes=total, max_num_seqs=seqs)
         self._prefixes.max_bytes = self._budget.prefix_bytes
 
     @property

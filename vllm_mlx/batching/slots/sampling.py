@@ -1,20 +1,18 @@
 """`BatchSampler`: the next token of every slot, sampled in one call a step.
 
-Each row has its own generator and draws one number a token, so with a seed its text depends on
-the row alone. Shapes: S slots, V vocabulary, R rows that sample.
+Shapes: S slots, V vocabulary.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 
-from vllm_mlx import platform
 from vllm_mlx.batching.sequence import Sequence
-from vllm_mlx.batching.slots.filters import Filters, column, inverse_cdf
+from vllm_mlx.batching.slots.draws import Sampling, make_choose
 from vllm_mlx.batching.slots.memory import resize_rows
 
 PENALTY_CONTEXT = 20
@@ -39,8 +37,6 @@ class BatchSampler:
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
-        operations = platform.operations()
-        self._exp, self._argsort = operations.exp, operations.argsort
         self._rows: dict[int, Sequence] = {}
         self._generators: dict[int, random.Random] = {}
         self._recent: mx.array | None = None
@@ -86,16 +82,16 @@ class BatchSampler:
     def _make_plan(self) -> Callable[[mx.array], Sampled]:
         """Decide once what the present rows need; the steps until the next change only do it."""
         penalize = self._make_penalty()
-        draws = self._make_draws()
+        choose = make_choose(
+            {at: Sampling(self._rows[at].params, each) for at, each in self._generators.items()},
+            self._vocab_size,
+        )
         report = self._make_report()
 
         def sample(logits: mx.array) -> Sampled:
             shaped = penalize(logits)
-            tokens = mx.argmax(shaped, axis=-1).astype(mx.int32)
             finite = mx.isfinite(shaped.max(axis=-1))  # an infinity or NaN anywhere shows there
-            for slots, draw in draws:
-                tokens[slots] = draw(shaped)
-            return report(logits, mx.where(finite, tokens, -1))
+            return report(logits, mx.where(finite, choose(shaped), -1))
 
         return sample
 
@@ -115,57 +111,6 @@ class BatchSampler:
 
         return penalize
 
-    def _make_draws(self) -> list[tuple[mx.array, Callable[[mx.array], mx.array]]]:
-        """Group the rows that sample: with a filter and without."""
-        filtered = [s for s in self._generators if _is_filtered(self._rows[s], self._vocab_size)]
-        plain = [s for s in self._generators if s not in set(filtered)]
-        kinds = ((filtered, self._make_filtered), (plain, self._make_unfiltered))
-        return [(mx.array(slots), make(slots)) for slots, make in kinds if slots]
-
-    def _make_unfiltered(self, slots: list[int]) -> Callable[[mx.array], mx.array]:
-        scale = 1.0 / column([self._rows[slot].params.temperature for slot in slots])
-        rows = mx.array(slots)
-
-        def draw(logits: mx.array) -> mx.array:
-            scaled = logits[rows].astype(mx.float32) * scale
-            weights = self._exp(scaled - scaled.max(axis=-1, keepdims=True))
-            return inverse_cdf(weights, self._uniforms(slots))
-
-        return draw
-
-    def _make_filtered(self, slots: list[int]) -> Callable[[mx.array], mx.array]:
-        params = [self._rows[slot].params for slot in slots]
-        filters = Filters.of(params, self._vocab_size, self._exp)
-        rows = mx.array(slots)
-        few = platform.sampling_candidates() or self._vocab_size
-        few = max(few, *(each.top_k for each in params))
-        sorts_all = few >= self._vocab_size // 2
-
-        def draw(logits: mx.array) -> mx.array:
-            logits = logits[rows].astype(mx.float32)
-            highest = logits.max(axis=-1, keepdims=True)
-            total = self._exp(logits - highest).sum(axis=-1, keepdims=True)
-            logprobs = logits - highest - mx.log(total)
-            uniforms = self._uniforms(slots)
-            if sorts_all:
-                return filters.choose(*self._sorted(logprobs), uniforms)
-            tokens, likeliest = _likeliest(logprobs, few)
-            chosen = filters.choose(tokens, likeliest, uniforms)
-            covered: Any = filters.covered(likeliest).tolist()
-            if flat := [row for row, is_covered in enumerate(covered) if not is_covered]:
-                flat_rows = mx.array(flat)
-                candidates = self._sorted(logprobs[flat_rows])
-                choose = filters.rows(flat_rows).choose
-                chosen[flat_rows] = choose(*candidates, uniforms[flat_rows])
-            return chosen
-
-        return draw
-
-    def _sorted(self, logprobs: mx.array) -> tuple[mx.array, mx.array]:
-        """Return all tokens and their log-probabilities, likeliest first: `[R, V]` each."""
-        tokens = self._argsort(-logprobs)
-        return tokens, mx.take_along_axis(logprobs, tokens, axis=-1)
-
     def _make_report(self) -> Callable[[mx.array, mx.array], Sampled]:
         wanted = [row.params.logprobs for row in self._rows.values()]
         most = max((count for count in wanted if count is not None), default=None)
@@ -184,20 +129,3 @@ class BatchSampler:
             return Sampled(tokens, (chosen[:, 0], top, values))
 
         return report
-
-    def _uniforms(self, slots: list[int]) -> mx.array:
-        return column([self._generators[slot].random() for slot in slots])
-
-
-def _is_filtered(sequence: Sequence, vocab_size: int) -> bool:
-    params = sequence.params
-    return params.top_p < 1.0 or params.min_p > 0.0 or 0 < params.top_k < vocab_size
-
-
-def _likeliest(logprobs: mx.array, few: int) -> tuple[mx.array, mx.array]:
-    """Return the `few` likeliest tokens and log-probabilities, likeliest first: `[R, few]` each."""
-    tokens = mx.argpartition(-logprobs, few, axis=-1)[:, :few]
-    likeliest = mx.take_along_axis(logprobs, tokens, axis=-1)
-    order = mx.argsort(-likeliest, axis=-1)
-    tokens = mx.take_along_axis(tokens, order, axis=-1)
-    return tokens, mx.take_along_axis(likeliest, order, axis=-1)

@@ -15,8 +15,9 @@ from mlx_vlm.generate.ar import generate_step
 from mlx_vlm.generate.common import DEFAULT_PREFILL_STEP_SIZE
 from mlx_vlm.models.cache import make_prompt_cache
 
-from vllm_mlx.batching.fallback_sampler import LogitsProcessor, make_processors
+from vllm_mlx.batching.cache_budget import in_place_budget
 from vllm_mlx.batching.one_by_one import OneByOneRunner, Steps
+from vllm_mlx.batching.penalty import LogitsProcessor, make_processors
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.scheduler_config import Bounds
 
@@ -38,6 +39,7 @@ class OneByOneModel:
             vocab_size=vocab_size,
             step_size=DEFAULT_PREFILL_STEP_SIZE,
             bounds=bounds,
+            budget=in_place_budget(self._model.language_model, bounds, make_prompt_cache),
         )
 
 

@@ -12,6 +12,7 @@ from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p, make_logi
 
 from tests.helpers.decoding import sequence
 from vllm_mlx import platform
+from vllm_mlx.batching.slots import draws
 from vllm_mlx.batching.slots.filters import inverse_cdf
 from vllm_mlx.batching.slots.sampling import BatchSampler
 
@@ -70,10 +71,12 @@ def test_flat_and_peaked_rows_draw_side_by_side_what_they_draw_alone(monkeypatch
     monkeypatch.setattr(platform, "sampling_candidates", lambda: 16)
     mx.random.seed(3)
     logits = mx.random.normal((12, V)) * mx.array([[0.1], [5.0]] * 6)
-    flat = sampler_of(sequence("flat", [1], 9, temperature=1.0, seed=0, top_p=0.9))
-    monkeypatch.setattr(flat, "_argsort", None)
-    with pytest.raises(TypeError):
-        flat(logits[:1])  # its candidates are not among the first few
+    with monkeypatch.context() as patch:
+        never = platform.operations()._replace(argsort=None)
+        patch.setattr(platform, "operations", lambda: never)
+        flat = sampler_of(sequence("flat", [1], 9, temperature=1.0, seed=0, top_p=0.9))
+        with pytest.raises(TypeError):
+            flat(logits[:1])  # its candidates are not among the first few
     rows = [sequence(str(i), [1], 9, temperature=1.0, seed=i, top_p=0.9) for i in range(12)]
     alone = [sampler_of(row)(logits[i : i + 1]).tokens.item() for i, row in enumerate(rows)]
     assert sampler_of(*rows)(logits).tokens.tolist() == alone
@@ -197,5 +200,5 @@ def test_greedy_batches_neither_sort_nor_draw(monkeypatch):
         monkeypatch.setattr(mx, name, None)
     logits = logits_of(4, rows=2)
     sampler = sampler_of(sequence("a", [1], 9), sequence("b", [1], 9))
-    monkeypatch.setattr(sampler, "_exp", None)
+    monkeypatch.setattr(draws, "_uniforms", None)
     assert sampler(logits).tokens.tolist() == mx.argmax(logits, axis=-1).tolist()
