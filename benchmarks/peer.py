@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 
 import mlx.nn as nn
@@ -25,7 +30,7 @@ def run_peer(model: nn.Module, workload: Workload, width: int, limit: float | No
     Raises:
         RuntimeError: it made other tokens than it was asked for.
     """
-    with measured() as run:
+    with published(), measured() as run:
         generator = BatchGenerator(model, completion_batch_size=width)
         try:
             generator.insert(
@@ -44,6 +49,28 @@ def run_peer(model: nn.Module, workload: Workload, width: int, limit: float | No
     if is_whole and run.tokens != workload.output_tokens:
         raise RuntimeError(f"the peer made {run.tokens} tokens of {workload.output_tokens}")
     return run
+
+
+@contextmanager
+def published() -> Iterator[None]:
+    """Put back what our loader has replaced in mlx-lm's and mlx-vlm's modules, for so long.
+
+    There its functions wrap theirs, for all models of the process.
+    """
+    ours = [
+        (module.__dict__, name, value)
+        for where, module in list(sys.modules.items())
+        if where.startswith(("mlx_lm.", "mlx_vlm."))
+        for name, value in vars(module).items()
+        if isinstance(value, FunctionType) and value.__globals__["__name__"].startswith("vllm_mlx.")
+    ]
+    for namespace, name, value in ours:
+        namespace[name] = inspect.unwrap(value)
+    try:
+        yield
+    finally:
+        for namespace, name, value in ours:
+            namespace[name] = value
 
 
 def _drain(generator: Any, limit: float | None) -> tuple[int, bool]:

@@ -33,6 +33,7 @@ from mlx_vlm.utils import prepare_inputs
 
 from benchmarks.floor import floor, prefill_operations
 from benchmarks.matrices import Matrices
+from benchmarks.peer import published
 from benchmarks.report import machine, print_head, print_header, print_row
 from benchmarks.shapes import VISION
 from benchmarks.timing import measured
@@ -264,8 +265,9 @@ def _row(bench: Bench, asked: Asked, given: argparse.Namespace) -> list[str]:
     for repeat in range(given.repeats):
         seconds, stats = _timed(bench.ours, asked)
         ours.append(seconds)
-        alone.append(scale * _timed(bench.generate, sample)[0])
-        batch.append(scale * _timed(bench.batch, sample)[0])
+        with published():
+            alone.append(scale * _timed(bench.generate, sample)[0])
+            batch.append(scale * _timed(bench.batch, sample)[0])
         said = f"ours {ours[-1]:.2f} s, generate {alone[-1]:.2f} s, batch {batch[-1]:.2f} s"
         print(f"{asked.name} {repeat + 1}: {said}", file=sys.stderr, flush=True)
     least, mine = bench.floor(asked), median(ours)

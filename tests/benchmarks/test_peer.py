@@ -5,10 +5,11 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
+from mlx_lm.models import base, llama
 
 from benchmarks.matrices import Matrices
 from benchmarks.models import ModelPair, random_models
-from benchmarks.peer import run_peer
+from benchmarks.peer import published, run_peer
 from benchmarks.workloads import mixed
 from vllm_mlx.batching.slots.layout import Footprint
 
@@ -56,6 +57,17 @@ def test_both_hold_the_same_seeded_weights(models: ModelPair) -> None:
     tokens = mx.array([[3, 1, 4, 1, 5]])
     for model in (models.ours, again.ours):
         assert mx.allclose(model(tokens), models.peers(tokens), atol=1e-5)
+
+
+def test_the_peer_runs_what_mlx_lm_published(models: ModelPair) -> None:
+    name = "scaled_dot_product_attention"
+    ours = vars(llama)[name]
+    assert models.peers
+    assert ours.__globals__["__name__"].startswith("vllm_mlx.")
+    with published():
+        assert vars(llama)[name] is vars(base)[name]
+        assert vars(base)[name].__globals__["__name__"] == "mlx_lm.models.base"
+    assert vars(llama)[name] is ours
 
 
 def test_the_peer_makes_every_token(models: ModelPair) -> None:
