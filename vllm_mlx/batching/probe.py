@@ -43,9 +43,7 @@ def disagreement(new_runner: Callable[[], Runner], model: Any, vocab_size: int) 
         found = _answer(runner, rows)
         gaps = [gap for row in {rows[0], rows[-1]} for gap in _gaps(model, row, found[row])]
     except Exception as error:  # whatever an architecture does with a cache
-        if platform.is_device_failure(error):
-            raise ModelLoadError(f"the GPU failed over a few tokens: {error}") from error
-        return f"{type(error).__name__}: {error}"
+        return _reason(error)
     if all(gap <= tolerance for gap in gaps):
         return None
     return f"log-probabilities differ by {max(gaps):.2g} from those of a row alone"
@@ -71,11 +69,22 @@ def media_disagreement(
         alone = _sequence(*prompt, 2)
         expected = _answer(new_alone(), [alone])[alone]
     except Exception as error:  # whatever an image leads a model to
-        return f"{type(error).__name__}: {error}"
+        return _reason(error)
     gaps = list(_apart(found, expected))
     if all(gap <= tolerance for gap in gaps):
         return None
     return f"log-probabilities differ by {max(gaps):.2g} from those of the row alone"
+
+
+def _reason(error: Exception) -> str:
+    """Say what a runner failed with.
+
+    Raises:
+        ModelLoadError: the GPU failed, which says nothing of the runner.
+    """
+    if platform.is_device_failure(error):
+        raise ModelLoadError(f"the GPU failed over a few tokens: {error}") from error
+    return f"{type(error).__name__}: {error}"
 
 
 def _row(length: int, max_tokens: int, vocab_size: int) -> Sequence:
