@@ -99,8 +99,8 @@ class GenerationOutput:
         )
 
 
-HELD_NOW = frozenset({"running", "waiting", "slots", "kv_cache_bytes"})
-"""The numbers of `EngineStats` that are no counts."""
+HELD_NOW = frozenset({"running", "waiting", "slots", "kv_cache_bytes", "way"})
+"""What of `EngineStats` is no count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +115,7 @@ class EngineStats:
         waiting: sequences that wait for a place in it.
         slots: places in the batch at its present width (free ones are computed, too).
         kv_cache_bytes: memory that the key-value caches of the batch take now.
+        way: how the model runs, and why so: "in slots, 28 x keys and values".
         prompt_tokens: tokens of prompts that are behind the engine.
         cached_tokens: those of them that were not computed, because another prompt shared them.
         padding_tokens: computed in prefill beside the prompts', to make rows equally long.
@@ -130,6 +131,7 @@ class EngineStats:
     waiting: int = 0
     slots: int = 0
     kv_cache_bytes: int = 0
+    way: str = ""
     prompt_tokens: int = 0
     cached_tokens: int = 0
     padding_tokens: int = 0

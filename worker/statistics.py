@@ -20,7 +20,7 @@ class Statistics(JSONRecord):
     """An engine now, and its work between two moments; None where it did nothing of a kind.
 
     Attributes:
-        running, waiting, slots, kv_cache_bytes: as in `EngineStats`.
+        running, waiting, slots, kv_cache_bytes, way: as in `EngineStats`.
         prefill_tokens_per_second: prompt tokens computed per second of prefill.
         decode_tokens_per_second: generated tokens per second of decoding.
         padding_share: of the tokens computed in prefill, those that only made rows equally long.
@@ -32,6 +32,7 @@ class Statistics(JSONRecord):
     waiting: Count = 0
     slots: Count = 0
     kv_cache_bytes: Count = 0
+    way: Annotated[str, Field(max_length=2000)] = ""
     prefill_tokens_per_second: float | None = None
     decode_tokens_per_second: float | None = None
     padding_share: float | None = None

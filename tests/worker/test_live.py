@@ -127,16 +127,18 @@ def test_status_shows_what_each_worker_s_engine_does(bench: Bench) -> None:
     engine = DoubleEngine(held=True)
     worker = bench.worker(engine, name="w")
     worker.admit(wait=False)
-    engine.stats = NOW
+    engine.stats = replace(NOW, way="in slots, 28 x keys and values")
     worker._publish()
 
     said = cli("status", spec.run_id, "-u", bench.url, env={"COLUMNS": "200"}).stdout
     assert "worker w" in said
     assert str(Statistics.between(EngineStats(), NOW)) in said
+    assert "runs in slots, 28 x keys and values" in said
 
     told = json.loads(cli("status", spec.run_id, "-u", bench.url, "--json").stdout)
     numbers = told["workers"]["w"]
     assert (numbers["running"], numbers["waiting"], numbers["slots"]) == (30, 12, 32)
+    assert numbers["way"] == "in slots, 28 x keys and values"
     assert numbers["time_shares"].keys() == {"schedule", "prefill", "decode", "deliver"}
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from vllm_mlx.outputs import EngineStats
 
@@ -43,7 +44,7 @@ class Counters:
                 setattr(self, name, getattr(self, name) + time.perf_counter() - started)
                 self._open = None
 
-    def stats(self, **now: int) -> EngineStats:
+    def stats(self, **now: Any) -> EngineStats:
         """Return the counts so far, with the block at hand and what the engine holds `now`."""
         with self._lock:
             names = [each.name for each in fields(self) if each.init]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Seq
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,8 @@ from vllm_mlx.scheduler_config import Bounds, SchedulerConfig
 
 logger = logging.getLogger(__name__)
 
+LONGEST_REASON = 300  # characters; what a library raises may be long
+
 
 def make_runner(model: Any, *, vocab_size: int, config: SchedulerConfig | None = None) -> Runner:
     """Return the model's own runner if it has a `new_runner`.
@@ -40,25 +43,38 @@ def make_runner(model: Any, *, vocab_size: int, config: SchedulerConfig | None =
     """
     mx.set_cache_limit(platform.cache_limit())
     bounds = platform.resolve(config or SchedulerConfig())
+    kind = getattr(model, "model_type", type(model).__name__)
     new_own: Callable[..., Runner] | None = getattr(model, "new_runner", None)
     if new_own:
-        return new_own(vocab_size=vocab_size, bounds=bounds)
-    kind = getattr(model, "model_type", type(model).__name__)
-    for name, new_runner in _batches(model, vocab_size, bounds):
+        own = new_own(vocab_size=vocab_size, bounds=bounds)
+        return _told(kind, own, f"in a runner of its own ({type(own).__name__})")
+    why: list[str] = []
+    for way, new_runner in _batches(model, vocab_size, bounds, why):
         reason = disagreement(new_runner, model, vocab_size)
         if reason is None:
-            logger.info("%s runs in %s", kind, name)
-            return _seeing(kind, model, new_runner, vocab_size, bounds)
-        logger.warning("%s does not suit %s: %s", kind, name, reason)
+            runner = _seeing(model, new_runner, vocab_size, bounds, why)
+            return _told(kind, runner, way, why)
+        why.append(f"not {way}: {reason}")
     if hasattr(model, "prefill") and not hasattr(model, "new_alone_runner"):
         raise ModelLoadError("slots can't hold the cache of this model, which needs them to see")
-    logger.warning("%s runs one row at a time", kind)
     new_alone = getattr(model, "new_alone_runner", partial(text_runner, model))
-    return new_alone(vocab_size=vocab_size, bounds=bounds)
+    return _told(kind, new_alone(vocab_size=vocab_size, bounds=bounds), "one row at a time", why)
+
+
+def _told(kind: str, runner: Runner, way: str, why: Seq[str] = ()) -> Runner:
+    """Log how a model runs, in one line, and let its runner say it, too."""
+    reasons = "; ".join(" ".join(each.split())[:LONGEST_REASON] for each in why)
+    runner.way = f"{way} ({reasons})" if reasons else way
+    logger.log(logging.WARNING if why else logging.INFO, "%s runs %s", kind, runner.way)
+    return runner
 
 
 def _seeing(
-    kind: str, model: Any, new_runner: Callable[[], Runner], vocab_size: int, bounds: Bounds
+    model: Any,
+    new_runner: Callable[[], Runner],
+    vocab_size: int,
+    bounds: Bounds,
+    why: list[str],
 ) -> Runner:
     """Return the runner, for text only if it does not suit a prompt with an image."""
     if not hasattr(model, "media_trial") or (prompt := model.media_trial()) is None:
@@ -67,30 +83,30 @@ def _seeing(
     reason = media_disagreement(new_runner, new_alone, prompt, vocab_size)
     if reason is None:
         return new_runner()
-    logger.warning("%s: rows with media run one at a time, beside those of text: %s", kind, reason)
+    why.append(f"rows with media beside it, one at a time: {reason}")
     return SplitRunner(new_runner(), new_alone())
 
 
 def _batches(
-    model: Any, vocab_size: int, bounds: Bounds
+    model: Any, vocab_size: int, bounds: Bounds, why: list[str]
 ) -> Iterator[tuple[str, Callable[[], Runner]]]:
-    """What may step the model, fastest first."""
+    """Yield what may step the model, fastest first; `why` gets to know why something may not."""
     try:
         layout = Layout.of(make_prompt_cache(model))
         footprint = layout.footprint(model)
     except Exception as error:  # whatever an architecture does with a cache
         if platform.is_device_failure(error):
             raise ModelLoadError(f"the GPU failed over one token: {error}") from error
-        logger.info("no slots: %s", error)
+        why.append(f"not in slots: {error}")
     else:
         tile = platform.width_tile()
         budget = KVBudget(bounds.kv_cache_bytes, footprint, bounds.max_num_seqs, tile)
         slots = partial(
             SlotRunner, model, layout=layout, vocab_size=vocab_size, budget=budget, bounds=bounds
         )
-        yield f"slots ({layout})", slots
+        yield f"in slots, {layout}", slots
         if layout.has_states:  # some read the padding of a prompt as if it were prompt
-            yield f"slots ({layout}), prompts of one length", partial(slots, pads=False)
+            yield f"in slots, prompts of one length, {layout}", partial(slots, pads=False)
     if not hasattr(model, "prefill"):
         upstream = partial(UpstreamRunner, model, vocab_size=vocab_size, bounds=bounds)
-        yield "mlx-lm's BatchGenerator", upstream
+        yield "in mlx-lm's batches", upstream

@@ -63,10 +63,12 @@ class Runner(ABC):
     Attributes:
         bounds: what it works within.
         counters: what it has done.
+        way: how its model runs, and why so, in words.
     """
 
     def __init__(self, bounds: Bounds, budget: KVBudget | None = None) -> None:
         self.bounds = bounds
+        self.way = ""
         self.counters = Counters()
         self._budget = self._whole_budget = budget
         self._needs: dict[Sequence, Need] = {}  # of those admitted

@@ -57,6 +57,7 @@ class Scheduler:
             waiting=self.waiting,
             slots=self._runner.slots,
             kv_cache_bytes=self._runner.kv_cache_bytes,
+            way=self._runner.way,
         )
 
     def add(self, sequence: Sequence) -> None:

@@ -107,6 +107,8 @@ def print_status(console: Console, status: RunStatus) -> None:
         table.add_row(name, Text(plain(value)))
     for name, said in status.workers.items():
         table.add_row(Text(plain(f"worker {name}")), Text(plain(str(said))))
+        if said.way:
+            table.add_row("", Text(plain(f"runs {said.way}")))
     for job_id, reason in status.errors.items():
         table.add_row(Text(plain(f"failed {job_id}")), Text(plain(reason)))
     console.print(table)

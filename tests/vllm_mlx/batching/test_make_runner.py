@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 
 import mlx.core as mx
 import pytest
@@ -242,13 +243,40 @@ def test_a_model_that_slots_refuse_falls_back():
 
 def test_a_model_that_computes_something_else_in_every_batch_runs_one_by_one(caplog):
     assert isinstance(new_scheduler(Offsets(), max_num_seqs=2)._runner, OneByOneRunner)
-    said = [record.getMessage() for record in caplog.records]
-    assert [each.partition(":")[0] for each in said] == [
-        "Offsets does not suit slots (2 x keys and values)",
-        "Offsets does not suit mlx-lm's BatchGenerator",
-        "Offsets runs one row at a time",
-    ]
-    assert "log-probabilities differ by" in said[0]
+    (record,) = caplog.records
+    differ = r"log-probabilities differ by [\d.e+]+ from those of a row alone"
+    assert re.fullmatch(
+        rf"Offsets runs one row at a time \(not in slots, 2 x keys and values: {differ}; "
+        rf"not in mlx-lm's batches: {differ}\)",
+        record.getMessage(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (tiny_llama, "llama runs in slots, 2 x keys and values"),
+        (
+            lambda: foreign("sliding window"),
+            "llama runs in mlx-lm's batches "
+            "(not in slots: slots have no form for its ForeignCache)",
+        ),
+        (
+            QuantizedCaches,
+            "QuantizedCaches runs one row at a time (not in slots: slots have no form for its "
+            "QuantizedKVCache; not in mlx-lm's batches: ValueError: "
+            "<class 'mlx_lm.models.cache.QuantizedKVCache'> does not yet support batching with "
+            "history)",
+        ),
+    ],
+    ids=["slots", "batches", "alone"],
+)
+def test_one_line_says_how_a_model_runs_and_the_counts_say_it_too(make, said, caplog):
+    with caplog.at_level(logging.INFO):
+        scheduler = new_scheduler(make(), max_num_seqs=2)
+    (record,) = [each for each in caplog.records if " runs " in each.getMessage()]
+    assert record.getMessage() == said
+    assert said.endswith(f"runs {scheduler.stats.way}")
 
 
 def one_by_one():
