@@ -197,11 +197,13 @@ class EngineThread(threading.Thread):
     def run(self) -> None:
         try:
             self._parts = self._load_unless_ended()
-        except SystemExit:
-            error = EngineStoppedError(f"the engine of {self._model} was stopped while it loaded")
-            self.ready.set_exception(error)
         except BaseException as error:
-            self.ready.set_exception(error)
+            # A library may make another error of the SystemExit that `stop` raises in it.
+            if isinstance(error, SystemExit) or not self._inbox.empty():
+                stopped = f"the engine of {self._model} was stopped while it loaded"
+                self.ready.set_exception(EngineStoppedError(stopped))
+            else:
+                self.ready.set_exception(error)
         else:
             self._serve()
         finally:
