@@ -47,7 +47,7 @@ class Matrices:
         else:
             self._head = next(iter(_named(named, nn.Embedding | nn.QuantizedEmbedding).values()))
             self._apply_head = self._head.as_linear
-        self._args = next((m.args for m in named.values() if _describes_attention(m)), None)
+        self._args = next(filter(None, map(_arguments, named.values())), None)
         if self._args is None:
             raise ValueError(f"{type(model).__name__}: its arguments do not describe its attention")
         self._model = model
@@ -154,8 +154,10 @@ def _named(modules: dict[str, nn.Module], kind: Any) -> dict[str, Any]:
     return {name: module for name, module in modules.items() if isinstance(module, kind)}
 
 
-def _describes_attention(module: nn.Module) -> bool:
-    return hasattr(getattr(module, "args", None), "num_attention_heads")
+def _arguments(module: nn.Module) -> Any:
+    """What a module was made with, if that says how its attention is built."""
+    given = (getattr(module, name, None) for name in ("args", "config"))
+    return next((each for each in given if hasattr(each, "num_attention_heads")), None)
 
 
 def _shape(module: nn.Module) -> tuple[int, int]:

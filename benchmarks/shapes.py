@@ -1,6 +1,6 @@
 """The shapes that benchmarks give random weights: what the `config.json` of each model says.
 
-`TEXT` are models of mlx-lm. `VISION` are models of mlx-vlm, `{"text_config", "vision_config"}`.
+`TEXT` are models of mlx-lm, `VISION` are models of mlx-vlm.
 """
 
 from __future__ import annotations
@@ -153,8 +153,9 @@ TEXT: dict[str, Config] = {
 EXPERTS: dict[str, Config] = {"gpt-oss-20b": {"group_size": 32, "bits": 4, "mode": "mxfp4"}}
 """How the checkpoints of a shape hold their experts, where it is not as their other matrices."""
 
-VISION: dict[str, dict[str, Config]] = {
+VISION: dict[str, Config] = {
     "qwen3-vl-4b": {
+        "model_type": "qwen3_vl",
         "text_config": {
             "hidden_size": 2560,
             "num_hidden_layers": 36,
@@ -176,5 +177,45 @@ VISION: dict[str, dict[str, Config]] = {
             "num_position_embeddings": 2304,
             "deepstack_visual_indexes": [5, 11, 17],
         },
-    }
+    },
+    "gemma-3-4b": {
+        "model_type": "gemma3",
+        "hidden_size": 2560,
+        "text_config": {**TEXT["gemma-3-4b"], "mm_tokens_per_image": 256},
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "num_hidden_layers": 27,
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_attention_heads": 16,
+            "patch_size": 14,
+            "image_size": 896,
+        },
+    },
+    "tiny-gemma-3": {
+        "model_type": "gemma3",
+        "hidden_size": 64,
+        "text_config": {
+            **_GEMMA_3,
+            "hidden_size": 64,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 16,
+            "intermediate_size": 128,
+            "vocab_size": 512,
+            "sliding_window": 64,
+            "mm_tokens_per_image": 16,
+        },
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "num_hidden_layers": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_attention_heads": 4,
+            "patch_size": 14,
+            "image_size": 112,
+        },
+    },
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,26 +18,16 @@ from mlx_vlm.models.qwen3_vl.processing_qwen3_vl import (
     Qwen3VLVideoProcessor,
 )
 
+from benchmarks.gemma_pair import gemma_pair
 from benchmarks.models import evaluate, fill
 from benchmarks.shapes import VISION
+from benchmarks.vision_pair import TINY, NoText, VisionPair
 from vllm_mlx import platform
 from vllm_mlx.batching.loaded_model import LoadedModel
 from vllm_mlx.models.accelerated import place
 from vllm_mlx.models.detokenizer import make_new_detokenizer
 from vllm_mlx.models.vision.model import adapt
 from vllm_mlx.models.vision.preparation import VisionPreparer
-
-TINY = Path(__file__).parent.parent / "examples" / "tiny_vlm" / "model"
-
-
-@dataclass(frozen=True)
-class VisionPair:
-    """The same weights twice: as our loader leaves them, and as mlx-vlm has them."""
-
-    ours: LoadedModel
-    peers: nn.Module
-    processor: Any
-    name: str
 
 
 def named_pair(folder: str) -> VisionPair:
@@ -49,17 +38,22 @@ def named_pair(folder: str) -> VisionPair:
 
 
 def random_pair(shape: str, seed: int) -> VisionPair:
-    """Weights from N(0, 0.02²) in bfloat16, the tokenizer and template of the tiny model, and a
-    processor that takes frames in their own size."""
+    """Weights from N(0, 0.02²), in bfloat16 but on a CPU, and the tokenizer of the tiny model."""
+    is_qwen = VISION[shape]["model_type"] == "qwen3_vl"
+    return _qwen_pair(shape, seed) if is_qwen else gemma_pair(shape, seed)
+
+
+def _qwen_pair(shape: str, seed: int) -> VisionPair:
+    """The template of the tiny model, and a processor that takes frames in their own size."""
     _, processor = mlx_vlm.load(str(TINY), lazy=True)
     config = json.loads((TINY / "config.json").read_bytes())
-    for part, values in VISION[shape].items():
-        config[part] |= values
+    for part in ("text_config", "vision_config"):
+        config[part] |= VISION[shape][part]
     patch = config["vision_config"]["patch_size"]
     sizes = {"patch_size": patch, "min_pixels": 4 * patch**2, "max_pixels": 1 << 30}
     processor.image_processor = Qwen3VLImageProcessor(**sizes)
     processor.video_processor = Qwen3VLVideoProcessor(**sizes)
-    processor.detokenizer = _NoText()
+    processor.detokenizer = NoText()
     platform.prepare()
     peers, ours = _model(config), _model(config)
     fill(peers, mx.bfloat16, seed)
@@ -69,21 +63,6 @@ def random_pair(shape: str, seed: int) -> VisionPair:
         evaluate(model)
     name = f"{shape} (random weights, bfloat16)"
     return VisionPair(_loaded(str(TINY), ours, processor), peers, processor, name)
-
-
-class _NoText:
-    """Random weights choose tokens that the tiny tokenizer does not know."""
-
-    text = last_segment = ""
-
-    def reset(self) -> None:
-        """No text."""
-
-    def add_token(self, token: int) -> None:
-        """No text."""
-
-    def finalize(self) -> None:
-        """No text."""
 
 
 def _loaded(folder: str, model: nn.Module, processor: Any) -> LoadedModel:
