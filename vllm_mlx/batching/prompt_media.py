@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -68,7 +69,7 @@ class PromptMedia:
         inputs: gives all that mlx-vlm's own `generate_step` takes, by name, for models that are
             embedded by mlx-vlm; these have no `media`, and their prefill finds the `positions`.
             They are made again if they were let go meanwhile.
-        whole: tokens see later ones, so that the prompt is computed at once.
+        whole: tokens see later ones, so that the prompt is computed at once, and shared with none.
     """
 
     infos: tuple[MediaInfo, ...]
@@ -105,6 +106,8 @@ class PromptMedia:
     def identities(self, tokens: list[int]) -> list[int]:
         """Return the tokens, those of a medium replaced by what stands for its content:
         two prompts that begin with equal ones begin with the same images and videos."""
+        if self.whole:  # what comes later changes it from its first token on
+            return [-1 - uuid.uuid4().int] * len(tokens)
         found = list(tokens)
         for key, places in zip(self.contents, self.places, strict=True):
             digest = hashlib.blake2b(key.encode(), digest_size=16).digest()

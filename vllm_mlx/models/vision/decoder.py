@@ -15,6 +15,8 @@ from vllm_mlx.batching.prompt_media import MediaRow, PromptMedia
 from vllm_mlx.batching.prompts import Prepared
 from vllm_mlx.batching.runner import Runner
 from vllm_mlx.models.attention import dispatch_attention, leave_out_masks
+from vllm_mlx.models.vision.embedder import Embedder
+from vllm_mlx.models.vision.features import FEATURE_BYTES
 from vllm_mlx.models.vision.one_by_one import OneByOneModel
 from vllm_mlx.models.vision.prompt_embedding import PromptEmbedding
 from vllm_mlx.scheduler_config import Bounds
@@ -36,6 +38,7 @@ class Decoder:
         self.media_trial = trial
         self._text = model.language_model
         self._is_told_positions = hasattr(self._text, "_rope_deltas")
+        self._embedder = Embedder(model, FEATURE_BYTES)
         self._embedding: tuple[PromptMedia, PromptEmbedding] | None = None
         self.model_type = model.config.model_type
         dispatch_attention(self._text)
@@ -59,8 +62,10 @@ class Decoder:
         """Compute a piece `[1, L]` of a prompt with media into the cache."""
         ((media, start),) = rows
         assert media is not None
-        piece = self._embedded(media).piece(start, start + tokens.shape[1])
-        self._text(tokens, cache=cache, **piece)
+        embedding, stop = self._embedded(media), start + tokens.shape[1]
+        self._text(tokens, cache=cache, **embedding.piece(start, stop))
+        if stop >= embedding.length - 1:
+            self._embedding = None
 
     def new_alone_runner(self, *, vocab_size: int, bounds: Bounds) -> Runner:
         """Return what steps the model where slots don't suit it."""
@@ -68,8 +73,7 @@ class Decoder:
 
     def _embedded(self, media: PromptMedia) -> PromptEmbedding:
         if self._embedding is None or self._embedding[0] is not media:
-            assert media.inputs is not None
-            self._embedding = media, PromptEmbedding(self._model, media.inputs())
+            self._embedding = media, self._embedder.embed(media)
             media.positions = self._embedding[1].positions
         return self._embedding[1]
 

@@ -13,6 +13,8 @@ from vllm_mlx.batching.prompt_media import Medium
 
 MAX_PATCHES = 16_384
 """Most patches of several media that the tower takes at once."""
+FEATURE_BYTES = 2 << 30
+"""Most that is kept of what media became."""
 
 
 Features = Sequence[mx.array]

@@ -173,7 +173,7 @@ class InputsPreparer:
             infos, tokens = infos_of(contents), inputs().tokens
             whole = is_whole(self._processing.model, inputs().by_name)
             config = self._processing.model.config
-            places, keys = content_places(config, tokens, infos, whole=whole)
+            places, keys = content_places(config, tokens, infos)
             release = pin.pop_all().close
         return Prepared(
             tokens,

@@ -13,10 +13,8 @@ import numpy as np
 
 from vllm_mlx.batching.prompt_media import MediaRow, Medium, MediumPart
 from vllm_mlx.models.vision.attention import accelerate_layers, suits
-from vllm_mlx.models.vision.features import FeatureCache, Features
+from vllm_mlx.models.vision.features import FEATURE_BYTES, FeatureCache, Features
 from vllm_mlx.models.vision.tower import accelerate_tower
-
-FEATURE_BYTES = 2 << 30
 
 
 class VisionLanguageModel:

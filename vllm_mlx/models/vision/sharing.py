@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,17 +27,15 @@ def is_whole(model: Any, inputs: Mapping[str, Any]) -> bool:
 
 
 def content_places(
-    config: Any, tokens: Sequence[int], infos: Sequence[MediaInfo], *, whole: bool
+    config: Any, tokens: Sequence[int], infos: Sequence[MediaInfo]
 ) -> tuple[Places, tuple[str, ...]]:
-    """Return the tokens that differ with the media of a prompt, and what stands for their content.
+    """Return the tokens that stand for the media of a prompt, and what stands for their content.
 
     Which of them stand for which medium is the processor's secret: two prompts share a beginning
-    with media in it if all their media are the same. Those that are computed whole share nothing.
+    with media in it if all their media are the same.
     """
-    if whole:
-        return (np.arange(len(tokens)),), (uuid.uuid4().hex,)
     marks = [getattr(config, name, None) for name in _PLACEHOLDERS]
     places = np.flatnonzero(np.isin(tokens, [mark for mark in marks if isinstance(mark, int)]))
     if not places.size:
         places = np.arange(len(tokens))
-    return (places,), (" ".join(info.hash for info in infos),)
+    return (places,), (" ".join(f"{info.kind} {info.hash}" for info in infos),)

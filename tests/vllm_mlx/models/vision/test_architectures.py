@@ -8,33 +8,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import mlx_vlm
 import numpy as np
 import pytest
-from mlx_vlm.generate.ar import generate_step
-from mlx_vlm.prompt_utils import apply_chat_template, get_chat_template
-from mlx_vlm.utils import prepare_inputs, should_add_special_tokens
-from PIL import Image
 
 from tests.helpers.vision_folders import ARCHITECTURES, write_folder
+from tests.helpers.vision_pair import QUESTION, Pair, images, pixels
 from tests.helpers.vlm import QWENS, random_vlm
-from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.batching.one_by_one import OneByOneRunner
-from vllm_mlx.batching.prompts import user_prompt
-from vllm_mlx.batching.request import Request
 from vllm_mlx.batching.slots.runner import SlotRunner
 from vllm_mlx.batching.split import SplitRunner
 from vllm_mlx.errors import MediaError
-from vllm_mlx.media.policy import UNRESTRICTED
-from vllm_mlx.models import MLXMultimodalLM
-from vllm_mlx.models.loading import load_model
-from vllm_mlx.outputs import GenerationOutput
-from vllm_mlx.sampling_params import SamplingParams
-from vllm_mlx.scheduler_config import SchedulerConfig
 
 pytestmark = [  # what mlx-vlm's processors do
     pytest.mark.filterwarnings("ignore:Image.Image.getdata is deprecated:DeprecationWarning"),
@@ -45,9 +31,7 @@ TABLE = re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- end of table -->)", re.DOTA
 NAMES = [*QWENS, *ARCHITECTURES]
 ONE_IMAGE = ["llava_next", "mllama", "paddleocr_vl", "paligemma"]
 REFUSED = "{} (takes one image a prompt|takes no videos|can't be shown these)"
-QUESTION = "What is it?"
 QUESTIONS = [QUESTION, "Which of the two is larger, and by how much?", "Where?"]
-TOKENS, SLOTS = 10, 3
 RUNS = {
     SlotRunner: "in slots",
     SplitRunner: "text in slots, images one at a time",
@@ -55,76 +39,8 @@ RUNS = {
 }
 
 
-def pixels(seed: int) -> Any:
-    return np.random.default_rng(seed).integers(0, 255, (40, 48, 3), dtype=np.uint8)
-
-
 PICTURE, OTHER = pixels(1), pixels(2)
 CLIP = [pixels(seed) for seed in range(3, 7)]
-
-
-class Pair(NamedTuple):
-    """A model of ours, and the same as mlx-vlm loads it."""
-
-    name: str
-    ours: MLXMultimodalLM
-    model: Any
-    processor: Any
-
-    @property
-    def end(self) -> set[int]:
-        self.ours.load()
-        return set(self.ours._core.loaded.tokenizer.eos_token_ids)
-
-    def answer(self, **media: Any) -> Any:
-        return self.ours.generate(QUESTION, max_tokens=TOKENS, temperature=0.0, logprobs=0, **media)
-
-    def submit(self, media: list[Any], question: str, tokens: int) -> Future[GenerationOutput]:
-        """Ask without waiting."""
-        self.ours.load()
-        prompt = user_prompt(question, media, None, None)
-        if isinstance(prompt, str):
-            prompt = [{"role": "user", "content": prompt}]
-        params = SamplingParams.of(max_tokens=tokens, temperature=0.0, logprobs=0)
-        return self.ours._core.submit(Request(prompt, params))[0]
-
-    def alone(
-        self, *kinds: str, question: str = QUESTION, tokens: int = TOKENS, **media: Any
-    ) -> list[int]:
-        """What mlx-vlm answers by itself, the media standing before the question."""
-        parts = [{"type": kind} for kind in kinds] + [{"type": "text", "text": question}]
-        messages: Any = [{"role": "user", "content": parts if kinds else question}]
-        config, processor = self.model.config, self.processor
-        if "video" in kinds:
-            text = get_chat_template(processor, messages, True)
-        else:
-            text = apply_chat_template(processor, config, messages, num_images=len(kinds))
-        inputs = prepare_inputs(
-            processor,
-            prompts=[text],
-            add_special_tokens=should_add_special_tokens(self.name, processor),
-            **media,
-        )
-        ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
-        steps = generate_step(
-            ids,
-            self.model,
-            inputs.pop("pixel_values", None),
-            mask,
-            max_tokens=tokens,
-            temperature=0.0,
-            **inputs,
-        )
-        found = [int(token) for token, _ in steps]
-        end = next((at for at, token in enumerate(found) if token in self.end), tokens)
-        return found[: end + 1]
-
-
-def several_at_once(folder: str) -> MLXMultimodalLM:
-    model = MLXMultimodalLM(folder)
-    bounds = SchedulerConfig(max_num_seqs=SLOTS)
-    model._core = EngineCore(folder, load_model, bounds, media=UNRESTRICTED)
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +51,7 @@ def pair_of(tmp_path_factory):
         if name not in pairs:
             parent = tmp_path_factory.mktemp("models")
             write = random_vlm if name in QWENS else write_folder
-            folder = str(write(parent, name))
-            pairs[name] = Pair(name, several_at_once(folder), *mlx_vlm.load(folder))
+            pairs[name] = Pair.of(write(parent, name))
         return pairs[name]
 
     yield load
@@ -149,25 +64,12 @@ def pair(request, pair_of):
     return pair_of(request.param)
 
 
-def shown_as(media: list[Any]) -> dict[str, Any]:
-    return {"images": images(*media)} if media else {}
-
-
-def images(*arrays: Any) -> list[Image.Image]:
-    return [Image.fromarray(array) for array in arrays]
-
-
 def test_rows_side_by_side_are_answered_as_by_mlx_vlm_alone(pair):
     shown = [[], [PICTURE], [], [OTHER], [PICTURE, OTHER], [], [OTHER], [PICTURE], [OTHER, PICTURE]]
     if pair.name in ONE_IMAGE:
         shown = [media[:1] for media in shown]
     rows = [(media, QUESTIONS[at % 3], 3 + 5 * at % 11) for at, media in enumerate(shown)]
-    futures = [pair.submit(*row) for row in rows]
-    found = [[each.token_id for each in future.result().logprobs] for future in futures]
-    assert found == [
-        pair.alone(*["image"] * len(media), question=question, tokens=tokens, **shown_as(media))
-        for media, question, tokens in rows
-    ]
+    assert pair.tokens_of(rows) == pair.each_alone(rows)
 
 
 def test_the_image_is_seen(pair):
@@ -220,7 +122,6 @@ def test_docs_have_the_table(pair_of):
 
 def row(pair: Pair) -> str:
     """What is seen of a model by trying."""
-    pair.ours.load()
     several = tokens_or_none(lambda: pair.answer(images=CLIP))
     video = tokens_or_none(lambda: pair.answer(videos=[CLIP]))
     videos = "no" if video is None else "yes"
@@ -228,7 +129,7 @@ def row(pair: Pair) -> str:
         videos = "its frames, as images"
     cells = [
         f"`{pair.name}`",
-        RUNS[type(pair.ours._core._running().parts.runner)],
+        RUNS[type(pair.runner)],
         "one" if several is None else "several",
         videos,
     ]

@@ -1,0 +1,76 @@
+"""`Decoder` and `Embedder`: what is embedded once, what is shared, and what is computed whole."""
+
+from __future__ import annotations
+
+import json
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_map
+
+from tests.helpers.vision_folders import write_folder
+from tests.helpers.vision_pair import Pair, pixels
+
+PICTURE, OTHER = pixels(1), pixels(2)
+LONG = "Which of the two is larger, by how much, and how do you know that it is? " * 2
+pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filter:UserWarning")
+
+
+@pytest.fixture
+def pair_of(tmp_path):
+    pairs: list[Pair] = []
+
+    def load(name: str, bounds=None, **text_config) -> Pair:
+        folder = write_folder(tmp_path, name)
+        config = json.loads((folder / "config.json").read_bytes())
+        config["text_config"] |= text_config
+        (folder / "config.json").write_text(json.dumps(config))
+        pairs.append(Pair.of(folder, **(bounds or {})))
+        return pairs[-1]
+
+    yield load
+    for pair in pairs:
+        pair.ours.unload()
+
+
+# The second needs the pixels for the positions of its tokens.
+@pytest.mark.parametrize("name", ["smolvlm", "glm4v"])
+def test_the_vision_tower_sees_an_image_once(pair_of, name):
+    pair = pair_of(name)
+    rows = [([PICTURE], question, 6) for question in ("What?", "Where?", "Who is it?")]
+    expected = pair.each_alone(rows)
+    assert pair.tokens_of(rows[:1]) == expected[:1]
+    model = pair.ours._core.loaded.model
+    encoded = model._embedder.encoded
+    tower = getattr(model._model, "vision_tower", None) or model._model.vision_model
+    tower.update(tree_map(lambda weight: weight * mx.nan, tower.parameters()))
+    assert pair.tokens_of(rows[1:]) == expected[1:]
+    assert model._embedder.encoded == encoded
+
+
+def test_what_media_became_is_kept_within_bounds(pair_of):
+    pair = pair_of("smolvlm")
+    rows = [([pixels(seed)], "What?", 3) for seed in range(4)]
+    pair.tokens_of(rows[:1])
+    embedder = pair.ours._core.loaded.model._embedder
+    embedder._max_bytes = embedder._nbytes + 1
+    pair.tokens_of(rows[1:])
+    assert 0 < embedder._nbytes <= embedder._max_bytes
+    encoded = embedder.encoded
+    pair.tokens_of(rows[:1])
+    assert embedder.encoded == encoded + 1
+
+
+def test_prompts_share_what_has_the_same_media(pair_of):
+    pair = pair_of("smolvlm", {"max_num_seqs": 4})
+    rows = [([image], LONG + end, 6) for image in (PICTURE, OTHER) for end in "abcd"]
+    assert pair.tokens_of(rows) == pair.each_alone(rows)
+    shared = pair.ours._core.stats.cached_tokens
+    assert shared > 2 * len(LONG), "the later questions about each image begin alike"
+
+
+@pytest.mark.parametrize("name", ["gemma4"])
+def test_a_prompt_whose_image_sees_itself_whole_is_computed_at_once(pair_of, name):
+    pair = pair_of(name, {"max_num_batched_tokens": 8}, use_bidirectional_attention="vision")
+    rows = [([PICTURE], LONG, 6), ([], LONG, 6), ([PICTURE], LONG + "!", 6), ([OTHER], "Who?", 9)]
+    assert pair.tokens_of(rows) == pair.each_alone(rows)
