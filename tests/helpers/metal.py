@@ -10,7 +10,7 @@ import mlx.core as mx
 import pytest
 
 from vllm_mlx import platform
-from vllm_mlx.platform import device, memory
+from vllm_mlx.platform import device, memory, shapes
 
 OUT_OF_MEMORY = (
     "[METAL] Command buffer execution failed: Insufficient Memory "
@@ -31,7 +31,7 @@ M4_MAX = {
 
 def choose_as_metal(patch: pytest.MonkeyPatch) -> None:
     """Have our code choose what it does on Metal; MLX computes where it did."""
-    for module in (platform, device, memory):
+    for module in (platform, device, memory, shapes):
         patch.setattr(module, "backend", lambda: "metal")
     patch.setattr(mx, "device_info", lambda *_: M4_MAX)
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.generate import generate_step
+from mlx_lm.generate import generate_step, generation_stream
 from mlx_lm.models.cache import make_prompt_cache
 
 from vllm_mlx import platform
@@ -34,6 +34,7 @@ class OneByOneRunner(Runner):
         new_cache: makes the caches of a sequence, one a layer.
         step_size: most tokens of a prompt that are computed at once.
         budget: what a sequence may take.
+        stream: what the steps are computed on.
 
     Attributes:
         bounds: what was asked for, but `max_num_seqs` is 1.
@@ -48,8 +49,11 @@ class OneByOneRunner(Runner):
         step_size: int,
         bounds: Bounds,
         budget: KVBudget | None,
+        stream: Any,
     ) -> None:
         super().__init__(replace(bounds, max_num_seqs=1), budget)
+        self.streams = (stream,)
+        self._stream = stream
         self._start = start
         self._new_cache = new_cache
         self._vocab_size = vocab_size
@@ -86,6 +90,7 @@ class OneByOneRunner(Runner):
         with self.counters.timed("prefill" if is_first else "decode"):
             token, logprobs = next(steps)
             chosen: Any = logprobs[token].item()
+            platform.raise_failure(self._stream)
             produced = Produced.of(sequence, token, chosen, logprobs)
         self.counters.steps += 1
         if is_first:
@@ -126,4 +131,5 @@ def text_runner(model: Any, *, vocab_size: int, bounds: Bounds) -> OneByOneRunne
         step_size=platform.prefill_step_size(),
         bounds=bounds,
         budget=in_place_budget(model, bounds),
+        stream=generation_stream,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -63,11 +63,13 @@ class Runner(ABC):
     Attributes:
         bounds: what it works within.
         counters: what it has done.
+        streams: what it computes on beside MLX's default stream.
         way: how its model runs, and why so, in words.
     """
 
     def __init__(self, bounds: Bounds, budget: KVBudget | None = None) -> None:
         self.bounds = bounds
+        self.streams: tuple[Any, ...] = ()
         self.way = ""
         self.counters = Counters()
         self._budget = self._whole_budget = budget

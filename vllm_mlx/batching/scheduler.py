@@ -96,9 +96,9 @@ class Scheduler:
             rows = list(self.running.values())
             failed = platform.is_device_failure(error)
             if failed:
-                platform.recover()
+                platform.recover(self._runner.streams)
             self._runner.close()
-            if failed and not self._runner.bounds.is_least:
+            if failed and not (self._runner.bounds.is_least and all(row.alone for row in rows)):
                 self._start_smaller(rows, error)
             else:
                 self._isolate(rows, error)
@@ -175,9 +175,10 @@ class Scheduler:
             bounds.kv_cache_bytes,
             error,
         )
+        last_chance = self._runner.bounds.is_least
         self._runner.rebound(bounds)
         self._quiet = 0
-        self._start_over(rows, error)
+        self._start_over(rows, error, alone=last_chance)
 
     def _grow_back(self) -> None:
         self._quiet += 1

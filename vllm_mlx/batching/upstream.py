@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.generate import BatchGenerator
+from mlx_lm.generate import BatchGenerator, generation_stream
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from vllm_mlx import platform
@@ -31,6 +31,7 @@ class UpstreamRunner(Runner):
 
     def __init__(self, model: Any, *, vocab_size: int, bounds: Bounds) -> None:
         super().__init__(bounds, in_place_budget(model, bounds))
+        self.streams = (generation_stream,)
         self._vocab_size = vocab_size
         self._shapes = platform.prefill_shapes()
         # Some state-space models of mlx-lm 0.32 read the padding as if it were prompt.
@@ -81,6 +82,7 @@ class UpstreamRunner(Runner):
             return []
         self.counters.steps += 1
         chosen: Any = mx.stack([each.logprobs[each.token] for each in responses]).tolist()
+        platform.raise_failure(generation_stream)
         produced = [
             Produced.of(self._rows[each.uid], each.token, logprob, each.logprobs)
             for each, logprob in zip(responses, chosen, strict=True)

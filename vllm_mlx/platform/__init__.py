@@ -7,7 +7,6 @@ module of ours that computes calls it, and only the first call works.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -29,6 +28,13 @@ from vllm_mlx.platform.attention import Ring
 from vllm_mlx.platform.cuda_heads import RotateHeads
 from vllm_mlx.platform.device import backend, is_device_failure, raise_failure, recover
 from vllm_mlx.platform.memory import cache_limit, left, media_bytes, require_room, wire
+from vllm_mlx.platform.shapes import (
+    PrefillShapes,
+    prefill_shapes,
+    refill_share,
+    shrink_below,
+    width_tile,
+)
 from vllm_mlx.scheduler_config import Bounds, SchedulerConfig
 
 __all__ = [
@@ -58,35 +64,6 @@ __all__ = [
     "width_tile",
     "wire",
 ]
-
-LEAST_PIECE = 128
-"""Tokens of a row that are computed at once however much it holds."""
-
-
-class PrefillShapes(NamedTuple):
-    """How prompts are batched.
-
-    Attributes:
-        overhead: prompt tokens that take as long as starting one more batch does.
-        multiple: lengths are padded to multiples of this.
-        scores: pairs of a query and a key that a layer's attention computes at once at most.
-    """
-
-    overhead: int
-    multiple: int
-    scores: int | None = None
-
-    def padded(self, length: int) -> int:
-        """`length`, up to the next multiple."""
-        return -(-length // self.multiple) * self.multiple
-
-    def most_tokens(self, tokens: int, rows: int, held: int) -> int:
-        """Of so many tokens, how many to compute at once of rows that hold `held` each."""
-        if self.scores is None:
-            return tokens
-        # A row's own part n of a piece has n * (held + n) pairs.
-        own = (math.isqrt(held**2 + 4 * self.scores // rows) - held) // 2
-        return min(tokens, rows * max(LEAST_PIECE, own))
 
 
 def weight_dtype() -> mx.Dtype | None:
@@ -136,48 +113,6 @@ def resolve(config: SchedulerConfig) -> Bounds:
         max_num_batched_tokens=config.max_num_batched_tokens or tokens,
         kv_cache_bytes=config.kv_cache_bytes or left() // 2,
     )
-
-
-def refill_share() -> float:
-    """The share of a full batch that must be free before more is admitted.
-
-    A GPU takes about as long for the prompt of one as for those of a few, and for a step of 256
-    rows not much longer than for one of 128, so slots that wait for company cost it little.
-    """
-    return {"cpu": 0.0, "metal": 1 / 32, "cuda": 1 / 8}[backend()]
-
-
-def prefill_shapes() -> PrefillShapes:
-    """How prompts are padded and batched; see `PrefillShapes`.
-
-    On a GPU a small prefill reads all weights for few tokens and costs as much as some hundred
-    do. On CUDA a shape that was not seen before costs some 35 ms of choosing kernels. An Apple GPU
-    computes so much slower than it reads that padding soon costs more than another batch: 16 % of
-    what `uneven` computes with an overhead of 128, 5 % with 24. macOS ends what keeps its GPU from
-    drawing for seconds, as 2,048 tokens after 120,000 do, so pieces become shorter from 16,000 on.
-    """
-    shapes = {
-        "cpu": PrefillShapes(overhead=8, multiple=1),
-        "metal": PrefillShapes(overhead=24, multiple=16, scores=2048 * 16384),
-        "cuda": PrefillShapes(overhead=512, multiple=32),
-    }
-    return shapes[backend()]
-
-
-def width_tile() -> int | None:
-    """Rows that a step computes in the time of one; None if each takes time of its own.
-
-    On an Apple GPU a quantized product takes as long for 10 rows as for 32, and twice that for 33.
-    """
-    return 32 if backend() == "metal" else None
-
-
-def shrink_below() -> float:
-    """A batch is made narrower when its rows need less than this share of its width.
-
-    Each row less saves time on a CPU; on a GPU a step of 32 takes as long as one of 8.
-    """
-    return {"cpu": 0.75, "metal": 0.5, "cuda": 0.25}[backend()]
 
 
 def sampling_candidates() -> int | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import mlx.core as mx
 
@@ -33,19 +34,24 @@ def is_device_failure(error: BaseException) -> bool:
     )
 
 
-def raise_failure() -> None:
-    """Raise what a GPU has kept of a failure, before anything is done with what was read."""
+def raise_failure(stream: Any = None) -> None:
+    """Raise what a GPU has kept of a failure, before what was read is believed.
+
+    Args:
+        stream: where it was computed; by default MLX's own.
+    """
     if backend() == "metal":
-        mx.async_eval(mx.array(0) + 1)
+        mx.async_eval(mx.add(mx.array(0), 1, stream=stream))
 
 
-def recover() -> None:
-    """Let all that has failed be reported, and give back memory that is free."""
-    for _ in range(_FAILURES):
-        try:
-            mx.synchronize()
-            mx.eval(mx.array(0) + 1)
-        except RuntimeError:
-            continue
-        break
+def recover(streams: Iterable[Any] = ()) -> None:
+    """Let all that has failed be reported, also on other streams, and give back what is free."""
+    for stream in (None, *streams):
+        for _ in range(_FAILURES):
+            try:
+                mx.synchronize(stream)
+                mx.eval(mx.add(mx.array(0), 1, stream=stream))
+            except RuntimeError:
+                continue
+            break
     mx.clear_cache()

@@ -12,10 +12,14 @@ from tests.helpers.metal import OUT_OF_MEMORY, TOO_SLOW, FailingGPU, choose_as_m
 from vllm_mlx import platform
 from vllm_mlx.batching import scheduler as scheduling
 from vllm_mlx.batching.make_runner import make_runner
+from vllm_mlx.batching.one_by_one import text_runner
 from vllm_mlx.batching.scheduler import Scheduler
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.runner import SlotRunner
+from vllm_mlx.batching.split import SplitRunner
+from vllm_mlx.batching.upstream import UpstreamRunner
 from vllm_mlx.errors import EngineError, ModelLoadError
+from vllm_mlx.scheduler_config import Bounds
 
 MODEL = tiny_llama()
 ROWS = [([3 + i, 1, 4 + i % 3, 1, 5, 9, 2 + i], 4 + 3 * i) for i in range(8)]
@@ -55,9 +59,8 @@ def rows_of(count: int = len(ROWS)) -> list[Sequence]:
 
 
 @pytest.mark.usefixtures("on_metal")
-@pytest.mark.parametrize("error", [OUT_OF_MEMORY, TOO_SLOW])
 @pytest.mark.parametrize("lag", [0, 1, 2, 3])
-@pytest.mark.parametrize("fails_at", [2, 5, 9])
+@pytest.mark.parametrize(("fails_at", "error"), [(2, OUT_OF_MEMORY), (5, TOO_SLOW), (9, TOO_SLOW)])
 def test_all_start_again_together_in_a_smaller_batch(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -98,6 +101,30 @@ def test_a_decode_that_failed_is_not_the_fault_of_the_prompts_that_come_after(
 
     assert gpu.raised == 1
     assert_right(decoding + late)
+
+
+@pytest.mark.usefixtures("on_metal")
+@pytest.mark.parametrize("kind", ["batches", "alone", "split"])
+@pytest.mark.parametrize("lag", [0, 2])
+@pytest.mark.parametrize("fails_at", [1, 8])
+def test_other_runners_start_again_too(
+    monkeypatch: pytest.MonkeyPatch, kind: str, lag: int, fails_at: int
+) -> None:
+    gpu = FailingGPU(monkeypatch, MODEL, lag=lag)
+    bounds = Bounds(8, 64, 1 << 30)
+    batches = UpstreamRunner(gpu, vocab_size=VOCAB, bounds=bounds)
+    alone = text_runner(gpu, vocab_size=VOCAB, bounds=bounds)
+    runners = {"batches": batches, "alone": alone, "split": SplitRunner(batches, alone)}
+    scheduler = Scheduler(runners[kind], set())
+    gpu.calls.clear()
+    gpu.fails_at = {fails_at}
+    rows = rows_of(6)
+    answer(scheduler, rows)
+
+    assert gpu.raised == 1
+    assert_right(rows)
+    assert scheduler._runner.bounds.max_num_batched_tokens < 64 or scheduler.max_num_seqs < 8
+    assert batches.bounds == scheduler._runner.bounds or kind == "alone"
 
 
 def test_it_halves_until_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,10 +229,10 @@ def test_what_failed_is_reported_before_the_rows_start_again(
     left = ["[METAL] Command buffer execution failed: Ignored"] * 3
     synchronize = mx.synchronize
 
-    def wait() -> None:
+    def wait(stream: object = None) -> None:
         if left:
             raise RuntimeError(left.pop())
-        synchronize()
+        synchronize(stream)
 
     monkeypatch.setattr(mx, "synchronize", wait)
     platform.recover()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
@@ -43,7 +44,7 @@ def test_freed_memory_is_kept_within_bounds(mac: Mac, monkeypatch: pytest.Monkey
     mac.info["max_recommended_working_set_size"] = 12 * GiB  # an eighth of what is left: 0.75 GiB
     limits: list[int] = []
     monkeypatch.setattr(mx, "set_cache_limit", limits.append)
-    made = object()
+    made = SimpleNamespace()
 
     class Own:
         def new_runner(self, **_: object) -> object:

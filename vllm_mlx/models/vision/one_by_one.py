@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx_vlm.generate.ar import generate_step
-from mlx_vlm.generate.common import DEFAULT_PREFILL_STEP_SIZE
+from mlx_vlm.generate.common import DEFAULT_PREFILL_STEP_SIZE, generation_stream
 from mlx_vlm.models.cache import make_prompt_cache
 
 from vllm_mlx.batching.cache_budget import in_place_budget
@@ -40,6 +40,7 @@ class OneByOneModel:
             step_size=DEFAULT_PREFILL_STEP_SIZE,
             bounds=bounds,
             budget=in_place_budget(self._model.language_model, bounds, make_prompt_cache),
+            stream=generation_stream,
         )
 
 
