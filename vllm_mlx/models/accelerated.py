@@ -18,9 +18,12 @@ from mlx_lm.utils import dequantize_model
 
 from vllm_mlx import platform
 from vllm_mlx.batching.slots.keys_values import SlotKVCache
+from vllm_mlx.models.activations import ACTIVATIONS
 from vllm_mlx.models.attention import dispatch_attention, scaled_dot_product_attention
+from vllm_mlx.models.convolutions import accelerate_convolutions
 from vllm_mlx.models.experts import accelerate_experts
-from vllm_mlx.models.recurrences import dispatch_recurrences
+from vllm_mlx.models.rebinding import rebind
+from vllm_mlx.models.recurrences import RECURRENCES
 from vllm_mlx.platform.cuda_heads import RotateHeads
 
 _ATTENTIONS = (llama.Attention, qwen2.Attention, qwen3.Attention)
@@ -179,11 +182,17 @@ def place(model: nn.Module) -> nn.Module:
 def accelerate(model: nn.Module) -> nn.Module:
     """Swap in what is known to be faster, layer by layer; return the model itself."""
     dispatch_attention(model)
-    dispatch_recurrences(model)
-    accelerate_experts(model)
     for layer in getattr(model, "layers", ()):
         if type(getattr(layer, "self_attn", None)) in _ATTENTIONS:
             layer.self_attn = Attention(layer.self_attn)
         if type(getattr(layer, "mlp", None)) in _MLPS:
             layer.mlp = MLP(layer.mlp)
+    use_fast_forms(model)
     return model
+
+
+def use_fast_forms(model: nn.Module) -> None:
+    """Have the parts that architectures share computed in this backend's fastest forms."""
+    accelerate_experts(model)
+    accelerate_convolutions(model)
+    rebind(model, (*RECURRENCES, *ACTIVATIONS))

@@ -49,7 +49,8 @@ def _ours(theirs: type[nn.Module], multiply: Multiply) -> type[nn.Module]:
         combined: mx.array = self._combine(routed, weights, shared, residual)  # mlx-vlm's
         return combined
 
-    return type(theirs.__name__, (theirs,), {"__call__": call})
+    attributes = {"__module__": theirs.__module__, "__call__": call}
+    return type(theirs.__name__, (theirs,), attributes)
 
 
 def _chosen(theirs: Any, multiply: Multiply) -> Any:

@@ -1,50 +1,52 @@
-"""The gated delta rule by whichever form is fastest, whatever the architecture.
+"""Recurrent layers by whichever form is fastest, whatever the architecture.
 
-mlx-lm and mlx-vlm have a kernel for Metal, and elsewhere a loop over tokens or chunks of them.
-`dispatch_recurrences(model)` has the model's own `gated_delta_update` compute with the fastest.
+mlx-lm and mlx-vlm compute the gated delta rule with a kernel on Metal, and elsewhere in a loop over
+tokens or in chunks of them. What comes before, gates and masks, stays theirs.
 """
 
 from __future__ import annotations
 
-import sys
+import functools
 from collections.abc import Hashable
-from functools import wraps
+from types import FunctionType
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from vllm_mlx import platform
+from vllm_mlx.models.rebinding import Makers, rebound
 from vllm_mlx.platform.fastest import Fastest
 from vllm_mlx.platform.gated_delta import Update
 
-_UPDATE = "gated_delta_update"
 _FORMS = ("gated_delta_ops", "gated_delta_kernel", "gated_delta_chunked")
-"""What theirs ends in, once it has made gates of its arguments."""
-_OURS = "__is_the_fastest__"
+"""What `gated_delta_update` ends in, once it has made gates of its arguments."""
 _ROWS, _TOKENS = 2, 64  # of a trial
 
 
-def dispatch_recurrences(model: nn.Module) -> None:
-    """Have all modules of a model compute the gated delta rule in the fastest form."""
-    for name in {type(module).__module__ for module in model.modules()}:
-        update = getattr(sys.modules[name], _UPDATE, None)
-        if callable(update):
-            _dispatch(sys.modules[update.__module__].__dict__)
+@functools.cache
+def _gated_delta_update(theirs: Any) -> Any:
+    if not isinstance(theirs, FunctionType):
+        return theirs
+    forms = {name: theirs.__globals__[name] for name in _FORMS if name in theirs.__globals__}
+    return rebound(theirs, {name: _fastest(form) for name, form in forms.items()})
 
 
-def _dispatch(namespace: dict[str, Any]) -> None:
-    for name in _FORMS:
-        theirs = namespace.get(name)
-        if callable(theirs) and not hasattr(theirs, _OURS):
-            namespace[name] = _fastest(theirs)
+@functools.cache
+def _ssm_update(theirs: Any) -> Any:
+    step = platform.scan_tokens()
+    if step is None or not isinstance(theirs, FunctionType):
+        return theirs
+    scan = functools.partial(theirs.__globals__["ssm_attn"], step=step)
+    return rebound(theirs, {"ssm_attn": scan})
+
+
+RECURRENCES: Makers = (("gated_delta_update", _gated_delta_update), ("ssm_update", _ssm_update))
 
 
 def _fastest(theirs: Update) -> Update:
     forms = {"theirs": theirs, **platform.gated_delta_forms()}
     fastest = Fastest("gated delta", forms, _kind, _sample)
 
-    @wraps(theirs)
     def update(
         q: mx.array,
         k: mx.array,
@@ -62,7 +64,6 @@ def _fastest(theirs: Update) -> Update:
             state = mx.zeros((B, Hv, Dv, Dk))
         return fastest(q, k, v, g, beta, state, mask)
 
-    setattr(update, _OURS, True)
     return update
 
 

@@ -183,6 +183,15 @@ def gated_delta_forms() -> dict[str, gated_delta.Update]:
     return {"kernel": cuda_gated_delta.update, "chunks": chunks, "mlx": gated_delta.update}
 
 
+def scan_tokens() -> int | None:
+    """Tokens that a state space layer takes in at once; None leaves mlx-lm's 256.
+
+    Each takes part in products and exponentials with all before it: on a CPU 256 tokens of 24
+    heads of 64 take 73 ms at once and 31 ms in pieces of 64.
+    """
+    return 64 if backend() == "cpu" else None
+
+
 def multiply_experts() -> experts.Multiply | None:
     """How layers of experts may be computed faster here than mlx-lm does; None if not known."""
     return {"cpu": experts.by_expert, "cuda": experts.all_experts, "metal": None}[backend()]

@@ -28,6 +28,9 @@ _POLYNOMIAL = (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-
 _HIGHEST = 88.0  # above, it overflows
 _LOWEST = -87.0  # below, the result is subnormal; exp(-87) is 1.6e-38
 
+_GELU = 2 * 0.7978845608  # 2 sqrt(2 / pi)
+_GELU_CUBED = 0.044715 * _GELU
+
 _MASKED = -1e9
 """Added to the score of what a query may not see."""
 _BLOCK = 64
@@ -90,6 +93,31 @@ def swiglu(gate: mx.array, up: mx.array) -> mx.array:
     series, bits = parts(-gate)
     activated: mx.array = silu_of(gate, up, series, mx.view(bits, mx.float32))
     return activated
+
+
+def silu(x: mx.array) -> mx.array:
+    """`x` times its sigmoid."""
+    return swiglu(x, _one())
+
+
+def geglu(gate: mx.array, up: mx.array) -> mx.array:
+    """`gelu(gate) * up`, with the tanh of GELU's usual approximation as a sigmoid."""
+    parts, silu_of = _fused()
+    series, bits = parts(gate * (-_GELU - _GELU_CUBED * gate * gate))
+    activated: mx.array = silu_of(gate, up, series, mx.view(bits, mx.float32))
+    return activated
+
+
+def gelu(x: mx.array) -> mx.array:
+    """`geglu` of one array."""
+    return geglu(x, _one())
+
+
+@functools.cache
+def _one() -> mx.array:
+    one = mx.array(1.0)
+    mx.eval(one)  # lazy constants can't be computed on another thread
+    return one
 
 
 def attend_slots(

@@ -14,6 +14,7 @@ from mlx_vlm.models.cache import make_prompt_cache
 from vllm_mlx.batching.prompt_media import MediaRow, PromptMedia
 from vllm_mlx.batching.prompts import Prepared
 from vllm_mlx.batching.runner import Runner
+from vllm_mlx.models.accelerated import use_fast_forms
 from vllm_mlx.models.attention import dispatch_attention, leave_out_masks
 from vllm_mlx.models.vision.embedder import Embedder
 from vllm_mlx.models.vision.features import FEATURE_BYTES
@@ -43,6 +44,7 @@ class Decoder:
         self.model_type = model.config.model_type
         dispatch_attention(self._text)
         leave_out_masks(self._text)
+        use_fast_forms(self._text)
 
     @property
     def layers(self) -> Any:
