@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
-from mlx_lm.models import llama, qwen2, qwen3
+from mlx_lm.models import gemma2, llama, qwen2, qwen3
 from mlx_lm.models.rope_utils import Llama3RoPE
 from mlx_lm.utils import dequantize_model
 
@@ -28,6 +28,7 @@ from vllm_mlx.platform.cuda_heads import RotateHeads
 
 _ATTENTIONS = (llama.Attention, qwen2.Attention, qwen3.Attention)
 _MLPS = (llama.MLP, qwen2.MLP, qwen3.MLP)
+_GROUPED = (gemma2.Attention,)
 
 Heads = tuple[mx.array, mx.array, mx.array]
 """Queries, keys and values."""
@@ -95,6 +96,15 @@ class Attention(nn.Module):
         output = scaled_dot_product_attention(queries, keys, values, cache, self.scale, mask)
         projected: mx.array = self.o_proj(output.swapaxes(1, 2).reshape(B, L, -1))
         return projected
+
+
+class GroupedAttention(gemma2.Attention):  # type: ignore[misc]
+    """Attention that makes scores `[B, Hk, Hq / Hk, L, K]` itself, given masks `[B, 1, L, K]`."""
+
+    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
+        if mask is not None and mask.ndim == 4 and self.repeats > 1:
+            mask = mask[:, :, None]
+        return super().__call__(x, mask, cache)
 
 
 class MLP(nn.Module):
@@ -183,8 +193,11 @@ def accelerate(model: nn.Module) -> nn.Module:
     """Swap in what is known to be faster, layer by layer; return the model itself."""
     dispatch_attention(model)
     for layer in getattr(model, "layers", ()):
-        if type(getattr(layer, "self_attn", None)) in _ATTENTIONS:
-            layer.self_attn = Attention(layer.self_attn)
+        attention = getattr(layer, "self_attn", None)
+        if type(attention) in _ATTENTIONS:
+            layer.self_attn = Attention(attention)
+        elif type(attention) in _GROUPED:
+            attention.__class__ = GroupedAttention
         if type(getattr(layer, "mlp", None)) in _MLPS:
             layer.mlp = MLP(layer.mlp)
     use_fast_forms(model)

@@ -226,8 +226,7 @@ class PromptKVCache:
         return self._positions.offset
 
     def make_mask(self, N: int, return_array: bool = False, window_size: int | None = None) -> Mask:
-        window = min((each for each in (window_size, self._window) if each), default=None)
-        return self._positions.mask(N, window, self.base, return_array)
+        return self._positions.mask(N, window_size or self._window, self.base, return_array)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> KeysAndValues:
         held_keys, held_values = self._kv or (None, None)

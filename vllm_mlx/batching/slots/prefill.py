@@ -133,8 +133,8 @@ class PrefillBatch:
     def _compute(
         self, model: SteppedModel, positions: PromptPositions, start: int, stop: int
     ) -> None:
-        lengths = [len(row.tokens) - start for row in self.rows]
-        positions.move_to(self.start + start, lengths if min(lengths) < stop - start else None)
+        own = [min(len(row.tokens), stop) - start for row in self.rows]
+        positions.move_to(self.start + start, own if min(own) < stop - start else None)
         parts = [row.tokens[start:stop] for row in self.rows]
         tokens = mx.array([part + [0] * (stop - start - len(part)) for part in parts])
         if any(row.media for row in self.rows):

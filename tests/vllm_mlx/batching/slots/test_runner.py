@@ -9,8 +9,6 @@ import re
 
 import mlx.core as mx
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tests.helpers import decoding
 from tests.helpers.decoding import (
@@ -24,9 +22,6 @@ from tests.helpers.decoding import (
     step,
     tiny_llama,
 )
-from tests.helpers.sizes import sizes
-from vllm_mlx import platform
-from vllm_mlx.batching.slots import keys_values, ring, runner
 from vllm_mlx.batching.slots.prefill import PrefillBatch
 from vllm_mlx.batching.slots.runner import SlotRunner
 from vllm_mlx.errors import EngineError, NonFiniteLogitsError
@@ -59,71 +54,6 @@ def test_greedy_equals_sequential(model, width):
     assert isinstance(scheduler._runner, SlotRunner)
     tokens = run(scheduler, [sequence(str(i), *each) for i, each in enumerate(wanted)])
     assert tokens == [expected(tuple(prompt), limit) for prompt, limit in wanted]
-
-
-@st.composite
-def jobs(draw):
-    """Prompts that begin alike or not, when they come, and when they are aborted."""
-    rows = []
-    for _ in range(draw(st.integers(1, 10))):
-        shared = draw(st.sampled_from([0, 0, 17, 48, 50]))
-        own = draw(st.integers(1, 25))
-        seed = draw(st.integers(0, 3))
-        prompt = prompt_of(99, shared) + prompt_of(seed, own)
-        limit = draw(st.integers(1, 30))
-        comes = draw(st.integers(0, 30))
-        leaves = draw(st.none() | st.integers(0, 40))
-        rows.append((tuple(prompt), limit, comes, leaves))
-    return rows
-
-
-@pytest.mark.parametrize("examples", sizes(40, 60))
-def test_any_order_of_joins_leaves_and_growth(examples):
-    options = settings(
-        max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck)
-    )
-    options(assert_any_order_is_exact)()
-
-
-@given(
-    rows=jobs(),
-    width=st.integers(1, 6),
-    most=st.integers(5, 60),
-    start=st.integers(0, 9),
-    scattered=st.sampled_from([0, 20, 512]),
-)
-def assert_any_order_is_exact(rows, width, most, start, scattered):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keys_values, "SCATTERED", scattered)
-        patch.setattr(ring, "COLUMN_STEP", 8)  # grows often, and wraps around often
-        patch.setattr(runner, "COLUMN_STEP", 8)
-        scheduler = new_scheduler(_model(), max_num_seqs=width, max_num_batched_tokens=most)
-        scheduler._runner._rings[None].step = start
-        sequences = {}
-        for now in range(60):
-            for i, (prompt, limit, comes, leaves) in enumerate(rows):
-                if comes == now:
-                    sequences[i] = sequence(str(i), prompt, limit)
-                    scheduler.add(sequences[i])
-                if leaves == now and i in sequences and not sequences[i].future.done():
-                    scheduler.remove(str(i))
-                    sequences[i].future.cancel()
-            assert len(scheduler.running) <= width
-            step(scheduler)
-        while scheduler.has_unfinished:
-            step(scheduler)
-    for i, (prompt, limit, _, _) in enumerate(rows):
-        tokens = sequences[i].output_tokens
-        reference = expected(prompt, limit)
-        if sequences[i].future.cancelled():
-            assert tokens == reference[: len(tokens)]
-        else:
-            assert tokens == reference
-    assert not any(each.alone for each in sequences.values()), "a step failed"
-    held = scheduler._runner
-    assert not held._running
-    assert not held._needs
-    assert not held._prefixes._waiting
 
 
 def test_a_row_joins_and_leaves_without_touching_the_others(model):
@@ -314,52 +244,6 @@ def test_nothing_starves(model, monkeypatch, window):
         step(scheduler)
     started = [each for each in longer if each.output_tokens]
     assert len(started) <= 2 * window
-
-
-@pytest.mark.parametrize("requests", sizes(800, 2000))
-def test_memory_stays_flat_over_many_requests(model, monkeypatch, requests):
-    limit = 64 << 20
-    monkeypatch.setattr(platform, "cache_limit", lambda: limit)
-    mx.clear_cache()
-    mx.reset_peak_memory()
-    draw = random.Random(3)
-    scheduler = new_scheduler(model, max_num_seqs=16)
-
-    def batch(first, count):
-        for i in range(first, first + count):
-            size = 300 if i % 20 == 0 else draw.randint(1, 200)
-            scheduler.add(sequence(str(i), prompt_of(i, size), draw.randint(1, 12)))
-        while scheduler.has_unfinished:
-            step(scheduler)
-        # One that is alone fits the ring to itself, however wide the last ones left it.
-        run(scheduler, [sequence("last", prompt_of(0, 9), 3)])
-        mx.synchronize()
-
-    batch(0, 200)
-    held, peak = mx.get_active_memory(), mx.get_peak_memory()
-    for first in range(200, requests, 300):
-        batch(first, 300)
-        assert mx.get_cache_memory() <= limit
-        assert mx.get_active_memory() <= held * 1.1
-    assert mx.get_peak_memory() <= peak * 1.1
-
-
-def test_the_budget_holds_at_every_step(model):
-    budget = 4000 * decoding.BYTES_PER_TOKEN
-    draw = random.Random(4)
-    scheduler = new_scheduler(model, max_num_seqs=16, kv_cache_bytes=budget)
-    shared = prompt_of(5, 64)
-    for i in range(80):
-        prompt = (shared if i % 3 == 0 else []) + prompt_of(i, draw.randint(1, 300))
-        scheduler.add(sequence(str(i), prompt, draw.randint(1, 60)))
-    most, widest = 0, 0
-    while scheduler.has_unfinished:
-        step(scheduler)
-        stats = scheduler.stats
-        most, widest = max(most, stats.kv_cache_bytes), max(widest, stats.running)
-        assert stats.kv_cache_bytes <= budget
-    assert most > budget / 4
-    assert 1 < widest < 16
 
 
 def test_a_long_row_after_short_ones_gets_a_ring_of_its_own_size(model):
