@@ -21,6 +21,7 @@ from tests.helpers.exactness import (
     next_tokens,
     play,
     ties,
+    undo_dispatch,
     uneven_rows,
     without_state,
     without_window,
@@ -55,6 +56,17 @@ EXCEPTIONS = {
 """How an architecture runs if not in slots, with prompts of all lengths together."""
 
 ALIKE = {
+    "gemma",
+    "olmo2",
+    "cohere",
+    "phimoe",
+    "minimax",
+    "glm4_moe_lite",
+    "bailing_moe_v3",
+    "bailing_hybrid",
+    "mixtral",
+    "olmo3",
+    "ministral3",
     "qwen2",
     "qwen2_moe",
     "glm4",
@@ -110,6 +122,7 @@ def memory(model: object) -> str:
 @pytest.mark.parametrize("name", NAMES)
 def test_batched_equals_sequential(name, caplog):
     model = new_model(name)
+    undo_dispatch()
     alone = [sequential(model, row.prompt, row.limit) for row in ROWS]
     parted = []
     for width in (1, 7):
@@ -160,6 +173,7 @@ async def test_a_folder_is_answered_as_by_mlx_lm_and_the_log_says_how(tmp_path, 
             outputs = await asyncio.gather(
                 *(engine.generate(prompt, **options) for prompt in prompts)
             )
+    undo_dispatch()
     model, tokenizer = mlx_lm.load(folder)
     alone = [sequential(model, tokenizer.encode(prompt), 9) for prompt in prompts]
     assert [[each.token_id for each in output.logprobs] for output in outputs] == alone
@@ -172,7 +186,7 @@ async def test_a_folder_is_answered_as_by_mlx_lm_and_the_log_says_how(tmp_path, 
 def test_order_windows_and_states_matter(name):
     """What a fault of a position, a mask or a state would change."""
     model = new_model(name)
-    prompts = [row.prompt for row in ROWS if 20 <= len(row.prompt) <= 60]
+    prompts = [row.prompt for row in ROWS[:24] if 3 <= len(row.prompt) <= 60]
     given = next_tokens(model, prompts)
     assert len(set(given)) > 1
     swapped = [[*prompt[:-3], prompt[-2], prompt[-3], prompt[-1]] for prompt in prompts]

@@ -16,11 +16,12 @@ from tests.helpers.sizes import sizes
 from tests.helpers.text_folders import new_model
 from vllm_mlx.batching.slots import keys_values, ring, runner
 from vllm_mlx.batching.slots.runner import SlotRunner
+from vllm_mlx.models.accelerated import accelerate
 
 
 @functools.cache
 def model_of(kind: str):
-    return new_model(KINDS[kind])
+    return accelerate(new_model(KINDS[kind]))
 
 
 @functools.cache
