@@ -98,7 +98,7 @@ class Attention(nn.Module):
         return projected
 
 
-class GroupedAttention(gemma2.Attention):  # type: ignore[misc]
+class GroupedAttention(gemma2.Attention):
     """Attention that makes scores `[B, Hk, Hq / Hk, L, K]` itself, given masks `[B, 1, L, K]`."""
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
