@@ -47,7 +47,7 @@ class EngineCore:
         media: what may be read and fetched for a prompt; nothing without one.
 
     Attributes:
-        max_num_seqs: most sequences side by side.
+        max_num_seqs: most sequences side by side; what suits the model is known once it is loaded.
     """
 
     def __init__(
@@ -82,6 +82,8 @@ class EngineCore:
             if not ready.done():  # Ctrl-C
                 self.stop(wait=False)
             raise
+        if thread := self._thread:
+            self.max_num_seqs = max(self.max_num_seqs, thread.parts.runner.bounds.max_num_seqs)
 
     def begin(self) -> Future[None]:
         """Begin to load the model, unless it is there or on its way.

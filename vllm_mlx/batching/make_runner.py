@@ -42,7 +42,7 @@ def make_runner(model: Any, *, vocab_size: int, config: SchedulerConfig | None =
         ModelLoadError: a model with images in its prompts does not suit slots.
     """
     mx.set_cache_limit(platform.cache_limit())
-    bounds = platform.resolve(config or SchedulerConfig())
+    bounds = platform.resolve(config or SchedulerConfig(), model)
     kind = getattr(model, "model_type", type(model).__name__)
     new_own: Callable[..., Runner] | None = getattr(model, "new_runner", None)
     if new_own:

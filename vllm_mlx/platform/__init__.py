@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -32,6 +32,7 @@ from vllm_mlx.platform.shapes import (
     PrefillShapes,
     prefill_shapes,
     refill_share,
+    rows_for_experts,
     shrink_below,
     width_tile,
 )
@@ -101,15 +102,15 @@ def default_max_num_seqs() -> int:
     return {"cpu": 32, "metal": 64, "cuda": 256}[backend()]
 
 
-def resolve(config: SchedulerConfig) -> Bounds:
-    """`config` with this backend's defaults for what it leaves open.
+def resolve(config: SchedulerConfig, model: Any = None) -> Bounds:
+    """`config` with this backend's defaults for what it leaves open, as they suit a model.
 
     Call it when the model is in memory: half of what is left is for key-value caches. Sources of
     the numbers: benchmarks/README.md.
     """
     tokens = {"cpu": 512, "metal": 2048, "cuda": 8192}[backend()]
     return Bounds(
-        max_num_seqs=config.max_num_seqs or default_max_num_seqs(),
+        max_num_seqs=config.max_num_seqs or max(default_max_num_seqs(), rows_for_experts(model)),
         max_num_batched_tokens=config.max_num_batched_tokens or tokens,
         kv_cache_bytes=config.kv_cache_bytes or left() // 2,
     )

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vllm_mlx.platform.device import backend
 
 LEAST_PIECE = 128
 """Tokens of a row that are computed at once however much it holds."""
+
+ROWS_AN_EXPERT = 4
+MOST_ROWS = 256
+_CHOSEN = ("num_experts_per_tok", "moe_topk", "moe_top_k", "top_k_experts", "moe_k")
+"""What configs call the number of experts that a token takes."""
 
 
 class PrefillShapes(NamedTuple):
@@ -52,6 +57,22 @@ def prefill_shapes() -> PrefillShapes:
         "cuda": PrefillShapes(overhead=512, multiple=32),
     }
     return shapes[backend()]
+
+
+def rows_for_experts(model: Any) -> int:
+    """Rows side by side that a model with experts should have; 0 where it needs no more.
+
+    With four rows an expert, Metal reads the weights of each once for all of its rows, with fewer
+    once a row: 256 experts of which a token takes 8 need 128 rows.
+    """
+    if backend() != "metal" or not hasattr(model, "modules"):
+        return 0
+    kinds = [each for each in model.modules() if type(each).__name__.endswith("SwitchLinear")]
+    experts = max((each.weight.shape[0] for each in kinds), default=0)
+    settings = [getattr(model, "args", None), getattr(model, "config", None)]
+    chosen = [getattr(each, name, None) for each in settings for name in _CHOSEN]
+    taken = next((each for each in chosen if each), 0)
+    return min(MOST_ROWS, -(-ROWS_AN_EXPERT * experts // taken)) if taken else 0
 
 
 def refill_share() -> float:

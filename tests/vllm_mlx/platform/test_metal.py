@@ -7,15 +7,27 @@ from itertools import accumulate
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
+from mlx_lm.models import qwen3_moe
 
-from tests.helpers.decoding import VOCAB, new_scheduler, run, sequence, sequential, tiny_llama
+from tests.helpers.decoding import (
+    CONFIG,
+    VOCAB,
+    new_scheduler,
+    run,
+    sequence,
+    sequential,
+    tiny_llama,
+)
 from tests.helpers.metal import choose_as_metal
 from vllm_mlx import platform
+from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.batching.one_by_one import text_runner
 from vllm_mlx.batching.scheduler import Scheduler
 from vllm_mlx.batching.slots.runner import SlotRunner
 from vllm_mlx.models.accelerated import accelerate
+from vllm_mlx.models.loading import load_model
 from vllm_mlx.scheduler_config import SchedulerConfig
 
 
@@ -107,3 +119,37 @@ def test_a_long_prompt_is_computed_in_shorter_pieces(
         assert n == 128 or n * (held + n) <= scores
     assert (kind == "one by one") or pieces[0] > 2 * 128 > pieces[2]
     assert tokens == [sequential(inner, prompt, 4)]
+
+
+def with_experts(experts: int, chosen: int) -> Any:
+    config = {**CONFIG, "model_type": "qwen3_moe", "num_experts": experts}
+    config |= {"num_experts_per_tok": chosen, "moe_intermediate_size": 8, "decoder_sparse_step": 1}
+    config |= {"mlp_only_layers": [], "head_dim": 8, "rope_theta": 1e4, "norm_topk_prob": True}
+    config |= {"tie_word_embeddings": True, "max_position_embeddings": 512}
+    return qwen3_moe.Model(qwen3_moe.ModelArgs.from_dict(config))
+
+
+@pytest.mark.parametrize(
+    ("experts", "chosen", "rows"), [(8, 2, 64), (64, 2, 128), (60, 2, 120), (512, 2, 256)]
+)
+def test_experts_get_rows_enough_to_share_their_weights(
+    experts: int, chosen: int, rows: int
+) -> None:
+    model = with_experts(experts, chosen)
+    assert platform.resolve(SchedulerConfig(), model).max_num_seqs == rows
+    nn.quantize(model, group_size=32, class_predicate=lambda name, _: "switch_mlp.up" in name)
+    assert platform.resolve(SchedulerConfig(), model).max_num_seqs == rows
+    assert platform.resolve(SchedulerConfig(max_num_seqs=7), model).max_num_seqs == 7
+    assert platform.resolve(SchedulerConfig(), tiny_llama()).max_num_seqs == 64
+
+
+def test_a_worker_learns_how_many_rows_suit_the_model(
+    monkeypatch: pytest.MonkeyPatch, text_folder: str
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(platform, "rows_for_experts", lambda _: 48)
+    core = EngineCore(text_folder, load_model)
+    assert core.max_num_seqs < 48
+    core.start()
+    assert core.max_num_seqs == 48
+    core.stop()
