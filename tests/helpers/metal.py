@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -71,6 +72,8 @@ class FailingGPU:
         fails_at: numbers of calls of the model, from 1, whose work fails.
         too_wide: rows from which on a decode step fails.
         calls: rows and tokens of each call.
+        raised: how often a failure was raised.
+        forget: see `SteppedModel`.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class FailingGPU:
         self.too_wide = 1 << 30
         self.calls: list[tuple[int, int]] = []
         self.raised = 0
+        self.forget: Callable[[], object] = lambda: None
         self._error = error
         self._lag = lag
         self._until_known: int | None = None

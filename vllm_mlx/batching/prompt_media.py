@@ -145,4 +145,4 @@ def at_call(number: int, act: Callable[[], Any]) -> Callable[[], None]:
 SteppedModel = Any
 """`model(tokens, cache=caches)` gives logits `[B, L, V]`. One that sees has also
 `model.prefill(tokens, caches, rows)`, which computes prompts with media, `rows` a `MediaRow` for
-each of `tokens` `[B, L]`."""
+each of `tokens` `[B, L]`; and `model.forget()`, which drops what it keeps of media."""

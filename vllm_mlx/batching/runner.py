@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from vllm_mlx import platform
 from vllm_mlx.batching.counters import Counters
 from vllm_mlx.batching.logprobs import Logprobs
 from vllm_mlx.batching.sequence import Sequence
@@ -95,6 +96,11 @@ class Runner(ABC):
     @abstractmethod
     def close(self) -> None:
         """Forget all running sequences and free their memory."""
+
+    def recover(self) -> None:
+        """Forget all that a GPU may have spoiled when it failed."""
+        platform.recover(self.streams)
+        self.close()
 
     def rebound(self, bounds: Bounds) -> None:
         """Work within other bounds from now on; what was refused before stays refused."""

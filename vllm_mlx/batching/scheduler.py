@@ -96,8 +96,9 @@ class Scheduler:
             rows = list(self.running.values())
             failed = platform.is_device_failure(error)
             if failed:
-                platform.recover(self._runner.streams)
-            self._runner.close()
+                self._runner.recover()
+            else:
+                self._runner.close()
             if failed and not (self._runner.bounds.is_least and all(row.alone for row in rows)):
                 self._start_smaller(rows, error)
             else:

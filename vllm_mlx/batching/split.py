@@ -65,6 +65,11 @@ class SplitRunner(Runner):
         self._seeing.close()
         self._text.close()
 
+    def recover(self) -> None:
+        self.close()
+        self._text.recover()
+        self._seeing.recover()
+
     def rebound(self, bounds: Bounds) -> None:
         super().rebound(bounds)
         self._text.rebound(bounds)

@@ -34,6 +34,11 @@ def is_device_failure(error: BaseException) -> bool:
     )
 
 
+def is_late_failure(error: BaseException) -> bool:
+    """Whether a GPU has kept this, so that something before what raises it may have failed."""
+    return isinstance(error, RuntimeError) and "command buffer" in str(error).lower()
+
+
 def raise_failure(stream: Any = None) -> None:
     """Raise what a GPU has kept of a failure, before what was read is believed.
 

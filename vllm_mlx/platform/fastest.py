@@ -10,6 +10,8 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from vllm_mlx.platform.device import is_late_failure
+
 logger = logging.getLogger(__name__)
 
 _REPEATS = 2
@@ -64,6 +66,8 @@ class Fastest:
                 else:
                     logger.warning("%s %s: %s answers otherwise", self._name, kind, name)
             except (RuntimeError, ValueError, TypeError) as error:
+                if is_late_failure(error):
+                    raise
                 logger.info("%s %s: no %s here: %s", self._name, kind, name, error)
         best = min(seconds, key=seconds.__getitem__, default=next(iter(self._forms)))
         shown = ", ".join(f"{name} {1e3 * taken:.2f} ms" for name, taken in seconds.items())

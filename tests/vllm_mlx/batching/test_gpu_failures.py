@@ -127,6 +127,18 @@ def test_other_runners_start_again_too(
     assert batches.bounds == scheduler._runner.bounds or kind == "alone"
 
 
+def test_what_is_kept_of_media_may_be_spoiled_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, scheduler = failing(monkeypatch)
+    forgotten: list[int] = []
+    gpu.forget = lambda: forgotten.append(gpu.raised)
+    gpu.fails_at = {4}
+    rows = rows_of(3)
+    answer(scheduler, rows)
+
+    assert forgotten == [1]
+    assert_right(rows)
+
+
 def test_it_halves_until_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, scheduler = failing(monkeypatch, kv_cache_bytes=1 << 20)
     runner = scheduler._runner

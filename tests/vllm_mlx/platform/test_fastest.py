@@ -7,6 +7,7 @@ import time
 import mlx.core as mx
 import pytest
 
+from tests.helpers.metal import OUT_OF_MEMORY
 from vllm_mlx.platform.fastest import Fastest
 
 
@@ -51,6 +52,14 @@ def test_takes_the_fastest_that_is_right(other):
 
 def test_stays_with_the_first_if_no_other_is_right():
     assert chosen(make(slow=slow, wrong=wrong), mx.arange(3.0)) is slow
+
+
+def test_what_a_gpu_has_kept_of_before_is_not_the_fault_of_a_form():
+    def raise_late(x):
+        raise RuntimeError(OUT_OF_MEMORY)
+
+    with pytest.raises(RuntimeError, match="Insufficient Memory"):
+        make(slow=slow, late=raise_late)(mx.array([1, 2]))
 
 
 def test_tries_once_for_each_kind():

@@ -202,6 +202,11 @@ class SlotRunner(Runner):
         self._prefixes.clear()
         self._reset()
 
+    def recover(self) -> None:
+        super().recover()
+        if hasattr(self._model, "forget"):
+            self._model.forget()
+
     def rebound(self, bounds: Bounds) -> None:
         super().rebound(bounds)
         self._prefixes.max_bytes = self._budget.prefix_bytes

@@ -69,6 +69,11 @@ class Decoder:
         if stop >= embedding.length - 1:
             self._embedding = None
 
+    def forget(self) -> None:
+        """Drop what is kept of media."""
+        self._embedding = None
+        self._embedder.clear()
+
     def new_alone_runner(self, *, vocab_size: int, bounds: Bounds) -> Runner:
         """Return what steps the model where slots don't suit it."""
         return OneByOneModel(self._model).new_runner(vocab_size=vocab_size, bounds=bounds)

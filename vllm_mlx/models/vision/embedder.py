@@ -54,6 +54,11 @@ class Embedder:
         self._needs_pixels = True
         self.encoded = 0
 
+    def clear(self) -> None:
+        """Drop what media became."""
+        self._kept.clear()
+        self._nbytes = 0
+
     def embed(self, media: PromptMedia) -> PromptEmbedding:
         """Return a prompt's embedding."""
         assert media.inputs is not None

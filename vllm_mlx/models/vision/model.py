@@ -51,6 +51,10 @@ class VisionLanguageModel:
         embeddings = self._rotary(hidden, mx.array(seen.positions))
         self._forward(hidden, cache, embeddings, seen.at, features[1:])
 
+    def forget(self) -> None:
+        """Drop what is kept of media."""
+        self.features.clear()
+
     def _forward(
         self,
         hidden: mx.array,

@@ -8,8 +8,10 @@ import mlx.core as mx
 import pytest
 from mlx.utils import tree_map
 
+from tests.helpers.metal import OUT_OF_MEMORY
 from tests.helpers.vision_folders import write_folder
 from tests.helpers.vision_pair import Pair, pixels
+from vllm_mlx.batching.slots.runner import SlotRunner
 
 PICTURE, OTHER = pixels(1), pixels(2)
 LONG = "Which of the two is larger, by how much, and how do you know that it is? " * 2
@@ -46,6 +48,26 @@ def test_the_vision_tower_sees_an_image_once(pair_of, name):
     tower.update(tree_map(lambda weight: weight * mx.nan, tower.parameters()))
     assert pair.tokens_of(rows[1:]) == expected[1:]
     assert model._embedder.encoded == encoded
+
+
+def test_what_a_failed_gpu_made_of_an_image_is_made_again(pair_of, monkeypatch):
+    pair = pair_of("smolvlm")
+    rows = [([PICTURE], question, 6) for question in ("What?", "Where?")]
+    expected = pair.each_alone(rows)
+    assert pair.tokens_of(rows[:1]) == expected[:1]
+    model, launch, failures = pair.ours._core.loaded.model, SlotRunner._launch, [OUT_OF_MEMORY]
+    for seen in model._embedder._kept.values():
+        seen.features[:] = 9.0
+        mx.eval(seen.features)
+
+    def fail_once(self):
+        if failures:
+            raise RuntimeError(failures.pop())
+        return launch(self)
+
+    monkeypatch.setattr(SlotRunner, "_launch", fail_once)
+    assert pair.tokens_of(rows[1:]) == expected[1:]
+    assert not failures
 
 
 def test_what_media_became_is_kept_within_bounds(pair_of):
