@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shlex
 import sys
 import time
@@ -138,6 +139,7 @@ def _say(line: str) -> None:
 
 def main() -> None:
     given = arguments(__doc__)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # how the model runs
     models = (
         random_models(given.shape, given.bits, given.seed, given.layers)
         if given.shape
