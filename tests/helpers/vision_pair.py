@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx_vlm
 import numpy as np
@@ -39,7 +40,8 @@ def shown_as(media: list[Any]) -> dict[str, Any]:
     return {"images": images(*media)} if media else {}
 
 
-class Pair(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Pair:
     """A model of ours, and the same as mlx-vlm loads it."""
 
     name: str

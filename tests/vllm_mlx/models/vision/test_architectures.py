@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable
@@ -13,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlx_vlm.models.cache import make_prompt_cache
 
 from tests.helpers.vision_folders import ARCHITECTURES, write_folder
 from tests.helpers.vision_pair import QUESTION, Pair, images, pixels
 from tests.helpers.vlm import QWENS, random_vlm
 from vllm_mlx.batching.one_by_one import OneByOneRunner
+from vllm_mlx.batching.slots.layout import Layout
 from vllm_mlx.batching.slots.runner import SlotRunner
 from vllm_mlx.batching.split import SplitRunner
 from vllm_mlx.errors import MediaError
@@ -59,17 +62,28 @@ def pair_of(tmp_path_factory):
         pair.ours.unload()
 
 
+@pytest.fixture(scope="module")
+def answers_of():
+    """Answers to rows with images, without, and with two, asked at once and alone."""
+
+    @functools.cache
+    def answer(pair: Pair) -> tuple[list[list[int]], list[list[int]]]:
+        two = [[PICTURE, OTHER], [OTHER, PICTURE]] if pair.name not in ONE_IMAGE else [[OTHER]]
+        shown = [[], [PICTURE], [], [OTHER], *two, [], [PICTURE], [OTHER]]
+        rows = [(media, QUESTIONS[at % 3], 3 + 5 * at % 11) for at, media in enumerate(shown)]
+        return pair.tokens_of(rows), pair.each_alone(rows)
+
+    return answer
+
+
 @pytest.fixture(params=NAMES)
 def pair(request, pair_of):
     return pair_of(request.param)
 
 
-def test_rows_side_by_side_are_answered_as_by_mlx_vlm_alone(pair):
-    shown = [[], [PICTURE], [], [OTHER], [PICTURE, OTHER], [], [OTHER], [PICTURE], [OTHER, PICTURE]]
-    if pair.name in ONE_IMAGE:
-        shown = [media[:1] for media in shown]
-    rows = [(media, QUESTIONS[at % 3], 3 + 5 * at % 11) for at, media in enumerate(shown)]
-    assert pair.tokens_of(rows) == pair.each_alone(rows)
+def test_rows_side_by_side_are_answered_as_by_mlx_vlm_alone(pair, answers_of):
+    found, expected = answers_of(pair)
+    assert found == expected
 
 
 def test_the_image_is_seen(pair):
@@ -103,12 +117,12 @@ def test_a_video_is_seen_or_refused(pair):
     assert (seen.kind, seen.timestamps) == ("video", (0.0, 0.5, 1.0, 1.5))
 
 
-def test_docs_have_the_table(pair_of):
+def test_docs_have_the_table(pair_of, answers_of):
     table = "".join(
         [
-            "| Architecture | Runs | Images in a prompt | Videos |\n",
-            "|---|---|---|---|\n",
-            *(row(pair_of(name)) for name in NAMES),
+            "| Architecture | Remembers | Runs | Images in a prompt | Videos | Equal rows |\n",
+            "|---|---|---|---|---|---|\n",
+            *(row(pair, *answers_of(pair)) for pair in map(pair_of, NAMES)),
         ]
     )
     text = DOCS.read_text()
@@ -120,18 +134,21 @@ def test_docs_have_the_table(pair_of):
     assert found[0] == table, "UPDATE_DOCS=1 pytest on this file rewrites it"
 
 
-def row(pair: Pair) -> str:
+def row(pair: Pair, found: list[list[int]], expected: list[list[int]]) -> str:
     """What is seen of a model by trying."""
     several = tokens_or_none(lambda: pair.answer(images=CLIP))
     video = tokens_or_none(lambda: pair.answer(videos=[CLIP]))
     videos = "no" if video is None else "yes"
     if video and video == several:
         videos = "its frames, as images"
+    equal = sum(one == other for one, other in zip(found, expected, strict=True))
     cells = [
         f"`{pair.name}`",
+        str(Layout.of(make_prompt_cache(pair.model.language_model))),
         RUNS[type(pair.runner)],
         "one" if several is None else "several",
         videos,
+        f"{equal} of {len(expected)}",
     ]
     return f"| {' | '.join(cells)} |\n"
 
