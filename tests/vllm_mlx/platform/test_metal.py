@@ -26,6 +26,7 @@ from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.batching.one_by_one import text_runner
 from vllm_mlx.batching.scheduler import Scheduler
 from vllm_mlx.batching.slots.runner import SlotRunner
+from vllm_mlx.batching.upstream import UpstreamRunner
 from vllm_mlx.models.accelerated import accelerate
 from vllm_mlx.models.loading import load_model
 from vllm_mlx.scheduler_config import SchedulerConfig
@@ -86,7 +87,7 @@ def test_the_batch_is_as_wide_as_a_tile() -> None:
     assert widths.index(64) < widths.index(32)
 
 
-@pytest.mark.parametrize("kind", ["slots", "one by one"])
+@pytest.mark.parametrize("kind", ["slots", "batches", "alone"])
 def test_a_long_prompt_is_computed_in_shorter_pieces(
     monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -107,8 +108,9 @@ def test_a_long_prompt_is_computed_in_shorter_pieces(
         scheduler = new_scheduler(Noted(), max_num_seqs=2)
         assert isinstance(scheduler._runner, SlotRunner)
     else:
-        bounds = platform.resolve(SchedulerConfig())
-        scheduler = Scheduler(text_runner(Noted(), vocab_size=VOCAB, bounds=bounds), set())
+        bounds = platform.resolve(SchedulerConfig(max_num_seqs=1))
+        new_runner: Any = UpstreamRunner if kind == "batches" else text_runner
+        scheduler = Scheduler(new_runner(Noted(), vocab_size=VOCAB, bounds=bounds), set())
     calls.clear()
     prompt = random.Random(1).choices(range(VOCAB), k=900)
     tokens = run(scheduler, [sequence("long", prompt, 4)])
@@ -117,7 +119,7 @@ def test_a_long_prompt_is_computed_in_shorter_pieces(
     assert sum(pieces) >= 899
     for n, held in zip(pieces, accumulate(pieces, initial=0), strict=False):
         assert n == 128 or n * (held + n) <= scores
-    assert (kind == "one by one") or pieces[0] > 2 * 128 > pieces[2]
+    assert kind != "slots" or pieces[0] > 2 * 128 > pieces[2]
     assert tokens == [sequential(inner, prompt, 4)]
 
 
