@@ -47,8 +47,8 @@ def prefill_shapes() -> PrefillShapes:
 
     On a GPU a small prefill reads all weights for few tokens and costs as much as some hundred
     do. On CUDA a shape that was not seen before costs some 35 ms of choosing kernels. An Apple GPU
-    computes so much slower than it reads that padding soon costs more than another batch: 16 % of
-    what `uneven` computes with an overhead of 128, 5 % with 24. macOS ends what keeps its GPU from
+    computes so much slower than it reads that padding soon costs more than another batch: 15 % of
+    what `uneven` computes with an overhead of 128, 6 % with 24. macOS ends what keeps its GPU from
     drawing for seconds, as 2,048 tokens after 120,000 do, so pieces become shorter from 16,000 on.
     """
     shapes = {

@@ -11,6 +11,7 @@ import mlx.nn as nn
 import pytest
 from mlx_lm.models import qwen3_moe
 
+from benchmarks.workloads import SEED, uneven
 from tests.helpers.decoding import (
     CONFIG,
     VOCAB,
@@ -25,6 +26,7 @@ from vllm_mlx import platform
 from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.batching.one_by_one import text_runner
 from vllm_mlx.batching.scheduler import Scheduler
+from vllm_mlx.batching.slots.prefill import PrefillRow, group
 from vllm_mlx.batching.slots.runner import SlotRunner
 from vllm_mlx.batching.upstream import UpstreamRunner
 from vllm_mlx.models.accelerated import accelerate
@@ -71,6 +73,20 @@ def test_the_mask_is_copied_for_the_heads_once_a_step(monkeypatch: pytest.Monkey
     assert len({id(mask) for mask in masks}) == 2 * decoded  # one for each ring
     monkeypatch.undo()
     assert tokens == [sequential(model, each, 12) for each in given]
+
+
+def test_little_of_what_prompts_cost_is_padding() -> None:
+    rows = [
+        PrefillRow(request.prompt_tokens[:-1], None, sequence("row", [1], 1))
+        for request in uneven(512, VOCAB, SEED).requests
+    ]
+    shapes, computed = platform.prefill_shapes(), 0
+    for first in (0, *range(64, 512, 2)):  # a full batch, and then what takes the places of two
+        joining = rows[first : first + (64 if first == 0 else 2)]
+        for batch in group(joining, shapes, 2048, lambda *_: True):
+            computed += batch.length * len(batch.rows)
+    own = sum(len(row.tokens) for row in rows)
+    assert 0.05 < 1 - own / computed < 0.07
 
 
 def test_the_batch_is_as_wide_as_a_tile() -> None:
