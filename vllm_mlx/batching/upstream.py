@@ -47,16 +47,16 @@ class UpstreamRunner(Runner):
         self._generator: Any = self._new_generator()
 
     def _new_generator(self) -> Any:
+        generator = BatchGenerator(self._model, sampler=self._sample)
+        self._bound(generator)
+        return generator
+
+    def _bound(self, generator: Any) -> None:
         most, seqs = self.bounds.max_num_batched_tokens, self.bounds.max_num_seqs
         rows = min(PREFILL_BATCH_SIZE if self._paddable else 1, seqs, most)
         self._step_size = min(platform.prefill_step_size(), most // rows)
-        return BatchGenerator(
-            self._model,
-            sampler=self._sample,
-            completion_batch_size=seqs,
-            prefill_batch_size=rows,
-            prefill_step_size=self._step_size,
-        )
+        generator.completion_batch_size = seqs
+        generator.prefill_batch_size = rows
 
     def insert(self, sequences: list[Sequence]) -> None:
         for sequence in sequences:
@@ -144,8 +144,7 @@ class UpstreamRunner(Runner):
 
     def rebound(self, bounds: Bounds) -> None:
         super().rebound(bounds)
-        if not self._rows:
-            self.close()
+        self._bound(self._generator)
 
     def close(self) -> None:
         with suppress(RuntimeError):  # it waits, and what has failed may be reported once more

@@ -155,22 +155,25 @@ def test_it_halves_until_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (runner.refusal(1000, 500), runner.refusal(500, 500)) == before
 
 
+@pytest.mark.parametrize("kind", ["slots", "batches"])
 def test_after_many_steps_without_a_failure_the_batch_is_as_large_as_it_was(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(scheduling, "QUIET", 12)
     gpu, scheduler = failing(monkeypatch)
+    if kind == "batches":
+        bounds = scheduler._runner.bounds
+        scheduler = Scheduler(UpstreamRunner(gpu, vocab_size=VOCAB, bounds=bounds), set())
+        gpu.calls.clear()
     gpu.fails_at = {5}
     bounds = scheduler._runner.bounds
-    answer(scheduler, rows_of())
-    assert gpu.raised == 1
-    gpu.calls.clear()
-    more = [sequence(f"more {i}", *each) for i, each in enumerate(ROWS)]
-    answer(scheduler, more)
+    rows = [*rows_of(), *(sequence(f"more {i}", *each) for i, each in enumerate(ROWS))]
+    answer(scheduler, rows)
 
-    assert_right(more)
+    assert gpu.raised == 1
+    assert_right(rows)
     assert scheduler._runner.bounds == bounds
-    assert max(width for width, _ in gpu.calls) == 8
+    assert max(width for width, _ in gpu.calls[20:]) == 8
 
 
 def test_a_row_that_no_gpu_can_hold_fails_at_last_and_the_others_do_not(
