@@ -88,12 +88,13 @@ class Bench:
                 break
             before = time.perf_counter()
             if given.only != "peer":
-                result.ours.append(self._ours(workload))
-                _say(f"{workload.name} {repeat + 1}: ours {result.ours[-1].seconds:.2f} s")
+                run = self._ours(workload)
+                result.ours.append(run)
+                _say(f"{workload.name} {repeat + 1}: ours {_times(run)}")
             if given.only != "ours" and repeat < given.peer_repeats:
                 run = run_peer(self._models.peers, timed, result.peer_width, given.peer_seconds)
                 result.peer.append(run)
-                _say(f"{workload.name} {repeat + 1}: peer {run.seconds:.2f} s, {run.tokens} tokens")
+                _say(f"{workload.name} {repeat + 1}: peer {_times(run)}, {run.tokens} tokens")
         return result
 
     def _has_time_for(self, seconds: float) -> bool:
@@ -131,6 +132,10 @@ def _probe(model: nn.Module, sample: Workload, width: int, limit: float) -> floa
     said = f"{run.seconds:.2f} s" if is_whole else f"given up after {run.seconds:.2f} s"
     _say(f"{sample.name}: peer, width {width}, {len(sample.requests)} requests: {said}")
     return run.seconds if is_whole else None
+
+
+def _times(run: Run) -> str:
+    return f"{run.seconds:.2f} s, {run.cpu_seconds:.2f} s of processor time"
 
 
 def _say(line: str) -> None:

@@ -38,6 +38,7 @@ class Run:
 
     Attributes:
         seconds: wall time, from the first prompt taken in to the last token read.
+        cpu_seconds: processor time of the process meanwhile: others on the machine don't count.
         peak_bytes: most memory that MLX held at once, the weights included.
         tokens: output tokens; fewer than the workload's where the run was cut off.
         prefill_rate: prompt tokens computed per second of prefill.
@@ -51,6 +52,7 @@ class Run:
     """
 
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     peak_bytes: int = 0
     tokens: int = 0
     prefill_rate: float = 0.0
@@ -70,7 +72,8 @@ def measured() -> Iterator[Run]:
     mx.clear_cache()
     mx.reset_peak_memory()
     run = Run()
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     yield run
     run.seconds = time.perf_counter() - started
+    run.cpu_seconds = time.process_time() - cpu_started
     run.peak_bytes = mx.get_peak_memory()
