@@ -15,6 +15,7 @@ from tests.helpers.vision_configs import (
 )
 
 _GRIDS = {"patch_size": 8, "merge_size": 2, "size": {"shortest_edge": 1024, "longest_edge": 4096}}
+_DOTS_IMAGE = 151665  # which its processor has in its code
 
 NEWER: dict[str, Architecture] = {
     "gemma4": Architecture(
@@ -163,6 +164,34 @@ NEWER: dict[str, Architecture] = {
         video="<|video|>",
         specials={302: "<|begin_of_image|>", 303: "<|end_of_image|>"},
         template=PARTS.replace("IMAGE", "<|begin_of_image|>IMAGE<|end_of_image|>"),
+    ),
+    "dots_ocr": Architecture(
+        config={
+            "image_token_id": _DOTS_IMAGE,
+            "video_token_id": VIDEO,
+            **TEXT,
+            "vocab_size": _DOTS_IMAGE + 1,
+            "vision_config": {
+                "model_type": "dots_vit",
+                "embed_dim": 32,
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "patch_size": 8,
+            },
+        },
+        files={
+            "preprocessor_config": {
+                "image_processor_type": "Qwen2VLImageProcessor",
+                "temporal_patch_size": 1,
+                **_GRIDS,
+                **HALF,
+            }
+        },
+        image="<|imgpad|>",
+        video="<|video_pad|>",
+        image_id=_DOTS_IMAGE,
     ),
     "paddleocr_vl": Architecture(
         config={

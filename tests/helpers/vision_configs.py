@@ -63,6 +63,7 @@ class Architecture:
         config: `config.json` without the model's type.
         files: other JSON files by name.
         image, video: the text that stands for one, and is one token.
+        image_id: that token; another one where the processor knows no other.
         specials: further tokens, by id.
         tokenizer: further settings of the tokenizer.
         template: of its chat, with IMAGE and VIDEO for these texts; None if it has none.
@@ -72,6 +73,7 @@ class Architecture:
     files: dict[str, Any]
     image: str = "<image>"
     video: str = "<video>"
+    image_id: int = IMAGE
     specials: dict[int, str] = field(default_factory=dict)
     tokenizer: dict[str, Any] = field(default_factory=dict)
     template: str | None = PARTS

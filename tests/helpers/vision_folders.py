@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from tests.helpers.decoding import randomize
 from tests.helpers.newer_vision_configs import NEWER
-from tests.helpers.vision_configs import IMAGE, OLDER, VIDEO, VOCAB, Architecture
+from tests.helpers.vision_configs import OLDER, VIDEO, VOCAB, Architecture
 
 ARCHITECTURES = {**OLDER, **NEWER}
 
@@ -50,10 +50,10 @@ def _write(path: Path, content: Any) -> None:
 
 def _write_tokenizer(architecture: Architecture, folder: Path) -> None:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    named = {256: "<pad>", 257: "<eos>", 258: "<bos>", IMAGE: architecture.image}
+    named = {256: "<pad>", 257: "<eos>", 258: "<bos>", architecture.image_id: architecture.image}
     named |= {VIDEO: architecture.video} | architecture.specials
     vocab = {letter: at for at, letter in enumerate(alphabet)}
-    for at in range(len(alphabet), VOCAB):
+    for at in range(len(alphabet), max(VOCAB, architecture.image_id + 1)):
         vocab[named.get(at, f"<unused{at}>")] = at
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

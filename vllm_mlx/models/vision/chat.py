@@ -10,7 +10,7 @@ from mlx_vlm.prompt_utils import MODEL_CONFIG, MessageFormat, apply_chat_templat
 from vllm_mlx.batching.loaded_model import template_errors
 from vllm_mlx.batching.prompts import Messages
 from vllm_mlx.content import Part, media_of, with_media
-from vllm_mlx.errors import MediaError
+from vllm_mlx.errors import ChatTemplateError, MediaError
 from vllm_mlx.models.vision.pixels import Pixels
 
 _PLACED_BY_PROCESSOR = (MessageFormat.PROMPT_ONLY, MessageFormat.TEXT_ONLY)
@@ -52,10 +52,13 @@ class Chat:
     def places_videos(self) -> bool:
         """Whether the template writes something where a video stands."""
         text = {"type": "text", "text": "?"}
-        shown, plain = (
-            self._written([{"role": "user", "content": content}])
-            for content in ([{"type": "video"}, text], [text])
-        )
+        try:
+            shown, plain = (
+                self._written([{"role": "user", "content": content}])
+                for content in ([{"type": "video"}, text], [text])
+            )
+        except ChatTemplateError:  # it wants other messages; what it writes of them is checked
+            return True
         return shown != plain
 
     def _shown(self, message: Mapping[str, Any], media: Iterator[Pixels]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Shapes: n tokens of the prompt, m of them stand for media, D head dimension.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,8 +16,11 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from vllm_mlx import platform
 from vllm_mlx.batching.prompt_media import PromptMedia
 from vllm_mlx.models.vision.prompt_embedding import DEEP, EMBEDS, PER_LAYER, PromptEmbedding
+
+logger = logging.getLogger(__name__)
 
 _PIXELS = ("pixel_values", "pixel_values_videos")
 _WHOLE_MASK = "attention_mask_4d"
@@ -52,6 +56,7 @@ class Embedder:
         self._nbytes = 0
         self._keeps: bool | None = None  # unknown until a first prompt shows it
         self._needs_pixels = True
+        self._dtype: mx.Dtype | None = None  # of text
         self.encoded = 0
 
     def clear(self) -> None:
@@ -72,6 +77,8 @@ class Embedder:
         self.encoded += 1
         if self._keeps is None:
             self._look(inputs, made, places)
+        if self._dtype is not None:  # in another one its keys and values would need more room
+            made.by_name[EMBEDS] = made.by_name[EMBEDS].astype(self._dtype)
         if self._keeps:
             self._keep(key, made, places)
         return made
@@ -93,19 +100,22 @@ class Embedder:
 
     def _look(self, inputs: Mapping[str, Any], made: PromptEmbedding, places: mx.array) -> None:
         """Find out whether media change embeddings in the places of their tokens only."""
-        plain = PromptEmbedding.of(self._model, _without_pixels(inputs)).by_name
-        alike = []
-        for name in (EMBEDS, PER_LAYER):
-            one, other = made.by_name.get(name), plain.get(name)
-            if one is None and other is None:
-                continue
-            if one is None or other is None or one.shape != other.shape:
-                self._keeps = False
-                return
-            if name == EMBEDS:
-                one, other = mx.array(one), mx.array(other)
-                one[0, places] = other[0, places] = 0
-            alike.append(mx.array_equal(one, other))
+        self._keeps = False
+        try:
+            plain = PromptEmbedding.of(self._model, _without_pixels(inputs)).by_name
+        except Exception as error:  # whatever an architecture does without its pixels
+            if platform.is_device_failure(error):
+                raise
+            logger.info("what media become is not kept: %s: %s", type(error).__name__, error)
+            return
+        self._dtype = plain[EMBEDS].dtype
+        names = [name for name in (EMBEDS, PER_LAYER) if name in made.by_name or name in plain]
+        pairs: list[Any] = [(made.by_name.get(name), plain.get(name)) for name in names]
+        if any(one is None or other is None or one.shape != other.shape for one, other in pairs):
+            return
+        one, other = (mx.array(each) for each in pairs[0])
+        one[0, places] = other[0, places] = 0
+        alike = [mx.array_equal(*each) for each in [(one, other), *pairs[1:]]]
         self._keeps = bool(mx.all(mx.stack(alike)).item())
         more = set(made.by_name) - set(plain) - {_WHOLE_MASK}
         self._needs_pixels = bool(more) or "position_ids" in plain
@@ -115,6 +125,8 @@ class Embedder:
         deep = made.by_name.get(DEEP)
         seen = _Seen(features, None if deep is None else list(deep))
         mx.async_eval(seen.features, seen.deep or [])
+        if before := self._kept.pop(key, None):
+            self._nbytes -= before.nbytes
         self._kept[key] = seen
         self._nbytes += seen.nbytes
         while len(self._kept) > 1 and self._nbytes > self._max_bytes:
