@@ -20,6 +20,7 @@ import logging
 import shlex
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,8 @@ def main() -> None:
         results.append(bench.run(workload))
         print_row(row(results[-1]))
         if given.json:
-            _write_json(given.json, {**about, "command": command, "model": models.name}, results)
+            head = {**about, "command": command, "model": models.name}
+            _write_json(given.json, head, bench, results)
     ours = [(result, run) for result in results if (run := result.ours_median)]
     if ours:
         print_head(STATS_COLUMNS)
@@ -174,9 +176,14 @@ def main() -> None:
             print_row(steps_row(result, run, steps))
 
 
-def _write_json(path: Path, about: dict[str, Any], results: list[Result]) -> None:
-    found = {**about, "results": [result.as_dict() for result in results]}
-    path.write_text(json.dumps(found, indent=1) + "\n")
+def _write_json(path: Path, head: dict[str, Any], bench: Bench, results: list[Result]) -> None:
+    costs = {"costs": asdict(bench.costs), "rates": asdict(bench.rates)}
+    found = []
+    for result in results:
+        run = result.ours_median
+        steps = run and Steps.of(run, result.workload, bench.costs, bench.rates.bandwidth)
+        found.append({**result.as_dict(), "steps": steps and asdict(steps)})
+    path.write_text(json.dumps({**head, **costs, "results": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
