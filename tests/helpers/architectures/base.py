@@ -39,3 +39,7 @@ SLIDING = {
     "layer_types": ["sliding_attention", "full_attention"],
 }
 """One layer with a window and one that sees all."""
+ROPES = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    "full_attention": {"rope_type": "default", "rope_theta": 1000.0},
+}

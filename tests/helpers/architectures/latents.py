@@ -15,6 +15,23 @@ LATENT: Config = {
     "attention_bias": False,
 }
 
+LONGCAT: Config = {
+    **LATENT,
+    "ffn_hidden_size": 48,
+    "expert_ffn_hidden_size": 32,
+    "moe_topk": 2,
+    "n_routed_experts": 4,
+    "zero_expert_num": 1,
+    "num_layers": 2,
+    "attention_method": "MLA",
+    "zero_expert_type": "identity",
+    "norm_topk_prob": True,
+    "router_bias": False,
+    "routed_scaling_factor": 1.0,
+    "mla_scale_q_lora": True,
+    "mla_scale_kv_lora": True,
+}
+
 LATENTS: dict[str, Config] = {
     "deepseek_v2": {
         **LATENT,
@@ -32,6 +49,7 @@ LATENTS: dict[str, Config] = {
         "index_topk": 8,
     },
     "glm4_moe_lite": {**LATENT, **ROUTED},
+    "youtu_llm": LATENT,
     "minicpm3": {
         **LATENT,
         "rope_scaling": {
@@ -43,20 +61,5 @@ LATENTS: dict[str, Config] = {
         "scale_depth": 1.4,
         "scale_emb": 1.0,
     },
-    "longcat_flash": {
-        **LATENT,
-        "ffn_hidden_size": 48,
-        "expert_ffn_hidden_size": 32,
-        "moe_topk": 2,
-        "n_routed_experts": 4,
-        "zero_expert_num": 1,
-        "num_layers": 2,
-        "attention_method": "MLA",
-        "zero_expert_type": "identity",
-        "norm_topk_prob": True,
-        "router_bias": False,
-        "routed_scaling_factor": 1.0,
-        "mla_scale_q_lora": True,
-        "mla_scale_kv_lora": True,
-    },
+    "longcat_flash": LONGCAT,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.helpers.architectures.base import EXPERTS, ROUTED, WINDOW, Config
+from tests.helpers.architectures.base import EXPERTS, ROUTED, SLIDING, WINDOW, Config
 from tests.helpers.architectures.latents import LATENT
 
 DELTA: Config = {
@@ -50,6 +50,24 @@ BAILING: Config = {
     "group_norm_size": 2,
     "routed_scaling_factor": 1.0,
     "head_dim": 8,
+}
+
+KIMI: Config = {
+    **LATENT,
+    "head_dim": 16,
+    "linear_attn_config": {
+        "num_heads": 2,
+        "head_dim": 32,
+        "short_conv_kernel_size": 4,
+        "kda_layers": [1],
+        "full_attn_layers": [2],
+    },
+    "model_max_length": 512,
+    "num_experts": 4,
+    "num_experts_per_token": 2,
+    "num_shared_experts": 1,
+    "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
 }
 
 STATES: dict[str, Config] = {
@@ -181,22 +199,14 @@ STATES: dict[str, Config] = {
         "mamba_num_heads": 4,
         "mamba_step": 2,
     },
-    "kimi_linear": {
-        **LATENT,
-        "head_dim": 16,
-        "linear_attn_config": {
-            "num_heads": 2,
-            "head_dim": 32,
-            "short_conv_kernel_size": 4,
-            "kda_layers": [1],
-            "full_attn_layers": [2],
-        },
-        "model_max_length": 512,
-        "num_experts": 4,
-        "num_experts_per_token": 2,
-        "num_shared_experts": 1,
-        "moe_intermediate_size": 32,
-        "first_k_dense_replace": 1,
+    "kimi_linear": KIMI,
+    "kimi_k3": {**KIMI, "hidden_act": "situ"},
+    "gear": {
+        **SLIDING,
+        "num_hidden_layers": 3,
+        "layer_types": ["conv_mixer", "sliding_attention", "full_attention"],
+        "attn_logit_softcapping": 50.0,
+        "query_pre_attn_scalar": 8,
     },
     "bailing_moe_linear": BAILING,
     "bailing_hybrid": {**LATENT, **BAILING},

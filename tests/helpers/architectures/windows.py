@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from tests.helpers.architectures.base import BASE, EXPERTS, ROUTED, SLIDING, VOCAB, WINDOW, Config
+from tests.helpers.architectures.base import (
+    BASE,
+    EXPERTS,
+    ROPES,
+    ROUTED,
+    SLIDING,
+    VOCAB,
+    WINDOW,
+    Config,
+)
 
 MIXED = SLIDING["layer_types"]
 GEMMA_3N: Config = {
@@ -109,6 +118,17 @@ WINDOWS: dict[str, Config] = {
         "moe_layers_enum": "1",
         "attention_other_setting": {"num_attention_heads": 4, "num_attention_groups": 2},
     },
+    "mellum": {**SLIDING, **EXPERTS, "norm_topk_prob": True, "rope_parameters": ROPES},
+    "spark2_5": {**SLIDING, "rope_parameters": ROPES},
+    "muse_glimmer": SLIDING,
+    "laguna": {
+        **SLIDING,
+        **EXPERTS,
+        "shared_expert_intermediate_size": 32,
+        "rope_parameters": ROPES,
+        "mlp_layer_types": ["dense", "sparse"],
+    },
+    "iquestloopcoder": {"head_dim": 8, "loop_num": 2, "loop_window_size": WINDOW},
     "plamo3": {"head_dim": 8, "window_size": WINDOW, "sliding_window_pattern": 2},
     "llama4": {"text_config": LLAMA_4},
 }

@@ -27,7 +27,7 @@ TEXTS = [
     "Łódź, naïve. 日本 🙂 the",
     "an",
 ]
-RUNNERS = {"llama": SlotRunner, "gemma3_text": UpstreamRunner, "gpt_bigcode": OneByOneRunner}
+RUNNERS = {"llama": SlotRunner, "deepseek_v32": UpstreamRunner, "gpt_bigcode": OneByOneRunner}
 
 
 def load(folder: Path, tokenizer: Tokenizer) -> tokenizer_utils.TokenizerWrapper:

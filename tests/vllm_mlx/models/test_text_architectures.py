@@ -56,6 +56,17 @@ EXCEPTIONS = {
 """How an architecture runs if not in slots, with prompts of all lengths together."""
 
 ALIKE = {
+    "nanbeige",
+    "exaone",
+    "phi",
+    "Klear",
+    "nanochat",
+    "youtu_llm",
+    "mellum",
+    "spark2_5",
+    "muse_glimmer",
+    "laguna",
+    "kimi_k3",
     "gemma",
     "olmo2",
     "cohere",

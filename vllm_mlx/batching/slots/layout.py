@@ -123,7 +123,8 @@ class Layout:
         return cls(tuple(_kind(cache) for cache in flat), counts)
 
     def __str__(self) -> str:
-        return ", ".join(f"{count} x {kind}" for kind, count in Counter(self.kinds).items())
+        counts = Counter(map(str, self.kinds))
+        return ", ".join(f"{count} x {kind}" for kind, count in counts.items())
 
     @property
     def has_states(self) -> bool:
@@ -161,17 +162,27 @@ class Layout:
         ]
 
     def footprint(self, model: Any) -> Footprint:
-        """Measure what each memory takes, by a prompt of one token."""
-        memories = self.new_prompts(PromptPositions(0), 1)
-        model(mx.array([[0]]), cache=self.nested(memories))
+        """Measure what each memory takes, by a prompt of two tokens, one after the other.
+
+        Raises:
+            UnsuitableCacheError: what the model keeps as a state grows with the tokens.
+        """
+        positions = PromptPositions(0)
+        memories = self.new_prompts(positions, 2)
+        caches, sizes = self.nested(memories), []
+        for token in range(2):
+            positions.move_to(token, None)
+            model(mx.array([[0]]), cache=caches)
+            sizes.append([sum(array.nbytes for array in memory.arrays) for memory in memories])
         windows: Counter[int | None] = Counter()
         state = 0
-        for kind, memory in zip(self.kinds, memories, strict=True):
-            nbytes = sum(array.nbytes for array in memory.arrays)
+        for kind, one, two in zip(self.kinds, *sizes, strict=True):
             if isinstance(kind, KeysAndValues):
-                windows[kind.window] += nbytes
+                windows[kind.window] += one
+            elif one == two:
+                state += one
             else:
-                state += nbytes
+                raise UnsuitableCacheError("what it keeps as a state grows with the tokens")
         per_token = windows.pop(None, 0)
         return Footprint(per_token, tuple((w, each) for w, each in windows.items() if w), state)
 
