@@ -193,9 +193,14 @@ def scan_tokens() -> int | None:
     return 64 if backend() == "cpu" else None
 
 
-def multiply_experts() -> experts.Multiply | None:
-    """How layers of experts may be computed faster here than mlx-lm does; None if not known."""
-    return {"cpu": experts.by_expert, "cuda": experts.all_experts, "metal": None}[backend()]
+def expert_forms() -> dict[str, experts.Multiply]:
+    """Forms of a layer of experts that may be faster here than mlx-lm's, if one is known."""
+    if backend() == "cpu":
+        return {"tiles": experts.make_tiles(4, counted=True)}
+    if backend() == "metal":
+        return {}
+    tiles = experts.make_tiles(16, counted=False)
+    return {"tiles": tiles, "all experts": experts.all_experts}
 
 
 def make_rotate_heads(

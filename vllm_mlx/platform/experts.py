@@ -1,7 +1,8 @@
 """Layers of experts, of which each row takes the few that its router chose.
 
-mlx-lm multiplies each row with each of its experts (`gather_mm`). Shapes: R rows, k chosen of E
-experts, D and I elements of a row outside and inside.
+mlx-lm multiplies row by row with each of its experts, sorted if many: a CPU then reads an expert's
+weights once a row, and the kernel that CUDA has for it is far from the memory's speed. Shapes: R
+rows, k chosen of E experts, D elements of a row.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import mlx.core as mx
-import numpy as np
 
 
 class Experts(NamedTuple):
@@ -32,43 +32,41 @@ Multiply = Callable[[Experts, mx.array, mx.array], mx.array]
 
 _MOST_ROWS = 512
 """With more, all experts of all rows take longer than those chosen, whatever the kernel."""
+_MOST_OF_TILE = 128
 
 
-def by_expert(experts: Experts, x: mx.array, chosen: mx.array) -> mx.array:
-    """`Multiply` expert by expert, each with the rows that chose it.
+def make_tiles(least: int, *, counted: bool) -> Multiply:
+    """Return a `Multiply` by tiles of rows that chose the same expert, filled up with others.
 
-    A CPU then reads each expert's weights once, not once a row. Plain weights only; the choice is
-    looked at, so the model's computing is waited for in each layer.
+    Args:
+        least: rows of a tile, a power of two; it has more where experts are chosen by more.
+        counted: ask how many tiles are full, and wait for the answer; else there are as many as
+            there could be.
     """
-    R, k = chosen.shape
-    flat = np.array(chosen).reshape(-1)
-    order = np.argsort(flat, kind="stable")
-    groups = _groups(flat[order])
-    inputs = x[mx.array(order // k)]
-    hidden = [_products(layer, inputs, groups) for layer in experts.into]
-    outputs = _products(experts.out, experts.activate(*hidden), groups)
-    place = np.empty_like(order)
-    place[order] = np.arange(R * k)
-    return outputs[mx.array(place)].reshape(R, k, -1)
 
+    def tiles(experts: Experts, x: mx.array, chosen: mx.array) -> mx.array:
+        (R, k), E = chosen.shape, experts.out.weight.shape[0]
+        size = min(max(least, 1 << (-(-R * k // E) - 1).bit_length()), _MOST_OF_TILE)
+        order = mx.argsort(chosen.flatten())
+        of_expert = mx.zeros(E, mx.int32).at[chosen.flatten()].add(1)
+        tiles_of_expert = (of_expert + size - 1) // size
+        ends: Any = mx.cumsum(tiles_of_expert)
+        count = int(ends[-1].item()) if counted else -(-R * k // size) + E
+        # Where a row of `order` goes: its expert's tiles begin later than its expert's rows.
+        later = (ends - tiles_of_expert) * size - (mx.cumsum(of_expert) - of_expert)
+        place = later[chosen.flatten()[order]] + mx.arange(R * k)
+        source = mx.zeros(count * size, mx.int32)
+        source[place] = order // k
+        expert = (mx.arange(count)[:, None] >= ends).sum(axis=-1)
+        expert = mx.minimum(expert, E - 1).astype(mx.uint32)
+        rows = x[source].reshape(count, size, -1)
+        hidden = [layer(rows, expert, sorted_indices=True) for layer in experts.into]
+        outputs: mx.array = experts.out(experts.activate(*hidden), expert, sorted_indices=True)
+        back = mx.zeros(R * k, mx.int32)
+        back[order] = place
+        return outputs.reshape(count * size, -1)[back].reshape(R, k, -1)
 
-def _groups(sorted_choice: np.ndarray[Any, Any]) -> list[tuple[int, slice]]:
-    """Each expert that was chosen, with its rows."""
-    chosen, firsts = np.unique(sorted_choice, return_index=True)
-    ends = [*firsts[1:].tolist(), sorted_choice.size]
-    rows = (slice(*bounds) for bounds in zip(firsts.tolist(), ends, strict=True))
-    return list(zip(chosen.tolist(), rows, strict=True))
-
-
-def _products(layer: Any, x: mx.array, groups: list[tuple[int, slice]]) -> mx.array:
-    weights, products = layer.weight, []
-    for expert, rows in groups:
-        weight = weights[expert : expert + 1].squeeze(0)  # `weights[expert]` copies it
-        product = x[rows] @ weight.T
-        if "bias" in layer:
-            product = product + layer.bias[expert]
-        products.append(product)
-    return mx.concatenate(products)
+    return tiles
 
 
 def all_experts(experts: Experts, x: mx.array, chosen: mx.array) -> mx.array:

@@ -12,7 +12,7 @@ from mlx_vlm.models import switch_layers as vlm_layers
 from vllm_mlx import platform
 from vllm_mlx.models import experts
 from vllm_mlx.models.experts import accelerate_experts
-from vllm_mlx.platform.experts import all_experts, by_expert
+from vllm_mlx.platform.experts import all_experts, make_tiles
 from vllm_mlx.platform.fastest import Fastest
 
 D, I, E, k = 32, 64, 6, 2  # noqa: E741
@@ -43,9 +43,29 @@ def rows(*shape, seed=0):
     return x, mx.argsort(mx.random.normal((*shape, E)), axis=-1)[..., :k]
 
 
-@pytest.fixture(params=[by_expert, all_experts], ids=["by expert", "all experts"])
-def form(request, monkeypatch):
-    monkeypatch.setattr(platform, "multiply_experts", lambda: request.param)
+FORMS = {
+    "a CPU's tiles": make_tiles(4, counted=True),
+    "a GPU's tiles": make_tiles(16, counted=False),
+    "all experts": all_experts,
+}
+
+
+@pytest.fixture
+def offer(monkeypatch):
+    """What a backend may offer; what was chosen for another one is forgotten."""
+
+    def offer(name, backend="cpu"):
+        monkeypatch.setattr(platform, "expert_forms", lambda: {name: FORMS[name]})
+        monkeypatch.setattr(platform, "backend", lambda: backend)
+        experts._ours.cache_clear()
+
+    yield offer
+    experts._ours.cache_clear()
+
+
+@pytest.fixture(params=FORMS)
+def form(request, offer):
+    offer(request.param)
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -87,10 +107,10 @@ def test_names_of_weights_stay(form):
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_quantized_weights(bits, monkeypatch):
+@pytest.mark.parametrize("name", ["a GPU's tiles", "all experts"])
+def test_quantized_weights(name, bits, offer):
     """As on CUDA, where the form is chosen by a trial."""
-    monkeypatch.setattr(platform, "multiply_experts", lambda: all_experts)
-    monkeypatch.setattr(platform, "backend", lambda: "cuda")
+    offer(name, "cuda")
     model = Model(LAYERS["another activation, biases"]())
     nn.quantize(model, group_size=32, bits=bits)
     given = rows(20)
@@ -106,9 +126,9 @@ def test_quantized_weights_are_theirs_on_a_cpu():
     assert type(model.layer) is switch_layers.SwitchGLU
 
 
-def test_a_form_is_chosen_for_each_power_of_two(monkeypatch):
-    monkeypatch.setattr(platform, "backend", lambda: "cuda")
-    compute = experts._chosen(switch_layers.SwitchGLU, all_experts)
+def test_a_form_is_chosen_for_each_power_of_two(offer):
+    offer("all experts", "cuda")
+    compute = experts._fastest(switch_layers.SwitchGLU)
     assert isinstance(compute, Fastest)
     layer = LAYERS["SwiGLU"]()
     for count in (1, 30, 32, 600):
@@ -116,6 +136,16 @@ def test_a_form_is_chosen_for_each_power_of_two(monkeypatch):
         assert mx.allclose(compute(layer, *given), layer(*given), atol=1e-5)
     assert {kind[-1] for kind in compute._chosen} == {"<= 1 rows", "<= 32 rows", "<= 1024 rows"}
     assert compute._chosen[experts._kind(layer, *rows(600))] is switch_layers.SwitchGLU.__call__
+
+
+@pytest.mark.parametrize("count", [600, 1])
+def test_many_rows_and_one(count, offer):
+    offer("a GPU's tiles")
+    model = Model(LAYERS["SwiGLU"]())
+    given = rows(count)
+    expected = model.layer(*given)
+    accelerate_experts(model)
+    assert mx.allclose(model.layer(*given), expected, atol=1e-5)
 
 
 def test_all_experts_of_many_rows_are_refused():
