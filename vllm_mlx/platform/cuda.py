@@ -167,11 +167,14 @@ def attend_causal(
     """`attention.attend_causal`, written out where there are few keys."""
     B, Hq, L, D = queries.shape
     Hk, K = keys.shape[1], keys.shape[2]
-    if K > MOST_EXPLICIT or sinks is not None:
+    if K > MOST_EXPLICIT:
         return attention.attend_causal(queries, keys, values, scale, window, sinks)
     grouped = (queries * scale).reshape(B, Hk, (Hq // Hk) * L, D)
     scores = (grouped @ keys.swapaxes(-1, -2)).reshape(B, Hq, L, K)
     seen = attention.causal_mask(L, K, window)
     scores = mx.where(seen, scores, mx.array(-mx.inf, scores.dtype))
-    weights = mx.softmax(scores, axis=-1, precise=True).reshape(B, Hk, -1, K)
+    if sinks is not None:
+        column = mx.broadcast_to(sinks.astype(scores.dtype).reshape(1, Hq, 1, 1), (B, Hq, L, 1))
+        scores = mx.concatenate([scores, column], axis=-1)
+    weights = mx.softmax(scores, axis=-1, precise=True)[..., :K].reshape(B, Hk, -1, K)
     return (weights @ values).reshape(B, Hq, L, -1)

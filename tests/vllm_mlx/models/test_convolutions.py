@@ -41,8 +41,8 @@ def test_others_are_theirs(changes):
     assert type(model.conv1d) is nn.Conv1d
 
 
-def test_a_gpu_has_theirs(monkeypatch):
-    monkeypatch.setattr(platform, "backend", lambda: "cuda")
+def test_metal_has_theirs(monkeypatch):
+    monkeypatch.setattr(platform, "backend", lambda: "metal")
     model = Model()
     accelerate_convolutions(model)
     assert type(model.conv1d) is nn.Conv1d
