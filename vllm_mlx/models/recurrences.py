@@ -7,7 +7,7 @@ tokens or in chunks of them. What comes before, gates and masks, stays theirs.
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from types import FunctionType
 from typing import Any
 
@@ -33,11 +33,23 @@ def _gated_delta_update(theirs: Any) -> Any:
 
 @functools.cache
 def _ssm_update(theirs: Any) -> Any:
-    step = platform.scan_tokens()
-    if step is None or not isinstance(theirs, FunctionType):
+    if not isinstance(theirs, FunctionType):
         return theirs
-    scan = functools.partial(theirs.__globals__["ssm_attn"], step=step)
-    return rebound(theirs, {"ssm_attn": scan})
+    return rebound(theirs, {"ssm_attn": _to_the_end(theirs.__globals__["ssm_attn"])})
+
+
+def _to_the_end(theirs: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a scan take each row's state where the row ends, which not every caller tells it."""
+    step = platform.scan_tokens()
+    options = {} if step is None else {"step": step}
+
+    def scan(*arguments: Any, mask: mx.array | None = None, lengths: mx.array | None = None) -> Any:
+        if mask is not None and lengths is None:
+            # The last token of a row's own, counted from 1: what pads it may stand on either side.
+            lengths = (mask * mx.arange(1, mask.shape[1] + 1)).max(axis=1)
+        return theirs(*arguments, mask=mask, lengths=lengths, **options)
+
+    return scan
 
 
 RECURRENCES: Makers = (("gated_delta_update", _gated_delta_update), ("ssm_update", _ssm_update))

@@ -99,13 +99,30 @@ def test_states_in_between_are_theirs():
     assert all(mx.allclose(a, b) for a, b in zip(found, expected, strict=True))
 
 
+def scanned(T, rows=2):
+    H, P, N = 4, 8, 16
+    mx.random.seed(T)
+    b, c = mx.random.normal((rows, T, 1, N)), mx.random.normal((rows, T, 1, N))
+    dt, state = mx.random.normal((rows, T, H)), mx.random.normal((rows, H, P, N))
+    x = mx.random.normal((rows, T, H, P))
+    return [x, mx.zeros(H), b, c, mx.ones(H), dt, mx.zeros(H), state]
+
+
+def test_a_scan_ends_where_the_row_does(layer):
+    given, own = scanned(150), [150, 70, 64, 3, 0]
+    given = [mx.repeat(x[:1], len(own), 0) if x.ndim > 1 else x for x in given]
+    mask = mx.arange(150) < mx.array(own)[:, None]
+    _, states = layer.scan(*given, (0.001, 100.0), mask)
+    for row, count in enumerate(own[:-1]):
+        alone = [x[:1, :count] if x.ndim > 1 else x for x in given[:-1]]
+        _, expected = ssm_update(*alone, given[-1][:1])
+        assert mx.allclose(states[row], expected[0], atol=1e-4)
+    assert mx.allclose(states[-1], given[-1][0])
+
+
 @pytest.mark.parametrize("T", [1, 200])
 def test_a_scan_takes_fewer_tokens_at_once(layer, monkeypatch, T):
-    B, H, P, N = 2, 4, 8, 16
-    mx.random.seed(T)
-    b, c = mx.random.normal((B, T, 1, N)), mx.random.normal((B, T, 1, N))
-    dt, state = mx.random.normal((B, T, H)), mx.random.normal((B, H, P, N))
-    given = [mx.random.normal((B, T, H, P)), mx.zeros(H), b, c, mx.ones(H), dt, mx.zeros(H), state]
+    given = scanned(T)
     expected = ssm_update(*given)
     found = layer.scan(*given)
     assert all(mx.allclose(a, b, atol=1e-4) for a, b in zip(found, expected, strict=True))

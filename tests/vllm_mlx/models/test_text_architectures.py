@@ -45,7 +45,6 @@ EXCEPTIONS = {
     "recurrent_gemma": ONE_LENGTH,
     "baichuan_m1": ONE_LENGTH,
     "olmo_hybrid": ONE_LENGTH,
-    "nemotron_h": ONE_LENGTH,
     "jamba": ONE_LENGTH,
     "bailing_moe_linear": ONE_LENGTH,
     "deepseek_v32": "in mlx-lm's batches: it reads the arrays of its caches itself",
@@ -135,10 +134,11 @@ def test_batched_equals_sequential(name, caplog):
     model = new_model(name)
     undo_dispatch()
     alone = [sequential(model, row.prompt, row.limit) for row in ROWS]
+    accelerate(model)
     parted = []
     for width in (1, 7):
         scheduler = new_scheduler(
-            accelerate(model), vocab_size=VOCAB, max_num_seqs=width, max_num_batched_tokens=80
+            model, vocab_size=VOCAB, max_num_seqs=width, max_num_batched_tokens=80
         )
         found = play(scheduler, ROWS)
         parted += ties(model, ROWS, found, alone)
