@@ -107,6 +107,9 @@ def _batches(
         yield f"in slots, {layout}", slots
         if layout.has_states:  # some read the padding of a prompt as if it were prompt
             yield f"in slots, prompts of one length, {layout}", partial(slots, pads=False)
+        if hasattr(model, "media_trial"):  # some that see let all of a prompt see all of it
+            whole = partial(slots, pads=False, whole=True)
+            yield f"in slots, whole prompts of one length, {layout}", whole
     if not hasattr(model, "prefill"):
         upstream = partial(UpstreamRunner, model, vocab_size=vocab_size, bounds=bounds)
         yield "in mlx-lm's batches", upstream

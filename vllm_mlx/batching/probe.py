@@ -30,7 +30,7 @@ def disagreement(new_runner: Callable[[], Runner], model: Any, vocab_size: int) 
 
     Two prompts of other lengths join a shorter one that has begun to decode, or follow it if there
     is no room for three, so that rows are padded, stand at different positions and move to a wider
-    batch. It takes seven calls of the model with few tokens.
+    batch. It takes eight calls of the model with few tokens.
     """
     longest, tolerance = platform.trial()
     try:
@@ -138,9 +138,10 @@ def _apart(found: list[Logprobs], expected: list[Logprobs]) -> Iterator[float]:
 
 def _gaps(model: Any, row: Sequence, found: list[Logprobs]) -> Iterator[float]:
     """Yield how far log-probabilities are from those of the row alone."""
-    tokens = mx.array([[*row.prompt_tokens, *row.output_tokens[:-1]]])
-    logits = model(tokens, cache=make_prompt_cache(model))[0, -len(found) :].astype(mx.float32)
-    alone: Any = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    for at, logprobs in enumerate(found):
-        for token, value in logprobs.top:
-            yield abs(value - alone[at, token].item())
+    cache, tokens = make_prompt_cache(model), row.prompt_tokens
+    for token, logprobs in zip(row.output_tokens, found, strict=True):
+        logits = model(mx.array([tokens]), cache=cache)[0, -1].astype(mx.float32)
+        alone: Any = logits - mx.logsumexp(logits)
+        tokens = [token]
+        for each, value in logprobs.top:
+            yield abs(value - alone[each].item())

@@ -248,11 +248,16 @@ class PromptKVCache:
         mask: Any,
         sinks: mx.array | None = None,
     ) -> mx.array:
-        """Attention of the last L tokens, `[B, Hq, L, D]`, over those before and among them."""
+        """Attention of the last L tokens, `[B, Hq, L, D]`, over those before and among them.
+
+        Args:
+            mask: None for several tokens that all see each other.
+        """
         attend, window = self._operations.attend_causal, self._window
-        if not isinstance(mask, mx.array):
+        sees_ahead = mask is None and queries.shape[2] > 1
+        if not isinstance(mask, mx.array) and not sees_ahead:
             return attend(queries, keys, values, scale, None, sinks)
-        if self._positions.is_mask(mask, queries.shape[2], window, self.base):
+        if not sees_ahead and self._positions.is_mask(mask, queries.shape[2], window, self.base):
             return attend(queries, keys, values, scale, window, sinks)
         return mx.fast.scaled_dot_product_attention(
             queries, keys, values, scale=scale, mask=mask, sinks=sinks

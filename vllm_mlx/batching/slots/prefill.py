@@ -30,12 +30,14 @@ class PrefillRow:
         base: the prefix they go on from.
         target: the sequence or the prefix that gets the result.
         media: the images and videos of the prompt that they are from.
+        whole: all its tokens are computed at once.
     """
 
     tokens: list[int]
     base: Prefix | None
     target: Sequence | Prefix
     media: PromptMedia | None = None
+    whole: bool = False
 
     @property
     def start(self) -> int:
@@ -53,7 +55,7 @@ class PrefillRow:
     @property
     def is_whole(self) -> bool:
         """Whether all its tokens are computed at once."""
-        return self.media is not None and self.media.whole
+        return self.whole or (self.media is not None and self.media.whole)
 
 
 class Piece(NamedTuple):
@@ -128,7 +130,8 @@ class PrefillBatch:
         size = (stop - start) * len(self.rows)
         computed = sum(len(row.tokens[start:stop]) for row in self.rows)
         cached = sum(sequence.cached_tokens for sequence in starting)
-        return Piece(size, size - computed, computed + cached + len(starting), cached)
+        decoded = 0 if self.rows[0].whole else len(starting)
+        return Piece(size, size - computed, computed + cached + decoded, cached)
 
     def _compute(
         self, model: SteppedModel, positions: PromptPositions, start: int, stop: int

@@ -39,6 +39,8 @@ class SlotRunner(Runner):
         layout: what the model remembers of a sequence.
         budget: what may be held at once.
         pads: whether prompts of unlike lengths are computed together.
+        whole: all tokens of a prompt see each other, so that it is computed at once, with its last
+            token, and shared with none.
     """
 
     def __init__(
@@ -50,13 +52,15 @@ class SlotRunner(Runner):
         budget: KVBudget,
         bounds: Bounds,
         pads: bool = True,
+        whole: bool = False,
     ) -> None:
         super().__init__(bounds, budget)
         self._model = model
         self._layout = layout
         self._vocab_size = vocab_size
         self._budget: KVBudget = budget
-        self._prefixes = PrefixCache(budget.prefix_bytes, budget.footprint)
+        self._whole = whole
+        self._prefixes = PrefixCache(0 if whole else budget.prefix_bytes, budget.footprint)
         shapes = platform.prefill_shapes()
         self._shapes = shapes if pads else shapes._replace(multiple=1)
         self._pads = pads
@@ -121,8 +125,8 @@ class SlotRunner(Runner):
                 levels[depth].append(PrefillRow(own, part.parent, part, sequence.media))
             start = prefix.end if prefix else 0
             sequence.cached_tokens = start - sum(part.end - part.start for part in new)
-            own = sequence.prompt_tokens[start:-1]
-            rows.append(PrefillRow(own, prefix, sequence, sequence.media))
+            own = sequence.prompt_tokens[start : None if self._whole else -1]
+            rows.append(PrefillRow(own, prefix, sequence, sequence.media, self._whole))
         for sequence in sequences:
             self._prefixes.withdraw(sequence)
         for batch in [*levels, rows]:
