@@ -196,10 +196,11 @@ def scan_tokens() -> int | None:
 def expert_forms() -> dict[str, experts.Multiply]:
     """Forms of a layer of experts that may be faster here than mlx-lm's, if one is known."""
     if backend() == "cpu":
-        return {"tiles": experts.make_tiles(4, counted=True)}
+        return {"tiles": experts.make_tiles((4, 8, 16, 32, 64, 128), counted=True)}
     if backend() == "metal":
         return {}
-    tiles = experts.make_tiles(16, counted=False)
+    # MLX compiles a kernel for each size of a tile.
+    tiles = experts.make_tiles((16, 64), counted=False)
     return {"tiles": tiles, "all experts": experts.all_experts}
 
 

@@ -7,7 +7,7 @@ rows, k chosen of E experts, D elements of a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -32,21 +32,21 @@ Multiply = Callable[[Experts, mx.array, mx.array], mx.array]
 
 _MOST_ROWS = 512
 """With more, all experts of all rows take longer than those chosen, whatever the kernel."""
-_MOST_OF_TILE = 128
 
 
-def make_tiles(least: int, *, counted: bool) -> Multiply:
+def make_tiles(sizes: Sequence[int], *, counted: bool) -> Multiply:
     """Return a `Multiply` by tiles of rows that chose the same expert, filled up with others.
 
     Args:
-        least: rows of a tile, a power of two; it has more where experts are chosen by more.
+        sizes: rows of a tile, ascending; taken is the first that holds as many as choose an expert
+            on the average.
         counted: ask how many tiles are full, and wait for the answer; else there are as many as
             there could be.
     """
 
     def tiles(experts: Experts, x: mx.array, chosen: mx.array) -> mx.array:
         (R, k), E = chosen.shape, experts.out.weight.shape[0]
-        size = min(max(least, 1 << (-(-R * k // E) - 1).bit_length()), _MOST_OF_TILE)
+        size = next((size for size in sizes if size * E >= R * k), sizes[-1])
         order = mx.argsort(chosen.flatten())
         of_expert = mx.zeros(E, mx.int32).at[chosen.flatten()].add(1)
         tiles_of_expert = (of_expert + size - 1) // size

@@ -44,8 +44,8 @@ def rows(*shape, seed=0):
 
 
 FORMS = {
-    "a CPU's tiles": make_tiles(4, counted=True),
-    "a GPU's tiles": make_tiles(16, counted=False),
+    "a CPU's tiles": make_tiles((4, 8, 16), counted=True),
+    "a GPU's tiles": make_tiles((16, 64), counted=False),
     "all experts": all_experts,
 }
 
