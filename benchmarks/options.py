@@ -44,14 +44,14 @@ def arguments(about: str | None) -> argparse.Namespace:
     parser.add_argument(
         "--peer-requests",
         type=_count,
-        help="time the peer on that many requests only, and scale by output tokens",
+        help="time the peer on that many requests only, and take its rates for the others",
     )
     parser.add_argument("--peer-repeats", type=_count, help="as many as --repeats")
     parser.add_argument(
         "--peer-seconds",
         type=float,
-        help="cut the peer off then, and scale by output tokens: it is spared the end of the "
-        "workload, where few rows are left",
+        help="cut the peer off then, and take its rates of prefill and decode for what is left: it "
+        "is spared the end, where few rows are left, but not the beginning",
     )
     parser.add_argument(
         "--sample", type=_count, help="requests of a width's probe: 96; 24 on a CPU"

@@ -67,8 +67,6 @@ def run_ours(model: nn.Module, vocab_size: int, config: SchedulerConfig, workloa
         run.width = scheduler.max_num_seqs
         run.runner = type(runner).__name__
         del scheduler, runner
-    run.prefill_rate = run.stats.prefill_tokens_per_second
-    run.decode_rate = run.stats.decode_tokens_per_second
     run.tokens = sum(sequence.future.result(0).completion_tokens for sequence in sequences)
     if run.tokens != workload.output_tokens:
         raise RuntimeError(f"ours made {run.tokens} tokens of {workload.output_tokens}")

@@ -17,6 +17,7 @@ from mlx_lm.sample_utils import make_logits_processors, make_sampler
 
 from benchmarks.timing import Run, measured
 from benchmarks.workloads import Workload
+from vllm_mlx.outputs import EngineStats
 from vllm_mlx.sampling_params import SamplingParams
 
 
@@ -44,8 +45,12 @@ def run_peer(model: nn.Module, workload: Workload, width: int, limit: float | No
         finally:
             generator.close()
         del generator
-    run.prefill_rate = done.prompt_tokens / done.prompt_time if done.prompt_time else 0.0
-    run.decode_rate = run.tokens / done.decode_time if done.decode_time else 0.0
+    run.stats = EngineStats(
+        prompt_tokens=done.prompt_tokens,
+        completion_tokens=run.tokens,
+        prefill_seconds=done.prompt_time,
+        decode_seconds=done.decode_time,
+    )
     if is_whole and run.tokens != workload.output_tokens:
         raise RuntimeError(f"the peer made {run.tokens} tokens of {workload.output_tokens}")
     return run

@@ -50,12 +50,23 @@ class Result:
 
     @property
     def peer_all_seconds(self) -> list[float]:
-        """Of each of the peer's runs, for all output tokens of the workload.
+        """Of each of the peer's runs, for all of the workload."""
+        return [self._whole(run) for run in self.peer if run.tokens]
 
-        It may have run a part of the requests, or not to the end.
+    def _whole(self, run: Run) -> float:
+        """Return what all of the workload takes at the rates of a run that was a part of it.
+
+        Prefill and decode apart: a run that is cut off has seen more of the one than of the other.
         """
-        output = self.workload.output_tokens
-        return [run.seconds * output / run.tokens for run in self.peer if run.tokens]
+        if run.tokens == self.workload.output_tokens:
+            return run.seconds
+        done = run.stats
+        least = done.prefill_seconds + done.decode_seconds
+        whole = (
+            done.prefill_seconds * self.workload.prompt_tokens / done.prompt_tokens
+            + done.decode_seconds * self.workload.output_tokens / done.completion_tokens
+        )
+        return whole * run.seconds / least
 
     @property
     def peer_seconds(self) -> float | None:
@@ -182,8 +193,8 @@ def steps_row(result: Result, run: Run, steps: Steps) -> list[str]:
     peer = result.peer[0] if result.peer else Run()
     return [
         result.workload.name,
-        *(f"{run.prefill_rate:,.0f}", f"{peer.prefill_rate:,.0f}"),
-        *(f"{run.decode_rate:,.0f}", f"{peer.decode_rate:,.0f}"),
+        *(f"{each.stats.prefill_tokens_per_second:,.0f}" for each in (run, peer)),
+        *(f"{each.stats.decode_tokens_per_second:,.0f}" for each in (run, peer)),
         *_milliseconds(steps.mean, steps.mean_of_bytes),
         *_milliseconds(steps.full, steps.full_of_bytes),
         *(f"{steps.reserved / 1e9:.2f}", f"{steps.held / 1e9:.2f}"),

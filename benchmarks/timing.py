@@ -41,12 +41,10 @@ class Run:
         cpu_seconds: processor time of the process meanwhile: others on the machine don't count.
         peak_bytes: most memory that MLX held at once, the weights included.
         tokens: output tokens; fewer than the workload's where the run was cut off.
-        prefill_rate: prompt tokens computed per second of prefill.
-        decode_rate: output tokens per second of decoding.
         width: `max_num_seqs` of our engine.
         start_seconds: of these, until our engine could take prompts in.
         runner: what stepped the model in our engine.
-        stats: our engine's counters at the end.
+        stats: our engine's counters at the end, and of the peer's as many as it has.
         rows: of each step of our engine.
         samples: of them some.
     """
@@ -55,8 +53,6 @@ class Run:
     cpu_seconds: float = 0.0
     peak_bytes: int = 0
     tokens: int = 0
-    prefill_rate: float = 0.0
-    decode_rate: float = 0.0
     width: int = 0
     start_seconds: float = 0.0
     runner: str = ""
