@@ -21,6 +21,8 @@ from vllm_mlx.platform.gated_delta import Update
 _FORMS = ("gated_delta_ops", "gated_delta_kernel", "gated_delta_chunked")
 """What `gated_delta_update` ends in, once it has made gates of its arguments."""
 _ROWS, _TOKENS = 2, 64  # of a trial
+_ROWS_OF_STEP = 8
+"""Of a trial of one token: with two, what a form costs to launch hides what a batch costs."""
 
 
 @functools.cache
@@ -96,12 +98,13 @@ def _sample(
     state: mx.array,
     mask: mx.array | None,
 ) -> tuple[mx.array | None, ...]:
-    """Cut the arguments to a few rows and tokens.
+    """Cut the arguments to a few rows and tokens; for one token, repeat its rows to some more.
 
     What is not a row's own asks for nothing: there the forms answer differently.
     """
     if mask is not None:
         q = q * mask[..., None, None].astype(q.dtype)
-        mask = mask[:_ROWS, :_TOKENS]
-    by_token = (x[:_ROWS, :_TOKENS] for x in (q, k, v, g, beta))
-    return (*by_token, state[:_ROWS], mask)
+        mask = mask[:, :_TOKENS]
+    given = (*(x[:, :_TOKENS] for x in (q, k, v, g, beta)), state, mask)
+    rows = mx.arange(_ROWS_OF_STEP if q.shape[1] == 1 else min(_ROWS, q.shape[0])) % q.shape[0]
+    return tuple(None if x is None else x[rows] for x in given)
