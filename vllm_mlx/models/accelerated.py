@@ -22,6 +22,7 @@ from vllm_mlx.models.activations import ACTIVATIONS
 from vllm_mlx.models.attention import dispatch_attention, scaled_dot_product_attention
 from vllm_mlx.models.convolutions import accelerate_convolutions
 from vllm_mlx.models.experts import accelerate_experts
+from vllm_mlx.models.norms import fold_norms
 from vllm_mlx.models.rebinding import rebind
 from vllm_mlx.models.recurrences import RECURRENCES
 from vllm_mlx.platform.cuda_heads import RotateHeads
@@ -206,6 +207,7 @@ def accelerate(model: nn.Module) -> nn.Module:
 
 def use_fast_forms(model: nn.Module) -> None:
     """Have the parts that architectures share computed in this backend's fastest forms."""
+    fold_norms(model)
     accelerate_experts(model)
     accelerate_convolutions(model)
     rebind(model, (*RECURRENCES, *ACTIVATIONS))

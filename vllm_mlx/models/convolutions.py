@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial, reduce
+from functools import reduce
 from typing import Any
 
 import mlx.core as mx
@@ -25,11 +25,10 @@ class ShortConvolution(nn.Conv1d):
         K = weights.shape[0]
         L = x.shape[1] - K + 1
         tokens = [x[:, token : token + L] for token in range(K)]
-        y = _sum_of_products(tokens, list(weights))
+        y: mx.array = self._sum_of_products(tokens, list(weights))
         return y + self.bias if "bias" in self else y
 
 
-@partial(mx.compile, shapeless=True)
 def _sum_of_products(tokens: list[mx.array], weights: list[mx.array]) -> mx.array:
     products = (x.astype(mx.float32) * w for x, w in zip(tokens, weights, strict=True))
     return reduce(mx.add, products).astype(tokens[0].dtype)
@@ -37,12 +36,15 @@ def _sum_of_products(tokens: list[mx.array], weights: list[mx.array]) -> mx.arra
 
 def accelerate_convolutions(model: nn.Module) -> None:
     """Have all short convolutions of a model computed in a form that CPUs and CUDA are fast in."""
-    if platform.backend() == "metal":
+    if (backend := platform.backend()) == "metal":
         return
+    # One kernel on CUDA; a CPU may lack the compiler that this takes.
+    compute = _sum_of_products if backend == "cpu" else mx.compile(_sum_of_products, shapeless=True)
     for module in model.modules():
         if type(module) is nn.Conv1d and _is_short(module):
             layer: Any = module
             layer.__class__ = ShortConvolution
+            layer._sum_of_products = compute
 
 
 def _is_short(layer: Any) -> bool:
