@@ -26,6 +26,8 @@ from vllm_mlx.scheduler_config import SchedulerConfig
 
 QUESTION = "What is it?"
 TOKENS, SLOTS = 10, 3
+Row = tuple[list[Any], str, int]
+"""Images, a question and how many tokens its answer has at most."""
 
 
 def pixels(seed: int) -> Any:
@@ -67,21 +69,32 @@ class Pair:
     def answer(self, **media: Any) -> Any:
         return self.ours.generate(QUESTION, max_tokens=TOKENS, temperature=0.0, logprobs=0, **media)
 
-    def submit(self, media: list[Any], question: str, tokens: int) -> Future[GenerationOutput]:
+    def submit(
+        self, media: list[Any], question: str, tokens: int, name: str | None = None
+    ) -> Future[GenerationOutput]:
         """Ask without waiting."""
         self.ours.load()
         prompt = user_prompt(question, media, None, None)
         if isinstance(prompt, str):
             prompt = [{"role": "user", "content": prompt}]
         params = SamplingParams.of(max_tokens=tokens, temperature=0.0, logprobs=0)
-        return self.ours._core.submit(Request(prompt, params))[0]
+        named = Request(prompt, params) if name is None else Request(prompt, params, name)
+        return self.ours._core.submit(named)[0]
 
-    def tokens_of(self, rows: list[tuple[list[Any], str, int]]) -> list[list[int]]:
-        """What ours answers to rows of images, a question and a limit, all asked at once."""
+    def tokens_of(self, rows: list[Row], *, aborted: int = 0) -> list[list[int]]:
+        """What ours answers to rows of images, a question and a limit, all asked at once.
+
+        Args:
+            aborted: how many of them are asked a second time each, and aborted.
+        """
         futures = [self.submit(*row) for row in rows]
+        for at in range(aborted):
+            self.submit(*rows[at], name=f"{at}")
+        for at in range(aborted):
+            self.ours._core.abort(f"{at}")
         return [[each.token_id for each in future.result().logprobs or ()] for future in futures]
 
-    def each_alone(self, rows: list[tuple[list[Any], str, int]]) -> list[list[int]]:
+    def each_alone(self, rows: list[Row]) -> list[list[int]]:
         """What mlx-vlm answers to them, one after the other."""
         return [
             self.alone(*["image"] * len(media), question=text, tokens=most, **shown_as(media))

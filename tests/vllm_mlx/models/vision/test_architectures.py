@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 from mlx_vlm.models.cache import make_prompt_cache
 
 from tests.helpers.vision_folders import ARCHITECTURES, write_folder
-from tests.helpers.vision_pair import QUESTION, Pair, images, pixels
+from tests.helpers.vision_pair import QUESTION, Pair, images, pixels, several_at_once
 from tests.helpers.vlm import QWENS, random_vlm
 from vllm_mlx.batching.one_by_one import OneByOneRunner
 from vllm_mlx.batching.slots.layout import Layout
@@ -34,6 +36,8 @@ TABLE = re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- end of table -->)", re.DOTA
 NAMES = [*QWENS, *ARCHITECTURES]
 SLOW = ["dots_ocr"]
 """Their vocabulary is large: the table is checked without them."""
+MANY = ["gemma4", "lfm2_vl", "qwen3_5"]
+"""Of each kind of memory one, that many rows are asked in every run."""
 NO_VIDEO = ["dots_ocr", "llava_next", "mllama", "paddleocr_vl", "paligemma"]
 ONE_IMAGE = ["llava_next", "mllama", "paddleocr_vl", "paligemma"]
 REFUSED = "{} (takes one image a prompt|takes no videos|can't be shown these)"
@@ -93,6 +97,36 @@ def pair(request, pair_of):
 def test_rows_side_by_side_are_answered_as_by_mlx_vlm_alone(pair, answers_of):
     found, expected = answers_of(pair)
     assert found == expected
+
+
+@pytest.mark.parametrize("width", [pytest.param(1, marks=pytest.mark.slow), 7])
+@pytest.mark.parametrize(
+    "name",
+    [name if name in MANY else pytest.param(name, marks=pytest.mark.slow) for name in NAMES],
+)
+def test_many_rows_of_which_some_begin_alike_and_some_are_aborted(pair_of, name, width):
+    pair = pair_of(name)
+    most = 1 if name in ONE_IMAGE else 2
+    rows = many_rows(40 if width > 1 else 12, most)
+    bounds = {"max_num_seqs": width, "max_num_batched_tokens": 24}
+    crowded = dataclasses.replace(pair, ours=several_at_once(pair.ours.model_name, **bounds))
+    try:
+        assert crowded.tokens_of(rows, aborted=6) == pair.each_alone(rows)
+    finally:
+        crowded.ours.unload()
+
+
+def many_rows(count: int, most: int) -> list[tuple[list[Any], str, int]]:
+    """Images, a question and a limit each; a third has a long question that others have, too."""
+    choose = random.Random(7)
+    shown = [pixels(seed) for seed in range(4)]
+    rows = []
+    for at in range(count):
+        images = [choose.choice(shown) for _ in range(choose.choice([0, 0, 1, 1, most]))]
+        own = "x" * choose.randint(1, 130)
+        question = QUESTIONS[1] * 3 + str(at) if at % 3 == 0 else choose.choice([own, *QUESTIONS])
+        rows.append((images, question, choose.randint(1, 25)))
+    return rows
 
 
 def test_the_image_is_seen(pair):
