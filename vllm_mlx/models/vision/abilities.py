@@ -1,4 +1,4 @@
-"""`Abilities`: what an architecture that is stepped one at a time can be shown."""
+"""`Abilities`: what an architecture that mlx-vlm embeds can be shown."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ _PLACED_BY_PROCESSOR = (MessageFormat.PROMPT_ONLY, MessageFormat.TEXT_ONLY)
 
 
 class Chat:
-    """Writes prompts of an architecture that is stepped one at a time, as mlx-vlm writes them.
+    """Writes prompts of an architecture that mlx-vlm embeds, as mlx-vlm writes them.
 
     Args:
         config, processor: mlx-vlm's for the model.
