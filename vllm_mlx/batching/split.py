@@ -26,6 +26,7 @@ class SplitRunner(Runner):
         self.counters = seeing.counters = text.counters
         self._waiting: deque[Sequence] = deque()
         self._seen: Sequence | None = None
+        self._kept: list[Produced] = []  # of a step in which prompts of text failed
 
     def insert(self, sequences: list[Sequence]) -> None:
         self._waiting += [sequence for sequence in sequences if sequence.media]
@@ -35,14 +36,19 @@ class SplitRunner(Runner):
     def remove(self, sequence: Sequence) -> None:
         if sequence is self._seen:
             self._seeing.remove(sequence)
-            self._seen = None
+            self._seen, self._kept = None, []
         elif sequence in self._waiting:
             self._waiting.remove(sequence)
         else:
             self._text.remove(sequence)
 
     def step(self) -> list[Produced]:
-        return self._step_seeing() + self._text.step()
+        seen, self._kept = self._kept or self._step_seeing(), []
+        try:
+            return seen + self._text.step()
+        except PrefillError:
+            self._kept = seen
+            raise
 
     def _step_seeing(self) -> list[Produced]:
         if self._seen is None and self._waiting:
@@ -61,7 +67,7 @@ class SplitRunner(Runner):
 
     def close(self) -> None:
         self._waiting.clear()
-        self._seen = None
+        self._seen, self._kept = None, []
         self._seeing.close()
         self._text.close()
 

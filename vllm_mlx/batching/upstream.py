@@ -34,8 +34,11 @@ class UpstreamRunner(Runner):
         self.streams = (generation_stream,)
         self._vocab_size = vocab_size
         self._shapes = platform.prefill_shapes()
+        caches = make_prompt_cache(model)
+        if any(getattr(cache, "keep", 0) for cache in caches):
+            raise ValueError("mlx-lm's batches do not keep the first tokens of a window")
         # Some state-space models of mlx-lm 0.32 read the padding as if it were prompt.
-        self._paddable = all(isinstance(each, _PADDABLE) for each in make_prompt_cache(model))
+        self._paddable = all(isinstance(each, _PADDABLE) for each in caches)
         self._model = model
         self._rows: dict[int, Sequence] = {}
         self._generators: dict[int, random.Random] = {}

@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from mlx_lm.models.cache import RotatingKVCache
 
 from tests.helpers.decoding import VOCAB, run, sequence, sequential, step, tiny_llama
 from tests.vllm_mlx.batching.test_make_runner import MEMORIES, QuantizedCaches, build, foreign
@@ -196,3 +197,15 @@ def test_one_row_alone_is_seen_in_its_cache() -> None:
     scheduler.add(sequence("row", PROMPT, 5))
     step(scheduler)
     assert scheduler.stats.kv_cache_bytes > 0
+
+
+def test_a_window_that_keeps_its_first_tokens_runs_alone():
+    """mlx-lm's batches would forget them, and slots have no form for them."""
+    model = tiny_llama()
+    layers = len(model.layers)
+    model.make_cache = lambda: [RotatingKVCache(16, keep=4) for _ in range(layers)]
+    runner = make_runner(model, vocab_size=VOCAB, config=SchedulerConfig(max_num_seqs=4))
+    assert isinstance(runner, OneByOneRunner)
+    prompts = [[(3 * i + at) % VOCAB for at in range(size)] for i, size in enumerate((3, 10, 40))]
+    rows = [sequence(str(i), prompt, 20) for i, prompt in enumerate(prompts)]
+    assert run(Scheduler(runner, set()), rows) == [sequential(model, each, 20) for each in prompts]

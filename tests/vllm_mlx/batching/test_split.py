@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from tests.helpers.decoding import NullDetokenizer, new_scheduler, run, sequence, step
+from tests.helpers import decoding
+from tests.helpers.decoding import (
+    NullDetokenizer,
+    new_scheduler,
+    run,
+    sequence,
+    sequential,
+    step,
+    tiny_llama,
+)
 from tests.helpers.vision_folders import VOCAB, write_folder
+from vllm_mlx.batching.make_runner import make_runner
+from vllm_mlx.batching.one_by_one import text_runner
 from vllm_mlx.batching.prompts import user_prompt
 from vllm_mlx.batching.request import Request
+from vllm_mlx.batching.scheduler import Scheduler
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.split import SplitRunner
 from vllm_mlx.errors import EngineError
 from vllm_mlx.media.policy import UNRESTRICTED
 from vllm_mlx.models.vision.loading import load_vision
 from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.scheduler_config import SchedulerConfig
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +116,39 @@ def test_an_image_that_breaks_the_model_fails_alone(scheduler, seeing):
     assert isinstance(broken.future.exception(0), EngineError)
     assert image.future.result(0).completion_tokens == 5
     assert plain.future.result(0).completion_tokens == 20
+
+
+class FailsOnce:
+    """A model that raises over the first prompt after `fails` was set."""
+
+    def __init__(self, model):
+        self._model = model
+        self.layers = model.layers
+        self.fails = False
+
+    def __call__(self, tokens, cache=None):
+        if self.fails and tokens.shape[1] > 1:
+            self.fails = False
+            raise ValueError("once")
+        return self._model(tokens, cache=cache)
+
+
+def test_a_row_that_sees_loses_no_token_to_prompts_of_text_that_fail():
+    model = tiny_llama()
+    failing = FailsOnce(model)
+    config = SchedulerConfig(max_num_seqs=4)
+    texts = make_runner(failing, vocab_size=decoding.VOCAB, config=config)
+    seeing = text_runner(model, vocab_size=decoding.VOCAB, bounds=texts.bounds)
+    scheduler = Scheduler(SplitRunner(texts, seeing), set())
+    row = sequence("image", [1, 2, 3], 8)
+    row.media = SimpleNamespace(alone=True, sharers=0, infos=None)
+    scheduler.add(row)
+    step(scheduler)
+    step(scheduler)
+    failing.fails = True
+    other = sequence("text", [4, 5, 6], 3)
+    scheduler.add(other)
+    while scheduler.has_unfinished:
+        step(scheduler)
+    assert row.output_tokens == sequential(model, [1, 2, 3], 8)
+    assert other.output_tokens == sequential(model, [4, 5, 6], 3)

@@ -81,7 +81,7 @@ class SlotRunner(Runner):
         self._prefills: deque[PrefillBatch] = deque()
         self._launched: _Launch | None = None
         self._is_tight = False
-        self._prefilling: list[mx.array] = []
+        self._prefilling: list[PrefillBatch] = []  # what is being computed
         self._pieces: list[Piece] = []  # of these
 
     # What may join.
@@ -191,7 +191,8 @@ class SlotRunner(Runner):
 
     def step(self) -> list[Produced]:
         with self.counters.timed("prefill"):
-            mx.eval(self._prefilling)  # of the step before; the decode launched after it goes on
+            # Of the step before; the decode launched after it goes on.
+            mx.eval([batch.arrays for batch in self._prefilling])
             self._prefilling.clear()
             self._count_prefill()
             self._prefill()
@@ -222,8 +223,8 @@ class SlotRunner(Runner):
     @property
     def kv_cache_bytes(self) -> int:
         # Read from other threads, too: what changes under way is copied first.
-        held: list[Any] = [*self._memories, *self._prefilling]
-        for batch in list(self._prefills):
+        held: list[Any] = list(self._memories)
+        for batch in {*list(self._prefills), *list(self._prefilling)}:
             held += batch.memories
         nbytes: int = sum(each.nbytes for each in held)
         return nbytes + self._prefixes.nbytes
@@ -253,7 +254,7 @@ class SlotRunner(Runner):
                     raise
                 raise PrefillError(self._give_up(), error) from error
             left -= self._pieces[-1].size
-            self._prefilling += batch.arrays
+            self._prefilling.append(batch)
             if not batch.is_done:
                 break
             self._prefills.popleft()
@@ -279,6 +280,9 @@ class SlotRunner(Runner):
         self._fit(max(len(sequence.prompt_tokens) for _, sequence in joining))
         slots = self._choose_slots(joining)
         lengths = [len(sequence.prompt_tokens) - 1 for _, sequence in joining]
+        for slot, length in zip(slots, lengths, strict=True):
+            if not length:  # others write over the last step, which may still be unread
+                self._clear(slot)
         rows = Joining([row for row, _ in joining], slots, lengths)
         for memory, prompt in zip(self._memories, batch.memories, strict=True):
             memory.join(rows, prompt)
@@ -325,8 +329,10 @@ class SlotRunner(Runner):
                 produced.append(Produced(sequence, token, logprobs.get(slot)))
                 if token < 0:
                     self._clear(self._slot_of[sequence])
-            elif token < 0 and slot < self._rings.slots and slot not in self._running:
-                self._clear(slot)
+        if min(tokens) < 0:  # free slots go on, too, over what they make up
+            for slot in range(min(len(tokens), self._rings.slots)):
+                if tokens[slot] < 0 and slot not in self._running:
+                    self._clear(slot)
         return produced
 
     def _clear(self, slot: int) -> None:

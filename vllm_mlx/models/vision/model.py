@@ -26,6 +26,7 @@ class VisionLanguageModel:
 
     def __init__(self, model: Any) -> None:
         text = model.language_model
+        self.model_type = model.config.model_type
         self._text = text.model
         self._head = (
             text.model.embed_tokens.as_linear if text.args.tie_word_embeddings else text.lm_head

@@ -72,3 +72,14 @@ def test_memory_stays_flat(kind, requests, monkeypatch):
         assert mx.get_cache_memory() <= limit
         assert mx.get_active_memory() <= held * 1.1
     assert mx.get_peak_memory() <= peak * 1.2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_in_pieces_is_counted_once(kind):
+    model = new_model(KINDS[kind])
+    footprint = Layout.of(make_prompt_cache(model)).footprint(model)
+    scheduler = new_scheduler(model, vocab_size=VOCAB, max_num_batched_tokens=16)
+    scheduler.add(sequence("pieces", prompt_of(1, 200), 4))
+    while not scheduler._runner._running:
+        assert scheduler.stats.kv_cache_bytes <= footprint.prompt(200)
+        step(scheduler)
