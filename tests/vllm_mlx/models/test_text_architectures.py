@@ -103,6 +103,14 @@ ALIKE = {
     "lfm2_moe",
     "bailing_moe_linear",
     "jamba",
+    "phi3",
+    "glm4_moe",
+    "llama4_text",
+    "cohere2",
+    "exaone4",
+    "step3p5",
+    "plamo3",
+    "granitemoehybrid",
 }
 """Those that differ from another one in what does not matter to slots."""
 NAMES = [
