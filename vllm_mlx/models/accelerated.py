@@ -1,4 +1,4 @@
-"""Weights, attention and MLP as each backend has them fastest.
+"""Weights and attention as each backend has them fastest.
 
 `accelerate(model)` swaps in ours for the architectures in the tables below, whose modules have one
 and the same form; all others stay as mlx-lm made them. Shapes: B rows, L tokens, Hq and Hk heads
@@ -7,12 +7,14 @@ of queries and of keys, D head dimension.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models import gemma2, llama, qwen2, qwen3
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.rope_utils import Llama3RoPE
 from mlx_lm.utils import dequantize_model
 
@@ -23,12 +25,12 @@ from vllm_mlx.models.attention import dispatch_attention, scaled_dot_product_att
 from vllm_mlx.models.convolutions import accelerate_convolutions
 from vllm_mlx.models.experts import accelerate_experts
 from vllm_mlx.models.norms import fold_norms
+from vllm_mlx.models.projections import Part, join_projections
 from vllm_mlx.models.rebinding import rebind
 from vllm_mlx.models.recurrences import RECURRENCES
 from vllm_mlx.platform.cuda_heads import RotateHeads
 
 _ATTENTIONS = (llama.Attention, qwen2.Attention, qwen3.Attention)
-_MLPS = (llama.MLP, qwen2.MLP, qwen3.MLP)
 _GROUPED = (gemma2.Attention,)
 
 Heads = tuple[mx.array, mx.array, mx.array]
@@ -46,11 +48,12 @@ class Attention(nn.Module):
         self.scale = original.scale
         self.rope = original.rope
         self.o_proj = original.o_proj
-        self.qkv = Joined.of(original.q_proj, original.k_proj, original.v_proj)
+        self.q_proj, self.k_proj = original.q_proj, original.k_proj
+        self.v_proj = original.v_proj
         self._normalize = "q_norm" in original
         if self._normalize:
             self.q_norm, self.k_norm = original.q_norm, original.k_norm
-        self._rotate_heads = self._make_rotate_heads()
+        self._rotate_heads: RotateHeads | None = None
 
     def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
         if self._rotate_heads and isinstance(cache, SlotKVCache):
@@ -64,7 +67,8 @@ class Attention(nn.Module):
     def _heads(self, x: mx.array) -> Heads:
         """Queries `[B, Hq, L, D]`, keys and values `[B, Hk, L, D]`, not rotated yet."""
         B, L, _ = x.shape
-        parts = zip(self.qkv(x), self._counts, strict=True)
+        products = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        parts = zip(products, self._counts, strict=True)
         queries, keys, values = (part.reshape(B, L, heads, -1) for part, heads in parts)
         if self._normalize:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
@@ -72,20 +76,22 @@ class Attention(nn.Module):
 
     def _heads_of_step(self, x: mx.array, cache: SlotKVCache, rotate: RotateHeads) -> Heads:
         S, Hk = x.shape[0], self.n_kv_heads
-        joined = self.qkv.product(x)
+        joined = self.q_proj.joined(x)
         queries, keys = rotate(joined, cache.offset)
         values = joined[:, :, -Hk * keys.shape[3] :].reshape(S, 1, Hk, -1)
         return queries, keys, values.swapaxes(1, 2)
 
-    def _make_rotate_heads(self) -> RotateHeads | None:
-        """Return what `_heads_of_step` needs; None where it is not faster or does not fit."""
+    def rotate_in_one_launch(self) -> None:
+        """Prepare `_heads_of_step`, where it is faster and fits."""
         wavelengths = _wavelengths(self.rope)
-        if not isinstance(self.qkv, Fused) or wavelengths is None:
-            return None
-        if self.qkv.weight.shape[0] != sum(self._counts) * 2 * wavelengths.size:
-            return None  # a part of each head is not rotated
+        if not isinstance(self.q_proj, Part) or wavelengths is None:
+            return
+        if self.q_proj.joined.cuts[-1] != sum(self._counts) * 2 * wavelengths.size:
+            return  # a part of each head is not rotated
         norms = (self.q_norm, self.k_norm) if self._normalize else None
-        return platform.make_rotate_heads(self.n_heads, self.n_kv_heads, wavelengths, norms)
+        self._rotate_heads = platform.make_rotate_heads(
+            self.n_heads, self.n_kv_heads, wavelengths, norms
+        )
 
     def _attend(
         self, queries: mx.array, keys: mx.array, values: mx.array, mask: Any, cache: Any
@@ -106,59 +112,6 @@ class GroupedAttention(gemma2.Attention):
         if mask is not None and mask.ndim == 4 and self.repeats > 1:
             mask = mask[:, :, None]
         return super().__call__(x, mask, cache)
-
-
-class MLP(nn.Module):
-    """`down(silu(gate(x)) * up(x))`."""
-
-    def __init__(self, original: Any) -> None:
-        super().__init__()
-        self._swiglu = platform.operations().swiglu
-        self.gate_up = Joined.of(original.gate_proj, original.up_proj)
-        self.down_proj = original.down_proj
-
-    def __call__(self, x: mx.array) -> mx.array:
-        gate, up = self.gate_up(x)
-        projected: mx.array = self.down_proj(self._swiglu(gate, up))
-        return projected
-
-
-class Joined(nn.Module):
-    """Linear layers of one input, as one matrix product where that is faster."""
-
-    def __init__(self, layers: tuple[nn.Linear, ...]) -> None:
-        super().__init__()
-        self.layers = list(layers)
-
-    @classmethod
-    def of(cls, *layers: nn.Linear) -> Joined:
-        plain = all(type(layer) is nn.Linear for layer in layers)
-        alike = len({"bias" in layer for layer in layers}) == 1
-        return Fused(layers) if plain and alike and platform.fuses_projections() else cls(layers)
-
-    def __call__(self, x: mx.array) -> list[mx.array]:
-        return [layer(x) for layer in self.layers]
-
-
-class Fused(Joined):
-    """`Joined`, with the weights in one matrix; fewer and larger products for a GPU."""
-
-    def __init__(self, layers: tuple[nn.Linear, ...]) -> None:
-        nn.Module.__init__(self)
-        sizes = [layer.weight.shape[0] for layer in layers]
-        self._cuts = [sum(sizes[:at]) for at in range(1, len(sizes))]
-        self.weight = mx.concatenate([layer.weight for layer in layers])
-        if "bias" in layers[0]:
-            self.bias = mx.concatenate([layer.bias for layer in layers])
-        mx.eval(self.parameters())
-
-    def __call__(self, x: mx.array) -> list[mx.array]:
-        return list(mx.split(self.product(x), self._cuts, axis=-1))
-
-    def product(self, x: mx.array) -> mx.array:
-        """The layers' outputs in one array, side by side."""
-        weight = self.weight.T
-        return mx.addmm(self.bias, x, weight) if "bias" in self else x @ weight
 
 
 def _wavelengths(rope: Any) -> mx.array | None:
@@ -199,15 +152,21 @@ def accelerate(model: nn.Module) -> nn.Module:
             layer.self_attn = Attention(attention)
         elif type(attention) in _GROUPED:
             attention.__class__ = GroupedAttention
-        if type(getattr(layer, "mlp", None)) in _MLPS:
-            layer.mlp = MLP(layer.mlp)
-    use_fast_forms(model)
+    use_fast_forms(model, model)
     return model
 
 
-def use_fast_forms(model: nn.Module) -> None:
-    """Have the parts that architectures share computed in this backend's fastest forms."""
+def use_fast_forms(model: nn.Module, call: Callable[..., Any]) -> None:
+    """Have the parts that architectures share computed in this backend's fastest forms.
+
+    Args:
+        call: the model with tokens `[B, L]` and `cache`; its own, or one of ours around it.
+    """
     fold_norms(model)
     accelerate_experts(model)
     accelerate_convolutions(model)
     rebind(model, (*RECURRENCES, *ACTIVATIONS))
+    join_projections(model, lambda tokens: call(tokens, cache=make_prompt_cache(model)))
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.rotate_in_one_launch()

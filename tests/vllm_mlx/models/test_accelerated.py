@@ -12,7 +12,8 @@ from mlx_lm.models.cache import KVCache
 
 from tests.helpers.decoding import CONFIG, new_scheduler, randomize, run, sequence, sequential
 from vllm_mlx import platform
-from vllm_mlx.models.accelerated import MLP, Attention, Fused, accelerate
+from vllm_mlx.models.accelerated import Attention, accelerate
+from vllm_mlx.models.projections import Part
 from vllm_mlx.platform import cpu
 
 EXTRA = {"rope_theta": 10_000.0, "max_position_embeddings": 512, "tie_word_embeddings": True}
@@ -40,8 +41,8 @@ def test_same_logits_and_tokens(kind, fused, monkeypatch):
     plain, model = build(kind, **config), accelerate(build(kind, **config))
     layer = model.layers[0]
     assert type(layer.self_attn) is Attention
-    assert type(layer.mlp) is MLP
-    assert isinstance(layer.mlp.gate_up, Fused) == fused
+    for joined in (layer.self_attn.v_proj, layer.mlp.gate_proj, layer.mlp.up_proj):
+        assert isinstance(joined, Part) == fused
     assert mx.allclose(model(TOKENS), plain(TOKENS), atol=1e-4)
     caches = [KVCache() for _ in model.layers]
     assert mx.allclose(model(TOKENS, cache=caches), plain(TOKENS), atol=1e-4)
@@ -106,7 +107,7 @@ def test_quantized_and_unlike_layers_are_not_fused(monkeypatch):
     nn.quantize(model, group_size=32, bits=4)
     expected = model(TOKENS)
     assert mx.allclose(accelerate(model)(TOKENS), expected, atol=1e-4)
-    assert not isinstance(model.layers[0].mlp.gate_up, Fused)
+    assert not isinstance(model.layers[0].mlp.gate_proj, Part)
 
 
 def test_other_architectures_stay_as_they_are():

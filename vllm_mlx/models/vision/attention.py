@@ -6,13 +6,12 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_vlm.models.mlp import SwiGLUMLP
 from mlx_vlm.models.qwen2_5_vl.language import Attention as Qwen25Attention
 from mlx_vlm.models.qwen2_vl.language import Attention as Qwen2Attention
 from mlx_vlm.models.qwen3_vl.language import Attention as Qwen3Attention
 from mlx_vlm.models.rope_utils import rotate_half
 
-from vllm_mlx.models.accelerated import MLP, Attention
+from vllm_mlx.models.accelerated import Attention
 
 _ATTENTIONS = (Qwen2Attention, Qwen25Attention, Qwen3Attention)
 
@@ -56,8 +55,6 @@ def suits(layers: list[Any]) -> bool:
 
 
 def accelerate_layers(layers: list[Any]) -> None:
-    """Swap in our attention and MLP."""
+    """Swap in our attention."""
     for layer in layers:
         layer.self_attn = MRoPEAttention(layer.self_attn)
-        if type(layer.mlp) is SwiGLUMLP:
-            layer.mlp = MLP(layer.mlp)

@@ -44,7 +44,7 @@ class Decoder:
         self.model_type = model.config.model_type
         dispatch_attention(self._text)
         leave_out_masks(self._text)
-        use_fast_forms(self._text)
+        use_fast_forms(self._text, self)
 
     @property
     def layers(self) -> Any:

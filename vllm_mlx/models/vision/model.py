@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from vllm_mlx.batching.prompt_media import MediaRow, Medium, MediumPart
+from vllm_mlx.models.accelerated import use_fast_forms
 from vllm_mlx.models.vision.attention import accelerate_layers, suits
 from vllm_mlx.models.vision.features import FEATURE_BYTES, FeatureCache, Features
 from vllm_mlx.models.vision.tower import accelerate_tower
@@ -120,11 +121,12 @@ class _Seen:
 
 def adapt(model: Any) -> VisionLanguageModel | None:
     """mlx-vlm's model for slots; None if it is none of those that they suit."""
-    text = getattr(model, "language_model", None)
-    layers = getattr(getattr(text, "model", None), "layers", None)
-    if not layers or not suits(layers):
+    text = getattr(getattr(model, "language_model", None), "model", None)
+    layers = getattr(text, "layers", None)
+    if text is None or not layers or not suits(layers):
         return None
     adapted = VisionLanguageModel(model)  # asks the attention that is there for its rotation
     accelerate_layers(layers)
+    use_fast_forms(text, adapted)
     accelerate_tower(model.vision_tower)
     return adapted
