@@ -23,6 +23,9 @@ from jobs.connection import connect
 from tests.helpers.bench import Bench
 from worker.embedded_redis import EmbeddedRedis
 
+# A shell has what it starts in the background ignore SIGINT, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 MODEL = "smollm2-135m"
 
 

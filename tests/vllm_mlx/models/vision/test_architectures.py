@@ -36,8 +36,8 @@ TABLE = re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- end of table -->)", re.DOTA
 NAMES = [*QWENS, *ARCHITECTURES]
 SLOW = ["dots_ocr"]
 """Their vocabulary is large: the table is checked without them."""
-MANY = ["gemma4", "lfm2_vl", "qwen3_5"]
-"""Of each kind of memory one, that many rows are asked in every run."""
+MANY = ["qwen3_5"]
+"""With windowless attention and states: the one that many rows are asked in every run."""
 NO_VIDEO = ["dots_ocr", "llava_next", "mllama", "paddleocr_vl", "paligemma"]
 ONE_IMAGE = ["llava_next", "mllama", "paddleocr_vl", "paligemma"]
 REFUSED = "{} (takes one image a prompt|takes no videos|can't be shown these)"
