@@ -30,16 +30,18 @@ def disagreement(new_runner: Callable[[], Runner], model: Any, vocab_size: int) 
 
     Two prompts of other lengths join a shorter one that has begun to decode, or follow it if there
     is no room for three, so that rows are padded, stand at different positions and move to a wider
-    batch. It takes eight calls of the model with few tokens.
+    batch. The last step is the second one of its size, which is compiled where steps are. It takes
+    ten calls of the model with few tokens.
     """
     longest, tolerance = platform.trial()
     try:
         windows = [getattr(cache, "max_size", 0) for cache in make_prompt_cache(model)]
         longest = max(longest, *(size + 2 for size in windows if size <= _WINDOW))
         runner = new_runner()
-        rows = [_row(3, 2, vocab_size)]
+        first, *pair = _lengths(longest, runner.bounds.max_num_batched_tokens)
+        rows = [_row(first, 3, vocab_size)]
         if runner.bounds.max_num_seqs > 1:
-            rows += [_row(length, 1, vocab_size) for length in (longest, longest - 3)]
+            rows += [_row(length, 2, vocab_size) for length in pair]
         found = _answer(runner, rows)
         gaps = [gap for row in {rows[0], rows[-1]} for gap in _gaps(model, row, found[row])]
     except Exception as error:  # whatever an architecture does with a cache
@@ -85,6 +87,15 @@ def _reason(error: Exception) -> str:
     if platform.is_device_failure(error):
         raise ModelLoadError(f"the GPU failed over a few tokens: {error}") from error
     return f"{type(error).__name__}: {error}"
+
+
+def _lengths(longest: int, most: int) -> tuple[int, int, int]:
+    """Return tokens of the row that comes first, and of two that are padded to one length, for
+    which both must be computed at once."""
+    if 2 * (longest - 1) <= most:
+        return 3, longest, longest - 3
+    short = max(2, most // 2 + 1)
+    return longest, short, short - 1
 
 
 def _row(length: int, max_tokens: int, vocab_size: int) -> Sequence:

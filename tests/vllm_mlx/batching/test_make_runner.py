@@ -10,6 +10,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import QuantizedKVCache
 
+from tests.helpers.architectures import VOCAB as ARCHITECTURES_VOCAB
 from tests.helpers.decoding import (
     CONFIG,
     VOCAB,
@@ -21,6 +22,7 @@ from tests.helpers.decoding import (
     step,
     tiny_llama,
 )
+from tests.helpers.text_folders import new_model
 from vllm_mlx.batching.one_by_one import OneByOneRunner, text_runner
 from vllm_mlx.batching.scheduler import Scheduler
 from vllm_mlx.batching.slots.runner import SlotRunner
@@ -130,6 +132,17 @@ def test_windows_and_states_go_into_slots(kind):
     assert str(scheduler._runner._layout) == layout
     tokens = run(scheduler, [sequence(str(i), each, 9) for i, each in enumerate(PROMPTS)])
     assert tokens == [sequential(model, each, 9) for each in PROMPTS]
+
+
+@pytest.mark.parametrize("most", [2, 5, 50])
+def test_padding_that_is_read_as_prompt_is_found_however_few_tokens_are_computed_at_once(most):
+    model = new_model("mamba")
+    rows = [[7], [7, 9]]  # the first has no prompt but its last token
+    scheduler = new_scheduler(
+        model, vocab_size=ARCHITECTURES_VOCAB, max_num_seqs=2, max_num_batched_tokens=most
+    )
+    tokens = run(scheduler, [sequence(str(at), row, 5) for at, row in enumerate(rows)])
+    assert tokens == [sequential(model, row, 5) for row in rows]
 
 
 @pytest.mark.parametrize("kind", MEMORIES)
