@@ -58,7 +58,8 @@ class Mac:
 
 
 class FailingGPU:
-    """A model on a GPU that fails as Metal does, and every place where MLX hands it work.
+    """A model on a GPU that fails as Metal does, and every place where MLX hands it work. Its steps
+    are not compiled: it is called in each.
 
     A command buffer that fails computes nothing of use and says nothing. Metal keeps the failure,
     and MLX raises it when it next begins to encode, whatever that is: once.
@@ -89,6 +90,7 @@ class FailingGPU:
         self._error = error
         self._lag = lag
         self._until_known: int | None = None
+        patch.setattr(platform, "compiles_steps", lambda: False)
         self._evaluating = {name: getattr(mx, name) for name in ("eval", "async_eval")}
         for name in self._evaluating:
             patch.setattr(mx, name, partial(self._encode, name))

@@ -105,6 +105,8 @@ def _batches(
             SlotRunner, model, layout=layout, vocab_size=vocab_size, budget=budget, bounds=bounds
         )
         yield f"in slots, {layout}", slots
+        if platform.compiles_steps():
+            yield f"in slots, steps not compiled, {layout}", partial(slots, compiles=False)
         if layout.has_states:  # some read the padding of a prompt as if it were prompt
             yield f"in slots, prompts of one length, {layout}", partial(slots, pads=False)
         if hasattr(model, "media_trial"):  # some that see let all of a prompt see all of it

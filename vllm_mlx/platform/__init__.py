@@ -43,6 +43,7 @@ __all__ = [
     "PrefillShapes",
     "backend",
     "cache_limit",
+    "compiles_steps",
     "default_max_num_seqs",
     "dequantizes",
     "fuses_projections",
@@ -138,6 +139,15 @@ def trial() -> tuple[int, float]:
 def fuses_projections() -> bool:
     """Whether linear layers of one input are joined into one product."""
     return backend() == "cuda"
+
+
+def compiles_steps() -> bool:
+    """Whether decode steps are compiled.
+
+    On CUDA a step of Gemma-3-4B takes Python 3 to 6 ms to say, of 16 (benchmarks/README.md). A CPU
+    takes far longer to compute, and may lack the compiler that this needs there.
+    """
+    return backend() != "cpu"
 
 
 class Operations(NamedTuple):

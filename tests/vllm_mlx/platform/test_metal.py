@@ -53,6 +53,7 @@ def window_and_all() -> Any:
 
 
 def test_the_mask_is_copied_for_the_heads_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "compiles_steps", lambda: False)  # or it is called once
     model = accelerate(window_and_all())
     attend, masks = mx.fast.scaled_dot_product_attention, []
 

@@ -14,7 +14,8 @@ import mlx.core as mx
 from vllm_mlx import platform
 from vllm_mlx.batching.slots.memory import Joining, Saved, resize_rows
 from vllm_mlx.batching.slots.positions import Mask, PromptPositions
-from vllm_mlx.batching.slots.ring import Rings, SlotRing
+from vllm_mlx.batching.slots.ring import SlotRing
+from vllm_mlx.batching.slots.rings import Rings
 
 SCATTERED = 512
 """Rows up to so many tokens join in one scatter a layer: a slice assignment takes 20 us to launch
@@ -33,18 +34,21 @@ class SlotKVCache:
     def __init__(self, rings: Rings, window: int | None = None) -> None:
         self._operations = platform.operations()
         self._window = window
-        self._rings = rings
-        self.ring = rings[window]
-        self._kv: KeysAndValues | None = None
+        self.rings = rings
+        self.arrays: list[mx.array] = []
+
+    @property
+    def ring(self) -> SlotRing:
+        return self.rings[self._window]
 
     @property
     def offset(self) -> mx.array:
-        return self._rings.positions
+        return self.rings.positions
 
     @property
     def _offset(self) -> int:
         """What mlx-vlm asks for where it needs one number for all rows."""
-        return max(self._rings.lengths)
+        return self.rings.longest
 
     def make_mask(
         self,
@@ -60,16 +64,14 @@ class SlotKVCache:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> KeysAndValues:
         """Write the step's `[S, H, 1, D]` and return all columns."""
-        column = self.ring.column
-        held_keys, held_values = self._held(keys, values)
-        held_keys[:, :, column : column + 1] = keys
-        held_values[:, :, column : column + 1] = values
-        return held_keys, held_values
+        pairs = zip(self._held(keys, values), (keys, values), strict=True)
+        self.arrays = [self.ring.write(held, new) for held, new in pairs]
+        return self.keys_and_values()
 
     def keys_and_values(self) -> KeysAndValues:
         """Return all columns, for layers that share those of another one."""
-        assert self._kv is not None
-        return self._kv
+        keys, values = self.arrays
+        return keys, values
 
     def attend(
         self,
@@ -101,31 +103,28 @@ class SlotKVCache:
             landing.copy(held, new)
 
     def clear(self, slot: int) -> None:
-        for held in self._kv or ():
+        for held in self.arrays:
             held[slot : slot + 1] = 0
 
     def resize(self, rings: Rings, moves: dict[int, int]) -> None:
         ring = rings[self._window]
         pieces = self.ring.pieces(ring)
-        if self._kv:
-            keys, values = self._kv
-            self._kv = _resized(keys, ring, moves, pieces), _resized(values, ring, moves, pieces)
-            mx.eval(self._kv)  # layer by layer: only one is held twice
-        self._rings, self.ring = rings, ring
+        self.arrays = [_resized(held, ring, moves, pieces) for held in self.arrays]
+        mx.eval(self.arrays)  # layer by layer: only one is held twice
+        self.rings = rings
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in self._kv or ())
+        return sum(array.nbytes for array in self.arrays)
 
-    def _held(self, keys: mx.array, values: mx.array) -> KeysAndValues:
+    def _held(self, keys: mx.array, values: mx.array) -> list[mx.array]:
         """Return the arrays, which are made like the first keys and values that come."""
-        if self._kv is None:
+        if not self.arrays:
             S, C = self.ring.slots, self.ring.columns
-            self._kv = (
-                mx.zeros((S, keys.shape[1], C, keys.shape[3]), keys.dtype),
-                mx.zeros((S, values.shape[1], C, values.shape[3]), values.dtype),
-            )
-        return self._kv
+            self.arrays = [
+                mx.zeros((S, new.shape[1], C, new.shape[3]), new.dtype) for new in (keys, values)
+            ]
+        return self.arrays
 
 
 class _Landing:

@@ -23,7 +23,8 @@ import mlx.core as mx
 from vllm_mlx.batching.slots.keys_values import PromptKVCache, SlotKVCache
 from vllm_mlx.batching.slots.memory import PromptMemory, Saved, SlotMemory
 from vllm_mlx.batching.slots.positions import PromptPositions
-from vllm_mlx.batching.slots.ring import Rings, window_columns
+from vllm_mlx.batching.slots.ring import window_columns
+from vllm_mlx.batching.slots.rings import Rings
 from vllm_mlx.batching.slots.states import PromptStates, SlotStates
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from vllm_mlx.batching.slots.ring import Rings
+from vllm_mlx.batching.slots.rings import Rings
 
 Saved = tuple[mx.array | None, ...]
 """What a layer remembers of one prefix, `[1, ...]` each; None what its model has not made."""
@@ -63,7 +63,15 @@ class PromptMemory(Protocol):
 
 
 class SlotMemory(Protocol):
-    """What one layer remembers of the running sequences, a row a slot."""
+    """What one layer remembers of the running sequences, a row a slot.
+
+    Attributes:
+        rings: where the slots stand.
+        arrays: all that is held, `[S, ...]` each; none before the first sequence.
+    """
+
+    rings: Rings
+    arrays: list[mx.array]
 
     @property
     def nbytes(self) -> int:

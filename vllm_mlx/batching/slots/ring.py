@@ -1,4 +1,4 @@
-"""`SlotRing`: which columns of a key-value cache belong to which slot; `Rings`: all of a batch.
+"""`SlotRing`: which columns of a key-value cache belong to which slot.
 
 All slots write their next token in the same column, `step mod columns`, so a step is one slice
 assignment a layer, whichever slots run. A slot that holds `n` tokens owns the `n` columns behind
@@ -67,7 +67,7 @@ class SlotRing:
     @cached_property
     def ages(self) -> mx.array:
         """Steps since each column was written, this one 0, int32 `[1, C]`."""
-        return ((self.column - mx.arange(self.columns, dtype=mx.int32)) % self.columns)[None]
+        return ((self.newest - mx.arange(self.columns, dtype=mx.int32)) % self.columns)[None]
 
     def mask_within(self, window: int | None) -> mx.array:
         """Return the mask of a layer that asks to see no more than `window` tokens."""
@@ -93,6 +93,11 @@ class SlotRing:
     def newest(self) -> mx.array:
         """`column` as int32 `[1]`."""
         return mx.array([self.column], dtype=mx.int32)
+
+    def write(self, held: mx.array, new: mx.array) -> mx.array:
+        """Return `[S, H, C, D]` with the step's `[S, H, 1, D]` in its column."""
+        held[:, :, self.column : self.column + 1] = new
+        return held
 
     def blocks(self, size: int) -> list[tuple[slice, list[slice]]]:
         """Return neighbouring slots, up to `size`, with the columns that hold all their tokens.
@@ -157,77 +162,22 @@ class SlotRing:
         ]
 
 
-class Rings:
-    """The rings of all layers: one whose slots see all their tokens, and one for each window.
+class FollowedRing(SlotRing):
+    """A ring in a step that is compiled: its numbers are arrays, other ones in each step.
 
-    Args:
-        windows: tokens that the layers of a model see, None for all.
-
-    Attributes:
-        slots, columns: of the ring whose slots see all tokens.
-        lengths: tokens of each slot, the one about to be written not counted; 0 when free.
-        rope_deltas: what each slot's position is beyond its length (see `PromptMedia.rope_delta`).
+    What only the host knows it does not have: to ask for it is an AttributeError.
     """
 
-    def __init__(self, windows: Iterable[int | None], slots: int, columns: int) -> None:
-        self.rope_deltas = [0] * slots
-        self._rings = {
-            window: SlotRing(slots, window_columns(window, columns), window)
-            for window in {None, *windows}
-        }
+    def __init__(self, ring: SlotRing, offsets: mx.array, newest: mx.array) -> None:
+        self.slots, self.columns, self.window = ring.slots, ring.columns, ring.window
+        self._forget_arrays()
+        self.__dict__.update(offsets=offsets, newest=newest)
 
-    def __getitem__(self, window: int | None) -> SlotRing:
-        return self._rings[window]
-
-    @property
-    def slots(self) -> int:
-        return self._rings[None].slots
-
-    @property
-    def columns(self) -> int:
-        return self._rings[None].columns
-
-    @property
-    def lengths(self) -> list[int]:
-        return self._rings[None].lengths
-
-    @cached_property
-    def positions(self) -> mx.array:
-        """Positions of the tokens about to be written, int32 `[S]`."""
-        offsets = self._rings[None].offsets
-        if not any(self.rope_deltas):
-            return offsets
-        return offsets + mx.array(self.rope_deltas, dtype=mx.int32)
-
-    def occupy(self, slot: int, length: int, rope_delta: int = 0) -> None:
-        self.rope_deltas[slot] = rope_delta
-        self.__dict__.pop("positions", None)
-        for ring in self._rings.values():
-            ring.occupy(slot, length)
-
-    def free(self, slot: int) -> None:
-        self.occupy(slot, 0)
-
-    def advance(self, occupied: Iterable[int]) -> None:
-        """Count a launched step: its tokens now belong to the slots that are `occupied`."""
-        self.__dict__.pop("positions", None)
-        for ring in self._rings.values():
-            ring.advance(occupied)
-
-    def resized(self, moves: dict[int, int], slots: int, columns: int) -> Rings:
-        """Return rings of other size at the same step.
-
-        Args:
-            moves: where slots go that can't stay (`{old: new}`); all others keep their place.
-            columns: at least the longest length, plus one.
-        """
-        rings = Rings(self._rings, slots, columns)
-        rings.rope_deltas = moved(self.rope_deltas, moves, slots)
-        rings._rings = {
-            window: ring.resized(moves, slots, window_columns(window, columns))
-            for window, ring in self._rings.items()
-        }
-        return rings
+    def write(self, held: mx.array, new: mx.array) -> mx.array:
+        # Not `mx.slice_update`, which on CUDA copies all of what is held for a start that is an
+        # array.
+        column = mx.broadcast_to(self.newest.reshape(1, 1, 1, 1), new.shape)
+        return mx.put_along_axis(held, column, new, axis=2)
 
 
 def moved(values: list[int], moves: dict[int, int], slots: int) -> list[int]:

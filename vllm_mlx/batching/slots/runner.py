@@ -16,11 +16,13 @@ from vllm_mlx.batching.logprobs import Logprobs
 from vllm_mlx.batching.runner import PrefillError, Produced, Runner
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.budget import KVBudget, Need
+from vllm_mlx.batching.slots.decode import DecodeStep
 from vllm_mlx.batching.slots.layout import Layout
 from vllm_mlx.batching.slots.memory import Joining, resize_rows
 from vllm_mlx.batching.slots.prefill import Piece, PrefillBatch, PrefillRow, group
 from vllm_mlx.batching.slots.prefix import Prefix, PrefixCache
-from vllm_mlx.batching.slots.ring import COLUMN_STEP, Rings, columns_for
+from vllm_mlx.batching.slots.ring import COLUMN_STEP, columns_for
+from vllm_mlx.batching.slots.rings import Rings
 from vllm_mlx.batching.slots.sampling import BatchSampler, Sampled
 from vllm_mlx.scheduler_config import Bounds
 
@@ -41,6 +43,7 @@ class SlotRunner(Runner):
         pads: whether prompts of unlike lengths are computed together.
         whole: all tokens of a prompt see each other, so that it is computed at once, with its last
             token, and shared with none.
+        compiles: whether decode steps are compiled; None where a backend is faster so.
     """
 
     def __init__(
@@ -53,9 +56,11 @@ class SlotRunner(Runner):
         bounds: Bounds,
         pads: bool = True,
         whole: bool = False,
+        compiles: bool | None = None,
     ) -> None:
         super().__init__(bounds, budget)
         self._model = model
+        self._compiles = platform.compiles_steps() if compiles is None else compiles
         self._layout = layout
         self._vocab_size = vocab_size
         self._budget: KVBudget = budget
@@ -70,7 +75,8 @@ class SlotRunner(Runner):
     def _reset(self) -> None:
         self._rings = Rings(self._layout.windows, 1, COLUMN_STEP)
         self._memories = self._layout.new_slots(self._rings)
-        self._caches = self._layout.nested(self._memories)
+        caches = self._layout.nested(self._memories)
+        self._decode = DecodeStep(self._model, self._memories, caches, compiles=self._compiles)
         self._sampler = BatchSampler(self._vocab_size)
         self._inputs = mx.zeros((1,), dtype=mx.int32)
         self._running: dict[int, Sequence] = {}  # by slot
@@ -307,8 +313,7 @@ class SlotRunner(Runner):
         return free[: len(joining)]
 
     def _launch(self) -> _Launch:
-        logits = self._model(self._inputs[:, None], cache=self._caches)[:, -1]
-        sampled = self._sampler(logits)
+        sampled = self._sampler(self._decode(self._inputs, self._rings))
         mx.async_eval(sampled, self._inputs)
         self._inputs = sampled.tokens
         self._rings.advance(self._running)

@@ -16,7 +16,7 @@ from mlx_lm.models.cache import ArraysCache
 
 from vllm_mlx.batching.slots.memory import Joining, Saved, resize_rows
 from vllm_mlx.batching.slots.positions import PromptPositions
-from vllm_mlx.batching.slots.ring import Rings
+from vllm_mlx.batching.slots.rings import Rings
 
 _ArraysCache: Any = ArraysCache
 
@@ -30,6 +30,11 @@ class _Arrays(_ArraysCache):  # type: ignore[misc]
     @property
     def arrays(self) -> list[mx.array]:
         return [held for held in self.cache if held is not None]
+
+    @arrays.setter
+    def arrays(self, arrays: list[mx.array]) -> None:
+        left = iter(arrays)
+        self.cache = [None if held is None else next(left) for held in self.cache]
 
     def advance(self, N: int) -> None:
         """The rings and `PromptPositions` count."""
@@ -65,11 +70,11 @@ class SlotStates(_Arrays):
 
     def __init__(self, size: int, rings: Rings) -> None:
         super().__init__(size)
-        self._rings = rings
+        self.rings = rings
 
     @property
     def offset(self) -> mx.array:
-        return self._rings.positions
+        return self.rings.positions
 
     def make_mask(self, N: int) -> None:
         """Each slot goes on by a token of its own."""
@@ -82,7 +87,7 @@ class SlotStates(_Arrays):
                     held[joining.index] = 0
                 continue
             if held is None:
-                self.cache[at] = held = mx.zeros((self._rings.slots, *rows.shape[1:]), rows.dtype)
+                self.cache[at] = held = mx.zeros((self.rings.slots, *rows.shape[1:]), rows.dtype)
             held[joining.index] = joining.pick(rows)
 
     def clear(self, slot: int) -> None:
@@ -90,13 +95,13 @@ class SlotStates(_Arrays):
             held[slot : slot + 1] = 0
 
     def resize(self, rings: Rings, moves: dict[int, int]) -> None:
-        if rings.slots != self._rings.slots:
+        if rings.slots != self.rings.slots:
             self.cache = [
                 None if held is None else resize_rows(held, moves, rings.slots)
                 for held in self.cache
             ]
             mx.eval(self.arrays)
-        self._rings = rings
+        self.rings = rings
 
 
 class PromptStates(_Arrays):
