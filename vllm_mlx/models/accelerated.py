@@ -7,13 +7,13 @@ of queries and of keys, D head dimension.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
-from mlx_lm.models import gemma2, llama, qwen2, qwen3
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.rope_utils import Llama3RoPE
 from mlx_lm.utils import dequantize_model
@@ -21,6 +21,7 @@ from mlx_lm.utils import dequantize_model
 from vllm_mlx import platform
 from vllm_mlx.batching.slots.keys_values import SlotKVCache
 from vllm_mlx.models.activations import ACTIVATIONS
+from vllm_mlx.models.architectures import role_of
 from vllm_mlx.models.attention import dispatch_attention, scaled_dot_product_attention
 from vllm_mlx.models.convolutions import accelerate_convolutions
 from vllm_mlx.models.experts import accelerate_experts
@@ -29,9 +30,6 @@ from vllm_mlx.models.projections import Part, join_projections
 from vllm_mlx.models.rebinding import rebind
 from vllm_mlx.models.recurrences import RECURRENCES
 from vllm_mlx.platform.cuda_heads import RotateHeads
-
-_ATTENTIONS = (llama.Attention, qwen2.Attention, qwen3.Attention)
-_GROUPED = (gemma2.Attention,)
 
 Heads = tuple[mx.array, mx.array, mx.array]
 """Queries, keys and values."""
@@ -105,13 +103,17 @@ class Attention(nn.Module):
         return projected
 
 
-class GroupedAttention(gemma2.Attention):
-    """Attention that makes scores `[B, Hk, Hq / Hk, L, K]` itself, given masks `[B, 1, L, K]`."""
+@functools.cache
+def _grouped(theirs: Any) -> Any:
+    """Return a class of attention that makes scores `[B, Hk, Hq / Hk, L, K]` itself, and takes
+    masks `[B, 1, L, K]` for them."""
 
-    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
+    def call(self: Any, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
         if mask is not None and mask.ndim == 4 and self.repeats > 1:
             mask = mask[:, :, None]
-        return super().__call__(x, mask, cache)
+        return theirs.__call__(self, x, mask, cache)
+
+    return type(theirs.__name__, (theirs,), {"__module__": theirs.__module__, "__call__": call})
 
 
 def _wavelengths(rope: Any) -> mx.array | None:
@@ -147,11 +149,12 @@ def accelerate(model: nn.Module) -> nn.Module:
     """Swap in what is known to be faster, layer by layer; return the model itself."""
     dispatch_attention(model)
     for layer in getattr(model, "layers", ()):
-        attention = getattr(layer, "self_attn", None)
-        if type(attention) in _ATTENTIONS:
+        attention: Any = getattr(layer, "self_attn", None)
+        role = role_of(attention)
+        if role == "attention":
             layer.self_attn = Attention(attention)
-        elif type(attention) in _GROUPED:
-            attention.__class__ = GroupedAttention
+        elif role == "grouped attention":
+            attention.__class__ = _grouped(attention.__class__)
     use_fast_forms(model, model)
     return model
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models import activations, gemma4_text
 
 from vllm_mlx import platform
+from vllm_mlx.models import architectures
 from vllm_mlx.models.rebinding import Makers
 from vllm_mlx.platform import cpu
 
@@ -50,8 +50,11 @@ def _nn(theirs: Any) -> Any:
     return ours
 
 
+_OURS = {"swiglu": cpu.swiglu, "geglu": cpu.geglu}
 ACTIVATIONS: Makers = (
-    ("swiglu", _instead_of(activations.swiglu, cpu.swiglu)),
-    ("geglu", _instead_of(gemma4_text.geglu, cpu.geglu)),
+    *(
+        (name, _instead_of(architectures.function_named(known), _OURS[name]))
+        for known, name in architectures.ACTIVATIONS.items()
+    ),
     ("nn", _nn),
 )

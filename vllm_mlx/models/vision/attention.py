@@ -1,4 +1,4 @@
-"""Attention of the language models behind Qwen's vision towers, as each backend does it fastest."""
+"""Attention with M-RoPE, as each backend does it fastest."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_vlm.models.qwen2_5_vl.language import Attention as Qwen25Attention
-from mlx_vlm.models.qwen2_vl.language import Attention as Qwen2Attention
-from mlx_vlm.models.qwen3_vl.language import Attention as Qwen3Attention
 from mlx_vlm.models.rope_utils import rotate_half
 
 from vllm_mlx.models.accelerated import Attention
-
-_ATTENTIONS = (Qwen2Attention, Qwen25Attention, Qwen3Attention)
+from vllm_mlx.models.architectures import role_of
 
 
 class MRoPEAttention(Attention):
@@ -51,7 +47,7 @@ class MRoPEAttention(Attention):
 
 def suits(layers: list[Any]) -> bool:
     """Whether all layers have an attention that `accelerate_layers` knows."""
-    return all(type(getattr(layer, "self_attn", None)) in _ATTENTIONS for layer in layers)
+    return all(role_of(getattr(layer, "self_attn", None)) == "M-RoPE attention" for layer in layers)
 
 
 def accelerate_layers(layers: list[Any]) -> None:

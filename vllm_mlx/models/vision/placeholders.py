@@ -14,6 +14,7 @@ from vllm_mlx.batching.loaded_model import template_errors
 from vllm_mlx.batching.prompt_media import Medium
 from vllm_mlx.content import MediaKind, Part, with_media
 from vllm_mlx.errors import MediaError
+from vllm_mlx.models.architectures import TIMED_VIDEOS
 from vllm_mlx.models.vision.positions import Block
 from vllm_mlx.outputs import MediaInfo
 
@@ -40,8 +41,8 @@ class Expander:
         self._image_id = token_id(config, "image")
         self._video_id = token_id(config, "video")
         self._merge = config.vision_config.spatial_merge_size
-        # Qwen3-VL writes the time before each group of frames, so that each is a grid of its own.
-        self._is_timed = config.model_type.startswith("qwen3")
+        # Each group of frames is then a grid of its own.
+        self._is_timed = config.model_type.startswith(TIMED_VIDEOS)
         # transformers' fast tokenizers may not be used from two threads at once.
         self._lock = threading.Lock()
 

@@ -1,4 +1,4 @@
-"""Attention of Qwen's vision towers over all frames at once.
+"""Attention of vision towers over all frames at once.
 
 mlx-vlm attends frame by frame, and asks for the frames' lengths in every layer.
 Shapes: p patches, H heads, D head dimension.
@@ -14,11 +14,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx_vlm.models.base import ensure_fused_sdpa
-from mlx_vlm.models.qwen2_5_vl.vision import Attention as Qwen25Attention
-from mlx_vlm.models.qwen2_vl.vision import Attention as Qwen2Attention
-from mlx_vlm.models.qwen3_vl.vision import Attention as Qwen3Attention
 
-_ATTENTIONS = (Qwen2Attention, Qwen25Attention, Qwen3Attention)
+from vllm_mlx.models.architectures import role_of
 
 
 class SegmentedAttention(nn.Module):
@@ -75,7 +72,7 @@ def _turn(
 
 
 def accelerate_tower(tower: Any) -> None:
-    """Swap in our attention where it has the form that Qwen's towers have."""
+    """Swap in our attention where it has a form that we know."""
     for block in tower.blocks:
-        if type(block.attn) in _ATTENTIONS:
+        if role_of(block.attn) == "tower attention":
             block.attn = SegmentedAttention(block.attn)
