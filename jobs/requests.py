@@ -91,8 +91,6 @@ class GenerationRequest(SamplingParams, VideoParams):
     """Paths, URLs or data URLs of images, seen before the `prompt`."""
     videos: MediaSources = ()
     """The same of videos, seen after the images."""
-    metadata: dict[str, Any] = Field(default_factory=dict)
-    """Free-form; it does not reach the model."""
 
     @model_validator(mode="before")
     @classmethod

@@ -53,7 +53,7 @@ _BY_TYPE: dict[Any, TypeAdapter[Any]] = {
 }
 
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("stop", "messages", "images", "videos", "metadata"), _json_container),
+    **dict.fromkeys(("stop", "messages", "images", "videos"), _json_container),
     **{
         name: partial(_scalar, _BY_TYPE[field.annotation])
         for name, field in GenerationRequest.model_fields.items()

@@ -19,6 +19,7 @@ SHORTHANDS: Mapping[str, str] = {"image": "images", "video": "videos"}
 FIELDS = frozenset({*GenerationRequest.model_fields, *SHORTHANDS})
 """What a row may say of its request."""
 
+NUL = "\0"
 _MEDIA_COLUMNS = frozenset({*SHORTHANDS, *SHORTHANDS.values(), "messages"})
 _MEDIA_KEYS = frozenset({*SHORTHANDS.values(), *MEDIA_PARTS, "url"})
 _ID: TypeAdapter[str] = TypeAdapter(RequestId, config=ConfigDict(strict=True))
@@ -90,12 +91,15 @@ def written_out(fields: Mapping[str, Any]) -> dict[str, Any]:
 def carried(columns: Mapping[str, Any]) -> dict[str, Any]:
     """Return columns as they go into the dataset: the same, but for long inline media.
 
+    A name with a NUL, which makes a bad row, can't be one of a column.
+
     A clip as a data URL would stand in the dataset a second time, and no reader could open it
     there better than from the input: of it remain its type and its size.
     """
     return {
         name: _abridged(name, value) if name in _MEDIA_COLUMNS else value
         for name, value in columns.items()
+        if NUL not in name
     }
 
 

@@ -14,7 +14,13 @@ _ENDPOINTS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
 
 # What reaches the request, and what only goes to the dataset. The model is the worker's to choose.
 _REQUEST_FIELDS = FIELDS - {"id"}
-_CARRIED_FIELDS = _REQUEST_FIELDS | {"max_completion_tokens", "model", "top_logprobs", "user"}
+_CARRIED_FIELDS = _REQUEST_FIELDS | {
+    "max_completion_tokens",
+    "metadata",
+    "model",
+    "top_logprobs",
+    "user",
+}
 
 # Values that ask for nothing; most are of fields we do not support otherwise.
 _NO_OPS: dict[str, Any] = {

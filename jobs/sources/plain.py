@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from jobs.requests import GenerationRequest
-from jobs.sources.dialect import FIELDS, Dialect, carried, written_out
+from jobs.sources.dialect import FIELDS, NUL, Dialect, carried, written_out
 from vllm_mlx.errors import InvalidRequestError
 
 
@@ -43,8 +43,13 @@ class Plain(Dialect):
 
 
 def check_spelling(keys: Iterable[str]) -> None:
-    """Raise InvalidRequestError if a key is a close misspelling of one that acts."""
+    """Raise InvalidRequestError if a key is a close misspelling of one that acts, or has a NUL."""
     for key in keys:
+        if NUL in key:
+            raise InvalidRequestError(
+                f"{key!r}: a column's name holds a NUL, where readers of a dataset take it to "
+                "end; rename it"
+            )
         if key in _NOT_SUPPORTED:
             raise InvalidRequestError(
                 f"{key}: not supported, and it would be ignored; leave it out, or rename it if it "
@@ -64,7 +69,7 @@ def _fold(name: str) -> str:
     return "".join(filter(str.isalnum, name)).lower()
 
 
-_FOLDED = {_fold(name): name for name in sorted(FIELDS - {"id", "prompt", "messages", "metadata"})}
+_FOLDED = {_fold(name): name for name in sorted(FIELDS - {"id", "prompt", "messages"})}
 # Near "stop", "seed" or "top_p" lie ordinary words ("step", "speed", "top"): a short name is
 # meant only when it is equal but for case, separators and a plural s.
 _LONG_NAMES = [folded for folded in _FOLDED if len(folded) > 6]

@@ -31,7 +31,7 @@ def complaint(data: dict[str, Any]) -> str:
 def test_a_prompt_is_a_request_with_the_sampling_defaults() -> None:
     request = GenerationRequest.parse({"prompt": "hi"})
     assert request.prompt == "hi"
-    assert (request.id, request.messages, request.metadata) == (None, None, {})
+    assert (request.id, request.messages) == (None, None)
     assert request.model_fields_set == {"prompt"}
     for defaults in (SamplingParams.of(), VideoParams.of()):
         for name in type(defaults).model_fields:
@@ -294,7 +294,6 @@ def test_whitespace_is_a_prompt() -> None:
         ("logprobs", 21, "less than or equal to 20"),
         ("logprobs", True, "valid integer"),
         ("stop_on_repetition", 1, "valid boolean"),
-        ("metadata", "x", "dictionary"),
     ],
 )
 def test_messages_name_field_value_and_range(field: str, value: Any, allowed: str) -> None:

@@ -84,9 +84,22 @@ def test_own_columns_are_carried_and_do_not_reach_the_request(tmp_path: Path) ->
     data = {"id": "a", "prompt": "p", "model": "m", "step": 1, "metadata": {"k": 1}, "seed": 5}
     [row] = rows(tmp_path, [data])
     assert row.request
-    assert row.request.metadata == {"k": 1}
     columns = {k: v for k, v in data.items() if k != "id"}
     assert Format.JSONL.dialect.columns(row.data) == columns
+
+
+@pytest.mark.parametrize("value", [{"k": 1}, "train", 3, [1], None])
+def test_metadata_is_a_column_like_any_other(tmp_path: Path, value: Any) -> None:
+    [row] = rows(tmp_path, [{"prompt": "p", "metadata": value}])
+    assert row.request and row.request.model_fields_set == {"prompt"}
+    assert Format.JSONL.dialect.columns(row.data)["metadata"] == value
+
+
+def test_a_name_with_a_nul_is_no_column(tmp_path: Path) -> None:
+    bad, good = rows(tmp_path, [{"prompt": "p", "x\0y": 3, "z": 1}, {"prompt": "q"}])
+    assert "NUL" in error_of(bad)
+    assert Format.JSONL.dialect.columns(bad.data) == {"prompt": "p", "z": 1}
+    assert prompts([good]) == ["q"]
 
 
 def test_blank_lines_are_no_rows_but_lines(tmp_path: Path) -> None:
@@ -142,7 +155,7 @@ def test_undecodable_lines_are_bad_rows(tmp_path: Path, line: bytes, words: str)
         ({"prompt": ""}, "prompt=''"),
         ({"prompt": "a", "messages": [{"role": "user", "content": "b"}]}, "exactly one"),
         ({"prompt": "a", "temperature": 3}, "temperature=3"),
-        ({"prompt": "a", "metadata": 3}, "metadata=3"),
+        ({"prompt": "a", "x\0y": 3}, "'x\\x00y': a column's name holds a NUL"),
         ({"prompt": "a", "id": ""}, "id=''"),
     ],
 )
