@@ -91,7 +91,8 @@ def test_own_columns_are_carried_and_do_not_reach_the_request(tmp_path: Path) ->
 @pytest.mark.parametrize("value", [{"k": 1}, "train", 3, [1], None])
 def test_metadata_is_a_column_like_any_other(tmp_path: Path, value: Any) -> None:
     [row] = rows(tmp_path, [{"prompt": "p", "metadata": value}])
-    assert row.request and row.request.model_fields_set == {"prompt"}
+    assert row.request
+    assert row.request.model_fields_set == {"prompt"}
     assert Format.JSONL.dialect.columns(row.data)["metadata"] == value
 
 
