@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from vllm_mlx.adapter import Adapter
 from vllm_mlx.errors import ModelLoadError
 from vllm_mlx.model_files import ALIASES, local_path
 
@@ -26,7 +27,8 @@ class ModelIdentity(NamedTuple):
 
     Attributes:
         name: a hub id or an alias; of a folder or a file its last part and a hash of its content,
-            `tiny@3fa2b1c9d0e1`. Queues are named after it, and each row has it.
+            `tiny@3fa2b1c9d0e1`. An adapter's follows it, `tiny@3fa2b1c9d0e1+terse@5d1e9b07c2a4`.
+            Queues are named after it, and each row has it.
         revision: the hub's commit, or the version of the alias's package; None if this machine
             does not have the model, or if the name holds a hash.
     """
@@ -35,21 +37,23 @@ class ModelIdentity(NamedTuple):
     revision: str | None = None
 
 
-def identify(model: str) -> ModelIdentity:
-    """Return the identity of what `--model` names on this machine.
+def identify(model: str, adapter: str | Path | None = None) -> ModelIdentity:
+    """Return the identity of what `--model` names on this machine, with `--adapter`.
 
     A name with its hash, from another machine, is an identity already.
 
     Raises:
         ModelLoadError: there is no such folder or file here, or it can't be read.
     """
+    if adapter is not None:
+        found, base = Adapter.of(adapter), identify(model)
+        name = f"{base.name}+{_with_digest(found.folder, found.files)}"
+        return base._replace(name=name)
     path = None if model in ALIASES else local_path(model)
     if path is None:
         return ModelIdentity(model, revision_of(model))
-    try:
-        return ModelIdentity(f"{path.absolute().name}@{_digest(path)}")
-    except OSError as error:
-        raise ModelLoadError(f"{path} can't be read: {error}") from error
+    files = _files_of(path) if path.is_dir() else [path]
+    return ModelIdentity(_with_digest(path, files))
 
 
 def revision_of(name: str) -> str | None:
@@ -65,16 +69,28 @@ def revision_of(name: str) -> str | None:
         return None
 
 
-def _digest(path: Path) -> str:
+def _files_of(folder: Path) -> list[Path]:
+    try:
+        files = sorted(f for f in folder.iterdir() if _OF_MODEL.fullmatch(f.name) and f.is_file())
+    except OSError as error:
+        raise ModelLoadError(f"{folder} can't be read: {error}") from error
+    if not files:
+        raise ModelLoadError(f"the folder {folder} holds no model: no configuration, no weights")
+    return files
+
+
+def _with_digest(path: Path, files: list[Path]) -> str:
+    try:
+        return f"{path.absolute().name}@{_digest(path, files)}"
+    except OSError as error:
+        raise ModelLoadError(f"{path} can't be read: {error}") from error
+
+
+def _digest(path: Path, files: list[Path]) -> str:
     """Return a hash of configuration, tokenizer, and the weights' names, sizes and samples.
 
     Fine-tuned weights have the names and sizes of those that they began as.
     """
-    files = [path]
-    if path.is_dir():
-        files = sorted(f for f in path.iterdir() if _OF_MODEL.fullmatch(f.name) and f.is_file())
-        if not files:
-            raise ModelLoadError(f"the folder {path} holds no model: no configuration, no weights")
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size

@@ -52,6 +52,7 @@ def enqueue_run(
     *,
     model: str,
     out: str | Path,
+    adapter: str | Path | None = None,
     videos: str | Path | None = None,
     images: str | Path | None = None,
     prompt: str | None = None,
@@ -70,6 +71,7 @@ def enqueue_run(
         model: whose workers answer, as they name it; where only they have its folder, the name
             that they log when they start.
         out: the dataset's folder, as the workers see it.
+        adapter: a folder that mlx_lm.lora has written; its workers have it, too.
         videos: in place of a prompt file, a folder of such files or a pattern
             (`clips/**/*.mp4`); each file makes a row, in which `prompt` is asked of it.
         images: the same of images.
@@ -95,7 +97,7 @@ def enqueue_run(
     if type(n) is not int or not 1 <= n <= MAX_SAMPLES:
         raise InvalidRequestError(f"n={n!r}: should be 1 to {MAX_SAMPLES}")
     sampling = sampling or SamplingParams.of()
-    identity = _identify(model)
+    identity = _identify(model, adapter)
     known = InputSpec.of(source)
     survey = survey_input(source, sampling, n)
     if survey.bad_rows and not skip_bad_rows:
@@ -158,13 +160,14 @@ def _folder_of(out: str | Path) -> Path:
     return Path(out).expanduser().absolute()
 
 
-def _identify(model: str) -> ModelIdentity:
+def _identify(model: str, adapter: str | Path | None) -> ModelIdentity:
     try:
-        return identify(model)
+        return identify(model, adapter)
     except ModelLoadError as error:
+        adapted = "" if adapter is None else " in place of both, model+adapter@0123456789ab"
         raise InvalidRequestError(
             f"model={model!r}: {error}. Where only the workers have it, give the name that they "
-            "log when they start, such as model@0123456789ab"
+            f"log when they start, such as{adapted or ' model@0123456789ab'}"
         ) from error
 
 

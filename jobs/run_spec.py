@@ -130,4 +130,4 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
 
 def queue_name(model: str) -> str:
     """Return the queue of a model, by the name of its identity."""
-    return QUEUE_PREFIX + re.sub(r"[^A-Za-z0-9_.@-]+", "--", model)
+    return QUEUE_PREFIX + re.sub(r"[^A-Za-z0-9_.@+-]+", "--", model)

@@ -33,6 +33,7 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 """
 LIGHT = {
+    "vllm_mlx.adapter",
     "vllm_mlx.content",
     "vllm_mlx.media.names",
     "vllm_mlx.parameters",

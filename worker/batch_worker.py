@@ -10,11 +10,12 @@ import logging
 import queue
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from redis import Redis
 
-from jobs.model_identity import identify, revision_of
+from jobs.model_identity import identify
 from jobs.queue.queue_state import QueueState
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import queue_name
@@ -49,6 +50,7 @@ class BatchWorker:
     Args:
         model: a hub id, a folder, a `.gguf` file or an alias; the queue is named after its
             `ModelIdentity`, and jobs of runs with another one are refused.
+        adapter: the folder of the adapter that the engine has put into it; part of the identity.
         engine: what answers rows.
         name: the worker's name; by default a random one.
         grace: seconds that jobs may go on after a stop was asked for, before they are given back.
@@ -65,6 +67,7 @@ class BatchWorker:
         engine: TextEngine,
         *,
         connection: Redis,
+        adapter: Path | None = None,
         name: str | None = None,
         grace: float = 10.0,
         redis_timeout: float = 300.0,
@@ -72,7 +75,8 @@ class BatchWorker:
     ) -> None:
         self.stop_signal = StopSignal(grace)
         self._engine = engine
-        self._model = model = identify(model).name
+        self._identify = partial(identify, model, adapter)
+        model = self._identify().name
         self._queue = open_queue(connection, queue_name(model))
         self.bookkeeper = bookkeeper = Bookkeeper(
             self._queue, name, in_hand=lambda job_id: job_id in self.flights
@@ -106,8 +110,8 @@ class BatchWorker:
             redis.exceptions.RedisError: Redis was away, or full, for longer than `redis_timeout`.
         """
         self._engine.start()
-        self.flights.revision = revision_of(self._model)  # which the engine may have fetched
-        logger.info("answers jobs for %s", self._model)
+        name, self.flights.revision = self._identify()  # the engine may have fetched it
+        logger.info("answers jobs for %s", name)
         self.register()
         try:
             with kept_awake():

@@ -11,6 +11,7 @@ import pytest
 
 from jobs import model_identity
 from jobs.model_identity import ModelIdentity, identify
+from jobs.run_spec import queue_name
 from vllm_mlx.errors import ModelLoadError
 
 WEIGHTS = "model-00001-of-00002.safetensors"
@@ -92,6 +93,47 @@ def test_what_makes_it_another_model(tiny: Path, change: Callable[[Path], object
     change(tiny)
 
     assert identify(str(tiny)) != before
+
+
+@pytest.fixture
+def terse(tmp_path: Path) -> Path:
+    """A folder as mlx-lm's trainer leaves it, with a checkpoint."""
+    folder = tmp_path / "adapters" / "terse"
+    folder.mkdir(parents=True)
+    parameters = '{"rank": 8, "scale": 20.0, "dropout": 0.0}'
+    config = f'{{"num_layers": 2, "lora_parameters": {parameters}}}'
+    (folder / "adapter_config.json").write_text(config)
+    (folder / "adapters.safetensors").write_bytes(bytes(300))
+    (folder / "0000100_adapters.safetensors").write_bytes(bytes(300))
+    return folder
+
+
+def test_an_adapter_is_part_of_it(tiny: Path, terse: Path) -> None:
+    base = identify(str(tiny))
+    adapted = identify(str(tiny), terse)
+
+    assert re.fullmatch(re.escape(base.name) + r"\+terse@[0-9a-f]{12}", adapted.name)
+    assert identify("smollm2-135m", terse).revision == identify("smollm2-135m").revision
+    assert queue_name(adapted.name) == f"mlx-{adapted.name}"
+
+
+def test_an_adapter_is_told_by_what_is_used_of_it(tiny: Path, terse: Path, tmp_path: Path) -> None:
+    before = identify(str(tiny), terse)
+    copy = shutil.copytree(terse, tmp_path / "elsewhere" / "terse")
+
+    write_byte(terse / "0000100_adapters.safetensors", 7)
+    assert identify(str(tiny), terse) == before
+    write_byte(terse / "adapters.safetensors", 7)
+    assert identify(str(tiny), terse) != before
+    assert identify(str(tiny), str(copy)) == before
+    config = (copy / "adapter_config.json").read_text()
+    (copy / "adapter_config.json").write_text(config.replace("20.0", "10.0"))
+    assert identify(str(tiny), copy) != before
+
+
+def test_a_folder_that_is_no_adapter_is_refused(tiny: Path) -> None:
+    with pytest.raises(ModelLoadError, match="is no adapter"):
+        identify(str(tiny), tiny)
 
 
 def test_what_does_not(tiny: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Self, Unpack
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -29,6 +30,7 @@ class Engine:
 
     Args:
         model_name: a hub id, a local folder, a `.gguf` file, or an alias.
+        adapter_path: a folder that mlx_lm.lora has written, LoRA or DoRA.
         trust_remote_code: run code that comes with the model.
         media_policy: what may be read and fetched for a prompt; by default whatever it names.
         video_reader: see `MediaPolicy.video_reader`; `auto` leaves it to the policy.
@@ -40,6 +42,7 @@ class Engine:
         self,
         model_name: str,
         *,
+        adapter_path: str | Path | None = None,
         trust_remote_code: bool = False,
         media_policy: MediaPolicy = UNRESTRICTED,
         video_reader: VideoReader = "auto",
@@ -47,7 +50,7 @@ class Engine:
         if video_reader != "auto":
             media_policy = replace(media_policy, video_reader=video_reader)
         self.model_name = model_name
-        load = partial(load_model, trust_remote_code=trust_remote_code)
+        load = partial(load_model, adapter_path=adapter_path, trust_remote_code=trust_remote_code)
         self._core = EngineCore(model_name, load, self._config, media=media_policy)
         self._stopped = False
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from vllm_mlx.engine.base import Engine
 from vllm_mlx.media.policy import UNRESTRICTED, MediaPolicy, VideoReader
 from vllm_mlx.scheduler_config import SchedulerConfig
@@ -14,6 +16,7 @@ class BatchedEngine(Engine):
         max_num_seqs: most requests in the batch; more than that wait.
         max_num_batched_tokens: most prompt tokens computed between two decode steps.
         kv_cache_bytes: most memory for key-value caches, in bytes or as "8GiB".
+        adapter_path: a folder that mlx_lm.lora has written, LoRA or DoRA.
         media_policy: what may be read and fetched for a prompt; by default whatever it names.
         video_reader: see `MediaPolicy.video_reader`; `auto` leaves it to the policy.
 
@@ -27,6 +30,7 @@ class BatchedEngine(Engine):
         max_num_seqs: int | None = None,
         max_num_batched_tokens: int | None = None,
         kv_cache_bytes: int | str | None = None,
+        adapter_path: str | Path | None = None,
         trust_remote_code: bool = False,
         media_policy: MediaPolicy = UNRESTRICTED,
         video_reader: VideoReader = "auto",
@@ -38,6 +42,7 @@ class BatchedEngine(Engine):
         )
         super().__init__(
             model_name,
+            adapter_path=adapter_path,
             trust_remote_code=trust_remote_code,
             media_policy=media_policy,
             video_reader=video_reader,

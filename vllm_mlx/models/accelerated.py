@@ -21,6 +21,7 @@ from mlx_lm.utils import dequantize_model
 from vllm_mlx import platform
 from vllm_mlx.batching.slots.keys_values import SlotKVCache
 from vllm_mlx.models.activations import ACTIVATIONS
+from vllm_mlx.models.adapters import merge_adapters
 from vllm_mlx.models.architectures import role_of
 from vllm_mlx.models.attention import dispatch_attention, scaled_dot_product_attention
 from vllm_mlx.models.convolutions import accelerate_convolutions
@@ -140,6 +141,7 @@ def place(model: nn.Module) -> nn.Module:
         model.set_dtype(dtype)  # first: scales in float16 would round the weights they make
     if platform.dequantizes(weight_bytes(model)):
         dequantize_model(model)
+    merge_adapters(model)
     model.eval()
     mx.eval(model.parameters())
     return model

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Self, Unpack
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -27,6 +28,7 @@ class Model:
 
     Args:
         model_name: a hub id, a local folder, a `.gguf` file, or an alias.
+        adapter_path: a folder that mlx_lm.lora has written, LoRA or DoRA.
         trust_remote_code: run code that comes with the model.
         video_reader: see `MediaPolicy.video_reader`.
     """
@@ -35,11 +37,12 @@ class Model:
         self,
         model_name: str,
         *,
+        adapter_path: str | Path | None = None,
         trust_remote_code: bool = False,
         video_reader: VideoReader = "auto",
     ) -> None:
         self.model_name = model_name
-        load = partial(load_model, trust_remote_code=trust_remote_code)
+        load = partial(load_model, adapter_path=adapter_path, trust_remote_code=trust_remote_code)
         media = replace(UNRESTRICTED, video_reader=video_reader)
         self._core = EngineCore(model_name, load, SchedulerConfig(max_num_seqs=1), media=media)
 

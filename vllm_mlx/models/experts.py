@@ -24,7 +24,11 @@ def accelerate_experts(model: nn.Module) -> None:
     for module in model.modules():
         theirs: Any = type(module)
         known = theirs.__name__ in _THEIRS and theirs.__module__.endswith(".switch_layers")
-        if known and not (platform.backend() == "cpu" and _quantized(module)):
+        if (
+            known
+            and not _adapted(module)
+            and not (platform.backend() == "cpu" and _quantized(module))
+        ):
             layer: Any = module
             layer.__class__ = _ours(theirs)
 
@@ -81,6 +85,11 @@ def _experts(module: Any) -> Experts:
             return swiglu(gate, up)
 
     return Experts(into, activate, module.fc2 if "fc2" in module else module.down_proj)
+
+
+def _adapted(module: nn.Module) -> bool:
+    """Whether an adapter stands around a layer of experts, which is quantized then."""
+    return any("lora_a" in layer for layer in module.children().values())
 
 
 def _quantized(module: nn.Module) -> bool:

@@ -11,11 +11,13 @@ from typing import Any
 from mlx_lm import utils as mlx_lm_utils
 
 from vllm_mlx import platform
+from vllm_mlx.adapter import Adapter
 from vllm_mlx.batching.loaded_model import LoadedModel
 from vllm_mlx.errors import ModelLoadError
 from vllm_mlx.hub import fetch
 from vllm_mlx.model_files import local_path
 from vllm_mlx.models.accelerated import accelerate, place, weight_bytes
+from vllm_mlx.models.adapters import put_in
 from vllm_mlx.models.detokenizer import make_new_detokenizer
 from vllm_mlx.models.gguf import load_gguf
 
@@ -23,16 +25,22 @@ platform.prepare()
 
 
 def load_model(
-    name: str, *, trust_remote_code: bool = False, accelerated: bool = True
+    name: str,
+    *,
+    adapter_path: str | Path | None = None,
+    trust_remote_code: bool = False,
+    accelerated: bool = True,
 ) -> LoadedModel:
     """Load a hub id, a local folder (MLX or Hugging Face), a `.gguf` file, or an alias.
 
     Args:
+        adapter_path: a folder of mlx-lm's trainer, LoRA or DoRA; merged where weights are plain.
         accelerated: put in this backend's own attention and MLP; without, all of it is mlx-lm's.
 
     Raises:
         ModelLoadError: with the reason, whatever the library below said.
     """
+    adapter = None if adapter_path is None else Adapter.of(adapter_path)
     path = local_path(name) or fetch(name)
     seeing: dict[str, Any] = {}
     try:
@@ -42,7 +50,7 @@ def load_model(
         elif _sees(path):
             from vllm_mlx.models.vision.loading import load_vision
 
-            model, tokenizer, config, seeing = load_vision(path, trust_remote_code)
+            model, tokenizer, config, seeing = load_vision(path, trust_remote_code, adapter)
         else:
             loaded: Any = mlx_lm_utils.load(
                 str(path), lazy=True, return_config=True, trust_remote_code=trust_remote_code
@@ -50,6 +58,8 @@ def load_model(
             model, tokenizer, config = loaded
             platform.require_room(weight_bytes(model))
         if not seeing:
+            if adapter:
+                put_in(model, adapter)
             place(model)
             if accelerated:
                 accelerate(model)

@@ -40,6 +40,7 @@ from worker.cli import display, run_commands
 from worker.cli.acl import acl
 from worker.cli.local_run import run as run_everything
 from worker.cli.options import (
+    adapter_option,
     enqueue_options,
     media_options,
     media_policy_from,
@@ -140,6 +141,7 @@ def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
             out,
             enqueue=lambda redis: enqueue_run(redis, **run_options),
             model=run_options["model"],
+            adapter=run_options["adapter"],
             workers=workers,
             config=config,
             media=media,
@@ -162,6 +164,7 @@ def enqueue(connection: Redis, **options: Any) -> None:
 
 @main.command()
 @model_option
+@adapter_option
 @server_option
 @scheduler_options
 @media_options
@@ -176,7 +179,13 @@ def enqueue(connection: Redis, **options: Any) -> None:
 @output_root_option
 @click.option("-v", "--verbose", is_flag=True, help="Log what RQ does, too.")
 def worker(
-    model: str, url: str, burst: bool, redis_timeout: float, verbose: bool, **options: Any
+    model: str,
+    adapter: Path | None,
+    url: str,
+    burst: bool,
+    redis_timeout: float,
+    verbose: bool,
+    **options: Any,
 ) -> None:
     """Answer the rows of MODEL's jobs; stop with Ctrl-C."""
     from worker.batch_worker import BatchWorker
@@ -184,11 +193,11 @@ def worker(
 
     log_to_stderr(verbose)
     config, media = settings_from(SchedulerConfig, options), media_policy_from(options)
-    engine = SupervisedEngine(model, config, media=media, verbose=verbose)
+    engine = SupervisedEngine(model, config, adapter=adapter, media=media, verbose=verbose)
     with connect(url, patience=redis_timeout) as connection:
         try:
             given = {"connection": connection, "redis_timeout": redis_timeout, **options}
-            BatchWorker(model, engine, **given).work(burst=burst)
+            BatchWorker(model, engine, adapter=adapter, **given).work(burst=burst)
         except ValueError as error:  # RQ: a worker of this name is at work
             raise click.UsageError(str(error)) from error
 

@@ -40,6 +40,7 @@ def run(
     *,
     enqueue: Callable[[Redis], Enqueued],
     model: str,
+    adapter: Path | None,
     workers: int,
     config: SchedulerConfig,
     media: MediaPolicy,
@@ -49,7 +50,7 @@ def run(
 
     Args:
         enqueue: puts the run into Redis.
-        model: what the workers load.
+        model, adapter: what the workers load.
         config: bounds of each worker's engine.
         media: what a worker may read besides the input's own folder.
         show: called with the state twice a second.
@@ -72,6 +73,8 @@ def run(
             paths = [enqueued.folder, *(media.allowed_paths or ())]
             allowed = MediaPolicy.of(paths, media.allowed_domains or (), media.video_reader)
             flags = [*scheduler_flags(config), *media_flags(allowed)]
+            if adapter is not None:
+                flags.append(f"--adapter={adapter}")
             with _workers(server_url, model, out, workers, flags) as processes:
                 _watch(connection, spec, processes, show)
     verification = verify(out)

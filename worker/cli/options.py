@@ -120,6 +120,13 @@ model_option = click.option(
     "--model", required=True, help="Hub id, local folder, .gguf file, or the alias smollm2-135m."
 )
 
+adapter_option = click.option(
+    "--adapter",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="A folder that mlx_lm.lora has written, LoRA or DoRA: part of the model.",
+)
+
 output_root_option = click.option(
     "--output-root",
     type=click.Path(path_type=Path, file_okay=False),
@@ -191,6 +198,7 @@ enqueue_options = all_of(
     ),
     click.option("--prompt", help="What is asked of each file of --videos or --images."),
     model_option,
+    adapter_option,
     click.option(
         "--out",
         required=True,

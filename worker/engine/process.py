@@ -70,9 +70,8 @@ def engine_core(setup: Setup) -> TextEngine:
     with _install_named():
         from vllm_mlx.batching.core import EngineCore
         from vllm_mlx.models.loading import load_model
-    return EngineCore(
-        setup.model, lambda _: load_model(setup.source), setup.config, media=setup.media
-    )
+    load = partial(load_model, setup.source, adapter_path=setup.adapter_path)
+    return EngineCore(setup.model, lambda _: load(), setup.config, media=setup.media)
 
 
 class EngineHost:

@@ -13,6 +13,7 @@ import threading
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from jobs.model_identity import identify
 from vllm_mlx.batching.request import Request
@@ -40,6 +41,7 @@ class SupervisedEngine:
     Args:
         model: a hub id, a folder, a `.gguf` file or an alias; outputs have the name of its
             `ModelIdentity`.
+        adapter: a folder that mlx_lm.lora has written; part of the identity.
         config: bounds of the batch; the backend's defaults without one.
         media: what may be read and fetched for a prompt; nothing without one.
         verbose: log more.
@@ -54,14 +56,23 @@ class SupervisedEngine:
         model: str,
         config: SchedulerConfig | None = None,
         *,
+        adapter: Path | None = None,
         media: MediaPolicy | None = None,
         verbose: bool = False,
         make: str = ENGINE,
     ) -> None:
         config = config or SchedulerConfig()
         self.max_num_seqs = config.max_num_seqs or 1
-        name = identify(model).name
-        self._setup = Setup(make, name, model, config, media or MediaPolicy(), verbose)
+        self._identify = partial(identify, model, adapter)
+        self._setup = Setup(
+            make=make,
+            model=self._identify().name,
+            source=model,
+            adapter_path=None if adapter is None else str(adapter),
+            config=config,
+            media=media or MediaPolicy(),
+            verbose=verbose,
+        )
         self._revision: str | None = None
         self._keys = itertools.count()
         self._life_lock = threading.Lock()  # held while an engine starts and while it ends
@@ -218,7 +229,7 @@ class SupervisedEngine:
         Raises:
             EngineStoppedError: its folder, or its revision in the hub, has changed.
         """
-        found = identify(self._setup.source)
+        found = self._identify()
         if found.name != self._setup.model or self._revision not in (None, found.revision):
             raise EngineStoppedError(self._says("has ended: its files have changed"))
         self._revision = found.revision

@@ -33,6 +33,7 @@ class Setup(JSONRecord):
         make: `module:function`, which makes the engine of a setup.
         model: its name in outputs.
         source: what is loaded.
+        adapter_path: the folder of what is put into it.
         scratch: a folder for temporary files, which is removed when the process has died.
     """
 
@@ -43,6 +44,7 @@ class Setup(JSONRecord):
     media: MediaPolicy
     verbose: bool = False
     scratch: str | None = None
+    adapter_path: str | None = None
 
     # With Python's `json`, which keeps a path that is no UTF-8 as it is.
 

@@ -13,8 +13,10 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_vlm.generate.diffusion import is_diffusion_model
 
 from vllm_mlx import platform
+from vllm_mlx.adapter import Adapter
 from vllm_mlx.errors import ModelLoadError
 from vllm_mlx.models.accelerated import place, weight_bytes
+from vllm_mlx.models.adapters import put_in
 from vllm_mlx.models.vision.decoder import Decoder
 from vllm_mlx.models.vision.inputs import InputsPreparer, Processing, trial_prompt
 from vllm_mlx.models.vision.model import adapt
@@ -23,7 +25,7 @@ from vllm_mlx.models.vision.preparation import VisionPreparer
 
 
 def load_vision(
-    folder: Path, trust_remote_code: bool
+    folder: Path, trust_remote_code: bool, adapter: Adapter | None = None
 ) -> tuple[Any, TokenizerWrapper, dict[str, Any], dict[str, Any]]:
     """Load with mlx-vlm. Those that we know best get our attention, MLP and vision tower; for the
     others mlx-vlm's own code embeds and computes.
@@ -37,6 +39,8 @@ def load_vision(
         str(folder), lazy=True, trust_remote_code=trust_remote_code
     )
     platform.require_room(weight_bytes(model))
+    if adapter:
+        put_in(model, adapter)
     config = mlx_vlm_utils.load_config(folder, trust_remote_code=trust_remote_code)
     tokenizer = _tokenizer(folder, processor, config, trust_remote_code)
     place(model)
