@@ -72,6 +72,10 @@ class GenerationOutput:
         media: the images and then the videos of the prompt, as they were seen; None without any.
         error_type: class name of the error, for `finish_reason == "error"`.
         error: its message.
+        reasoning: what a model that thinks thought before, without its markers; None where there is
+            no thought. In a stream: what is new of it. A thought that was cut off is no text.
+        reasoning_tokens: those of `completion_tokens` that the thoughts took so far, without the
+            markers.
     """
 
     text: str
@@ -86,6 +90,8 @@ class GenerationOutput:
     media: tuple[MediaInfo, ...] | None = None
     error_type: str | None = None
     error: str | None = None
+    reasoning: str | None = None
+    reasoning_tokens: int = 0
 
     @classmethod
     def from_error(cls, error: BaseException, model: str = "") -> GenerationOutput:

@@ -227,6 +227,7 @@ class EngineCore:
                     model=self.model_name,
                     new_detokenizer=loaded.new_detokenizer,
                     token_text=loaded.token_text,
+                    new_thinking=loaded.new_thinking(prepared.tokens, None),
                     media=each,
                     future=future,
                     submitted=at,

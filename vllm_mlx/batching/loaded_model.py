@@ -15,6 +15,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from vllm_mlx.batching.media_pool import Preparer
 from vllm_mlx.batching.prompts import Messages
 from vllm_mlx.batching.text import Detokenizer
+from vllm_mlx.batching.thinking import Thinking, ThinkingMarkers
 from vllm_mlx.errors import ChatTemplateError, InvalidRequestError, MediaError
 from vllm_mlx.media.policy import MediaPolicy
 
@@ -62,6 +63,18 @@ class LoadedModel:
             names = ", ".join(map(self.token_text, sorted(found)))
             raise MediaError(f"the prompt has placeholders {names} and no media: leave them out")
         return tokens
+
+    def new_thinking(self, prompt: list[int], budget: int | None) -> Callable[[], Thinking | None]:
+        """Return what makes what follows the thoughts of a sequence; it makes none without any."""
+        markers, ends = self._markers, self.tokenizer.eos_token_ids
+        if markers is None:
+            return lambda: None
+        return lambda: Thinking(markers, budget, prompt, ends)
+
+    @cached_property
+    def _markers(self) -> ThinkingMarkers | None:
+        with self.lock:
+            return ThinkingMarkers.of(self.tokenizer)
 
     def token_text(self, token: int) -> str:
         """Return the text of one token by itself."""

@@ -13,6 +13,8 @@ from vllm_mlx.batching.prompt_media import PromptMedia
 from vllm_mlx.batching.repetition import repeats
 from vllm_mlx.batching.request import Request
 from vllm_mlx.batching.text import Detokenizer, TextStream
+from vllm_mlx.batching.thinking import Thinking
+from vllm_mlx.batching.thought_text import ThoughtText
 from vllm_mlx.outputs import FinishReason, GenerationOutput, TokenLogprob
 
 
@@ -31,9 +33,11 @@ class Sequence:
         cached_tokens: prompt tokens that were taken from another prompt's prefill.
         alone: the batch it ran in failed, so it is tried again with nothing beside it.
         in_order: nothing that is added later may start before it.
+        thinking: follows its thoughts; None where the model has none.
 
     Args:
         new_detokenizer: makes what turns its tokens into text.
+        new_thinking: makes what follows its thoughts, if the model has any.
         token_text: what one token stands for by itself.
         submitted: when it was asked for, by `time.perf_counter()`; now without.
     """
@@ -47,6 +51,7 @@ class Sequence:
         model: str,
         new_detokenizer: Callable[[], Detokenizer],
         token_text: Callable[[int], str] = str,
+        new_thinking: Callable[[], Thinking | None] = lambda: None,
         media: PromptMedia | None = None,
         future: Future[GenerationOutput] | None = None,
         submitted: float | None = None,
@@ -69,12 +74,19 @@ class Sequence:
         self.finish_reason: FinishReason | None = None
         self._new_detokenizer = new_detokenizer
         self._token_text = token_text
+        self._new_thinking = new_thinking
         self._submitted = time.perf_counter() if submitted is None else submitted
         self.restart()
 
     def restart(self) -> None:
         """Forget what was generated: the sequence will run again from its prompt."""
         self.text = TextStream(self._new_detokenizer(), self.params.stop)
+        self.thinking = self._new_thinking()
+        self._thoughts = (
+            ThoughtText(self.thinking, self.text, self._new_detokenizer) if self.thinking else None
+        )
+        parts = self._thoughts or self.text
+        self._push, self._finish = parts.push, parts.finish
         self.output_tokens: list[int] = []
         self.cached_tokens = 0
         self._logprobs: list[tuple[int, Logprobs]] = []
@@ -90,7 +102,7 @@ class Sequence:
         self.output_tokens.append(token)
         if logprobs:
             self._logprobs.append((token, logprobs))
-        if token in eos_token_ids or self.text.push(token):
+        if token in eos_token_ids or self._push(token):
             self.finish_reason = "stop"
         elif len(self.output_tokens) >= self.max_tokens:
             self.finish_reason = "length"
@@ -99,24 +111,30 @@ class Sequence:
 
     def deliver(self) -> None:
         """Hand the caller what is new: a chunk if it streams, the whole output at the end."""
-        if self.finish_reason and self.text.finish():
+        if self.finish_reason and self._finish():
             self.finish_reason = "stop"
-        if self.on_chunk and ((piece := self.text.take()) or self.finish_reason):
-            self.on_chunk(self.output(piece, self._reported))
-            self._reported = len(self._logprobs)
+        if self.on_chunk:
+            piece = self.text.take()
+            thought = self._thoughts.take_reasoning() if self._thoughts else None
+            if piece or thought or self.finish_reason:
+                self.on_chunk(self.output(piece, thought or None, self._reported))
+                self._reported = len(self._logprobs)
         if self.finish_reason:
+            thought = self._thoughts.reasoning if self._thoughts else None
             with suppress(InvalidStateError):  # cancelled a moment ago
-                self.future.set_result(self.output(self.text.text))
+                self.future.set_result(self.output(self.text.text, thought))
 
     def fail(self, error: Exception) -> None:
         """End with an error instead of an output."""
         with suppress(InvalidStateError):
             self.future.set_exception(error)
 
-    def output(self, text: str, since: int = 0) -> GenerationOutput:
-        """Return `text` with the present counts, and the log-probabilities `since` a token."""
+    def output(self, text: str, reasoning: str | None, since: int = 0) -> GenerationOutput:
+        """Return texts with the present counts, and the log-probabilities `since` a token."""
         return GenerationOutput(
             text=text,
+            reasoning=reasoning,
+            reasoning_tokens=self.thinking.state.spent if self.thinking else 0,
             prompt_tokens=len(self.prompt_tokens),
             completion_tokens=len(self.output_tokens),
             finish_reason=self.finish_reason,

@@ -30,6 +30,7 @@ class TextStream:
         self._longest = max(map(len, self._stop), default=0)
         self._taken = 0
         self._finished = False
+        self._trims = False
         self.text = ""
 
     def push(self, token: int) -> bool:
@@ -46,6 +47,14 @@ class TextStream:
         self._finished = True
         return self._extend(self._detokenizer.finish().rstrip(REPLACEMENT))
 
+    def trim(self) -> None:
+        """Leave out white space until there is something else, if there is no text yet."""
+        self._trims = not self.text
+
+    def write(self, text: str) -> None:
+        """Add text that no token stands for."""
+        self._extend(text)
+
     def take(self) -> str:
         """Return the text that is certain and was not taken before."""
         end = len(self.text) if self._finished else len(self.text) - self._held_back()
@@ -53,6 +62,9 @@ class TextStream:
         return piece
 
     def _extend(self, segment: str) -> bool:
+        if self._trims:
+            segment = segment.lstrip()
+            self._trims = not segment
         if not segment:
             return False
         # A match must touch the new text: look back one character less than the longest stop.

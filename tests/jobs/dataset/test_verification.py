@@ -282,7 +282,7 @@ def test_damaged_bytes_never_raise(root: Path) -> None:
 
 def test_a_part_with_another_schema(root: Path) -> None:
     whole = table(4)
-    null = whole.set_column(8, "error", pa.nulls(SIZE))
+    null = whole.set_column(whole.column_names.index("error"), "error", pa.nulls(SIZE))
     variants = {
         "column 'error' is null, not string": null,
         "no column 'prompt'": whole.drop_columns("prompt"),

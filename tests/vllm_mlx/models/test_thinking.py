@@ -1,0 +1,118 @@
+"""Models that think: what they thought and what they answered are two texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.thinking_folder import (
+    ANSWER,
+    OFF_AT_FIRST,
+    OPENED,
+    THOUGHT,
+    write_thinking_model,
+)
+from vllm_mlx.batching.thinking import ThinkingMarkers
+from vllm_mlx.models import MLXLanguageModel
+from vllm_mlx.models.loading import load_model
+
+ASKED = [{"role": "user", "content": "why"}]
+KINDS = {
+    "the model opens it": ("think", None),
+    "the template opens it": ("think", OPENED),
+    "neither": ("think", OFF_AT_FIRST),
+    "markers of two tokens": ("gemma", None),
+    "channels": ("channels", None),
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, MLXLanguageModel]]:
+    folder = tmp_path_factory.mktemp("thinking")
+    made = {
+        name: MLXLanguageModel(write_thinking_model(folder / str(at), *kind))
+        for at, (name, kind) in enumerate(KINDS.items())
+    }
+    yield made
+    for each in made.values():
+        each.unload()
+
+
+@pytest.mark.parametrize("start", ["the model opens it", "the template opens it"])
+def test_a_thought_is_no_text(models: dict[str, MLXLanguageModel], start: str) -> None:
+    output = models[start].chat(ASKED, temperature=0)
+    assert (output.reasoning, output.text) == (THOUGHT, ANSWER)
+    assert output.reasoning_tokens == len(THOUGHT)
+    markers = 2 if start == "the model opens it" else 1
+    assert output.completion_tokens == markers + len(THOUGHT) + len("\n") + len(ANSWER) + 1
+    assert output.finish_reason == "stop"
+
+
+def test_without_a_thought_nothing_is_reasoning(models: dict[str, MLXLanguageModel]) -> None:
+    output = models["neither"].chat(ASKED, temperature=0)
+    assert (output.reasoning, output.reasoning_tokens, output.text) == (None, 0, ANSWER)
+
+
+def test_a_marker_may_be_several_tokens(models: dict[str, MLXLanguageModel]) -> None:
+    output = models["markers of two tokens"].chat(ASKED, temperature=0)
+    assert (output.reasoning, output.text) == (THOUGHT, ANSWER)
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "neither"])
+def test_a_thought_cut_off_is_no_text(models: dict[str, MLXLanguageModel], name: str) -> None:
+    for most in range(1, len(THOUGHT)):
+        output = models[name].chat(ASKED, max_tokens=most, temperature=0)
+        assert output.text == ""
+        assert THOUGHT.startswith(output.reasoning or "")
+        assert output.finish_reason == "length"
+        assert output.reasoning_tokens <= most
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_stream_keeps_the_two_apart(models: dict[str, MLXLanguageModel], name: str) -> None:
+    whole = models[name].chat(ASKED, temperature=0)
+    chunks = list(models[name].stream_chat(ASKED, temperature=0))
+    assert "".join(chunk.reasoning or "" for chunk in chunks) == (whole.reasoning or "")
+    assert "".join(chunk.text for chunk in chunks) == whole.text
+    assert not any(chunk.reasoning and chunk.text for chunk in chunks)
+    assert chunks[-1].reasoning_tokens == whole.reasoning_tokens
+
+
+@pytest.mark.parametrize(("stop", "text"), [("c", ANSWER), ("y", "x")])
+def test_stop_strings_end_the_answer_only(
+    models: dict[str, MLXLanguageModel], stop: str, text: str
+) -> None:
+    output = models["the model opens it"].chat(ASKED, temperature=0, stop=stop)
+    assert (output.reasoning, output.text) == (THOUGHT, text)
+
+
+def test_a_marker_in_a_users_message_opens_no_thought(models: dict[str, MLXLanguageModel]) -> None:
+    asked = [{"role": "user", "content": "what is <think>"}]
+    output = models["the model opens it"].chat(asked, temperature=0, max_tokens=4)
+    assert output.reasoning == "abc"
+
+
+def test_a_prompt_may_have_begun_the_thought(models: dict[str, MLXLanguageModel]) -> None:
+    output = models["neither"].generate("why?<think>abc", temperature=0)
+    assert (output.reasoning, output.text) == (THOUGHT[3:], ANSWER)
+
+
+def test_logprobs_are_those_of_all_tokens(models: dict[str, MLXLanguageModel]) -> None:
+    output = models["the model opens it"].chat(ASKED, temperature=0, logprobs=0)
+    assert output.logprobs is not None
+    assert len(output.logprobs) == output.completion_tokens
+    assert [each.token for each in output.logprobs[:2]] == ["<think>", "a"]
+
+
+def test_markers_are_those_of_the_tokenizer(tmp_path: Path) -> None:
+    """A tokenizer with no markers has no thoughts, and its rows take the shorter way."""
+    assert ThinkingMarkers.of(load_model("smollm2-135m").tokenizer) is None
+    channels = load_model(write_thinking_model(tmp_path / "m", "channels")).tokenizer
+    markers = ThinkingMarkers.of(channels)
+    assert markers
+    assert channels.decode(markers.start) == "<|channel|>analysis<|message|>"
+    assert channels.decode(markers.closing) == (
+        "<|end|><|start|>assistant<|channel|>final<|message|>"
+    )
