@@ -6,16 +6,14 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 
-# Until Python 3.12 pydantic reads the TypedDict of typing_extensions only.
-from typing_extensions import TypedDict
-
-from vllm_mlx.content import Content, Part, content_of, media_of, with_sources
+from vllm_mlx.content import Part, media_of, with_sources
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.media.names import located
+from vllm_mlx.messages import Message, Messages
 from vllm_mlx.parameters import Parameters, describe
 from vllm_mlx.sampling_params import SamplingParams, as_tuple
 from vllm_mlx.video_params import VideoParams
@@ -43,28 +41,6 @@ MediaSources = Annotated[
 ]
 
 
-class Message(TypedDict):
-    """One message of a chat."""
-
-    role: Literal["system", "user", "assistant", "tool", "developer"]
-    content: Annotated[Content, BeforeValidator(content_of)]
-    name: NotRequired[str]
-
-
-_MESSAGE_KEYS = Message.__required_keys__ | Message.__optional_keys__
-
-
-def _without_nulls(message: Any) -> Any:
-    """Drop what is explicitly null; a key that would be ignored is an error instead."""
-    if not isinstance(message, dict):
-        return message
-    given = {key: value for key, value in message.items() if value is not None}
-    if unknown := given.keys() - _MESSAGE_KEYS:
-        names = ", ".join(sorted(map(repr, unknown)))
-        raise ValueError(f"unknown key {names}; allowed are role, content and name")
-    return given
-
-
 class GenerationRequest(SamplingParams, VideoParams):
     """A prompt or a chat, and the settings given with it.
 
@@ -79,10 +55,7 @@ class GenerationRequest(SamplingParams, VideoParams):
     """Names the row in the dataset; an integer becomes a string."""
     prompt: Annotated[str, StringConstraints(min_length=1)] | None = None
     """Text to continue, as it is; beside images or videos, what the user says after them."""
-    messages: (
-        Annotated[list[Annotated[Message, BeforeValidator(_without_nulls)]], Field(min_length=1)]
-        | None
-    ) = None
+    messages: Messages | None = None
     """A chat, put through the model's chat template; a message's `content` is text or parts.
 
     Text parts are joined; with images or videos among them the parts stay, in order.

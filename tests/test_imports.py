@@ -35,6 +35,7 @@ sys.meta_path.insert(0, Absent())
 LIGHT = {
     "vllm_mlx.adapter",
     "vllm_mlx.content",
+    "vllm_mlx.messages",
     "vllm_mlx.media.names",
     "vllm_mlx.parameters",
     "vllm_mlx.sampling_params",

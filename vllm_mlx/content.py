@@ -62,6 +62,8 @@ def _part(part: Any, any_source: bool) -> Part:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text":
         return {"type": "text", "text": _text_of(part)}
+    if kind == "refusal" and isinstance(part.get("refusal"), str):
+        return {"type": "text", "text": part["refusal"]}
     if not isinstance(kind, str) or kind not in MEDIA_PARTS:
         allowed = ", ".join(["text", *MEDIA_PARTS])
         raise ValueError(f"a content part of type {kind!r}: allowed are {allowed}")

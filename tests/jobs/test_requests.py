@@ -233,7 +233,24 @@ def test_given_video_settings_override_the_defaults_and_no_others() -> None:
         ({"role": "user", "content": None}, "messages.0.content: missing"),
         ({"role": "user", "content": 5}, "messages.0.content=5: should be a valid string"),
         ({"role": "user", "content": "x", "name": 5}, "messages.0.name=5"),
-        ({"role": "assistant", "content": "x", "tool_calls": [1]}, "unknown key 'tool_calls'"),
+        (
+            {"role": "user", "content": "x", "mood": 1},
+            "unknown key 'mood'; allowed are annotations",
+        ),
+        ({"role": "assistant"}, "messages.0.content: missing"),
+        ({"role": "assistant", "tool_calls": []}, "messages.0.content: missing"),
+        ({"role": "assistant", "tool_calls": [1]}, "messages.0.tool_calls.0=1: should be a"),
+        ({"role": "assistant", "tool_calls": [{}]}, "messages.0.tool_calls.0.function: missing"),
+        ({"role": "user", "content": "x", "tool_calls": [1]}, "tool_calls: only a message of role"),
+        ({"role": "user", "content": "x", "tool_call_id": "a"}, "role 'tool' has it"),
+        ({"role": "user", "content": "x", "reasoning_content": "a"}, "role 'assistant' has it"),
+        ({"role": "assistant", "function_call": {}}, "function_call: not supported; write it as"),
+        ({"role": "assistant", "audio": {"id": "a"}}, "audio: not supported"),
+        ({"role": "assistant", "content": "x", "refusal": "y"}, "one of content and refusal"),
+        (
+            {"role": "assistant", "reasoning": "x", "reasoning_content": "y"},
+            "give one of reasoning",
+        ),
         ("hi", "messages.0='hi': should be a valid dictionary"),
     ],
 )
@@ -241,10 +258,57 @@ def test_malformed_messages(message: Any, words: str) -> None:
     assert words in complaint({"messages": [message]})
 
 
-def test_nulls_in_a_message_are_not_given() -> None:
-    message = {"role": "user", "content": "x", "name": None, "tool_calls": None}
+def test_nulls_and_empty_lists_in_a_message_are_not_given() -> None:
+    nothing = {"name": None, "tool_calls": [], "annotations": [], "function_call": None}
+    message = {"role": "user", "content": "x", "audio": None, **nothing}
     request = GenerationRequest.parse({"messages": [message]})
     assert request.messages == [{"role": "user", "content": "x"}]
+
+
+def message_of(**given: Any) -> Any:
+    request = GenerationRequest.parse({"messages": [*CHAT, {"role": "assistant", **given}]})
+    assert request.messages
+    return {**request.messages[-1]}
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments"),
+    [
+        ({"function": {"name": "w", "arguments": '{"city": "Łódź"}'}}, {"city": "Łódź"}),
+        ({"function": {"name": "w", "arguments": {"a": [1]}}, "type": "function"}, {"a": [1]}),
+        ({"function": {"name": "w", "arguments": ""}, "id": None}, {}),
+        ({"name": "w", "arguments": {"a": None}}, {"a": None}),
+    ],
+)
+def test_calls_of_tools_in_one_form(call: Any, arguments: Any) -> None:
+    function = {"name": "w", "arguments": arguments}
+    calls = [{"type": "function", "function": function}]
+    assert message_of(content=None, tool_calls=[call]) == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": calls,
+    }
+
+
+@pytest.mark.parametrize("arguments", ["{", "[1]", "5", 5, ["a"]])
+def test_arguments_of_a_call_are_an_object(arguments: Any) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "w", "arguments": arguments}}
+    said = complaint({"messages": [{"role": "assistant", "tool_calls": [call]}]})
+    assert "messages.0.tool_calls.0.function.arguments=" in said
+    assert "should be a JSON object" in said
+
+
+def test_a_refusal_is_what_the_assistant_said() -> None:
+    said = {"role": "assistant", "content": "I can't."}
+    assert message_of(content=None, refusal="I can't.") == said
+    assert message_of(content=[{"type": "refusal", "refusal": "I can't."}]) == said
+    assert message_of(content="I can't.", refusal="", annotations=[{"type": "url"}]) == said
+
+
+def test_reasoning_of_the_assistant_is_kept() -> None:
+    for key in ("reasoning", "reasoning_content"):
+        message = message_of(content="4", **{key: "2 and 2"})
+        assert message == {"role": "assistant", "content": "4", "reasoning_content": "2 and 2"}
 
 
 @pytest.mark.parametrize(

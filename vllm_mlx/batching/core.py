@@ -184,6 +184,7 @@ class EngineCore:
         try:
             loaded, *_, media = thread.parts
             require_text(prompt)
+            prompt = loaded.fitted(prompt)
             if not isinstance(prompt, MediaPrompt):
                 return self._sequences(thread, samples, Prepared(loaded.encode(prompt)))
             if media is None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import mlx.nn as nn
 from jinja2 import TemplateError
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from vllm_mlx.batching.chat_form import ChatForm
 from vllm_mlx.batching.media_pool import Preparer
-from vllm_mlx.batching.prompts import Messages
+from vllm_mlx.batching.prompts import MediaPrompt, Messages, Prompt
 from vllm_mlx.batching.text import Detokenizer
 from vllm_mlx.batching.thinking import Thinking, ThinkingMarkers
 from vllm_mlx.errors import ChatTemplateError, InvalidRequestError, MediaError
@@ -29,6 +30,7 @@ class LoadedModel:
         context_length: tokens of prompt and answer together; None if the model sets no bound.
         new_preparer: what reads images and videos for it; None if it sees none.
         encode_chat: token ids of messages, where the tokenizer's template does not write them.
+        write_chat: the text of messages, likewise.
         media_tokens: those that stand for images and videos, so that no text may hold them.
         lock: held while the tokenizer is used.
     """
@@ -41,6 +43,7 @@ class LoadedModel:
     new_detokenizer: Callable[[], Detokenizer]
     new_preparer: Callable[[MediaPolicy], Preparer] | None = None
     encode_chat: Callable[[Messages], list[int]] | None = None
+    write_chat: Callable[[Messages], str] | None = None
     media_tokens: frozenset[int] = frozenset()
     # transformers' fast tokenizers may not be used from two threads at once.
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -76,6 +79,15 @@ class LoadedModel:
         with self.lock:
             return ThinkingMarkers.of(self.tokenizer)
 
+    def fitted(self, prompt: Prompt) -> Prompt:
+        """Return the prompt with its messages as the model's chat template takes them."""
+        if isinstance(prompt, str):
+            return prompt
+        with self.lock:
+            if isinstance(prompt, MediaPrompt):
+                return replace(prompt, messages=self._chat_form.fit(prompt.messages))
+            return self._chat_form.fit(prompt)
+
     def token_text(self, token: int) -> str:
         """Return the text of one token by itself."""
         detokenizer = self.new_detokenizer()
@@ -97,6 +109,15 @@ class LoadedModel:
         plain, whole = (list(encode("a", add_special_tokens=each)) for each in (False, True))
         ends = range(len(plain), len(whole) + 1)
         return next((len(whole) - end for end in ends if whole[end - len(plain) : end] == plain), 0)
+
+    @cached_property
+    def _chat_form(self) -> ChatForm:
+        return ChatForm(self.write_chat or self._write_chat)
+
+    def _write_chat(self, messages: Messages) -> str:
+        write = self.tokenizer.apply_chat_template
+        with template_errors(f"the chat template of {self.name}"):
+            return str(write(messages, tokenize=False, add_generation_prompt=True))
 
     def _encode_chat(self, messages: Messages) -> list[int]:
         if self.encode_chat:

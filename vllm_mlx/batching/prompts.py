@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from vllm_mlx.batching.prompt_media import PromptMedia
-from vllm_mlx.content import MEDIA_PARTS, Part, content_of, media_of, refuse_media_beside
+from vllm_mlx.content import MEDIA_PARTS, Part, media_of, refuse_media_beside
 from vllm_mlx.errors import InvalidRequestError, shown
+from vllm_mlx.messages import messages_of
 from vllm_mlx.sampling_params import MoreOptions, SamplingOptions, SamplingParams
 from vllm_mlx.video_params import VideoOptions, VideoParams
 
@@ -102,13 +103,14 @@ def chat_prompt(messages: object, video: VideoParams | None = None) -> Prompt:
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         given = type(messages).__name__
         raise InvalidRequestError(f"messages is a {given}: should be a list of messages")
-    found = [_message(at, message) for at, message in enumerate(messages)]
+    for at, message in enumerate(messages):
+        _refuse_media_beside(at, message)
+    _require_text(messages, "messages")
+    found = messages_of(messages)
     if not _media_of(found):
         _refuse_frames_of_nothing(video)
         return found
-    # Those of an assistant that calls tools may be None.
-    messages = [{**each, "content": each.get("content") or ""} for each in found]
-    return MediaPrompt(messages, video or VideoParams.of())
+    return MediaPrompt(found, video or VideoParams.of())
 
 
 def require_text(prompt: Prompt) -> None:
@@ -142,22 +144,12 @@ def _media_of(messages: Messages) -> list[Part]:
     return media_of(message.get("content") for message in messages)
 
 
-def _message(at: int, message: object) -> Mapping[str, Any]:
-    if not isinstance(message, Mapping):
-        given = type(message).__name__
-        raise InvalidRequestError(f"messages[{at}] is a {given}: should be a dict")
-    try:
-        refuse_media_beside(message, "a message")
-    except ValueError as error:
-        raise InvalidRequestError(f"messages[{at}]: {error}") from None
-    content = message.get("content")
-    if content is None:  # beside calls of tools, or the template's to refuse
-        return message
-    parts = list(content) if isinstance(content, tuple) else content
-    try:
-        return {**message, "content": content_of(parts, any_source=True)}
-    except ValueError as error:
-        raise InvalidRequestError(f"messages[{at}]: content: {error}") from None
+def _refuse_media_beside(at: int, message: object) -> None:
+    if isinstance(message, Mapping):
+        try:
+            refuse_media_beside(message, "a message")
+        except ValueError as error:
+            raise InvalidRequestError(f"messages.{at}: {error}") from None
 
 
 def _parts(kind: str, sources: Any) -> list[Part]:

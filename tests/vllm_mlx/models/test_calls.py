@@ -161,3 +161,17 @@ def test_every_public_method_says_what_it_takes_gives_and_raises(kind):
         takes = "Args:" in told or "takes what" in told
         assert takes == (len(signature.parameters) > 1), name
         assert ("Returns:" in told) == (signature.return_annotation != "None"), name
+
+
+def test_a_developer_speaks_to_a_model_that_sees(mllm):
+    asked = [{"type": "image", "image": image()}, {"type": "text", "text": "What is it?"}]
+    for content in (asked, "What is it?"):
+        developer, system = (
+            mllm.chat(
+                [{"role": role, "content": "Be brief"}, {"role": "user", "content": content}],
+                4,
+                **GREEDY,
+            )
+            for role in ("developer", "system")
+        )
+        assert (developer.text, developer.prompt_tokens) == (system.text, system.prompt_tokens)

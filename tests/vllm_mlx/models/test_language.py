@@ -148,9 +148,18 @@ def test_a_prompt_beyond_the_context_raises_with_the_numbers(language_model):
         language_model.generate("word " * 9000, max_tokens=1)
 
 
-def test_a_template_that_rejects_the_messages_says_so(language_model):
-    with pytest.raises(ChatTemplateError, match="smollm2-135m"):
-        language_model.chat([{"role": "user"}])
+def test_a_template_that_rejects_the_messages_says_so(language_model, monkeypatch):
+    tokenizer = language_model._core.loaded.tokenizer._tokenizer
+    monkeypatch.setattr(
+        tokenizer, "chat_template", "{{ raise_exception('no ' + messages[0].role) }}"
+    )
+    with pytest.raises(ChatTemplateError, match=r"smollm2-135m.*no user"):
+        language_model.chat([{"role": "user", "content": "hi"}])
+
+
+def test_a_message_is_checked_as_in_files(language_model):
+    with pytest.raises(InvalidRequestError, match=r"messages\.1\.content: missing"):
+        language_model.chat([{"role": "user", "content": "hi"}, {"role": "user"}])
 
 
 @pytest.mark.parametrize("prompt", [5, None, ["a"], b"hi", [{"role": "user", "content": "x"}]])
@@ -179,7 +188,10 @@ def test_half_a_surrogate_pair_is_no_prompt(language_model):
     ("message", "where"),
     [
         ({"role": "user", "content": HALF}, r"messages\[1\]\.content="),
-        ({"role": "user", "content": [{"type": "text", "text": HALF}]}, r"messages\[1\]\.content="),
+        (
+            {"role": "user", "content": [{"type": "text", "text": HALF}]},
+            r"messages\[1\]\.content\[0\]\.text=",
+        ),
         ({"role": HALF, "content": "Hi"}, r"messages\[1\]\.role="),
         (
             {"role": "assistant", "content": "", "tool_calls": [{"arguments": {"city": HALF}}]},

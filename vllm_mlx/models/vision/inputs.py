@@ -78,6 +78,15 @@ class Processing:
         with self._lock:
             return self._prepared(self._chat.text(messages)).tokens
 
+    def write(self, messages: Messages) -> str:
+        """Return the text of messages without media.
+
+        Raises:
+            ChatTemplateError: the template rejects the messages.
+        """
+        with self._lock:
+            return self._chat.text(messages)
+
     def inputs(self, messages: Messages, media: Sequence[Pixels]) -> Inputs:
         """Return what the model takes of messages.
 

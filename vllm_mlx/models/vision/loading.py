@@ -53,7 +53,11 @@ def load_vision(
     _refuse_other_kinds(model, config)
     processing = Processing(model, processor)
     new_preparer = partial(InputsPreparer, processing, max_bytes=room)
-    seeing = {"new_preparer": new_preparer, "encode_chat": processing.encode}
+    seeing = {
+        "new_preparer": new_preparer,
+        "encode_chat": processing.encode,
+        "write_chat": processing.write,
+    }
     return Decoder(model, partial(trial_prompt, processing)), tokenizer, config, seeing
 
 
