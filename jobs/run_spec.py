@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from jobs.column_types import TypeSpec
 from jobs.requests import MAX_SAMPLES
 from jobs.sources import Format, Input, MediaFiles
 from vllm_mlx.content import MediaKind
@@ -82,7 +83,7 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
     video_params: VideoParams = VideoParams.of()
     n: int = Field(1, ge=1, le=MAX_SAMPLES)
     chat: bool = False
-    columns: dict[str, str]
+    columns: dict[str, TypeSpec]
     created_at: str
     versions: dict[str, str]
 

@@ -46,7 +46,8 @@ def survey_input(source: Input, sampling: SamplingParams, n: int) -> Survey:
     Raises:
         InputFileError: the file is missing, empty or unreadable.
     """
-    survey, dialect = Survey(), source.format.dialect
+    survey = Survey(columns=ColumnTypes(source.column_types()))
+    dialect = source.format.dialect
     for row in validated(source, sampling=sampling, n=n):
         survey.rows += 1
         survey.samples += row.samples

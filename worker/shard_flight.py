@@ -13,7 +13,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from jobs.dataset import Dataset, encode_cell
+from jobs.column_values import Convert, cell_encoder
+from jobs.dataset import Dataset
 from jobs.errors import JobPayloadError, LeaseLostError, LedgerError
 from jobs.ledger import Counts, ShardLease
 from jobs.queue.tasks import GenerateShard, ShardRow
@@ -176,8 +177,9 @@ class ShardFlight(Flight):
 
     def rows(self) -> list[ResultRow]:
         """Return the shard as it goes to the dataset, with the input's columns."""
+        encoders = {name: cell_encoder(spec) for name, spec in self.spec.columns.items()}
         return [
-            replace(self.results[place], columns=self._columns(row))
+            replace(self.results[place], columns=self._columns(row, encoders))
             for place, (row, _) in enumerate(self.task.samples)
         ]
 
@@ -215,11 +217,10 @@ class ShardFlight(Flight):
             return request.prompt
         return request.chat()
 
-    def _columns(self, row: ShardRow) -> dict[str, Any]:
-        kinds = self.spec.columns
+    def _columns(self, row: ShardRow, encoders: dict[str, Convert]) -> dict[str, Any]:
         columns = self._dialect.columns(row.data)
         try:
-            return {name: encode_cell(value, kinds[name]) for name, value in columns.items()}
+            return {name: encoders[name](value) for name, value in columns.items()}
         except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             raise JobPayloadError(
                 f"row {row.row} has a column that its run has not, or has as another type: {error}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.dataset.columns import ColumnTypes, encode_cell
+from jobs.dataset.columns import ColumnTypes
 from jobs.dataset.folder import Dataset
 from jobs.dataset.layout import dataset_names, schema
 from jobs.dataset.verification import Verification, verify
@@ -12,7 +12,6 @@ __all__ = [
     "Dataset",
     "Verification",
     "dataset_names",
-    "encode_cell",
     "schema",
     "verify",
 ]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from jobs.column_types import JSON_TEXT, TypeSpec, arrow_type
 from jobs.dataset.layout import dataset_names
 from jobs.dataset.verification import Verification
 from jobs.result_row import RESULT_COLUMNS
@@ -67,11 +68,12 @@ def _facts(manifest: Mapping[str, Any], verification: Verification) -> str:
     return "".join(f"- {name}: {value}\n" for name, value in facts.items())
 
 
-def columns_table(columns: Mapping[str, str]) -> str:
+def columns_table(columns: Mapping[str, TypeSpec]) -> str:
     """Return a Markdown table of a dataset's columns, where the input has these."""
     rows: list[tuple[str, Any, str]] = list(RESULT_COLUMNS)
     for column, name in dataset_names(columns).items():
-        kind = "string (JSON)" if columns[column] == "json" else columns[column]
+        spec = columns[column]
+        kind = "string (JSON)" if spec == JSON_TEXT else str(arrow_type(spec)).replace("|", "\\|")
         renamed = "" if column == name else f", where it is {_code(column)}"
         rows.append((name, kind, f"from the input{renamed}"))
     lines = [f"| {_code(name)} | {kind} | {meaning} |\n" for name, kind, meaning in rows]

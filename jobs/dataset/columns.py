@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from jobs.column_types import JSON_TEXT, TypeSpec
 from jobs.errors import InputFileError
 
 MAX_COLUMNS = 500
@@ -20,17 +20,19 @@ _HELD_BY = {
     "double": {"double", "integer"},
 }
 
-_to_json = json.JSONEncoder(ensure_ascii=False).encode
-
 
 class ColumnTypes:
     """The types of columns, each the one that holds all values of its column unchanged.
 
     Types are `string` (also for a column of nulls), `int64`, `double` (integers among them, if
     none loses precision), `bool`, and `json` for all else: values as JSON text.
+
+    Args:
+        declared: of columns whose types the input says itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, declared: Mapping[str, TypeSpec] | None = None) -> None:
+        self._declared = declared or {}
         self._seen: dict[str, set[str]] = {}
 
     def observe(self, columns: Mapping[str, Any]) -> None:
@@ -48,25 +50,19 @@ class ColumnTypes:
                         "more); put free-form keys into one object, such as metadata"
                     )
                 seen[name] = set()
-            if value is not None:
+            if value is not None and name not in self._declared:
                 seen[name].add(_kind(value))
 
     @property
-    def types(self) -> dict[str, str]:
+    def types(self) -> dict[str, TypeSpec]:
         """The type of every column, in the order in which the columns first appeared."""
         return {
-            name: next((type for type, held in _HELD_BY.items() if kinds <= held), "json")
-            for name, kinds in self._seen.items()
+            name: self._declared.get(name) or _type_of(kinds) for name, kinds in self._seen.items()
         }
 
 
-def encode_cell(value: Any, type: str) -> Any:
-    """Return the value as Arrow takes it in a column of this type."""
-    if value is None:
-        return None
-    if type == "json":
-        return _to_json(value)
-    return float(value) if type == "double" else value
+def _type_of(kinds: set[str]) -> str:
+    return next((type for type, held in _HELD_BY.items() if kinds <= held), JSON_TEXT)
 
 
 def _kind(value: Any) -> str:

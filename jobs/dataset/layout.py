@@ -10,23 +10,16 @@ DIR/_SUCCESS                            empty, written last
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from jobs.column_types import TypeSpec, arrow_type
 from jobs.errors import DatasetError
 from jobs.result_row import RESULT_COLUMNS
 from vllm_mlx.json_record import whole_text
-
-_INPUT_TYPES: Mapping[str, pa.DataType] = {
-    "string": pa.string(),
-    "int64": pa.int64(),
-    "double": pa.float64(),
-    "bool": pa.bool_(),
-    "json": pa.string(),
-}
 
 _MANIFEST_KEYS: Mapping[str, type] = {
     "run_id": str,
@@ -51,7 +44,7 @@ class Layout:
         return self.data / f"train-{shard:05d}-of-{shards:05d}.parquet"
 
 
-def dataset_names(columns: Mapping[str, str]) -> dict[str, str]:
+def dataset_names(columns: Iterable[str]) -> dict[str, str]:
     """Return the name in the dataset of each of the input's columns.
 
     A column keeps its name unless a result column, or an input column before it, has the same
@@ -70,19 +63,18 @@ def dataset_names(columns: Mapping[str, str]) -> dict[str, str]:
     return names
 
 
-def schema(columns: Mapping[str, str]) -> pa.Schema:
+def schema(columns: Mapping[str, TypeSpec]) -> pa.Schema:
     """Return the schema of every part of a run whose input has these columns (name to type).
 
     Raises:
-        DatasetError: a type is not one of string, int64, double, bool and json.
+        DatasetError: one has no such type.
     """
     fields = [pa.field(column.name, column.type) for column in RESULT_COLUMNS]
     for column, name in dataset_names(columns).items():
-        if (kind := columns[column]) not in _INPUT_TYPES:
-            raise DatasetError(
-                f"column {column!r} is of type {kind!r}, which is none of {', '.join(_INPUT_TYPES)}"
-            )
-        fields.append(pa.field(name, _INPUT_TYPES[kind]))
+        try:
+            fields.append(pa.field(name, arrow_type(columns[column])))
+        except (ValueError, pa.ArrowException) as error:
+            raise DatasetError(f"column {column!r} is of no type: {error}") from None
     return pa.schema(fields)
 
 

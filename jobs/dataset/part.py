@@ -9,13 +9,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.column_types import TypeSpec
+from jobs.column_values import arrow_values
 from jobs.dataset.layout import dataset_names, schema
 from jobs.errors import DatasetError
 from jobs.result_row import ResultRow
 from vllm_mlx.json_record import whole_text
 
 
-def encode_part(rows: Iterable[ResultRow], columns: Mapping[str, str]) -> pa.Buffer:
+def encode_part(rows: Iterable[ResultRow], columns: Mapping[str, TypeSpec]) -> pa.Buffer:
     """Return the Parquet file of these rows, in input order.
 
     Raises:
@@ -61,9 +63,9 @@ def _input_cells(row: ResultRow, names: Mapping[str, str]) -> dict[str, Any]:
 def _array(field: pa.Field, values: list[Any]) -> pa.Array:
     try:
         try:
-            return pa.array(values, field.type)
+            return arrow_values(values, field.type)
         except UnicodeEncodeError:
-            return pa.array(whole_text(values), field.type)
+            return arrow_values(whole_text(values), field.type)
     except (pa.ArrowException, OverflowError) as error:
         message = f"a value of column {field.name!r} is no {field.type}: {error}"
         raise DatasetError(message) from error

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Callable
-from datetime import date, datetime, time
 from decimal import Decimal
 from functools import partial
 from typing import Annotated, Any
 
+import pyarrow as pa
 from pydantic import AllowInfNan, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
+from jobs.column_types import TypeSpec
+from jobs.column_values import is_bytes, json_values
 from jobs.requests import GenerationRequest
+from jobs.sources.dialect import FIELDS, MEDIA_FIELDS, SHORTHANDS
 
 
 def converted(column: str, cell: Any) -> Any:
     """Return the value of a column's cell; what does not convert is left for validation to name."""
     convert = _CONVERTERS.get(column)
     return convert(cell) if convert else cell
+
+
+_CONVERTED = re.compile('"map"|decimal|binary')
 
 
 def _scalar(adapter: TypeAdapter[Any], cell: Any) -> Any:
@@ -62,25 +70,35 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def jsonable(value: Any) -> Any:
-    """Return a Parquet value as JSON holds it.
+def column_cells(name: str, column: pa.Array) -> list[Any]:
+    """Return the values of a column of a Parquet file as JSON.
+
+    Those of a request's field are converted: NaN, which pandas has for gaps, is null there.
 
     Raises:
-        UnicodeDecodeError: for bytes that are not UTF-8 text.
+        ValueError: one can't be: the field holds bytes that are no text, or see `json_values`.
     """
-    match value:
-        case None | bool() | int() | str():
-            return value
-        case float():
-            return None if math.isnan(value) else value
-        case dict():
-            return {str(key): jsonable(item) for key, item in value.items()}
-        case list() | tuple():
-            return [jsonable(item) for item in value]
-        case bytes():
-            # Some writers do not mark their strings as strings.
-            return value.decode()
-        case datetime() | date() | time():
-            return value.isoformat()
-        case _:
-            return str(value)
+    if name not in FIELDS:
+        return json_values(column)
+    values = [_gap_is_null(value) for value in json_values(column, maps_as_objects=True)]
+    if name not in MEDIA_FIELDS and any(is_bytes(value) for value in values):
+        raise ValueError("it holds bytes that are not UTF-8 text")
+    return [converted(name, value) for value in values]
+
+
+def is_kept(name: str, spec: TypeSpec) -> bool:
+    """Return whether JSON values of a Parquet file's column of this type keep the type.
+
+    Those of a request's fields may be converted, and then their type is found by looking at them.
+    """
+    if name not in FIELDS:
+        return True
+    if _CONVERTED.search(json.dumps(spec)):
+        return False
+    if name in MEDIA_FIELDS:
+        return spec == "string" if name in SHORTHANDS else spec == {"list": "string"}
+    return name not in _CONVERTERS or spec not in ("string", "large_string")
+
+
+def _gap_is_null(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from jobs.column_values import BASE64, is_bytes
 from jobs.requests import GenerationRequest, RequestId
 from vllm_mlx.content import MEDIA_PARTS
 from vllm_mlx.errors import InvalidRequestError
@@ -20,7 +22,8 @@ FIELDS = frozenset({*GenerationRequest.model_fields, *SHORTHANDS})
 """What a row may say of its request."""
 
 NUL = "\0"
-_MEDIA_COLUMNS = frozenset({*SHORTHANDS, *SHORTHANDS.values(), "messages"})
+MEDIA_FIELDS = frozenset({*SHORTHANDS, *SHORTHANDS.values()})
+_MEDIA_COLUMNS = MEDIA_FIELDS | {"messages"}
 _MEDIA_KEYS = frozenset({*SHORTHANDS.values(), *MEDIA_PARTS, "url"})
 _ID: TypeAdapter[str] = TypeAdapter(RequestId, config=ConfigDict(strict=True))
 
@@ -72,7 +75,7 @@ def written_out(fields: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InvalidRequestError: both are given, or the shorthand is no string.
     """
-    full = dict(fields)
+    full = {key: _media(value) if key in MEDIA_FIELDS else value for key, value in fields.items()}
     for one, many in SHORTHANDS.items():
         value = full.pop(one, None)
         if value is None:
@@ -97,10 +100,29 @@ def carried(columns: Mapping[str, Any]) -> dict[str, Any]:
     there better than from the input: of it remain its type and its size.
     """
     return {
-        name: _abridged(name, value) if name in _MEDIA_COLUMNS else value
+        name: _abridged(name, _media(value) if name in MEDIA_FIELDS else value)
+        if name in _MEDIA_COLUMNS
+        else value
         for name, value in columns.items()
         if NUL not in name
     }
+
+
+def _media(value: Any) -> Any:
+    """Return what a column of media holds, with strings for bytes and for Hugging Face's images.
+
+    Those are `{"bytes": …, "path": …}`: the path counts where there are no bytes.
+    """
+    if isinstance(value, list):
+        return [_media(each) for each in value]
+    if is_bytes(value):
+        return f"data:;base64,{value[BASE64]}"
+    if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
+        data, path = value["bytes"], value["path"]
+        if isinstance(data, str):  # as bytes in UTF-8 are written
+            return f"data:;base64,{b64encode(data.encode()).decode()}"
+        return path if data is None else _media(data)
+    return value
 
 
 def _abridged(key: str, value: Any) -> Any:

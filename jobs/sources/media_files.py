@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+from jobs.column_types import TypeSpec
 from jobs.errors import InputFileError
 from jobs.sources.files import FilePath
 from jobs.sources.formats import Format
@@ -83,6 +84,9 @@ class MediaFiles:
 
     def version(self) -> Hashable:
         return _find(self.kind, self.path)
+
+    def column_types(self) -> dict[str, TypeSpec]:
+        return {}
 
     def rows(self) -> Iterator[RawRow]:
         for row, file in enumerate(self.files):

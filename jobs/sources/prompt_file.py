@@ -7,12 +7,13 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.column_types import TypeSpec
 from jobs.errors import InputFileError
 from jobs.sources.files import FilePath, open_input
 from jobs.sources.formats import Format, detect_format
 from jobs.sources.lines import read_jsonl, read_text
 from jobs.sources.rows import RawRow, RowOrError
-from jobs.sources.tables import read_csv, read_parquet
+from jobs.sources.tables import parquet_types, read_csv, read_parquet
 
 _READERS: dict[Format, Callable[[FilePath], Iterator[tuple[int, RowOrError]]]] = {
     Format.JSONL: read_jsonl,
@@ -60,6 +61,10 @@ class PromptFile:
         except OSError as error:
             raise InputFileError(f"{self.path} can't be read: {error}") from error
         return stat.st_size, stat.st_mtime_ns
+
+    def column_types(self) -> dict[str, TypeSpec]:
+        """Return the types of those columns for which the file says one."""
+        return parquet_types(self.path) if self.format is Format.PARQUET else {}
 
     def rows(self) -> Iterator[RawRow]:
         """Yield the rows, not validated, and cheaply: the same in the same order each time."""

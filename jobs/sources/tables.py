@@ -7,6 +7,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.column_types import TypeSpec, carried_type, type_spec
 from jobs.errors import InputFileError
-from jobs.sources.cells import converted, jsonable
+from jobs.sources.cells import column_cells, converted, is_kept
 from jobs.sources.files import FilePath, open_input
 from jobs.sources.plain import check_spelling
 from jobs.sources.rows import RowOrError
@@ -69,39 +71,59 @@ def _csv_row(names: list[str], cells: list[str]) -> RowOrError:
     return {name: converted(name, cell) if cell else None for name, cell in pairs}
 
 
+def parquet_types(path: FilePath) -> dict[str, TypeSpec]:
+    """Return the types of a Parquet file's columns, for those whose values stay as they are.
+
+    Raises:
+        InputFileError: it can't be read, or a dataset can't have such a column.
+    """
+    with _parquet(path) as file:
+        return {name: spec for name, spec in _specs(path, file).items() if is_kept(name, spec)}
+
+
 def read_parquet(path: FilePath) -> Iterator[tuple[int, RowOrError]]:
-    """Yield the table's rows; NaN is null, and what JSON has no type for becomes a string."""
+    """Yield the table's rows; what JSON has no type for is as `json_values` writes it."""
+    with _parquet(path) as file:
+        _check_columns(path, file.schema_arrow.names)
+        _specs(path, file)
+        batches = file.iter_batches(batch_size=_BATCH_ROWS)
+        yield from enumerate(chain.from_iterable(map(_parquet_rows, batches)), start=1)
+
+
+@contextmanager
+def _parquet(path: FilePath) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path) as file:
-            _check_columns(path, file.schema_arrow.names)
-            batches = file.iter_batches(batch_size=_BATCH_ROWS)
-            yield from enumerate(chain.from_iterable(map(_parquet_rows, batches)), start=1)
+            yield file
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputFileError(f"{path} can't be read as Parquet: {error}") from error
 
 
-def _parquet_rows(batch: Any) -> Iterator[RowOrError]:
-    try:
-        rows = batch.to_pylist(maps_as_pydicts="lossy")
-    except (ValueError, OverflowError) as error:
-        if len(batch) > 1:
-            for index in range(len(batch)):
-                yield from _parquet_rows(batch.slice(index, 1))
-        else:
-            yield InvalidRequestError(f"unreadable: {error}")
-        return
-    yield from map(_parquet_row, rows)
-
-
-def _parquet_row(cells: dict[str, Any]) -> RowOrError:
-    row: dict[str, Any] = {}
-    for name, value in cells.items():
+def _specs(path: FilePath, file: pq.ParquetFile) -> dict[str, TypeSpec]:
+    specs: dict[str, TypeSpec] = {}
+    for column in file.schema_arrow:
         try:
-            row[name] = jsonable(converted(name, value))
-        except UnicodeDecodeError:
-            reason = f"{name} holds bytes that are not UTF-8 text; drop the column"
-            return InvalidRequestError(reason)
-    return row
+            specs[column.name] = type_spec(carried_type(column.type))
+        except ValueError as error:
+            reason = f"column {column.name!r} can't be carried: {error}"
+            raise InputFileError(f"{path}, {reason}") from None
+    return specs
+
+
+def _parquet_rows(batch: pa.RecordBatch) -> Iterator[RowOrError]:
+    columns = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            columns[name] = column_cells(name, column)
+        except ValueError as error:
+            if len(batch) > 1:
+                for index in range(len(batch)):
+                    yield from _parquet_rows(batch.slice(index, 1))
+            else:
+                yield InvalidRequestError(f"{name} can't be carried: {error}")
+            return
+    for cells in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, cells, strict=True))
 
 
 def _check_columns(path: FilePath, names: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import json
+import math
 import tempfile
 import tracemalloc
 from decimal import Decimal
@@ -216,14 +217,13 @@ def test_messages_may_be_json_text_in_parquet_as_our_own_datasets_have_them(tmp_
 @pytest.mark.parametrize(
     ("array", "value"),
     [
-        (pa.array([float("nan")]), None),
-        (pa.array([[float("nan"), 1.5]]), [None, 1.5]),
         (pa.array([Decimal("0.10")]), "0.10"),
         (pa.array([dt.date(2026, 1, 2)]), "2026-01-02"),
-        (pa.array([dt.datetime(2026, 1, 2, 3)]), "2026-01-02T03:00:00"),
-        (pa.array([dt.time(3, 4)]), "03:04:00"),
+        (pa.array([dt.datetime(2026, 1, 2, 3)]), "2026-01-02 03:00:00.000000"),
+        (pa.array([dt.time(3, 4)]), "03:04:00.000000"),
         (pa.array([b"text"]), "text"),
-        (pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64())), {"k": 1}),
+        (pa.array([b"\xff"]), {"base64": "/w=="}),
+        (pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64())), [["k", 1]]),
         (pa.array([{"a": {"b": [b"x"]}}]), {"a": {"b": ["x"]}}),
         (pa.array([True]), True),
         (pa.nulls(1), None),
@@ -238,12 +238,101 @@ def test_parquet_values_become_json(tmp_path: Path, array: pa.Array, value: Any)
 
 def test_bad_parquet_rows_spoil_no_others(tmp_path: Path) -> None:
     invalid = pa.array([b"a", b"\xff", b"c"]).view(pa.string())
-    image = pa.array([b"\xff\xd8", b"", b"ok"])
-    read = from_parquet(tmp_path, pa.table({"prompt": invalid, "image": image}))
-    assert "image holds bytes that are not UTF-8 text" in str(read[0].error)
-    assert "unreadable" in str(read[1].error)
+    stop = pa.array([b"\xff\xd8", b"x", b"ok"])
+    read = from_parquet(tmp_path, pa.table({"prompt": invalid, "stop": stop}))
+    assert "stop can't be carried: it holds bytes that are not UTF-8 text" in str(read[0].error)
+    assert "prompt can't be carried: " in str(read[1].error)
     assert read[2].error is None
     assert [row.row for row in read] == [0, 1, 2]
+
+
+def test_a_date_that_has_no_form_spoils_its_row_only(tmp_path: Path) -> None:
+    seconds = pa.array([253402300799, 253402300800, None, -(10**12)], pa.timestamp("s"))
+    read = from_parquet(tmp_path, {"prompt": ["a"] * 4, "at": seconds})
+    assert read[0].data["at"] == "9999-12-31 23:59:59.000"
+    assert [row.error is None for row in read] == [True, False, True, False]
+    assert str(read[1].error).startswith("at can't be carried: ")
+
+
+def test_gaps_of_pandas_are_null_in_fields_and_stay_in_other_columns(tmp_path: Path) -> None:
+    gap = pa.array([float("nan")])
+    [row] = from_parquet(tmp_path, {"prompt": ["p"], "max_tokens": gap, "score": gap})
+    assert row.data["max_tokens"] is None
+    assert math.isnan(row.data["score"])
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "kept"),
+    [
+        ("prompt", pa.array(["a"]).dictionary_encode(), "string"),
+        ("prompt", pa.array([b"a"]), None),
+        ("max_tokens", pa.array([5], pa.int16()), "int16"),
+        ("temperature", pa.array([0.5], pa.float32()), "float"),
+        ("temperature", pa.array([Decimal("0.5")]), None),
+        ("temperature", pa.array(["0.5"]), None),
+        ("stop", pa.array(["x"]), None),
+        ("stop", pa.array([["x"]]), {"list": "string"}),
+        ("image", pa.array(["a.png"]), "string"),
+        ("image", pa.array([b"\xff"]), None),
+        ("images", pa.array(["a.png"]), None),
+        ("images", pa.array([[{"bytes": b"\xff", "path": "a"}]]), None),
+        ("at", pa.array([5], pa.timestamp("ns", "Asia/Tokyo")), "timestamp[ns, tz=Asia/Tokyo]"),
+        ("b", pa.array([b"\xff"]), "binary"),
+    ],
+)
+def test_columns_keep_the_types_that_a_parquet_file_says(
+    tmp_path: Path, name: str, array: pa.Array, kept: Any
+) -> None:
+    """Fields whose values are converted, as decimal numbers are, have types found by looking."""
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"id": ["a"], name: array}), path)
+    assert PromptFile.of(path).column_types().get(name) == kept
+
+
+@pytest.mark.parametrize(
+    ("type", "words"),
+    [
+        (pa.struct([("a\0b", pa.int64())]), "column 'x' can't be carried: .*NUL"),
+        (pa.struct([("a", pa.int64()), ("a", pa.int64())]), "two of one name"),
+    ],
+)
+def test_a_type_that_no_dataset_has_is_the_files_error(
+    tmp_path: Path, type: pa.DataType, words: str
+) -> None:
+    with pytest.raises(InputFileError, match=words):
+        from_parquet(tmp_path, {"prompt": ["a"], "x": pa.nulls(1, type)})
+
+
+@pytest.mark.parametrize(
+    ("column", "source"),
+    [
+        ({"bytes": b"\xff\xd8", "path": "a.jpg"}, "data:;base64,/9g="),
+        ({"bytes": b"P1 1 1 1", "path": None}, "data:;base64,UDEgMSAxIDE="),
+        ({"bytes": None, "path": "a.jpg"}, "/a.jpg"),
+        (b"\xff\xd8", "data:;base64,/9g="),
+        (b"a.jpg", "/a.jpg"),
+    ],
+)
+def test_image_columns_of_hugging_face_are_images(tmp_path: Path, column: Any, source: str) -> None:
+    if isinstance(column, dict):
+        image = pa.array([column], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    else:
+        image = pa.array([column])
+    for name, array in (("image", image), ("images", pa.array([image.to_pylist()]))):
+        if isinstance(column, dict):
+            array = array.cast(image.type if name == "image" else pa.list_(image.type))
+        [row] = from_parquet(tmp_path, {"prompt": ["p"], name: array})
+        assert row.request
+        assert row.request.images[0] in (source, f"{tmp_path}{source}")
+        own = Format.PARQUET.dialect.columns(row.data)[name]
+        assert own == (source.lstrip("/") if name == "image" else [source.lstrip("/")])
+
+
+def test_a_long_image_is_abridged_in_its_column(tmp_path: Path) -> None:
+    image = pa.array([{"bytes": b"\xff" * 1000, "path": "a.jpg"}])
+    [row] = from_parquet(tmp_path, {"prompt": ["p"], "image": image})
+    own = Format.PARQUET.dialect.columns(row.data)
+    assert own["image"] == "data:;base64,… (1000 bytes)"
 
 
 def test_parquet_values_out_of_range(tmp_path: Path) -> None:

@@ -1,0 +1,170 @@
+"""Values of typed columns: as JSON between producer and worker, as Arrow in files.
+
+What JSON has no form for is text: dates and times (`2024-01-31 12:30:00.000000`, and `Z` behind one
+of a time zone), decimals as digits. Bytes are the text that they are in UTF-8, or else an object
+`{"base64": …}`. Durations are numbers of their unit, maps are lists of pairs. Each comes back as it
+was.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+
+from jobs.column_types import JSON_TEXT, TypeSpec, arrow_type, carried_type, type_spec, with_leaves
+
+Convert: TypeAlias = Callable[[Any], Any]
+
+BASE64 = "base64"
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def json_values(column: pa.Array, *, maps_as_objects: bool = False) -> list[Any]:
+    """Return a column's values as JSON.
+
+    Args:
+        maps_as_objects: maps become objects; the last of equal keys stays.
+
+    Raises:
+        ValueError: a value has no such form, as a date after the year 9999.
+    """
+    type = carried_type(column.type)
+    written = column.cast(with_leaves(type, _in_utc)).cast(with_leaves(type, _as_written))
+    if (checked := with_leaves(type, _as_checked)) != written.type:
+        written.cast(checked)  # not every date that can be written can be read
+    pairs = dict if maps_as_objects else _lists
+    convert = _converter(type_spec(type), _leaf_to_json, pairs)
+    values: list[Any] = written.to_pylist()
+    return values if convert is None else list(map(convert, values))
+
+
+def cell_encoder(spec: TypeSpec) -> Convert:
+    """Return what encodes a JSON value of a column of this type for `arrow_values`.
+
+    It raises TypeError, ValueError or LookupError where the value is of another type.
+
+    Raises:
+        ValueError: there is no such type.
+    """
+    arrow_type(spec)
+    return _converter(spec, _leaf_of_json, _tuples) or _same
+
+
+def arrow_values(cells: Iterable[Any], type: pa.DataType) -> pa.Array:
+    """Return encoded values as a column of this type.
+
+    Raises:
+        pa.ArrowException, OverflowError: one is of another type.
+    """
+    column = pa.array(cells, with_leaves(type, _as_encoded))
+    return column if column.type == type else column.cast(type)
+
+
+def is_bytes(value: Any) -> bool:
+    """Return whether a JSON value stands for bytes that are no text."""
+    return isinstance(value, dict) and value.keys() == {BASE64}
+
+
+def _in_utc(leaf: pa.DataType) -> pa.DataType:
+    return pa.timestamp(leaf.unit, "UTC") if pa.types.is_timestamp(leaf) and leaf.tz else leaf
+
+
+def _as_written(leaf: pa.DataType) -> pa.DataType:
+    return pa.string() if pa.types.is_time(leaf) else _as_encoded(leaf)
+
+
+def _as_checked(leaf: pa.DataType) -> pa.DataType:
+    return leaf if _is_day(leaf) else _as_written(leaf)
+
+
+def _as_encoded(leaf: pa.DataType) -> pa.DataType:
+    """Return the type from and to which Arrow converts a leaf."""
+    if _is_day(leaf) or pa.types.is_decimal(leaf):
+        return pa.string()
+    if pa.types.is_time32(leaf):
+        return pa.int32()
+    if pa.types.is_time64(leaf) or pa.types.is_duration(leaf):
+        return pa.int64()
+    return pa.float32() if pa.types.is_float16(leaf) else leaf
+
+
+def _is_day(leaf: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(leaf) or pa.types.is_date(leaf))
+
+
+def _leaf_to_json(leaf: str) -> Convert | None:
+    return _of_bytes if "binary" in leaf else None
+
+
+def _leaf_of_json(leaf: str) -> Convert | None:
+    if leaf == JSON_TEXT:
+        return _to_json
+    if "binary" in leaf:
+        return _to_bytes
+    if leaf.startswith("time") and not leaf.startswith("timestamp"):
+        return partial(_ticks, per_second=_PER_SECOND[leaf.partition("[")[2][:-1]])
+    return None
+
+
+def _of_bytes(value: bytes) -> Any:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {BASE64: b64encode(value).decode()}
+
+
+def _to_bytes(value: Any) -> bytes:
+    return value.encode() if isinstance(value, str) else b64decode(value[BASE64], validate=True)
+
+
+def _ticks(time: str, per_second: int) -> int:
+    hours, minutes, seconds = time.split(":")
+    whole, _, fraction = seconds.partition(".")
+    return ((int(hours) * 60 + int(minutes)) * 60 + int(whole)) * per_second + int(fraction or 0)
+
+
+def _lists(pairs: Iterable[Any]) -> list[list[Any]]:
+    return [list(pair) for pair in pairs]
+
+
+def _tuples(pairs: Iterable[Any]) -> list[tuple[Any, Any]]:
+    return [(key, item) for key, item in pairs]
+
+
+def _converter(
+    spec: TypeSpec, of_leaf: Callable[[str], Convert | None], of_pairs: Convert
+) -> Convert | None:
+    """Return what converts values of a type; None where they stay as they are."""
+    if isinstance(spec, str):
+        return _unless_null(of_leaf(spec))
+    kind = next(key for key in spec if key != "size")
+    inner = spec[kind]
+    if kind == "struct":
+        each = {name: _converter(field, of_leaf, of_pairs) for name, field in inner.items()}
+        changed = {name: convert for name, convert in each.items() if convert}
+        return _unless_null(partial(_struct, changed) if changed else None)
+    if kind == "map":
+        key, item = (_converter(part, of_leaf, of_pairs) or _same for part in inner)
+        return _unless_null(lambda pairs: of_pairs((key(k), item(i)) for k, i in pairs))
+    convert = _converter(inner, of_leaf, of_pairs)
+    return _unless_null((lambda items: list(map(convert, items))) if convert else None)
+
+
+def _struct(changed: dict[str, Convert], value: dict[str, Any]) -> dict[str, Any]:
+    given = {**value}
+    return given | {name: convert(given.get(name)) for name, convert in changed.items()}
+
+
+def _unless_null(convert: Convert | None) -> Convert | None:
+    return convert and (lambda value: None if value is None else convert(value))
+
+
+def _same(value: Any) -> Any:
+    return value
