@@ -23,6 +23,7 @@ from jobs.shards import Shard, shards_of
 from jobs.sources import Input, MediaFiles, PromptFile, SourceRow, input_of
 from jobs.survey import survey_input
 from vllm_mlx.errors import InvalidRequestError, ModelLoadError
+from vllm_mlx.parameters import whole
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.video_params import VideoParams
 
@@ -94,6 +95,7 @@ def enqueue_run(
     source = input_of(path, videos=videos, images=images, prompt=prompt)
     version = source.version()
     folder = _folder_of(out)
+    n = whole(n)
     if type(n) is not int or not 1 <= n <= MAX_SAMPLES:
         raise InvalidRequestError(f"n={n!r}: should be 1 to {MAX_SAMPLES}")
     sampling = sampling or SamplingParams.of()

@@ -14,7 +14,7 @@ from vllm_mlx.content import Part, media_of, with_sources
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.media.names import located
 from vllm_mlx.messages import Message, Messages
-from vllm_mlx.parameters import Parameters, describe
+from vllm_mlx.parameters import Parameters, describe, whole
 from vllm_mlx.sampling_params import SamplingParams, as_tuple
 from vllm_mlx.video_params import VideoParams
 
@@ -26,6 +26,7 @@ MAX_MEDIA = 64
 
 
 def _int_as_str(value: Any) -> Any:
+    value = whole(value)
     return str(value) if type(value) is int else value
 
 

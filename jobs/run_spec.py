@@ -21,6 +21,8 @@ from vllm_mlx.video_params import VideoParams
 
 QUEUE_PREFIX = "mlx-"
 
+_FIRST_SETTINGS = {"max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
+_FIRST_SETTINGS |= {"stop", "seed", "logprobs", "stop_on_repetition"}
 _IDENTITY = ("model", "out", "shard_size", "n", "chat", "bad_rows")
 
 
@@ -92,7 +94,7 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
         """Return a spec with what follows from its fields: id, shard count, time, versions."""
         identity = {key: fields[key] for key in _IDENTITY}
         identity["input"] = [fields["input"].fingerprint, fields["input"].format]
-        identity["sampling"] = fields["sampling"].model_dump(mode="json")
+        identity["sampling"] = _sampling_identity(fields["sampling"])
         video_params = fields.get("video_params", VideoParams.of())
         if video_params != VideoParams.of():  # runs from before there were videos keep their ids
             identity["video_params"] = video_params.model_dump(mode="json")
@@ -127,6 +129,19 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
 
     def manifest(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
+
+
+def _sampling_identity(sampling: SamplingParams) -> dict[str, Any]:
+    # Runs from before there was a setting keep their ids.
+    settings, defaults = (
+        sampling.model_dump(mode="json"),
+        SamplingParams.of().model_dump(mode="json"),
+    )
+    return {
+        name: value
+        for name, value in settings.items()
+        if name in _FIRST_SETTINGS or value != defaults[name]
+    }
 
 
 def queue_name(model: str) -> str:

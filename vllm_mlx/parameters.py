@@ -9,9 +9,9 @@ import inspect
 import json
 from collections.abc import Mapping
 from textwrap import indent
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from vllm_mlx.errors import InvalidRequestError, shown
 
@@ -19,17 +19,32 @@ _NO_LIMIT = 2**31 - 1  # from here on a maximum is that of the number's type
 
 
 class Parameters(BaseModel):
-    """Settings that are frozen, validated, and complete: every field has a default."""
+    """Settings that are frozen, validated, and complete: every field has a default.
+
+    A float that is whole is as good as the integer where a field is one.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
     )
 
+    _integers: ClassVar[frozenset[str]] = frozenset()
+
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        kinds = {name: field.annotation for name, field in cls.model_fields.items()}
+        integers = (name for name, kind in kinds.items() if int in (kind, *get_args(kind)))
+        cls._integers = frozenset(integers)
         described = [f"{name}: {field.description}" for name, field in cls.model_fields.items()]
         fields = indent("\n".join(text.replace("\n", "\n    ") for text in described), " " * 4)
         cls.__doc__ = f"{inspect.getdoc(cls)}\n\nAttributes:\n{fields}\n"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_floats_are_integers(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return data | {name: whole(data[name]) for name in cls._integers & data.keys()}
 
     @classmethod
     def of(cls, **options: Any) -> Self:
@@ -50,6 +65,11 @@ def plain_scalar(value: Any) -> Any:
     return value.item() if getattr(value, "shape", None) == () else value
 
 
+def whole(value: Any) -> Any:
+    """Return a float that is whole as the integer, as tables and JavaScript write those."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class Setting(NamedTuple):
     """A field of `Parameters`, as the command line and the docs show it.
 
@@ -58,6 +78,7 @@ class Setting(NamedTuple):
         range: the allowed values in words; empty where all of the type are.
         default: as JSON; empty where not given means off or chosen later.
         help: the first paragraph of the description.
+        items: the type of what an array holds.
     """
 
     name: str
@@ -65,6 +86,7 @@ class Setting(NamedTuple):
     range: str
     default: str
     help: str
+    items: str = ""
 
 
 def settings_of(parameters: type[Parameters]) -> dict[str, Setting]:
@@ -78,7 +100,8 @@ def _setting(name: str, schema: Mapping[str, Any]) -> Setting:
     default = flat.get("default")
     text = "" if default in (None, []) else json.dumps(default)
     summary = " ".join(flat.get("description", "").partition("\n\n")[0].split())
-    return Setting(name, flat["type"], _range(flat), text, summary)
+    items = flat.get("items", {}).get("type", "")
+    return Setting(name, flat["type"], _range(flat), text, summary, items)
 
 
 def _range(schema: Mapping[str, Any]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Annotated, Any, TypedDict
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Self, TypedDict
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
 from vllm_mlx.errors import InvalidRequestError
-from vllm_mlx.parameters import Parameters, plain_scalar
+from vllm_mlx.parameters import Parameters, plain_scalar, whole
 from vllm_mlx.seeds import sample_seed
 
 
@@ -23,7 +23,24 @@ def as_tuple(strings: Any) -> Any:
     return None
 
 
+def as_tokens(tokens: Any) -> Any:
+    """Return one token id or a collection of them as a tuple."""
+    if isinstance(tokens, list | tuple | set | frozenset):
+        return tuple(map(whole, tokens))
+    return None if tokens is None else (whole(tokens),)
+
+
+def as_biases(biases: Any) -> Any:
+    """Return what is added to logits by token id, which JSON has as a string."""
+    if not isinstance(biases, Mapping):
+        return biases
+    given = {key: value for key, value in biases.items() if value is not None}
+    return {int(key) if str(key).isdecimal() else key: value for key, value in given.items()}
+
+
 StopString = Annotated[str, StringConstraints(min_length=1)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Bias = Annotated[float, Field(ge=-100.0, le=100.0, allow_inf_nan=False)]
 
 
 class SamplingParams(Parameters):
@@ -41,8 +58,20 @@ class SamplingParams(Parameters):
     """Drop tokens less likely than this times the most likely one; 0 is off."""
     repetition_penalty: float = Field(1.0, gt=0.0, le=2.0, allow_inf_nan=False)
     """Divide the logits of recent tokens by this; 1 is off."""
+    presence_penalty: float = Field(0.0, ge=-2.0, le=2.0, allow_inf_nan=False)
+    """Subtract this from the logits of tokens that were generated; 0 is off."""
+    frequency_penalty: float = Field(0.0, ge=-2.0, le=2.0, allow_inf_nan=False)
+    """Subtract this once for each time that a token was generated; 0 is off."""
+    logit_bias: Annotated[dict[TokenId, Bias] | None, BeforeValidator(as_biases)] = None
+    """Add to the logits of tokens, by id: -100 bans one, 100 leaves hardly another choice."""
     stop: Annotated[tuple[StopString, ...] | None, BeforeValidator(as_tuple)] = None
     """Strings (or one) that end the text; they are trimmed from it."""
+    stop_token_ids: Annotated[tuple[TokenId, ...] | None, BeforeValidator(as_tokens)] = None
+    """Tokens (or one) that end the text, as the model's own end tokens do."""
+    min_tokens: int = Field(0, ge=0, le=2**31 - 1)
+    """Tokens to generate before an end token or a stop string may end the text."""
+    ignore_eos: bool = False
+    """Go on where the model would end, up to `max_tokens`; its end tokens are left out."""
     seed: int | None = Field(None, ge=0, lt=2**63)
     """Makes sampling repeatable, whatever else is in the batch; drawn and recorded if not given.
 
@@ -55,13 +84,44 @@ class SamplingParams(Parameters):
     stop_on_repetition: bool = False
     """End a text whose tail repeats itself, with the `finish_reason` `repetition`."""
 
+    @classmethod
+    def of(cls, **options: Any) -> Self:
+        return super().of(**options).agreeing()
+
+    def agreeing(self) -> Self:
+        """Return these settings if none contradicts another.
+
+        Raises:
+            InvalidRequestError: naming those that do.
+        """
+        if self.min_tokens > self.max_tokens:
+            raise InvalidRequestError(
+                f"min_tokens={self.min_tokens}: more than max_tokens={self.max_tokens}"
+            )
+        return self
+
+    def within(self, vocab_size: int) -> Self:
+        """Return these settings if a model of so many tokens has all that they name.
+
+        Raises:
+            InvalidRequestError: naming the setting and the token.
+        """
+        for name in ("logit_bias", "stop_token_ids"):
+            for token in getattr(self, name) or ():
+                if token >= vocab_size:
+                    raise InvalidRequestError(
+                        f"{name}: {token} is no token of this model, whose ids are 0 to "
+                        f"{vocab_size - 1}"
+                    )
+        return self
+
     def for_samples(self, n: int) -> list[SamplingParams]:
         """Return these settings for each of `n` samples of one prompt, with seeds that differ.
 
         Raises:
             InvalidRequestError: `n` is no positive integer, or all samples would be the same.
         """
-        n = plain_scalar(n)
+        n = whole(plain_scalar(n))
         if type(n) is not int or n < 1:
             raise InvalidRequestError(f"n={n!r}: should be at least 1")
         if n > 1 and self.greedy:
@@ -85,7 +145,13 @@ class MoreOptions(TypedDict, total=False):
     top_k: int | None
     min_p: float | None
     repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    logit_bias: Mapping[int, float] | None
     stop: str | Collection[str] | None
+    stop_token_ids: int | Collection[int] | None
+    min_tokens: int | None
+    ignore_eos: bool | None
     seed: int | None
     logprobs: int | None
     stop_on_repetition: bool | None

@@ -61,7 +61,8 @@ _BY_TYPE: dict[Any, TypeAdapter[Any]] = {
 }
 
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("stop", "messages", "images", "videos"), _json_container),
+    **dict.fromkeys(("stop", "messages", "images", "videos", "logit_bias"), _json_container),
+    "stop_token_ids": lambda cell: _scalar(_INTEGER, _json_container(cell)),
     **{
         name: partial(_scalar, _BY_TYPE[field.annotation])
         for name, field in GenerationRequest.model_fields.items()

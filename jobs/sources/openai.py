@@ -30,9 +30,6 @@ _NO_OPS: dict[str, Any] = {
     "logprobs": False,
     "top_logprobs": 0,
     "store": False,
-    "frequency_penalty": 0,
-    "presence_penalty": 0,
-    "logit_bias": {},
     "response_format": {"type": "text"},
 }
 

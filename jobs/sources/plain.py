@@ -71,8 +71,9 @@ def _fold(name: str) -> str:
 
 _FOLDED = {_fold(name): name for name in sorted(FIELDS - {"id", "prompt", "messages"})}
 # Near "stop", "seed" or "top_p" lie ordinary words ("step", "speed", "top"): a short name is
-# meant only when it is equal but for case, separators and a plural s.
-_LONG_NAMES = [folded for folded in _FOLDED if len(folded) > 6]
+# meant only when it is equal but for case, separators and a plural s; so is "min_tokens", beside
+# "n_tokens".
+_LONG_NAMES = [folded for folded in _FOLDED if len(folded) > 6 and folded != "mintokens"]
 _KNOWN = _FOLDED | {
     "maxcompletiontokens": "max_tokens",
     "repeatpenalty": "repetition_penalty",
@@ -83,9 +84,7 @@ _KNOWN = _FOLDED | {
 _OF_VIDEO = {"fps": "video_fps", "max_frames": "video_max_frames", "nframes": "video_max_frames"}
 _LONGEST = 40
 # What other systems know and users expect to act. (`user` is an ordinary column.)
-_NOT_SUPPORTED = frozenset(
-    {"best_of", "frequency_penalty", "logit_bias", "presence_penalty", "response_format"}
-)
+_NOT_SUPPORTED = frozenset({"best_of", "response_format"})
 
 
 @lru_cache(maxsize=4096)

@@ -59,8 +59,8 @@ def validated(source: Input, *, sampling: SamplingParams, n: int) -> Iterator[So
 
 
 def _samples(request: GenerationRequest, sampling: SamplingParams, n: int) -> int:
-    samples = request.samples(n)
-    if samples > 1 and request.over(sampling).greedy:
+    samples, params = request.samples(n), request.over(sampling).agreeing()
+    if samples > 1 and params.greedy:
         raise InvalidRequestError(
             f"n={samples}: with temperature=0 every sample is the same; ask for one, or give "
             "a temperature"

@@ -177,7 +177,7 @@ def test_media_beside_messages_are_told_where_to_go() -> None:
         ("video_fps", 241, "less than or equal to 240"),
         ("video_fps", "2", "valid number"),
         ("video_max_frames", 0, "greater than or equal to 1"),
-        ("video_max_frames", 2.0, "valid integer"),
+        ("video_max_frames", 2.5, "valid integer"),
     ],
 )
 def test_malformed_media(field: str, value: Any, words: str) -> None:
@@ -312,13 +312,14 @@ def test_reasoning_of_the_assistant_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "id"), [("a", "a"), (7, "7"), (0, "0"), (-1, "-1"), ("x" * 512, "x" * 512)]
+    ("given", "id"),
+    [("a", "a"), (7, "7"), (0, "0"), (-1, "-1"), (3.0, "3"), ("x" * 512, "x" * 512)],
 )
 def test_ids(given: Any, id: str) -> None:
     assert GenerationRequest.parse({"prompt": "p", "id": given}).id == id
 
 
-@pytest.mark.parametrize("given", ["", "x" * 513, True, 1.0, ["a"], {}])
+@pytest.mark.parametrize("given", ["", "x" * 513, True, 1.5, ["a"], {}])
 def test_bad_ids(given: Any) -> None:
     assert complaint({"prompt": "p", "id": given}).startswith("id=")
 
@@ -346,7 +347,7 @@ def test_whitespace_is_a_prompt() -> None:
         ("max_tokens", 0, "greater than or equal to 1"),
         ("max_tokens", "5", "valid integer"),
         ("max_tokens", True, "valid integer"),
-        ("max_tokens", 5.0, "valid integer"),
+        ("max_tokens", 5.5, "valid integer"),
         ("temperature", 2.5, "less than or equal to 2"),
         ("temperature", "0.5", "valid number"),
         ("top_p", 0, "greater than 0"),
@@ -364,6 +365,15 @@ def test_messages_name_field_value_and_range(field: str, value: Any, allowed: st
     message = complaint({"prompt": "p", field: value})
     assert message.startswith(f"{field}={value!r}: ")
     assert allowed in message
+
+
+def test_floats_that_are_whole_are_integers() -> None:
+    given = {"max_tokens": 8.0, "seed": 1.0, "n": 2.0, "logprobs": 0.0, "video_max_frames": 4.0}
+    request = GenerationRequest.parse({"prompt": "p", **given})
+    assert request == GenerationRequest.parse(
+        {"prompt": "p", "max_tokens": 8, "seed": 1, "n": 2, "logprobs": 0, "video_max_frames": 4}
+    )
+    assert type(request.seed) is int
 
 
 def test_unknown_fields_are_named_with_the_known_ones() -> None:

@@ -66,6 +66,12 @@ CHANGES: list[dict[str, Any]] = [
     {"sampling": SamplingParams.of(seed=1)},
     {"sampling": SamplingParams.of(logprobs=0)},
     {"sampling": SamplingParams.of(stop_on_repetition=True)},
+    {"sampling": SamplingParams.of(presence_penalty=0.5)},
+    {"sampling": SamplingParams.of(frequency_penalty=0.5)},
+    {"sampling": SamplingParams.of(logit_bias={5: -100})},
+    {"sampling": SamplingParams.of(stop_token_ids=[5])},
+    {"sampling": SamplingParams.of(min_tokens=5)},
+    {"sampling": SamplingParams.of(ignore_eos=True)},
     {"video_params": VideoParams.of(video_fps=1.0)},
     {"video_params": VideoParams.of(video_max_frames=16)},
 ]
@@ -92,6 +98,7 @@ def test_every_setting_of_videos_is_part_of_the_identity() -> None:
 
 def test_runs_without_such_a_setting_have_the_ids_they_always_had() -> None:
     assert make_spec().run_id == make_spec(video_params=VideoParams.of()).run_id
+    assert make_spec().run_id == "run-f37c1bb6ecb8"
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,17 @@ def test_defaults_are_the_documented_ones():
         ({"top_k": 2**31}, ["top_k=2147483648"]),
         ({"min_p": 2}, ["min_p=2"]),
         ({"repetition_penalty": 0}, ["repetition_penalty=0"]),
+        ({"presence_penalty": 2.5}, ["presence_penalty=2.5", "2"]),
+        ({"frequency_penalty": -3}, ["frequency_penalty=-3", "-2"]),
+        ({"logit_bias": {"word": 1}}, ["logit_bias.word", "integer"]),
+        ({"logit_bias": {5: 101}}, ["logit_bias.5=101", "100"]),
+        ({"logit_bias": {-5: 1}}, ["logit_bias.-5"]),
+        ({"logit_bias": [5]}, ["logit_bias=[5]"]),
+        ({"stop_token_ids": ["x"]}, ["stop_token_ids", "'x'"]),
+        ({"stop_token_ids": -1}, ["stop_token_ids", "-1"]),
+        ({"min_tokens": -1}, ["min_tokens=-1"]),
+        ({"min_tokens": 9, "max_tokens": 8}, ["min_tokens=9", "max_tokens=8"]),
+        ({"ignore_eos": 1}, ["ignore_eos=1"]),
         ({"stop": ""}, ["stop"]),
         ({"stop": ["a", 1]}, ["stop", "1"]),
         ({"seed": -1}, ["seed=-1"]),
@@ -52,6 +63,21 @@ def test_one_stop_string_is_a_list_of_one():
     assert SamplingParams.of(stop=["END", "\n\n"]).stop == ("END", "\n\n")
 
 
+def test_tokens_are_named_as_json_and_python_name_them():
+    given = SamplingParams.of(logit_bias={"5": -100, 6: 1.5}, stop_token_ids=7)
+    assert given == SamplingParams.of(logit_bias={5: -100.0, 6: 1.5}, stop_token_ids=[7.0])
+    for params in (given, SamplingParams.of()):
+        assert SamplingParams.model_validate_json(params.model_dump_json()) == params
+
+
+def test_tokens_that_a_model_has_not_are_named():
+    params = SamplingParams.of(logit_bias={5: 1}, stop_token_ids=[9])
+    assert params.within(10) is params
+    for size, says in ((9, "stop_token_ids: 9 "), (5, "logit_bias: 5 .* 0 to 4")):
+        with pytest.raises(InvalidRequestError, match=says):
+            params.within(size)
+
+
 def test_bounds_themselves_are_allowed():
     for options in ({"temperature": 0}, {"temperature": 2}, {"top_p": 1}, {"max_tokens": 1}):
         SamplingParams.of(**options)
@@ -67,10 +93,22 @@ def test_scalars_of_numpy_are_those_of_python():
     config = SchedulerConfig.of(max_num_seqs=np.int64(4), kv_cache_bytes=np.int64(1 << 30))
     assert config == SchedulerConfig.of(max_num_seqs=4, kv_cache_bytes="1GiB")
     for wrong in (
-        {"max_tokens": np.float64(5)},
+        {"max_tokens": np.float64(5.5)},
         {"max_tokens": np.array([5])},
         {"seed": np.bool_(1)},
     ):
+        with pytest.raises(InvalidRequestError, match=next(iter(wrong))):
+            SamplingParams.of(**wrong)
+
+
+def test_a_float_that_is_whole_is_an_integer():
+    given = SamplingParams.of(max_tokens=8.0, seed=1e3, top_k=np.float32(3), logprobs=2.0)
+    assert given == SamplingParams.of(max_tokens=8, seed=1000, top_k=3, logprobs=2)
+    assert type(given.seed) is int
+    assert len(given.for_samples(3.0)) == 3
+    assert VideoParams.of(video_max_frames=4.0) == VideoParams.of(video_max_frames=4)
+    assert SchedulerConfig.of(max_num_seqs=4.0) == SchedulerConfig.of(max_num_seqs=4)
+    for wrong in ({"seed": 1.5}, {"seed": float("inf")}, {"seed": float("nan")}, {"top_k": True}):
         with pytest.raises(InvalidRequestError, match=next(iter(wrong))):
             SamplingParams.of(**wrong)
 

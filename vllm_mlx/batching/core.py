@@ -217,7 +217,8 @@ class EngineCore:
             if each:
                 future.add_done_callback(partial(_release, each))
         for (request, future, at, in_order), each in zip(samples, media, strict=True):
-            max_tokens = _room(loaded, len(prepared.tokens), request.params.max_tokens)
+            params = request.params.within(loaded.vocab_size)
+            max_tokens = _room(loaded, len(prepared.tokens), params.max_tokens)
             if refusal := runner.refusal(len(prepared.tokens), max_tokens):
                 raise KVCacheBudgetError(refusal)
             sequences.append(

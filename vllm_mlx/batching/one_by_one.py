@@ -120,7 +120,7 @@ def text_runner(model: Any, *, vocab_size: int, bounds: Bounds) -> OneByOneRunne
     """Return the runner of a text model, stepped by mlx-lm's `generate_step`."""
 
     def start(sequence: Sequence, **options: Any) -> Any:
-        processors = make_processors(sequence.params)
+        processors = make_processors(sequence)
         prompt = mx.array(sequence.prompt_tokens)
         return generate_step(prompt, model, logits_processors=processors, **options)
 

@@ -61,6 +61,7 @@ class Scheduler:
         )
 
     def add(self, sequence: Sequence) -> None:
+        sequence.end_at(self._eos_token_ids)
         self._runner.announce(sequence)
         self._waiting.append(sequence)
 
@@ -159,7 +160,7 @@ class Scheduler:
         try:
             if token < 0:
                 raise NonFiniteLogitsError("the model's logits are not finite (NaN or infinity)")
-            sequence.append(token, self._eos_token_ids, logprobs)
+            sequence.append(token, logprobs)
         except Exception as error:
             self._fail(sequence, error)
         if sequence.finish_reason or sequence.future.done():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 
@@ -31,6 +31,7 @@ class Sequence:
             and for media their content.
         future: resolves to the whole `GenerationOutput`, or to the error that ended it.
         cached_tokens: prompt tokens that were taken from another prompt's prefill.
+        end_token_ids: tokens that end it.
         alone: the batch it ran in failed, so it is tried again with nothing beside it.
         in_order: nothing that is added later may start before it.
         thinking: follows its thoughts; None where the model has none.
@@ -76,11 +77,19 @@ class Sequence:
         self._token_text = token_text
         self._new_thinking = new_thinking
         self._submitted = time.perf_counter() if submitted is None else submitted
+        self.end_at(())
         self.restart()
+
+    def end_at(self, eos_token_ids: Collection[int]) -> None:
+        """Take note of the model's end tokens, before the first step."""
+        own = frozenset(self.params.stop_token_ids or ())
+        self._unsaid = own.union(eos_token_ids)
+        self.end_token_ids = own if self.params.ignore_eos else self._unsaid
 
     def restart(self) -> None:
         """Forget what was generated: the sequence will run again from its prompt."""
-        self.text = TextStream(self._new_detokenizer(), self.params.stop)
+        stop = None if self.params.min_tokens else self.params.stop
+        self.text = TextStream(self._new_detokenizer(), stop)
         self.thinking = self._new_thinking()
         self._thoughts = (
             ThoughtText(self.thinking, self.text, self._new_detokenizer) if self.thinking else None
@@ -97,16 +106,20 @@ class Sequence:
         """Whether a caller may have seen text already, so that it can't be started over."""
         return self.on_chunk is not None and bool(self.output_tokens)
 
-    def append(self, token: int, eos_token_ids: set[int], logprobs: Logprobs | None = None) -> None:
+    def append(self, token: int, logprobs: Logprobs | None = None) -> None:
         """Take the next token; sets `finish_reason` when it is the last."""
+        params = self.params
+        may_stop = len(self.output_tokens) >= params.min_tokens
+        if len(self.output_tokens) == params.min_tokens:
+            self.text.stop_at(params.stop)
         self.output_tokens.append(token)
         if logprobs:
             self._logprobs.append((token, logprobs))
-        if token in eos_token_ids or self._push(token):
+        if token in self.end_token_ids or (token not in self._unsaid and self._push(token)):
             self.finish_reason = "stop"
         elif len(self.output_tokens) >= self.max_tokens:
             self.finish_reason = "length"
-        elif self.params.stop_on_repetition and repeats(self.output_tokens):
+        elif params.stop_on_repetition and may_stop and repeats(self.output_tokens):
             self.finish_reason = "repetition"
 
     def deliver(self) -> None:

@@ -26,12 +26,17 @@ class TextStream:
 
     def __init__(self, detokenizer: Detokenizer, stop: tuple[str, ...] | None) -> None:
         self._detokenizer = detokenizer
-        self._stop = stop or ()
-        self._longest = max(map(len, self._stop), default=0)
         self._taken = 0
         self._finished = False
         self._trims = False
         self.text = ""
+        self.stop_at(stop)
+
+    def stop_at(self, stop: tuple[str, ...] | None) -> None:
+        """Look for these strings in the text that comes from now on."""
+        self._stop = stop or ()
+        self._stop_from = len(self.text)
+        self._longest = max(map(len, self._stop), default=0)
 
     def push(self, token: int) -> bool:
         """Add one token; True when a stop string is complete, which ends the text before it."""
@@ -68,7 +73,7 @@ class TextStream:
         if not segment:
             return False
         # A match must touch the new text: look back one character less than the longest stop.
-        start = max(0, len(self.text) - self._longest + 1)
+        start = max(self._stop_from, len(self.text) - self._longest + 1)
         self.text += segment
         found = [at for stop in self._stop if (at := self.text.find(stop, start)) >= 0]
         if found:

@@ -66,7 +66,7 @@ class UpstreamRunner(Runner):
             (uid,) = self._generator.insert(
                 [sequence.prompt_tokens],
                 max_tokens=[sequence.max_tokens],
-                logits_processors=[make_processors(sequence.params)],
+                logits_processors=[make_processors(sequence)],
             )
             self._rows[uid] = sequence
             if sequence.seed is not None:

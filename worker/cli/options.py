@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -13,7 +14,7 @@ from jobs.connection import connect
 from jobs.producer import DEFAULT_SHARD_SIZE
 from jobs.requests import GenerationRequest
 from vllm_mlx.media.policy import VIDEO_READERS, MediaPolicy
-from vllm_mlx.parameters import Parameters, Setting, settings_of
+from vllm_mlx.parameters import Parameters, Setting, settings_of, whole
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 from vllm_mlx.video_params import VideoParams
@@ -21,7 +22,38 @@ from vllm_mlx.video_params import VideoParams
 P = TypeVar("P", bound=Parameters)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-_TYPES = {"integer": int, "number": float}
+
+def integer(text: str) -> int:
+    """Return an integer, which may be written as a float: 8 or 8.0."""
+    try:
+        return int(text)
+    except ValueError:
+        number = whole(_float(text))
+    if not isinstance(number, int):
+        raise click.BadParameter(f"{text!r} is not a valid integer.")
+    return number
+
+
+def _float(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def object_of(text: str) -> dict[str, Any]:
+    """Return a JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise click.BadParameter(f"{text!r} is not a JSON object.")
+    return value
+
+
+_TYPES = {"integer": integer, "number": float, "object": object_of}
+_METAVARS = {"size": "SIZE", "object": "JSON"}
 
 
 def all_of(*options: Decorator) -> Decorator:
@@ -64,9 +96,9 @@ def setting_option(setting: Setting, **attributes: Any) -> Decorator:
     description = "; ".join(filter(None, facts))
     return click.option(
         "--" + setting.name.replace("_", "-"),
-        type=_TYPES.get(setting.type),
+        type=_TYPES.get(setting.items or setting.type),
         multiple=setting.type == "array",
-        metavar="SIZE" if setting.type == "size" else None,
+        metavar=_METAVARS.get(setting.type),
         help=setting.help + (f" [{description}]" if description else ""),
         **attributes,
     )

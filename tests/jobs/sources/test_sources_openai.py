@@ -22,9 +22,6 @@ NO_OPS: dict[str, Any] = {
     "logprobs": False,
     "top_logprobs": 0,
     "store": False,
-    "frequency_penalty": 0,
-    "presence_penalty": 0.0,
-    "logit_bias": {},
     "response_format": {"type": "text"},
     "tools": None,
 }
@@ -65,7 +62,13 @@ def test_all_sampling_fields_are_mapped() -> None:
         "top_k": 3,
         "min_p": 0.4,
         "repetition_penalty": 1.1,
+        "presence_penalty": 0.5,
+        "frequency_penalty": -0.5,
+        "logit_bias": {"7": -100},
         "stop": ["x"],
+        "stop_token_ids": [7],
+        "min_tokens": 2,
+        "ignore_eos": True,
         "seed": 9,
         "logprobs": 3,
         "stop_on_repetition": True,
@@ -73,7 +76,12 @@ def test_all_sampling_fields_are_mapped() -> None:
     request = OPENAI.request(envelope("/v1/completions", prompt="p", **sampling))
     assert request.model_fields_set == {"id", "prompt", *sampling}
     assert sampling.keys() == SamplingParams.model_fields.keys()
-    assert request.model_dump(include=set(sampling)) == {**sampling, "stop": ("x",)}
+    assert request.model_dump(include=set(sampling)) == {
+        **sampling,
+        "logit_bias": {7: -100},
+        "stop": ("x",),
+        "stop_token_ids": (7,),
+    }
 
 
 def test_max_completion_tokens_is_max_tokens() -> None:
@@ -104,7 +112,7 @@ def test_values_that_ask_for_nothing(name: str) -> None:
     ("name", "value", "words"),
     [
         ("stream", True, "body.stream=True: not supported, only False is"),
-        ("presence_penalty", 0.5, "body.presence_penalty=0.5: not supported, only 0 is"),
+        ("best_of", 2, "body.best_of=2: not supported, only 1 is"),
         ("response_format", {"type": "json_object"}, "body.response_format="),
         ("tools", [{}], "body.tools=[{}]: not supported"),
         ("max_token", 5, "body.max_token=5: not supported"),

@@ -52,6 +52,37 @@ def test_csv_cells_of_logprobs_repetition_and_samples(tmp_path: Path, cell: str)
     assert str(bad.error).startswith("stop_on_repetition='perhaps'")
 
 
+def test_csv_cells_of_tokens_and_penalties(tmp_path: Path) -> None:
+    header = "prompt,presence_penalty,logit_bias,stop_token_ids,min_tokens,ignore_eos"
+    first, second, third, bad = from_csv(
+        tmp_path,
+        f'{header}\na,0.5,"{{""7"": -100, ""8"": 2.5}}","[7, 8.0]",3.0,true\n'
+        "b,,,7,,\nc,,,7.0,,\nd,,x,,,\n",
+    )
+    assert first.request
+    assert second.request
+    assert third.request
+    assert first.request.logit_bias == {7: -100.0, 8: 2.5}
+    assert (first.request.stop_token_ids, first.request.min_tokens) == ((7, 8), 3)
+    assert (first.request.presence_penalty, first.request.ignore_eos) == (0.5, True)
+    assert second.request.stop_token_ids == third.request.stop_token_ids == (7,)
+    assert second.request.logit_bias is None
+    assert str(bad.error).startswith("logit_bias='x'")
+
+
+def test_parquet_cells_of_tokens_and_penalties(tmp_path: Path) -> None:
+    columns = {
+        "prompt": ["a", "b", "c"],
+        "logit_bias": [{"7": -100.0}, {"8": 2.0}, None],
+        "stop_token_ids": [[7], None, []],
+        "min_tokens": [2.0, None, None],
+    }
+    requests = [row.request for row in from_parquet(tmp_path, columns)]
+    assert [each and each.logit_bias for each in requests] == [{7: -100.0}, {8: 2.0}, None]
+    assert [each and each.stop_token_ids for each in requests] == [(7,), None, ()]
+    assert [each and each.min_tokens for each in requests] == [2, 0, 0]
+
+
 def test_csv_cells_are_converted(tmp_path: Path) -> None:
     header = "id,prompt,max_tokens,temperature,top_k,seed,stop,repetition_penalty,score,metadata"
     [first, second] = from_csv(

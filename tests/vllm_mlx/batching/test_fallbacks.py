@@ -91,21 +91,24 @@ def test_the_graph_stays_flat_over_five_hundred_steps() -> None:
     ]
 
 
-def sampled(count: int = 12) -> list[Sequence]:
+def sampled(count: int = 14) -> list[Sequence]:
     draw = random.Random(2)
     kinds: list[dict[str, Any]] = [
         {},
         {"temperature": 0.8, "top_p": 1.0},
         {"temperature": 1.2, "top_p": 0.8, "top_k": 9},
         {"temperature": 1.0, "min_p": 0.05, "repetition_penalty": 1.3},
+        {"presence_penalty": 1.5, "frequency_penalty": 0.8, "ignore_eos": True},
+        {"temperature": 1.0, "logit_bias": {3: -100, 5: 4}, "frequency_penalty": -0.5},
+        {"stop_token_ids": list(range(0, VOCAB, 2)), "min_tokens": 3},
     ]
     return [
         sequence(
             str(i),
             draw.choices(range(VOCAB), k=draw.randint(1, 9)),
             draw.randint(3, 25),
-            **({"seed": i} if kinds[i % 4] else {}),
-            **kinds[i % 4],
+            **({"seed": i} if "temperature" in kinds[i % 7] else {}),
+            **kinds[i % 7],
         )
         for i in range(count)
     ]

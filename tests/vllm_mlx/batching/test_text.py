@@ -105,3 +105,12 @@ def test_any_cut_into_tokens_gives_the_same_text(pieces, stops):
         # The stop that completes first ends the text; none may be left in it.
         assert whole.startswith(text)
         assert not any(stop in text for stop in stops)
+
+
+def test_strings_are_looked_for_only_in_what_comes_after_they_are_named() -> None:
+    text = TextStream(Pieces(["one END", " two E", "ND three", " END"]), None)
+    assert not text.push(0)
+    text.stop_at(("END",))
+    assert not text.push(1)
+    assert text.push(2)
+    assert text.text == "one END two "

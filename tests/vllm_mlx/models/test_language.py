@@ -128,6 +128,52 @@ def test_repetition_penalty_acts(language_model):
     )
 
 
+def test_penalties_for_what_was_generated_act(language_model):
+    options = {"prompt": "la la la la la la la la", "max_tokens": 12, "temperature": 0}
+    plain = language_model.generate(**options, logprobs=0)
+    for name in ("presence_penalty", "frequency_penalty"):
+        penalized = language_model.generate(**options, **{name: 2.0}, logprobs=0)
+        kinds = [len({each.token_id for each in said.logprobs}) for said in (plain, penalized)]
+        assert kinds[0] < kinds[1], name
+
+
+def test_a_banned_token_is_not_said(language_model):
+    paris = language_model.tokenizer.encode(" Paris", add_special_tokens=False)[0]
+    options = {"prompt": "The capital of France is", "max_tokens": 5, "temperature": 0}
+    assert "Paris" in language_model.generate(**options).text
+    assert " Paris" not in language_model.generate(**options, logit_bias={paris: -100}).text
+    with pytest.raises(InvalidRequestError, match="logit_bias: 999999 is no token of this model"):
+        language_model.generate("x", logit_bias={999999: 1})
+
+
+def test_a_stop_token_ends_the_text_and_is_no_part_of_it(language_model):
+    paris = language_model.tokenizer.encode(" Paris", add_special_tokens=False)[0]
+    output = language_model.chat(CHAT, max_tokens=40, temperature=0, stop_token_ids=[paris])
+    assert output.text == "The capital of France is"
+    assert (output.finish_reason, output.completion_tokens) == ("stop", 6)
+
+
+def test_an_answer_goes_on_past_its_end_as_long_as_it_must(language_model):
+    whole = language_model.chat(CHAT, max_tokens=40, temperature=0)
+    forced = language_model.chat(CHAT, max_tokens=20, min_tokens=15, temperature=0)
+    assert forced.completion_tokens >= 15 > whole.completion_tokens
+    assert forced.text.startswith(whole.text)
+    text = "The capital of France is"
+    assert language_model.chat(CHAT, 20, temperature=0, stop="France").text == "The capital of "
+    late = language_model.chat(CHAT, 20, temperature=0, stop="France", min_tokens=6)
+    assert late.text.startswith(text)
+
+
+def test_end_tokens_are_ignored_and_left_out_of_the_text(language_model):
+    whole = language_model.chat(CHAT, max_tokens=40, temperature=0)
+    output = language_model.chat(CHAT, 30, temperature=0, ignore_eos=True, logprobs=0)
+    assert (output.finish_reason, output.completion_tokens) == ("length", 30)
+    tokens = [each.token_id for each in output.logprobs]
+    assert tokens[whole.completion_tokens - 1] in language_model.tokenizer.eos_token_ids
+    assert output.text.startswith(whole.text)
+    assert "<|im_end|>" not in output.text
+
+
 @pytest.mark.parametrize(
     "options", [{"max_tokens": 0}, {"temperature": 3.0}, {"top_p": 0.0}, {"beam": 4}]
 )

@@ -61,9 +61,22 @@ def test_the_url_comes_from_the_environment_as_in_rq(bench: Bench) -> None:
 
 def test_sampling_flags_reach_the_run(bench: Bench) -> None:
     prompts = write_prompts(bench.folder / "p.jsonl", 1)
-    flags = ["--max-tokens", 9, "--temperature", 0, "--top-p", 0.5, "--top-k", 3, "--min-p", 0.1]
+    flags = [
+        "--max-tokens",
+        "9.0",
+        "--temperature",
+        0,
+        "--top-p",
+        0.5,
+        "--top-k",
+        3,
+        "--min-p",
+        0.1,
+    ]
     flags += ["--repetition-penalty", 1.1, "--stop", "END", "--stop", "\n", "--seed", 4, "--chat"]
-    flags += ["--logprobs", 2, "--stop-on-repetition"]
+    flags += ["--logprobs", 2, "--stop-on-repetition", "--presence-penalty", 0.5, "--ignore-eos"]
+    flags += ["--frequency-penalty", -1, "--logit-bias", '{"5": -100, "6": 2}', "--min-tokens", 3]
+    flags += ["--stop-token-ids", 7, "--stop-token-ids", 8]
 
     run_id = cli(*enqueue_words(prompts, bench.url, *flags)).stdout.strip()
 
@@ -76,7 +89,13 @@ def test_sampling_flags_reach_the_run(bench: Bench) -> None:
         "top_k": 3,
         "min_p": 0.1,
         "repetition_penalty": 1.1,
+        "presence_penalty": 0.5,
+        "frequency_penalty": -1.0,
+        "logit_bias": {5: -100.0, 6: 2.0},
         "stop": ("END", "\n"),
+        "stop_token_ids": (7, 8),
+        "min_tokens": 3,
+        "ignore_eos": True,
         "seed": 4,
         "logprobs": 2,
         "stop_on_repetition": True,
@@ -155,6 +174,13 @@ def test_a_bad_file_is_listed_and_nothing_is_enqueued(bench: Bench) -> None:
     [
         ["--temperature", "3"],
         ["--max-tokens", "0"],
+        ["--max-tokens", "8.5"],
+        ["--seed", "many"],
+        ["--min-tokens", "300"],
+        ["--logit-bias", "5=3"],
+        ["--logit-bias", "[5]"],
+        ["--logit-bias", '{"5": 300}'],
+        ["--stop-token-ids", "-1"],
         ["--video-fps", "0"],
         ["--video-max-frames", "5000"],
         ["--stop", ""],

@@ -46,7 +46,7 @@ class OneByOneModel:
 
 def _start(model: Any, sequence: Sequence, **options: Any) -> Steps:
     inputs = _inputs(sequence)
-    processors = make_processors(sequence.params)
+    processors = make_processors(sequence)
     steps: Any = generate_step(
         inputs.pop("input_ids"),
         model,

@@ -144,6 +144,103 @@ def test_the_penalty_is_mlx_lms():
         context.append(want)
 
 
+def test_penalties_are_those_that_openai_and_vllm_define():
+    """Over generated tokens alone, once for a token and once for each time; -1 is a reward."""
+    kinds = [{"presence_penalty": 1.5}, {"frequency_penalty": 0.7}, {"frequency_penalty": -1.0}]
+    kinds += [{"presence_penalty": 0.4, "frequency_penalty": 1.1}, {}]
+    rows = [sequence(str(i), list(range(V)), 99, **kind) for i, kind in enumerate(kinds)]
+    sampler, logits = sampler_of(*rows), mx.repeat(logits_of(1, spread=1.0), len(kinds), axis=0)
+    counts = [Counter() for _ in kinds]
+    for _ in range(40):
+        tokens = sampler(logits).tokens.tolist()
+        for at, kind in enumerate(kinds):
+            shaped = logits[at].tolist()
+            for token, count in counts[at].items():
+                shaped[token] -= kind.get("presence_penalty", 0.0)
+                shaped[token] -= kind.get("frequency_penalty", 0.0) * count
+            assert tokens[at] == shaped.index(max(shaped))
+            counts[at][tokens[at]] += 1
+    assert [len(count) for count in counts[2:]] == [1, len(counts[3]), 1]
+    assert len(counts[3]) > 5
+
+
+def test_a_slot_counts_anew_for_each_row_and_moves_with_it():
+    logits, params = logits_of(1), {"frequency_penalty": 2.0}
+    sampler = sampler_of(*(sequence(name, [1], 9, **params) for name in "abc"))
+    several = mx.repeat(logits, 3, axis=0)
+    first = [sampler(several).tokens.tolist() for _ in range(4)]
+    assert first[0] == [first[0][0]] * 3
+    sampler.leave(0)
+    sampler.join(0, 3, sequence("d", [1], 9, **params))
+    tokens = sampler(several).tokens.tolist()
+    assert tokens[0] == first[0][0]
+    assert tokens[2] not in [row[2] for row in first[:2]]
+    sampler.leave(0)
+    sampler.leave(1)
+    sampler.resize({2: 0}, 1)
+    alone = sampler_of(sequence("alone", [1], 9, **params))
+    expected = [alone(logits).tokens.item() for _ in range(6)][5]
+    assert sampler(logits).tokens.item() == expected
+
+
+def test_biases_ban_and_force_and_do_so_in_seeded_rows():
+    logits = logits_of(2, rows=4)
+    best = mx.argmax(logits, axis=-1).tolist()
+    rows = [
+        sequence("banned", [1], 9, logit_bias={best[0]: -100}),
+        sequence("forced", [1], 9, logit_bias={7: 100}),
+        sequence("free", [1], 9),
+        sequence("drawn", [1], 9, temperature=2.0, top_p=1.0, seed=1, logit_bias={9: 100}),
+    ]
+    tokens = sampler_of(*rows)(logits).tokens.tolist()
+    assert tokens[0] == int(mx.argsort(-logits[0])[1])
+    assert tokens[1:] == [7, best[2], 9]
+
+
+def test_end_tokens_wait_for_min_tokens():
+    logits = mx.repeat(logits_of(2), 3, axis=0)
+    first, second = mx.argsort(-logits[0])[:2].tolist()
+    rows = [sequence(name, [1], 9, min_tokens=n) for name, n in (("a", 3), ("b", 1), ("c", 0))]
+    rows[0].end_at([first, V + 5])
+    rows[1].end_at([first])
+    sampler = sampler_of(*rows)
+    drawn = [sampler(logits).tokens.tolist() for _ in range(5)]
+    assert [tokens[0] for tokens in drawn] == [second] * 3 + [first] * 2
+    assert [tokens[1] for tokens in drawn] == [second] + [first] * 4
+    assert {tokens[2] for tokens in drawn} == {first}
+
+
+def test_neighbours_that_are_shaped_change_nothing_of_a_row():
+    """Neither a free row nor one with the repetition penalty, which rounds in the model's type."""
+    logits = logits_of(5, rows=3).astype(mx.bfloat16)
+    shaped = {"presence_penalty": 1.0, "logit_bias": {3: 5.0}, "min_tokens": 4}
+
+    def drawn(*neighbour):
+        rows = [
+            sequence("free", [1], 9, temperature=1.0, seed=3),
+            sequence("repeats", list(range(400, 420)), 9, repetition_penalty=1.1),
+        ]
+        sampler = sampler_of(*rows, *neighbour)
+        steps = [sampler(logits[: 2 + len(neighbour)] + step / 8).tokens for step in range(6)]
+        return [tokens.tolist()[:2] for tokens in steps]
+
+    assert drawn(sequence("shaped", [1], 9, **shaped)) == drawn()
+
+
+def test_free_batches_hold_and_do_nothing_for_others():
+    sampler, logits = sampler_of(sequence("a", [1], 9)), logits_of(4)
+    penalized = sequence("b", [1], 9, presence_penalty=1.0)
+    sampler.join(1, 2, penalized)
+    sampler(mx.repeat(logits, 2, axis=0))
+    assert sampler._counts is not None
+    sampler.leave(1)
+    sampler(mx.repeat(logits, 2, axis=0))
+    assert sampler._counts is None
+    assert sampler._plan_ends is None
+    assert sampler._make_bias()(logits) is logits
+    assert sampler._make_penalties()(logits) is logits
+
+
 def test_rows_keep_their_state_when_the_ring_is_resized():
     def drawn(resize):
         rows = [
