@@ -2,7 +2,8 @@
 
 A `TypeSpec` is the name that Arrow prints for a type (`int64`, `timestamp[us, tz=UTC]`), `json` for
 values that become JSON text, or an object for a type made of others, such as `{"list": "int64"}` or
-`{"struct": {"role": "string"}}`.
+`{"struct": {"role": "string"}}`. `{"parts": …}` is a list of such structs, in which a string stands
+as one part of text.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ def _arrow_type(spec: Any, depth: int) -> pa.DataType:
             return pa.list_(_arrow_type(inner, depth - 1), size)
         case {"map": [key, item], **rest} if not rest:
             return pa.map_(_arrow_type(key, depth - 1), _arrow_type(item, depth - 1))
+        case {"parts": dict(fields), **rest} if not rest:
+            return pa.list_(_arrow_type({"struct": fields}, depth - 1))
         case {"struct": dict(fields), **rest} if fields and not rest:
             return pa.struct(
                 [(name, _arrow_type(each, depth - 1)) for name, each in fields.items()]

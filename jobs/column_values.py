@@ -153,6 +153,9 @@ def _converter(
     if kind == "map":
         key, item = (_converter(part, of_leaf, of_pairs) or _same for part in inner)
         return _unless_null(lambda pairs: of_pairs((key(k), item(i)) for k, i in pairs))
+    if kind == "parts":
+        part = _converter({"struct": inner}, of_leaf, of_pairs) or _same
+        return _unless_null(lambda content: list(map(part, _parts(content))))
     convert = _converter(inner, of_leaf, of_pairs)
     return _unless_null((lambda items: list(map(convert, items))) if convert else None)
 
@@ -160,6 +163,10 @@ def _converter(
 def _struct(changed: dict[str, Convert], value: dict[str, Any]) -> dict[str, Any]:
     given = {**value}
     return given | {name: convert(given.get(name)) for name, convert in changed.items()}
+
+
+def _parts(content: Any) -> Any:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def _unless_null(convert: Convert | None) -> Convert | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from datetime import date
@@ -114,6 +115,42 @@ def test_every_reader_takes_them(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
     dataset = load_dataset("parquet", data_files=files, split="train")
     assert dataset[0]["turns"] == [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
     assert dataset[1]["blob"] == b"text"
+
+
+def test_a_chat_comes_back_ready_for_training(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its dataset is an input as the first one was."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(bench.folder / "cache"))
+    user = {"role": "user", "content": [{"type": "text", "text": "hi"}]}
+    chats = [
+        {"messages": [{"role": "system", "content": "Be brief."}, user], "metadata": {"page": 1}},
+        {"messages": [{"role": "user", "content": "ho", "name": "Ann"}], "metadata": {"page": 2}},
+        {"messages": [user], "metadata": None, "score": [0.5, None, 1], "huge": 2**70, "mixed": 1},
+        {"messages": [user], "metadata": None, "score": None, "huge": 1, "mixed": "one"},
+    ]
+    path = bench.folder / "in.jsonl"
+    path.write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    spec = enqueue_run(bench.redis, path, model=MODEL, out=bench.folder / "out", shard_size=2).spec
+    bench.burst(DoubleEngine())
+    assert verify(Path(spec.out)).complete
+
+    dataset = load_dataset("parquet", data_files=f"{spec.out}/data/*.parquet", split="train")
+    system, first = dataset[0]["messages"]
+    assert system["content"] == [{"type": "text", "text": "Be brief."}]
+    assert (first["role"], first["content"], first["name"]) == (*user.values(), None)
+    assert [row["metadata"] for row in dataset] == [{"page": 1}, {"page": 2}, None, None]
+    assert dataset["score"][2] == [0.5, None, 1.0]
+    assert dataset["huge"][2:] == [str(2**70), "1"]
+    assert dataset["mixed"][2:] == ["1", '"one"']
+
+    again = bench.folder / "again.parquet"
+    pq.write_table(rows(spec).select(["messages", "metadata"]), again)
+    enqueue_run(bench.redis, again, model=MODEL, out=bench.folder / "second")
+    engine = DoubleEngine()
+    bench.burst(engine)
+    texts = [[each["content"] for each in chat] for chat in engine.prompts]
+    assert texts == [["Be brief.", "hi"], ["ho"], ["hi"], ["hi"]]
 
 
 def test_nanoseconds_need_no_pandas(bench: Bench) -> None:

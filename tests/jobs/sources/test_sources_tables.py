@@ -239,7 +239,7 @@ def test_parquet_rows(tmp_path: Path) -> None:
     assert Format.PARQUET.dialect.columns(prompt.data)["tags"] == ["t"]
 
 
-def test_messages_may_be_json_text_in_parquet_as_our_own_datasets_have_them(tmp_path: Path) -> None:
+def test_messages_may_be_json_text_in_parquet(tmp_path: Path) -> None:
     [row] = from_parquet(tmp_path, {"messages": [json.dumps(CHAT)]})
     assert row.request
     assert row.request.messages == CHAT
