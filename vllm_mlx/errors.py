@@ -46,6 +46,10 @@ class NonFiniteLogitsError(EngineError):
     """The model computed NaN or infinity for this request."""
 
 
+class ConstraintError(EngineError):
+    """The answer left its constraint, or the constraint is too complex to go on."""
+
+
 class WorkerKilled(EngineError):
     """The process that ran this request ended abnormally, twice, or with worker after worker."""
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Self, TypedDict
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.parameters import Parameters, plain_scalar, whole
 from vllm_mlx.seeds import sample_seed
+from vllm_mlx.structured_outputs import StructuredOutputs, StructuredOutputsField
 
 
 def as_tuple(strings: Any) -> Any:
@@ -83,6 +84,30 @@ class SamplingParams(Parameters):
     """Report each token's log-probability, and those of this many most likely tokens there."""
     stop_on_repetition: bool = False
     """End a text whose tail repeats itself, with the `finish_reason` `repetition`."""
+    structured_outputs: StructuredOutputsField = None
+    """What the answer must be: `{"json": schema}`, `{"regex": …}`, `{"choice": [labels]}`,
+    `{"grammar": …}` or `{"json_object": true}`.
+
+    OpenAI's `response_format` says the same, and `{"type": "text"}` of either switches a default
+    off. No token is chosen that could not lead to such an answer; one that `max_tokens` cuts has
+    the `finish_reason` `length`.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _response_format(cls, data: Any) -> Any:
+        """Take OpenAI's way to say `structured_outputs`."""
+        if not isinstance(data, dict) or "response_format" not in data:
+            return data
+        rest = {name: each for name, each in data.items() if name != "response_format"}
+        if (given := data["response_format"]) is None:
+            return rest
+        if rest.get("structured_outputs") is not None:
+            raise ValueError("give one of structured_outputs and response_format")
+        try:
+            return {**rest, "structured_outputs": StructuredOutputs.of_response_format(given)}
+        except ValueError as error:
+            raise ValueError(f"response_format: {error}") from None
 
     @classmethod
     def of(cls, **options: Any) -> Self:
@@ -98,6 +123,13 @@ class SamplingParams(Parameters):
             raise InvalidRequestError(
                 f"min_tokens={self.min_tokens}: more than max_tokens={self.max_tokens}"
             )
+        if self.structured_outputs:
+            ends = ("stop", "stop_token_ids", "min_tokens", "ignore_eos")
+            if clashes := [name for name in ends if getattr(self, name)]:
+                raise InvalidRequestError(
+                    f"{clashes[0]}={getattr(self, clashes[0])!r}: an answer ends where "
+                    "structured_outputs says; leave one of them out"
+                )
         return self
 
     def within(self, vocab_size: int) -> Self:
@@ -155,6 +187,8 @@ class MoreOptions(TypedDict, total=False):
     seed: int | None
     logprobs: int | None
     stop_on_repetition: bool | None
+    structured_outputs: StructuredOutputs | Mapping[str, Any] | None
+    response_format: Mapping[str, Any] | None
 
 
 class SamplingOptions(MoreOptions, total=False):

@@ -18,7 +18,7 @@ from vllm_mlx.media.names import abridged
 SHORTHANDS: Mapping[str, str] = {"image": "images", "video": "videos"}
 """How a row says that it has just one image or video."""
 
-FIELDS = frozenset({*GenerationRequest.model_fields, *SHORTHANDS})
+FIELDS = frozenset({*GenerationRequest.model_fields, *SHORTHANDS, "response_format"})
 """What a row may say of its request."""
 
 NUL = "\0"

@@ -30,7 +30,6 @@ _NO_OPS: dict[str, Any] = {
     "logprobs": False,
     "top_logprobs": 0,
     "store": False,
-    "response_format": {"type": "text"},
 }
 
 

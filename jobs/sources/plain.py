@@ -84,7 +84,7 @@ _KNOWN = _FOLDED | {
 _OF_VIDEO = {"fps": "video_fps", "max_frames": "video_max_frames", "nframes": "video_max_frames"}
 _LONGEST = 40
 # What other systems know and users expect to act. (`user` is an ordinary column.)
-_NOT_SUPPORTED = frozenset({"best_of", "response_format"})
+_NOT_SUPPORTED = frozenset({"best_of"})
 
 
 @lru_cache(maxsize=4096)

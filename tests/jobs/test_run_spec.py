@@ -72,6 +72,8 @@ CHANGES: list[dict[str, Any]] = [
     {"sampling": SamplingParams.of(stop_token_ids=[5])},
     {"sampling": SamplingParams.of(min_tokens=5)},
     {"sampling": SamplingParams.of(ignore_eos=True)},
+    {"sampling": SamplingParams.of(structured_outputs={"regex": "a"})},
+    {"sampling": SamplingParams.of(structured_outputs={"choice": ["a"]})},
     {"video_params": VideoParams.of(video_fps=1.0)},
     {"video_params": VideoParams.of(video_max_frames=16)},
 ]

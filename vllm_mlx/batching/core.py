@@ -209,6 +209,7 @@ class EngineCore:
 
         Raises:
             ContextLengthError, KVCacheBudgetError: it is too long.
+            InvalidRequestError: it asks for a constraint that the model's tokens do not suit.
         """
         sequences = []
         loaded, runner, *_ = thread.parts
@@ -221,6 +222,8 @@ class EngineCore:
             max_tokens = _room(loaded, len(prepared.tokens), params.max_tokens)
             if refusal := runner.refusal(len(prepared.tokens), max_tokens):
                 raise KVCacheBudgetError(refusal)
+            new_thinking = loaded.new_thinking(prepared.tokens, None)
+            new_constraint = loaded.new_constraint(request.params, new_thinking)
             sequences.append(
                 Sequence(
                     request,
@@ -229,11 +232,12 @@ class EngineCore:
                     model=self.model_name,
                     new_detokenizer=loaded.new_detokenizer,
                     token_text=loaded.token_text,
-                    new_thinking=loaded.new_thinking(prepared.tokens, None),
+                    new_thinking=new_thinking,
                     media=each,
                     future=future,
                     submitted=at,
                     in_order=in_order,
+                    new_constraint=new_constraint,
                 )
             )
         return sequences

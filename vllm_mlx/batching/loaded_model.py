@@ -13,12 +13,14 @@ from jinja2 import TemplateError
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from vllm_mlx.batching.chat_form import ChatForm
+from vllm_mlx.batching.constraint import Constraint, Grammars, new_grammars
 from vllm_mlx.batching.media_pool import Preparer
 from vllm_mlx.batching.prompts import MediaPrompt, Messages, Prompt
 from vllm_mlx.batching.text import Detokenizer
 from vllm_mlx.batching.thinking import Thinking, ThinkingMarkers
 from vllm_mlx.errors import ChatTemplateError, InvalidRequestError, MediaError
 from vllm_mlx.media.policy import MediaPolicy
+from vllm_mlx.sampling_params import SamplingParams
 
 
 @dataclass
@@ -92,6 +94,28 @@ class LoadedModel:
         """Return the text of one token by itself."""
         detokenizer = self.new_detokenizer()
         return detokenizer.add(token) + detokenizer.finish()
+
+    def new_constraint(
+        self, params: SamplingParams, new_thinking: Callable[[], Thinking | None]
+    ) -> Callable[[], Constraint] | None:
+        """Return what makes the constraint of an answer; None if it is free.
+
+        Args:
+            new_thinking: as `new_thinking` returns it for the prompt.
+
+        Raises:
+            InvalidRequestError: there is no such constraint for this model's tokens.
+        """
+        if not (outputs := params.structured_outputs):
+            return None
+        with self.lock:
+            grammars = self._grammars
+        grammars.matcher(outputs)  # compiled once, and here, where the engine need not wait
+        return lambda: Constraint(grammars, outputs, new_thinking())
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        return new_grammars(self.tokenizer, self.vocab_size, self.name)
 
     def _encode(self, prompt: str) -> list[int]:
         bos = self.tokenizer.bos_token

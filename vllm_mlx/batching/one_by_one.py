@@ -14,6 +14,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from vllm_mlx import platform
 from vllm_mlx.batching.cache_budget import in_place_budget
+from vllm_mlx.batching.masks import make_mask, masked, take_last
 from vllm_mlx.batching.penalty import make_processors
 from vllm_mlx.batching.runner import Produced, Runner
 from vllm_mlx.batching.sequence import Sequence
@@ -72,7 +73,7 @@ class OneByOneRunner(Runner):
         steps = self._start(
             sequence,
             max_tokens=sequence.max_tokens,
-            sampler=make_choose(rows, self._vocab_size),
+            sampler=masked(make_choose(rows, self._vocab_size), make_mask({0: sequence})),
             prompt_cache=self._cache,
             prefill_step_size=self._shapes.most_tokens(most, 1, len(sequence.prompt_tokens)),
         )
@@ -120,7 +121,7 @@ def text_runner(model: Any, *, vocab_size: int, bounds: Bounds) -> OneByOneRunne
     """Return the runner of a text model, stepped by mlx-lm's `generate_step`."""
 
     def start(sequence: Sequence, **options: Any) -> Any:
-        processors = make_processors(sequence)
+        processors = make_processors(sequence) + take_last(sequence)
         prompt = mx.array(sequence.prompt_tokens)
         return generate_step(prompt, model, logits_processors=processors, **options)
 

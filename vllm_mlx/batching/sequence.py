@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 
+from vllm_mlx.batching.constraint import Constraint
 from vllm_mlx.batching.logprobs import Logprobs
 from vllm_mlx.batching.prompt_media import PromptMedia
 from vllm_mlx.batching.repetition import repeats
@@ -35,12 +36,14 @@ class Sequence:
         alone: the batch it ran in failed, so it is tried again with nothing beside it.
         in_order: nothing that is added later may start before it.
         thinking: follows its thoughts; None where the model has none.
+        constraint: what it may say; None: anything.
 
     Args:
         new_detokenizer: makes what turns its tokens into text.
         new_thinking: makes what follows its thoughts, if the model has any.
         token_text: what one token stands for by itself.
         submitted: when it was asked for, by `time.perf_counter()`; now without.
+        new_constraint: makes the constraint of its answer, at the start.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Sequence:
         future: Future[GenerationOutput] | None = None,
         submitted: float | None = None,
         in_order: bool = False,
+        new_constraint: Callable[[], Constraint] | None = None,
     ) -> None:
         self.request_id = request.request_id
         self.params = params = request.params
@@ -76,6 +80,7 @@ class Sequence:
         self._new_detokenizer = new_detokenizer
         self._token_text = token_text
         self._new_thinking = new_thinking
+        self._new_constraint = new_constraint
         self._submitted = time.perf_counter() if submitted is None else submitted
         self.end_at(())
         self.restart()
@@ -96,6 +101,7 @@ class Sequence:
         )
         parts = self._thoughts or self.text
         self._push, self._finish = parts.push, parts.finish
+        self.constraint = self._new_constraint() if self._new_constraint else None
         self.output_tokens: list[int] = []
         self.cached_tokens = 0
         self._logprobs: list[tuple[int, Logprobs]] = []
@@ -107,7 +113,11 @@ class Sequence:
         return self.on_chunk is not None and bool(self.output_tokens)
 
     def append(self, token: int, logprobs: Logprobs | None = None) -> None:
-        """Take the next token; sets `finish_reason` when it is the last."""
+        """Take the next token; sets `finish_reason` when it is the last.
+
+        Raises:
+            ConstraintError: the answer may not go on so.
+        """
         params = self.params
         may_stop = len(self.output_tokens) >= params.min_tokens
         if len(self.output_tokens) == params.min_tokens:
@@ -115,12 +125,20 @@ class Sequence:
         self.output_tokens.append(token)
         if logprobs:
             self._logprobs.append((token, logprobs))
-        if token in self.end_token_ids or (token not in self._unsaid and self._push(token)):
+        is_whole = self.constraint is not None and self._constrained(self.constraint, token)
+        is_cut = token not in self._unsaid and self._push(token)
+        if is_cut or is_whole or token in self.end_token_ids:
             self.finish_reason = "stop"
         elif len(self.output_tokens) >= self.max_tokens:
             self.finish_reason = "length"
         elif params.stop_on_repetition and may_stop and repeats(self.output_tokens):
             self.finish_reason = "repetition"
+
+    def _constrained(self, constraint: Constraint, token: int) -> bool:
+        """Whether this token makes the answer whole, so that no end token need follow."""
+        constraint.take(len(self.output_tokens) - 1, token)
+        constraint.require()
+        return constraint.is_whole
 
     def deliver(self) -> None:
         """Hand the caller what is new: a chunk if it streams, the whole output at the end."""

@@ -16,6 +16,7 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from vllm_mlx import platform
 from vllm_mlx.batching.cache_budget import in_place_budget
+from vllm_mlx.batching.masks import make_mask, masked, take_last
 from vllm_mlx.batching.penalty import make_processors
 from vllm_mlx.batching.runner import Produced, Runner
 from vllm_mlx.batching.sequence import Sequence
@@ -66,7 +67,7 @@ class UpstreamRunner(Runner):
             (uid,) = self._generator.insert(
                 [sequence.prompt_tokens],
                 max_tokens=[sequence.max_tokens],
-                logits_processors=[make_processors(sequence)],
+                logits_processors=[make_processors(sequence) + take_last(sequence)],
             )
             self._rows[uid] = sequence
             if sequence.seed is not None:
@@ -131,7 +132,9 @@ class UpstreamRunner(Runner):
                 for at, uid in enumerate(uids)
                 if uid in self._generators
             }
-            self._choose = make_choose(rows, self._vocab_size)
+            choose = make_choose(rows, self._vocab_size)
+            mask = make_mask({at: self._rows[uid] for at, uid in enumerate(uids)})
+            self._choose = masked(choose, mask)
             self._chosen_for = uids
         return self._choose(logprobs)
 

@@ -50,6 +50,7 @@ from worker.cli.options import (
     seconds_option,
     server_option,
     settings_from,
+    structured_outputs_from,
     url_option,
     with_redis,
 )
@@ -227,6 +228,7 @@ def _run_options(options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InvalidRequestError: a setting is out of range.
     """
+    options["structured_outputs"] = structured_outputs_from(options)
     sampling = settings_from(SamplingParams, options)
     video_params = settings_from(VideoParams, options)
     path = options.pop("prompts")

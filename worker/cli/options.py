@@ -13,10 +13,12 @@ import click
 from jobs.connection import connect
 from jobs.producer import DEFAULT_SHARD_SIZE
 from jobs.requests import GenerationRequest
+from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.media.policy import VIDEO_READERS, MediaPolicy
 from vllm_mlx.parameters import Parameters, Setting, settings_of, whole
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
+from vllm_mlx.structured_outputs import StructuredOutputs
 from vllm_mlx.video_params import VideoParams
 
 P = TypeVar("P", bound=Parameters)
@@ -218,6 +220,54 @@ def media_flags(policy: MediaPolicy) -> list[str]:
     return [*paths, *domains, f"--video-reader={policy.video_reader}"]
 
 
+structured_options = all_of(
+    click.option(
+        "--json-schema",
+        type=click.Path(path_type=Path, dir_okay=False, exists=True),
+        metavar="FILE",
+        help="Each answer is JSON that this schema holds for.",
+    ),
+    click.option("--choices", metavar="A,B,C", help="Each answer is one of these labels."),
+    click.option("--regex", help="Each answer is matched whole by this regular expression."),
+    click.option(
+        "--grammar",
+        type=click.Path(path_type=Path, dir_okay=False, exists=True),
+        metavar="FILE",
+        help="Each answer is one of this grammar (Lark, or llama.cpp's GBNF).",
+    ),
+)
+
+
+def structured_outputs_from(options: dict[str, Any]) -> StructuredOutputs | None:
+    """Take the flags of constraints out of a command's options.
+
+    Raises:
+        InvalidRequestError: more than one is given, or one can't be held.
+    """
+    given: dict[str, Any] = {
+        flag: value
+        for flag in ("structured_outputs", "json_schema", "choices", "regex", "grammar")
+        if (value := options.pop(flag)) is not None
+    }
+    flags = " and ".join(f"--{flag.replace('_', '-')}" for flag in given)
+    if len(given) > 1:
+        raise InvalidRequestError(f"{flags}: give one of them")
+    if not given:
+        return None
+    ((flag, value),) = given.items()
+    kind = {"json_schema": "json", "choices": "choice"}.get(flag, flag)
+    try:
+        if flag == "structured_outputs":
+            return StructuredOutputs.of(value)
+        if flag == "choices":
+            value = [label.strip() for label in value.split(",")]
+        elif isinstance(value, Path):
+            value = value.read_text(encoding="utf-8")
+        return StructuredOutputs.of({kind: value})
+    except (ValueError, OSError) as error:  # an UnicodeDecodeError is one
+        raise InvalidRequestError(f"{flags}: {error}") from None
+
+
 enqueue_options = all_of(
     click.argument("prompts", type=click.Path(path_type=Path), required=False),
     *(
@@ -238,6 +288,7 @@ enqueue_options = all_of(
         help="Folder of the dataset, as the workers see it.",
     ),
     setting_options(SamplingParams),
+    structured_options,
     setting_options(VideoParams),
     setting_option(settings_of(GenerationRequest)["n"], default=1),
     click.option(

@@ -14,6 +14,7 @@ from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.parameters import Parameters, settings_of
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
+from vllm_mlx.structured_outputs import StructuredOutputs
 from vllm_mlx.video_params import VideoParams
 from worker.cli.app import main, run, worker
 from worker.cli.options import (
@@ -22,7 +23,10 @@ from worker.cli.options import (
     media_policy_from,
     scheduler_flags,
     scheduler_options,
+    setting_option,
     settings_from,
+    structured_options,
+    structured_outputs_from,
 )
 
 FULL = SchedulerConfig.of(max_num_seqs=7, max_num_batched_tokens=512, kv_cache_bytes=8 * 2**30)
@@ -145,3 +149,63 @@ def test_seconds_are_a_number_that_a_clock_can_hold(seconds: str) -> None:
     assert result.exit_code == 2
     assert "Invalid value for '--grace'" in result.output
     assert "x<=" not in CliRunner().invoke(main, ["worker", "--help"]).output
+
+
+def outputs_of(*flags: str) -> StructuredOutputs | None:
+    found: list[StructuredOutputs | None] = []
+
+    @click.command()
+    @setting_option(settings_of(SamplingParams)["structured_outputs"])
+    @structured_options
+    def command(**options: Any) -> None:
+        found.append(structured_outputs_from(options))
+        assert not options
+
+    result = CliRunner().invoke(command, flags)
+    if result.exception:
+        raise result.exception
+    return found[0]
+
+
+def test_flags_of_constraints(tmp_path: Path) -> None:
+    schema, grammar = tmp_path / "schema.json", tmp_path / "a.lark"
+    schema.write_text('{"type": "object"}')
+    grammar.write_text('start: "a"')
+    assert outputs_of() is None
+    for flag, value, given in [
+        ("--json-schema", str(schema), {"json": {"type": "object"}}),
+        ("--grammar", str(grammar), {"grammar": 'start: "a"'}),
+        ("--regex", "a,b", {"regex": "a,b"}),
+        ("--structured-outputs", '{"json_object": true}', {"json_object": True}),
+        ("--choices", "pos, neg,neutral", {"choice": ["pos", "neg", "neutral"]}),
+    ]:
+        assert outputs_of(flag, value) == StructuredOutputs.of(given)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--choices", "a,,b"], "--choices: choice: ''"),
+        (["--choices", "a,a"], "--choices: choice: 'a' stands there twice"),
+        (["--regex", "("], "--regex: .*unclosed"),
+        (["--regex", "a", "--choices", "b"], "--choices and --regex: give one of them"),
+        (["--structured-outputs", '{"a": 1}'], "--structured-outputs: a: unknown field"),
+    ],
+)
+def test_flags_of_constraints_that_are_refused(flags: list[str], words: str) -> None:
+    with pytest.raises(InvalidRequestError, match=words):
+        outputs_of(*flags)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"{", "--json-schema: not JSON"),
+        (b'{"typ": "object"}', "did you mean type"),
+        (b"\xff", "--json-schema: .*utf-8"),
+    ],
+)
+def test_a_schema_file_that_is_refused(text: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_bytes(text)
+    with pytest.raises(InvalidRequestError, match=words):
+        outputs_of("--json-schema", str(tmp_path / "s.json"))

@@ -45,7 +45,15 @@ def make_choose(rows: Mapping[int, Sampling], vocab_size: int) -> Choose:
             tokens[places] = draw(logits[places].astype(mx.float32))
         return tokens
 
-    return choose
+    def choose_allowed(logits: mx.array) -> mx.array:
+        tokens = choose(logits)
+        # A scan of many float32 weights may give those of zero a width.
+        chosen = mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
+        likeliest = mx.argmax(logits, axis=-1).astype(mx.int32)
+        return mx.where(chosen == -mx.inf, likeliest, tokens)
+
+    constrained = any(row.params.structured_outputs for row in rows.values())
+    return choose_allowed if constrained else choose
 
 
 def _make_unfiltered(rows: list[Sampling], _: int) -> Choose:

@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from vllm_mlx import platform
 from vllm_mlx.batching.logprobs import Logprobs
+from vllm_mlx.batching.masks import take_all
 from vllm_mlx.batching.runner import PrefillError, Produced, Runner
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.budget import KVBudget, Need
@@ -206,7 +207,7 @@ class SlotRunner(Runner):
             before, self._launched = self._launched, None
             if self._running:
                 self._fit()
-                self._launched = self._launch()
+                self._launched = self._launch(before)
             return self._collect(before)
 
     def close(self) -> None:
@@ -312,8 +313,14 @@ class SlotRunner(Runner):
             return free[-len(joining) :]
         return free[: len(joining)]
 
-    def _launch(self) -> _Launch:
-        sampled = self._sampler(self._decode(self._inputs, self._rings))
+    def _launch(self, before: _Launch | None) -> _Launch:
+        logits = self._decode(self._inputs, self._rings)
+        if before and self._sampler.is_constrained:
+            mx.async_eval(logits)  # is computed while the tokens before it are read
+            held = [(slot, row) for slot, row in before.rows if row in self._slot_of]
+            tokens: Any = before.sampled.tokens.tolist()
+            take_all(held, tokens)
+        sampled = self._sampler(logits)
         mx.async_eval(sampled, self._inputs)
         self._inputs = sampled.tokens
         self._rings.advance(self._running)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from vllm_mlx.batching.masks import make_mask, masked
 from vllm_mlx.batching.penalty import biases_of, has_penalties
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.draws import Sampling, make_choose
@@ -87,6 +88,11 @@ class BatchSampler:
             self._counts = resize_rows(self._counts, moves, width)
         self._plan = None
 
+    @property
+    def is_constrained(self) -> bool:
+        """Whether a row's next token depends on what its last one was to a grammar."""
+        return any(row.constraint for row in self._rows.values())
+
     def __call__(self, logits: mx.array) -> Sampled:
         """Choose from logits `[S, V]`."""
         if self._plan is None or self._steps == self._plan_ends:
@@ -107,6 +113,7 @@ class BatchSampler:
             {at: Sampling(self._rows[at].params, each) for at, each in self._generators.items()},
             self._vocab_size,
         )
+        choose = masked(choose, make_mask(self._rows))
         report = self._make_report()
 
         def sample(logits: mx.array) -> Sampled:

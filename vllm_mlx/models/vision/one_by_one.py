@@ -16,6 +16,7 @@ from mlx_vlm.generate.common import DEFAULT_PREFILL_STEP_SIZE, generation_stream
 from mlx_vlm.models.cache import make_prompt_cache
 
 from vllm_mlx.batching.cache_budget import in_place_budget
+from vllm_mlx.batching.masks import take_last
 from vllm_mlx.batching.one_by_one import OneByOneRunner, Steps
 from vllm_mlx.batching.penalty import LogitsProcessor, make_processors
 from vllm_mlx.batching.sequence import Sequence
@@ -46,7 +47,7 @@ class OneByOneModel:
 
 def _start(model: Any, sequence: Sequence, **options: Any) -> Steps:
     inputs = _inputs(sequence)
-    processors = make_processors(sequence)
+    processors = make_processors(sequence) + take_last(sequence)
     steps: Any = generate_step(
         inputs.pop("input_ids"),
         model,

@@ -1,0 +1,113 @@
+"""What a JSON schema may say here: keywords that no compiler would tell from a typing error.
+
+The standard has an unknown keyword ignored, so that `maxlength` would bound nothing. What is known
+but can't be held is refused by the compiler itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+_SCHEMA = frozenset(
+    {
+        "additionalItems",
+        "additionalProperties",
+        "contains",
+        "else",
+        "if",
+        "items",
+        "not",
+        "propertyNames",
+        "then",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+    }
+)
+"""Keywords that hold a schema (`items` of older drafts: a list of them)."""
+_NAMED = frozenset(
+    {"$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"}
+)
+"""Keywords that hold schemas by names of the user's."""
+_LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
+_VALUES = frozenset(
+    {
+        "$anchor",
+        "$dynamicAnchor",
+        "$dynamicRef",
+        "$id",
+        "$ref",
+        "const",
+        "contentEncoding",
+        "contentMediaType",
+        "dependentRequired",
+        "enum",
+        "exclusiveMaximum",
+        "exclusiveMinimum",
+        "format",
+        "maxContains",
+        "maxItems",
+        "maxLength",
+        "maxProperties",
+        "maximum",
+        "minContains",
+        "minItems",
+        "minLength",
+        "minProperties",
+        "minimum",
+        "multipleOf",
+        "pattern",
+        "required",
+        "type",
+        "uniqueItems",
+    }
+)
+_REMARKS = frozenset(
+    {
+        "$comment",
+        "$schema",
+        "default",
+        "deprecated",
+        "description",
+        "discriminator",  # OpenAPI's hint beside `oneOf`, as pydantic writes it
+        "examples",
+        "readOnly",
+        "title",
+        "writeOnly",
+    }
+)
+"""Keywords that bound nothing."""
+KEYWORDS = _SCHEMA | _NAMED | _LISTS | _VALUES | _REMARKS
+_MEANT = {"nullable": 'a type of null, as in {"type": ["string", "null"]}', "example": "examples"}
+
+
+def require_keywords(schema: Mapping[str, Any]) -> None:
+    """Make sure that every keyword of a schema is one of the standard's.
+
+    Raises:
+        ValueError: naming the first one that is not, and where it stands.
+    """
+    for path, keyword in _unknown(schema, "$"):
+        close = get_close_matches(keyword, KEYWORDS, n=1, cutoff=0.7)
+        by_case = [each for each in KEYWORDS if each.lower() == keyword.lower()]
+        meant = _MEANT.get(keyword) or next(iter([*by_case, *close]), None)
+        hint = f"did you mean {meant}?" if meant else "leave it out"
+        raise ValueError(f"{path}.{keyword}: unknown keyword of a JSON schema; {hint}")
+
+
+def _unknown(schema: Any, path: str) -> Iterator[tuple[str, str]]:
+    if not isinstance(schema, Mapping):
+        return  # true, false, or what the compiler refuses
+    for key, value in schema.items():
+        here = f"{path}.{key}"
+        if key not in KEYWORDS:
+            yield path, key
+        elif key in _NAMED and isinstance(value, Mapping):
+            for name, each in value.items():
+                yield from _unknown(each, f"{here}.{name}")
+        elif (key in _LISTS or key in _SCHEMA) and isinstance(value, list):
+            for at, each in enumerate(value):
+                yield from _unknown(each, f"{here}[{at}]")
+        elif key in _SCHEMA:
+            yield from _unknown(value, here)
