@@ -57,6 +57,11 @@ def cell_encoder(spec: TypeSpec) -> Convert:
     return _converter(spec, _leaf_of_json, _tuples) or _same
 
 
+def json_decoder(spec: TypeSpec) -> Convert:
+    """Return what decodes the JSON text in one of `json_values` of a column of this type."""
+    return _converter(spec, lambda leaf: json.loads if leaf == JSON_TEXT else None, _lists) or _same
+
+
 def arrow_values(cells: Iterable[Any], type: pa.DataType) -> pa.Array:
     """Return encoded values as a column of this type.
 

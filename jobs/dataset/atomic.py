@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -33,14 +33,24 @@ def replace_file(
     Raises:
         DatasetError: the file can't be written; it is then as it was before.
     """
-    with _staged(target, data, temporary) as staged:
+    with _staged(target, [data], temporary) as staged:
         check()
+        staged.replace(target)
+
+
+def replace_lines(target: Path, lines: Iterable[bytes]) -> None:
+    """Write `target` from lines as they come; it appears when the last is written.
+
+    Raises:
+        DatasetError: the file can't be written; it is then as it was before.
+    """
+    with _staged(target, lines, target.parent) as staged:
         staged.replace(target)
 
 
 def create_file(target: Path, data: bytes, temporary: Path) -> None:
     """Like `replace_file`, but leave `target` alone if it exists: of several writers one wins."""
-    with _staged(target, data, temporary) as staged:
+    with _staged(target, [data], temporary) as staged:
         try:
             os.link(staged, target)
         except FileExistsError:
@@ -59,14 +69,14 @@ def explain_write(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _staged(target: Path, data: bytes | pa.Buffer, folder: Path) -> Iterator[Path]:
+def _staged(target: Path, data: Iterable[bytes | pa.Buffer], folder: Path) -> Iterator[Path]:
     # Not from `tempfile`: its files can be read by their owner only.
     staged = folder / f"{uuid4().hex}-{target.name}"
     with explain_write(target):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with staged.open("xb") as file:
-                file.write(data)
+                file.writelines(data)
                 file.flush()
                 _force(file.fileno())
             yield staged

@@ -1,0 +1,89 @@
+"""`Finished`: a dataset that is whole, as its rows are read for an export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from jobs.column_types import TypeSpec
+from jobs.column_values import json_decoder, json_values
+from jobs.dataset import Dataset, dataset_names, schema
+from jobs.dataset.part import read_part
+from jobs.errors import DatasetError
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A dataset whose run has ended.
+
+    Attributes:
+        names: the dataset's name of each column of the input.
+    """
+
+    root: Path
+    manifest: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, root: Path) -> Finished:
+        """Look whether it is whole.
+
+        Raises:
+            DatasetError: it is no dataset, or its run has not ended.
+        """
+        dataset = Dataset(root)
+        manifest = dataset.manifest()
+        if not dataset.is_whole(manifest["shards"]):
+            raise DatasetError(
+                f"{root} is not finished: wait for its run (`mlx-batch status`), or see what is "
+                "missing by `mlx-batch verify`"
+            )
+        return cls(root, manifest)
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        return dataset_names(self.manifest["columns"])
+
+    @cached_property
+    def folder(self) -> Path:
+        """What the paths of the input's media are relative to."""
+        path = Path(self.manifest["input"]["path"])
+        return path if path.is_dir() else path.parent
+
+    @property
+    def column_names(self) -> list[str]:
+        names: list[str] = schema(self.manifest["columns"]).names
+        return names
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows in their order, as JSON has them; one part is in memory at a time.
+
+        Raises:
+            DatasetError: a part can't be read.
+        """
+        columns: Mapping[str, TypeSpec] = self.manifest["columns"]
+        wanted, shards = schema(columns), self.manifest["shards"]
+        decoders = {self.names[column]: json_decoder(spec) for column, spec in columns.items()}
+        layout = Dataset(self.root).layout
+        for shard in range(shards):
+            part = read_part(layout.part(shard, shards), wanted).combine_chunks()
+            cells = {name: json_values(part[name].chunk(0)) for name in wanted.names}
+            for name, decode in decoders.items():
+                cells[name] = list(map(decode, cells[name]))
+            for values in zip(*cells.values(), strict=True):
+                yield dict(zip(cells, values, strict=True))
+
+    def requests(self) -> Iterator[list[Row]]:
+        """Yield the rows of each request: its samples, of which there is mostly one."""
+        for _, samples in groupby(self.rows(), itemgetter("row")):
+            yield list(samples)
+
+    def given(self, row: Row, column: str) -> Any:
+        """Return the value that the input had in a column; None if it had none."""
+        return row.get(self.names.get(column, ""))

@@ -1,0 +1,28 @@
+"""`export`: a finished dataset in the formats of other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from jobs.export import ExportFormat, export
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command(name="export", short_help="Write FOLDER's rows in another format.")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice([each.value for each in ExportFormat]),
+    required=True,
+    help="openai: the output and error files of a batch; txt: a file beside each image or video.",
+)
+@click.option("--out", type=_PATH, help="The file, or the folder of txt; default: beside FOLDER.")
+@click.option("--overwrite", is_flag=True, help="Replace files that are there.")
+def export_command(folder: Path, format_name: str, out: Path | None, overwrite: bool) -> None:
+    """Write the rows of a finished dataset in another format; FOLDER stays as it is."""
+    for written in export(folder, ExportFormat(format_name), out, overwrite=overwrite):
+        click.echo(f"{written.rows} rows: {written.path}")
