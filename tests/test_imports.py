@@ -43,6 +43,7 @@ LIGHT = {
     "vllm_mlx.json_record",
     "vllm_mlx.outputs",
     "vllm_mlx.errors",
+    "vllm_mlx.foreign",
     "vllm_mlx.model_files",
 }
 

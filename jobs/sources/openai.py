@@ -8,6 +8,7 @@ from typing import Any
 from jobs.requests import GenerationRequest
 from jobs.sources.dialect import FIELDS, Dialect, carried, written_out
 from vllm_mlx.errors import InvalidRequestError, shown
+from vllm_mlx.foreign import FOREIGN, asks_for_nothing
 
 _ENVELOPE = ("custom_id", "method", "url", "body")
 _ENDPOINTS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
@@ -19,17 +20,25 @@ _CARRIED_FIELDS = _REQUEST_FIELDS | {
     "metadata",
     "model",
     "top_logprobs",
+    # What OpenAI keeps, counts, caches and charges a request by.
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "service_tier",
+    "store",
     "user",
 }
 
-# Values that ask for nothing; most are of fields we do not support otherwise.
+# Values that ask for nothing. (To Python 0 is False, but `logprobs: 0` is a request.)
 _NO_OPS: dict[str, Any] = {
-    "best_of": 1,
-    "stream": False,
-    "echo": False,
     "logprobs": False,
     "top_logprobs": 0,
-    "store": False,
+}
+# The same where there are no tools.
+_OF_TOOLS: dict[str, list[Any]] = {
+    "tools": [],
+    "tool_choice": ["none", "auto"],
+    "parallel_tool_calls": [True, False],
 }
 
 
@@ -88,21 +97,23 @@ def _source_of(data: Mapping[str, Any]) -> str:
 
 
 def _meaningful(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the body without nulls and without fields whose value asks for nothing."""
-    return {k: v for k, v in body.items() if v is not None and not _is_no_op(k, v)}
+    """Return the body without fields whose value asks for nothing."""
+    has_tools = bool(body.get("tools"))
+    return {k: v for k, v in body.items() if not _is_no_op(k, v, has_tools)}
 
 
-def _is_no_op(name: str, value: Any) -> bool:
-    if name not in _NO_OPS:
-        return False
-    nothing = _NO_OPS[name]
-    # To Python 0 is False, but to OpenAI `logprobs: 0` is a request and `logprobs: false` is none.
-    return bool(value == nothing) and isinstance(value, bool) == isinstance(nothing, bool)
+def _is_no_op(name: str, value: Any, has_tools: bool) -> bool:
+    if name in _OF_TOOLS and not has_tools:
+        return asks_for_nothing(value, _OF_TOOLS[name])
+    neutral = [_NO_OPS[name]] if name in _NO_OPS else []
+    if name in FIELDS:  # what of these is empty is for the request to judge
+        return value is None or bool(neutral and asks_for_nothing(value, neutral))
+    return asks_for_nothing(value, FOREIGN[name].neutral if name in FOREIGN else neutral)
 
 
 def _complaint(name: str, value: Any) -> str:
-    hint = f", only {_NO_OPS[name]!r} is" if name in _NO_OPS else ""
-    return f"body.{name}={shown(value)}: not supported{hint}"
+    refusal = f"not supported; {FOREIGN[name].advice}" if name in FOREIGN else "not supported"
+    return f"body.{name}={shown(value)}: {refusal}"
 
 
 def _logprobs(source: str, given: Mapping[str, Any]) -> dict[str, Any]:

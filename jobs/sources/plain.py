@@ -10,6 +10,7 @@ from typing import Any
 from jobs.requests import GenerationRequest
 from jobs.sources.dialect import FIELDS, NUL, Dialect, carried, written_out
 from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.foreign import FOREIGN, refusal_of
 
 
 class Plain(Dialect):
@@ -25,6 +26,7 @@ class Plain(Dialect):
                 be ignored in silence.
         """
         check_spelling(data)
+        _refuse_foreign(data)
         fields = {key: value for key, value in data.items() if key in FIELDS}
         if fields.get("prompt") is None and fields.get("messages") is None:
             given = [f"{key}: null" if value is None else key for key, value in data.items()]
@@ -50,13 +52,17 @@ def check_spelling(keys: Iterable[str]) -> None:
                 f"{key!r}: a column's name holds a NUL, where readers of a dataset take it to "
                 "end; rename it"
             )
-        if key in _NOT_SUPPORTED:
-            raise InvalidRequestError(
-                f"{key}: not supported, and it would be ignored; leave it out, or rename it if it "
-                "is a column of yours"
-            )
-        if key not in FIELDS and len(key) <= _LONGEST and (meant := _meant_field(key)):
+        if key in FIELDS or key in FOREIGN or len(key) > _LONGEST:
+            continue
+        if meant := _meant_field(key):
             raise _misspelt(key, meant)
+
+
+def _refuse_foreign(data: Mapping[str, Any]) -> None:
+    """Raise InvalidRequestError if a key is a setting of another system, and asks for something."""
+    for key in FOREIGN.keys() & data.keys():
+        if refusal := refusal_of(key, data[key]):
+            raise InvalidRequestError(f"{key}: {refusal}. Rename it if it is a column of yours")
 
 
 def _misspelt(key: str, meant: str) -> InvalidRequestError:
@@ -83,8 +89,6 @@ _KNOWN = _FOLDED | {
 # What other systems call settings for videos; in rows without one these are ordinary columns.
 _OF_VIDEO = {"fps": "video_fps", "max_frames": "video_max_frames", "nframes": "video_max_frames"}
 _LONGEST = 40
-# What other systems know and users expect to act. (`user` is an ordinary column.)
-_NOT_SUPPORTED = frozenset({"best_of"})
 
 
 @lru_cache(maxsize=4096)

@@ -21,8 +21,25 @@ NO_OPS: dict[str, Any] = {
     "echo": False,
     "logprobs": False,
     "top_logprobs": 0,
-    "store": False,
     "tools": None,
+    "tool_choice": "auto",
+    "parallel_tool_calls": False,
+    "functions": [],
+    "function_call": "none",
+    "modalities": ["text"],
+    "audio": {},
+    "stream_options": {},
+    "length_penalty": 1.0,
+    "verbosity": "medium",
+    "unheard_of": [],
+}
+KEPT: dict[str, Any] = {
+    "user": "u",
+    "store": True,
+    "service_tier": "flex",
+    "safety_identifier": "s",
+    "prompt_cache_key": "k",
+    "prompt_cache_retention": "24h",
 }
 
 
@@ -91,12 +108,12 @@ def test_max_completion_tokens_is_max_tokens() -> None:
 
 
 def test_the_model_is_carried_not_obeyed() -> None:
-    data = chat(model="gpt-4o", user="u", metadata={"k": "v"}, max_completion_tokens=5, **NO_OPS)
+    data = chat(model="gpt-4o", **KEPT, metadata={"k": "v"}, max_completion_tokens=5, **NO_OPS)
     assert OPENAI.request(data).model_fields_set == {"id", "messages", "max_tokens"}
     assert OPENAI.columns(data) == {
         "messages": MESSAGES,
         "model": "gpt-4o",
-        "user": "u",
+        **KEPT,
         "metadata": {"k": "v"},
         "max_completion_tokens": 5,
     }
@@ -111,17 +128,23 @@ def test_values_that_ask_for_nothing(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("stream", True, "body.stream=True: not supported, only False is"),
-        ("best_of", 2, "body.best_of=2: not supported, only 1 is"),
+        ("stream", True, "body.stream=True: not supported; answers come whole"),
+        ("best_of", 2, "body.best_of=2: not supported; ask for several samples with n"),
+        ("best_of", True, "body.best_of=True: not supported"),
+        (
+            "web_search_options",
+            {"a": 1},
+            "body.web_search_options={'a': 1}: not supported; nothing",
+        ),
         ("tools", [{}], "body.tools=[{}]: not supported"),
         ("max_token", 5, "body.max_token=5: not supported"),
         ("id", "b", "body.id='b': not supported"),
     ],
 )
 def test_unsupported_fields_are_named(name: str, value: Any, words: str) -> None:
-    data = chat(**{name: value, "audio": {}})
+    data = chat(**{name: value, "audio": {"voice": "alloy"}})
     assert words in complaint(data)
-    assert "body.audio={}" in complaint(data)
+    assert "body.audio={'voice': 'alloy'}" in complaint(data)
     assert OPENAI.columns(data) == {"messages": MESSAGES}
 
 
