@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from redis import Redis
 
-from jobs.connection import redacted
 from jobs.dataset import Dataset
 from jobs.errors import InputFileError, RunExistsError
 from jobs.ledger import Ledger, RunState
 from jobs.model_identity import ModelIdentity, identify
+from jobs.output_folder import output_folder
 from jobs.queue.run_jobs import RunJobs
 from jobs.requests import MAX_SAMPLES
 from jobs.run_spec import InputSpec, RunSpec
 from jobs.shards import Shard, shards_of
-from jobs.sources import Input, MediaFiles, PromptFile, SourceRow, input_of
+from jobs.sources import Input, MediaFiles, SourceRow, input_of
+from jobs.sources.template import template_of
 from jobs.survey import survey_input
 from vllm_mlx.errors import InvalidRequestError, ModelLoadError
 from vllm_mlx.parameters import whole
@@ -57,10 +58,15 @@ def enqueue_run(
     videos: str | Path | None = None,
     images: str | Path | None = None,
     prompt: str | None = None,
+    system: str | None = None,
+    messages: str | list[dict[str, Any]] | None = None,
+    id_column: str | None = None,
+    image_column: str | None = None,
+    video_column: str | None = None,
     sampling: SamplingParams | None = None,
     video_params: VideoParams | None = None,
     n: int = 1,
-    chat: bool = False,
+    chat: bool | None = None,
     shard_size: int = DEFAULT_SHARD_SIZE,
     skip_bad_rows: bool = False,
     resume: bool = False,
@@ -74,12 +80,14 @@ def enqueue_run(
         out: the dataset's folder, as the workers see it.
         adapter: a folder that mlx_lm.lora has written; its workers have it, too.
         videos: in place of a prompt file, a folder of such files or a pattern
-            (`clips/**/*.mp4`); each file makes a row, in which `prompt` is asked of it.
+            (`clips/**/*.mp4`); each file makes a row, in which `prompt` or `messages` ask of it.
         images: the same of images.
-        prompt: what is asked of each of them.
+        prompt, system, messages, id_column, image_column, video_column: make requests of the
+            input's columns, see `Template`.
         sampling, video_params: defaults for what a row does not say itself.
         n: samples of a row that does not say itself how many; each is a row of the dataset.
-        chat: send each plain prompt as the user's message through the chat template.
+        chat: send each plain prompt as the user's message through the chat template; so a
+            `prompt` from here is sent unless this is False.
         shard_size: samples a job.
         skip_bad_rows: bad rows become error rows of the dataset instead of refusing the file.
         resume: the run exists; enqueue what is neither done nor on its way.
@@ -92,9 +100,19 @@ def enqueue_run(
             another run's.
         DatasetError: the output folder, seen from here, belongs to another run.
     """
-    source = input_of(path, videos=videos, images=images, prompt=prompt)
+    template = template_of(
+        prompt=prompt,
+        system=system,
+        messages=messages,
+        id_column=id_column,
+        image_column=image_column,
+        video_column=video_column,
+    )
+    source = input_of(path, videos=videos, images=images, template=template)
+    sees = isinstance(source, MediaFiles)
+    chat = template.check_chat(chat, sees=sees) if template else bool(chat)
     version = source.version()
-    folder = _folder_of(out)
+    folder = output_folder(out)
     n = whole(n)
     if type(n) is not int or not 1 <= n <= MAX_SAMPLES:
         raise InvalidRequestError(f"n={n!r}: should be 1 to {MAX_SAMPLES}")
@@ -114,6 +132,7 @@ def enqueue_run(
         video_params=video_params or VideoParams.of(),
         n=n,
         chat=chat,
+        template=template,
         rows=survey.samples,
         input_rows=survey.rows,
         samples=survey.most_samples,
@@ -153,15 +172,6 @@ def forget_run(connection: Redis, run_id: str) -> int:
     return jobs
 
 
-def _folder_of(out: str | Path) -> Path:
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(out)):  # a Path has made one slash of two
-        raise InvalidRequestError(
-            f"out={redacted(str(out))!r}: should be a folder; mount the bucket, or copy the "
-            "dataset there when it is finished"
-        )
-    return Path(out).expanduser().absolute()
-
-
 def _identify(model: str, adapter: str | Path | None) -> ModelIdentity:
     try:
         return identify(model, adapter)
@@ -174,8 +184,9 @@ def _identify(model: str, adapter: str | Path | None) -> ModelIdentity:
 
 
 def _input_again(spec: RunSpec) -> Input:
-    path, kind, prompt = spec.input.path, spec.input.media, spec.input.prompt
-    source = PromptFile.of(path) if kind is None else MediaFiles.of(kind, path, prompt or "")
+    path, kind = spec.input.path, spec.input.media
+    named = {f"{kind}s" if kind else "path": path}
+    source = input_of(**named, template=spec.template)
     found = InputSpec.of(source)
     if (found.fingerprint, found.format) != (spec.input.fingerprint, spec.input.format):
         raise InputFileError(

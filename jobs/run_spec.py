@@ -7,6 +7,7 @@ import json
 import platform
 import re
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib import metadata
 from typing import Any
 
@@ -14,7 +15,9 @@ from pydantic import BaseModel, Field
 
 from jobs.column_types import TypeSpec
 from jobs.requests import MAX_SAMPLES
-from jobs.sources import Format, Input, MediaFiles
+from jobs.sources import Format, Input, MediaFiles, Template
+from jobs.sources.dialect import Dialect
+from jobs.sources.templated import dialect_of
 from vllm_mlx.content import MediaKind
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.video_params import VideoParams
@@ -31,14 +34,13 @@ class InputSpec(BaseModel, frozen=True, extra="forbid"):
 
     Attributes:
         path: of a prompt file; of media files, their folder or pattern.
-        media: what the files are, if it is no prompt file, and `prompt` what is asked of each.
+        media: what the files are, if it is no prompt file.
     """
 
     path: str
     fingerprint: str
     format: Format
     media: MediaKind | None = None
-    prompt: str | None = None
 
     @classmethod
     def of(cls, source: Input) -> InputSpec:
@@ -49,7 +51,6 @@ class InputSpec(BaseModel, frozen=True, extra="forbid"):
             fingerprint=source.fingerprint(),
             format=source.format,
             media=files.kind if files else None,
-            prompt=files.prompt if files else None,
         )
 
 
@@ -68,6 +69,7 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
         samples: the most that one row of the input has.
         sampling, video_params, n: what holds for a row that does not say it itself; `n` is the
             number of its samples.
+        template: what made the requests of the rows, if they were none themselves.
     """
 
     run_id: str
@@ -85,6 +87,7 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
     video_params: VideoParams = VideoParams.of()
     n: int = Field(1, ge=1, le=MAX_SAMPLES)
     chat: bool = False
+    template: Template | None = None
     columns: dict[str, TypeSpec]
     created_at: str
     versions: dict[str, str]
@@ -98,6 +101,8 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
         video_params = fields.get("video_params", VideoParams.of())
         if video_params != VideoParams.of():  # runs from before there were videos keep their ids
             identity["video_params"] = video_params.model_dump(mode="json")
+        if (template := fields.get("template")) is not None:
+            identity["template"] = template.model_dump(mode="json")
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         return cls(
             run_id=f"run-{digest[:12]}",
@@ -109,6 +114,11 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
             },
             **fields,
         )
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        """What the objects of its rows say."""
+        return dialect_of(self.input.format, self.template)
 
     @property
     def queue(self) -> str:

@@ -70,7 +70,7 @@ def _pieces(rows: Iterable[SourceRow | RawRow], spec: RunSpec) -> Iterator[list[
 def _samples(source: SourceRow | RawRow, spec: RunSpec) -> int:
     if isinstance(source, SourceRow):
         return source.samples
-    return spec.input.format.dialect.samples(source.data, spec.n)
+    return spec.dialect.samples(source.data, spec.n)
 
 
 def _row(source: SourceRow | RawRow, first: int, samples: int) -> dict[str, Any]:

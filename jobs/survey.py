@@ -47,7 +47,7 @@ def survey_input(source: Input, sampling: SamplingParams, n: int) -> Survey:
         InputFileError: the file is missing, empty or unreadable.
     """
     survey = Survey(columns=ColumnTypes(source.column_types()))
-    dialect = source.format.dialect
+    dialect = source.dialect
     for row in validated(source, sampling=sampling, n=n):
         survey.rows += 1
         survey.samples += row.samples

@@ -37,6 +37,7 @@ def test_the_tables_of_settings_and_columns_say_what_the_code_says() -> None:
     assert {found[1] for text in texts.values() for found in SETTINGS.findall(text)} == {
         "GenerationRequest",
         "SchedulerConfig",
+        "Template",
         "VideoParams",
     }
     for name, text in texts.items():

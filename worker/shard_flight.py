@@ -198,7 +198,7 @@ class ShardFlight(Flight):
 
     @property
     def _dialect(self) -> Dialect:
-        return self.spec.input.format.dialect
+        return self.spec.dialect
 
     def _params(self, request: GenerationRequest, row: ShardRow, sample: int) -> SamplingParams:
         params = request.over(self.spec.sampling)

@@ -16,6 +16,7 @@ import click
 from docs.scripts.blocks import ROOT, replaced, table
 from jobs.dataset.card import columns_table
 from jobs.requests import GenerationRequest
+from jobs.sources import Template
 from vllm_mlx.parameters import settings_of
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
@@ -24,7 +25,7 @@ from worker.cli.app import main
 
 CLASSES = {
     each.__name__: each
-    for each in (GenerationRequest, SamplingParams, SchedulerConfig, VideoParams)
+    for each in (GenerationRequest, SamplingParams, SchedulerConfig, Template, VideoParams)
 }
 SETTINGS = re.compile(r"(<!-- settings: (\w+)([\w ]*) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -57,12 +57,14 @@ def dataset_card(manifest: Mapping[str, Any], verification: Verification) -> str
 
 def _facts(manifest: Mapping[str, Any], verification: Verification) -> str:
     sampling = manifest.get("sampling", {})
+    template = {k: v for k, v in (manifest.get("template") or {}).items() if v is not None}
     facts = {
         "Model": _code(manifest["model"]),
         "Rows": f"{verification.rows_in:,}: {verification.ok:,} ok, {verification.error:,} error",
         "Prompt tokens": f"{verification.prompt_tokens:,}",
         "Completion tokens": f"{verification.completion_tokens:,}",
         "Sampling": _code(json.dumps({k: v for k, v in sampling.items() if v is not None})),
+        **({"Template": _code(json.dumps(template, ensure_ascii=False))} if template else {}),
         "Run": _code(manifest["run_id"]),
     }
     return "".join(f"- {name}: {value}\n" for name, value in facts.items())

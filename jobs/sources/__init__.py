@@ -1,9 +1,9 @@
 """Prompt files, read in constant memory: JSONL, OpenAI-batch JSONL, text, CSV and Parquet.
 
 `read_requests` validates every row and never stops at a bad one. A producer takes an `Input`,
-either a prompt file or media files with one prompt, and walks the same rows again without
-validation: they can be sent elsewhere as JSON, where the `Dialect` of the file's `Format` makes the
-same requests of them.
+either a prompt file or media files, and walks the same rows again without validation: they can be
+sent elsewhere as JSON, where the input's `Dialect` makes the same requests of them. A `Template`
+makes requests of rows that are none; it is rendered here, never where they are sent.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from jobs.sources.inputs import Input, input_of
 from jobs.sources.media_files import MediaFiles
 from jobs.sources.prompt_file import PromptFile
 from jobs.sources.rows import RawRow, SourceRow
+from jobs.sources.template import Template
 from jobs.sources.validation import read_requests, validated
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "PromptFile",
     "RawRow",
     "SourceRow",
+    "Template",
     "detect_format",
     "input_of",
     "read_requests",

@@ -17,6 +17,7 @@ from pydantic_core import from_json
 from jobs.column_types import TypeSpec
 from jobs.column_values import is_bytes, json_values
 from jobs.requests import GenerationRequest
+from jobs.sources.conversations import CONVERSATIONS
 from jobs.sources.dialect import FIELDS, MEDIA_FIELDS, SHORTHANDS
 
 
@@ -61,7 +62,9 @@ _BY_TYPE: dict[Any, TypeAdapter[Any]] = {
 }
 
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("stop", "messages", "images", "videos", "logit_bias"), _json_container),
+    **dict.fromkeys(
+        ("stop", "messages", CONVERSATIONS, "images", "videos", "logit_bias"), _json_container
+    ),
     "stop_token_ids": lambda cell: _scalar(_INTEGER, _json_container(cell)),
     **{
         name: partial(_scalar, _BY_TYPE[field.annotation])

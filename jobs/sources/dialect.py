@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from base64 import b64encode
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from jobs.column_types import TypeSpec
 from jobs.column_values import BASE64, is_bytes
 from jobs.requests import GenerationRequest, RequestId
 from vllm_mlx.content import MEDIA_PARTS
@@ -23,7 +25,6 @@ FIELDS = frozenset({*GenerationRequest.model_fields, *SHORTHANDS, "response_form
 
 NUL = "\0"
 MEDIA_FIELDS = frozenset({*SHORTHANDS, *SHORTHANDS.values()})
-_MEDIA_COLUMNS = MEDIA_FIELDS | {"messages"}
 _MEDIA_KEYS = frozenset({*SHORTHANDS.values(), *MEDIA_PARTS, "url"})
 _ID: TypeAdapter[str] = TypeAdapter(RequestId, config=ConfigDict(strict=True))
 
@@ -51,6 +52,16 @@ class Dialect(ABC):
 
         They are as the row has them, but that long images and videos given inline are left out.
         """
+
+    def check_columns(self, names: Sequence[str]) -> None:
+        """Raise InvalidRequestError for what would make every row of a table a bad one."""
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise InvalidRequestError(f"more than one column {twice[0]!r}")
+
+    def declared(self, types: Mapping[str, TypeSpec]) -> dict[str, TypeSpec]:
+        """Return which of the types that a file says of its columns hold for `columns`."""
+        return dict(types)
 
     def own_id(self, data: Mapping[str, Any]) -> str | None:
         """Return the id of a row, good or bad, if it has a usable one."""
@@ -91,21 +102,26 @@ def written_out(fields: Mapping[str, Any]) -> dict[str, Any]:
     return full
 
 
-def carried(columns: Mapping[str, Any]) -> dict[str, Any]:
+def carried(columns: Mapping[str, Any], media: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Return columns as they go into the dataset: the same, but for long inline media.
 
     A name with a NUL, which makes a bad row, can't be one of a column.
 
     A clip as a data URL would stand in the dataset a second time, and no reader could open it
     there better than from the input: of it remain its type and its size.
+
+    Args:
+        media: columns of images and videos that have other names than usual.
     """
     return {
-        name: _abridged(name, _media(value) if name in MEDIA_FIELDS else value)
-        if name in _MEDIA_COLUMNS
-        else value
-        for name, value in columns.items()
-        if NUL not in name
+        name: _carried(name, value, media) for name, value in columns.items() if NUL not in name
     }
+
+
+def _carried(name: str, value: Any, media: frozenset[str]) -> Any:
+    if name in MEDIA_FIELDS or name in media:
+        return _abridged("images", _media(value))
+    return _abridged(name, value) if name == "messages" else value
 
 
 def _media(value: Any) -> Any:

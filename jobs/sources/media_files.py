@@ -1,22 +1,27 @@
-"""`MediaFiles`: images or videos of a folder or a pattern, all asked the same."""
+"""`MediaFiles`: images or videos of a folder or a pattern, all asked by one template."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
-import json
 import os
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from jobs.column_types import TypeSpec
 from jobs.errors import InputFileError
+from jobs.sources.dialect import Dialect
 from jobs.sources.files import FilePath
 from jobs.sources.formats import Format
+from jobs.sources.row_maker import RowMaker
 from jobs.sources.rows import RawRow
+from jobs.sources.template import COLUMN_OPTIONS, Template
+from jobs.sources.templated import Templated
 from vllm_mlx.content import MediaKind
+from vllm_mlx.errors import InvalidRequestError
 
 _is_folder = os.path.isdir  # which is False where nothing may be looked at, and `is_dir` raises
 # What of a folder is meant; a pattern means what it matches.
@@ -40,7 +45,7 @@ class FoundFile(NamedTuple):
     changed_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MediaFiles:
     """One row a file, sorted by name.
 
@@ -52,17 +57,19 @@ class MediaFiles:
     format: ClassVar = Format.MEDIA
     kind: MediaKind
     path: Path
-    prompt: str
+    template: Template
     folder: Path
     files: tuple[FoundFile, ...]
 
     @classmethod
-    def of(cls, kind: MediaKind, path: FilePath, prompt: str) -> MediaFiles:
+    def of(cls, kind: MediaKind, path: FilePath, template: Template) -> MediaFiles:
         """Find the files.
 
         Raises:
             InputFileError: there are none.
+            InvalidRequestError: the template does not say what is asked, or wants columns.
         """
+        _check(template, kind)
         if not path:
             raise InputFileError(f"the pattern of {kind}s is empty")
         pattern = Path(path).expanduser()
@@ -73,11 +80,16 @@ class MediaFiles:
                 f"{path}: there is no such {kind}"
                 + (f"; of a folder these are taken: {allowed}" if _is_folder(pattern) else "")
             )
-        return cls(kind, pattern, prompt, folder, files)
+        return cls(kind, pattern, template, folder, files)
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        """What the objects of its rows say."""
+        return Templated(self.template)
 
     def fingerprint(self) -> str:
-        """Return a hash of the prompt and of the files' names, sizes and times; none is opened."""
-        digest = hashlib.sha256(json.dumps([self.kind, self.prompt]).encode())
+        """Return a hash of the files' names, sizes and times; none is opened."""
+        digest = hashlib.sha256(self.kind.encode() + b"\0")
         for name, size, changed_ns in self.files:
             digest.update(os.fsencode(name) + b"\0%d %d\n" % (size, changed_ns))
         return f"sha256:{digest.hexdigest()}"
@@ -89,10 +101,25 @@ class MediaFiles:
         return {}
 
     def rows(self) -> Iterator[RawRow]:
+        make = RowMaker(self.template)
         for row, file in enumerate(self.files):
-            path = str(self.folder / file.name)
-            data = {"id": file.name, "prompt": self.prompt, self.kind: path}
-            yield RawRow(row, row + 1, data, None)
+            path = self.folder / file.name
+            data = {"id": file.name, self.kind: str(path)}
+            named = {"path": file.name, "name": path.name, "folder": path.parent.name}
+            yield make(RawRow(row, row + 1, data, None), named)
+
+
+def _check(template: Template, kind: MediaKind) -> None:
+    """Refuse a template that makes nothing of a file."""
+    if not template.makes_text:
+        raise InvalidRequestError(f"{kind}s need a prompt or messages, which is asked of each file")
+    if wrong := [name for name in COLUMN_OPTIONS if getattr(template, name) is not None]:
+        raise InvalidRequestError(f"{wrong[0]}: {kind}s of a folder have no columns")
+    if template.has_media:
+        raise InvalidRequestError(
+            f"messages: each file is put before what the user says last, so the chat needs no "
+            f"{kind}s of its own"
+        )
 
 
 def _find(kind: MediaKind, pattern: Path) -> tuple[Path, tuple[FoundFile, ...]]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
 from jobs.requests import GenerationRequest
+from jobs.sources.conversations import CONVERSATIONS, messages_of
 from jobs.sources.dialect import FIELDS, NUL, Dialect, carried, written_out
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.foreign import FOREIGN, refusal_of
+
+SOURCES = frozenset({"prompt", "messages", CONVERSATIONS})
+"""What a row has one of, unless a template makes its prompt."""
 
 
 class Plain(Dialect):
@@ -27,11 +31,7 @@ class Plain(Dialect):
         """
         check_spelling(data)
         _refuse_foreign(data)
-        fields = {key: value for key, value in data.items() if key in FIELDS}
-        if fields.get("prompt") is None and fields.get("messages") is None:
-            given = [f"{key}: null" if value is None else key for key, value in data.items()]
-            keys = ", ".join(given[:10]) or "no columns"
-            raise InvalidRequestError(f"neither prompt nor messages is given; the row has {keys}")
+        fields = {key: value for key, value in data.items() if key in FIELDS} | source_of(data)
         request = GenerationRequest.parse(written_out(fields))
         if any(part["type"] == "video" for part in request.media):
             for key in data:
@@ -42,6 +42,31 @@ class Plain(Dialect):
     def columns(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return all but the id."""
         return carried({key: value for key, value in data.items() if key != "id"})
+
+    def check_columns(self, names: Sequence[str]) -> None:
+        super().check_columns(names)
+        if not SOURCES & set(names):
+            raise InvalidRequestError(
+                f"no column prompt or messages; there are {', '.join(names[:20])}. A template "
+                "makes prompts of any columns: --prompt '{{ NAME }}'"
+            )
+        check_spelling(names)
+
+
+def source_of(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the prompt or the messages of a row; ShareGPT's `conversations` are messages.
+
+    Raises:
+        InvalidRequestError: it has none of them.
+    """
+    given = {name: data[name] for name in ("prompt", "messages") if data.get(name) is not None}
+    if given:
+        return given
+    if data.get(CONVERSATIONS) is not None:
+        return {"messages": messages_of(data[CONVERSATIONS])}
+    names = [f"{key}: null" if value is None else key for key, value in data.items()]
+    keys = ", ".join(names[:10]) or "no columns"
+    raise InvalidRequestError(f"neither prompt nor messages is given; the row has {keys}")
 
 
 def check_spelling(keys: Iterable[str]) -> None:

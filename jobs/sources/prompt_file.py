@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from jobs.column_types import TypeSpec
 from jobs.errors import InputFileError
+from jobs.sources.dialect import Dialect
 from jobs.sources.files import FilePath, open_input
 from jobs.sources.formats import Format, detect_format
 from jobs.sources.lines import read_jsonl, read_text
+from jobs.sources.row_maker import RowMaker
 from jobs.sources.rows import RawRow, RowOrError
 from jobs.sources.tables import parquet_types, read_csv, read_parquet
-
-_READERS: dict[Format, Callable[[FilePath], Iterator[tuple[int, RowOrError]]]] = {
-    Format.JSONL: read_jsonl,
-    Format.OPENAI: read_jsonl,
-    Format.TEXT: read_text,
-    Format.CSV: read_csv,
-    Format.PARQUET: read_parquet,
-}
+from jobs.sources.template import Template
+from jobs.sources.templated import dialect_of
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PromptFile:
-    """A file with a prompt or a chat in each row.
+    """A file with a prompt or a chat in each row, or with columns that a template makes one of.
 
     Raises, as its methods do:
         InputFileError: the file is missing, empty or unreadable.
@@ -34,16 +31,31 @@ class PromptFile:
 
     path: Path
     format: Format
+    template: Template | None = None
 
     @classmethod
-    def of(cls, path: FilePath, format: Format | None = None) -> PromptFile:
+    def of(
+        cls, path: FilePath, format: Format | None = None, template: Template | None = None
+    ) -> PromptFile:
         """Return the file, of the format that `detect_format` finds unless one is given."""
         if format is None:
-            return cls(Path(path), detect_format(path))
-        if format == Format.MEDIA:
+            format = detect_format(path)
+        elif format == Format.MEDIA:
             raise InputFileError(f"{path}: {str(Format.MEDIA)!r} is no format of a prompt file")
-        with open_input(path):
-            return cls(Path(path), Format(format))
+        else:
+            with open_input(path):
+                format = Format(format)
+        if template is not None and format is Format.OPENAI:
+            raise InputFileError(
+                f"{path} is an OpenAI batch file, whose rows are whole requests: templates are for "
+                "JSONL, CSV, Parquet and text"
+            )
+        return cls(Path(path), format, template)
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        """What the objects of its rows say."""
+        return dialect_of(self.format, self.template)
 
     @property
     def folder(self) -> Path:
@@ -64,15 +76,30 @@ class PromptFile:
 
     def column_types(self) -> dict[str, TypeSpec]:
         """Return the types of those columns for which the file says one."""
-        return parquet_types(self.path) if self.format is Format.PARQUET else {}
+        types = parquet_types(self.path) if self.format is Format.PARQUET else {}
+        return self.dialect.declared(types)
 
     def rows(self) -> Iterator[RawRow]:
         """Yield the rows, not validated, and cheaply: the same in the same order each time."""
+        return map(RowMaker(self.template), self._rows()) if self.template else self._rows()
+
+    def _rows(self) -> Iterator[RawRow]:
         row = -1
-        for row, (line, content) in enumerate(_READERS[self.format](self.path)):
+        for row, (line, content) in enumerate(self._contents()):
             if isinstance(content, dict):
                 yield RawRow(row, line, content, None)
             else:
                 yield RawRow(row, line, {}, content)
         if row < 0:
             raise InputFileError(f"{self.path} is empty: it holds no rows")
+
+    def _contents(self) -> Iterator[tuple[int, RowOrError]]:
+        match self.format:
+            case Format.TEXT:
+                return read_text(self.path)
+            case Format.CSV:
+                return read_csv(self.path, self.dialect.check_columns)
+            case Format.PARQUET:
+                return read_parquet(self.path, self.dialect.check_columns)
+            case _:
+                return read_jsonl(self.path)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,9 +18,11 @@ from jobs.column_types import TypeSpec, carried_type, type_spec
 from jobs.errors import InputFileError
 from jobs.sources.cells import column_cells, converted, is_kept
 from jobs.sources.files import FilePath, open_input
-from jobs.sources.plain import check_spelling
 from jobs.sources.rows import RowOrError
 from vllm_mlx.errors import InvalidRequestError
+
+CheckColumns: TypeAlias = Callable[[Sequence[str]], None]
+"""Raises InvalidRequestError for what would make every row a bad row."""
 
 # Characters in one cell, and so in what an unclosed quote can swallow.
 _LARGEST_CELL = 1 << 25
@@ -29,7 +30,7 @@ _BATCH_ROWS = 512
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes as `surrogateescape` decodes them
 
 
-def read_csv(path: FilePath) -> Iterator[tuple[int, RowOrError]]:
+def read_csv(path: FilePath, check: CheckColumns) -> Iterator[tuple[int, RowOrError]]:
     """Yield the records under a header row; an empty cell is null."""
     csv.field_size_limit(_LARGEST_CELL)
     with open_input(path) as raw:
@@ -41,7 +42,7 @@ def read_csv(path: FilePath) -> Iterator[tuple[int, RowOrError]]:
         if isinstance(header, InvalidRequestError):
             raise InputFileError(f"{path}, header: {header}")
         names = [name or f"column_{index}" for index, name in enumerate(header)]
-        _check_columns(path, names)
+        _refuse(path, names, check)
         for line, cells in records:
             if isinstance(cells, InvalidRequestError):
                 yield line, cells
@@ -81,10 +82,10 @@ def parquet_types(path: FilePath) -> dict[str, TypeSpec]:
         return {name: spec for name, spec in _specs(path, file).items() if is_kept(name, spec)}
 
 
-def read_parquet(path: FilePath) -> Iterator[tuple[int, RowOrError]]:
+def read_parquet(path: FilePath, check: CheckColumns) -> Iterator[tuple[int, RowOrError]]:
     """Yield the table's rows; what JSON has no type for is as `json_values` writes it."""
     with _parquet(path) as file:
-        _check_columns(path, file.schema_arrow.names)
+        _refuse(path, file.schema_arrow.names, check)
         _specs(path, file)
         batches = file.iter_batches(batch_size=_BATCH_ROWS)
         yield from enumerate(chain.from_iterable(map(_parquet_rows, batches)), start=1)
@@ -126,16 +127,9 @@ def _parquet_rows(batch: pa.RecordBatch) -> Iterator[RowOrError]:
         yield dict(zip(columns, cells, strict=True))
 
 
-def _check_columns(path: FilePath, names: Sequence[str]) -> None:
+def _refuse(path: FilePath, names: Sequence[str], check: CheckColumns) -> None:
     """Refuse at once what would make every row a bad row."""
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise InputFileError(f"{path} has more than one column {twice[0]!r}")
-    if not {"prompt", "messages"} & set(names):
-        raise InputFileError(
-            f"{path} has no column prompt or messages; its columns are {', '.join(names[:20])}"
-        )
     try:
-        check_spelling(names)
+        check(names)
     except InvalidRequestError as error:
-        raise InputFileError(f"{path}, column {error}") from None
+        raise InputFileError(f"{path}: {error}") from None

@@ -11,6 +11,7 @@ from jobs.sources.ids import RowIds
 from jobs.sources.inputs import Input
 from jobs.sources.prompt_file import PromptFile
 from jobs.sources.rows import SourceRow
+from jobs.sources.template import Template
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams
 
@@ -21,6 +22,7 @@ def read_requests(
     *,
     sampling: SamplingParams | None = None,
     n: int = 1,
+    template: Template | None = None,
 ) -> Iterator[SourceRow]:
     """Read a file's rows and validate each; a bad row is yielded too, with its error.
 
@@ -30,18 +32,19 @@ def read_requests(
     Args:
         sampling: what holds for a row that does not say it itself.
         n: the same for the number of its samples.
+        template: what makes requests of the file's columns.
 
     Raises:
         InputFileError: at once if the file is missing, empty or unreadable; while iterating if
             it turns out to hold no rows, or not to be the table it should be.
     """
     sampling = sampling or SamplingParams.of()
-    return validated(PromptFile.of(path, format), sampling=sampling, n=n)
+    return validated(PromptFile.of(path, format, template), sampling=sampling, n=n)
 
 
 def validated(source: Input, *, sampling: SamplingParams, n: int) -> Iterator[SourceRow]:
     """Yield what the rows of an input stand for, or what is wrong; see `read_requests`."""
-    ids, dialect = RowIds(), source.format.dialect
+    ids, dialect = RowIds(), source.dialect
     for row, line, data, error in source.rows():
         request, samples = None, 1
         if error is None:

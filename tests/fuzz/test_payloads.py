@@ -13,18 +13,25 @@ from rq.serializers import JSONSerializer
 from jobs.errors import JobPayloadError
 from jobs.queue.job import BatchJob
 from jobs.queue.tasks import FINALIZE_RUN, GENERATE_SHARD, GenerateShard, read_task
-from jobs.sources import Format
+from jobs.sources import Format, Template
+from jobs.sources.templated import Templated
 from tests.helpers.strategies import JSON, any_of, cases, changed, only
 from vllm_mlx.errors import MLXBatchError
 
 ROW = {"row": 0, "data": {"prompt": "a"}, "error": None, "id": "a", "sample_index": 0, "samples": 1}
-DATA = any_of({"prompt": "a", "messages": [], "images": ["a"], "n": 1, "body": {"messages": []}})
+PLAIN = {"prompt": "a", "messages": [], "images": ["a"], "n": 1, "body": {"messages": []}}
+DATA = any_of(PLAIN) | any_of({"columns": PLAIN, "request": {"prompt": "a"}})
 ROWS = st.lists(any_of(ROW) | st.builds(lambda data: {**ROW, "data": data}, DATA), max_size=3)
 KWARGS = any_of({"run_id": "run-1", "shard": 0, "folder": "/in"}).flatmap(
     lambda kwargs: st.builds(lambda rows: {**kwargs, "rows": rows}, ROWS)
 )
 NAMES = st.sampled_from([GENERATE_SHARD, FINALIZE_RUN, "os.system", "", None, 1])
 CALLS = st.tuples(NAMES, st.none() | JSON, st.just([]) | JSON, KWARGS | JSON)
+DIALECTS = [
+    *(format.dialect for format in Format),
+    Templated(Template(prompt="p")),
+    Templated(Template(system="s", id_column="prompt", image_column="n")),
+]
 GOOD = json.dumps([GENERATE_SHARD, None, [], {"run_id": "r", "shard": 0, "rows": [ROW]}]).encode()
 
 
@@ -40,10 +47,11 @@ def read(data: bytes) -> None:
 
 
 def read_row(data: dict[str, Any], folder: str | None) -> None:
-    for format in Format:
+    for dialect in DIALECTS:
         with only(MLXBatchError):
-            format.dialect.columns(data)
-            format.dialect.request(data).located(folder)
+            dialect.columns(data)
+            dialect.own_id(data)
+            dialect.request(data).located(folder)
 
 
 @cases(0.05)

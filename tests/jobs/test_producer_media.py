@@ -49,9 +49,12 @@ def test_media_files_are_enqueued_a_row_a_file(redis: Redis, tmp_path: Path, cli
     assert spec.columns == {"prompt": "string", "video": "string"}
     assert enqueued.folder == clips
     rows = [row.data for task in payloads(redis, enqueued) for row in task.rows]
-    assert [row["id"] for row in rows] == ["a.mp4", "b.mp4", "sub/c.mp4"]
-    assert rows[2] == {"id": "sub/c.mp4", "prompt": "What?", "video": f"{clips}/sub/c.mp4"}
-    assert spec.input.format.dialect.request(rows[2]).videos == (f"{clips}/sub/c.mp4",)
+    assert [row["columns"]["id"] for row in rows] == ["a.mp4", "b.mp4", "sub/c.mp4"]
+    assert rows[2] == {
+        "columns": {"id": "sub/c.mp4", "video": f"{clips}/sub/c.mp4"},
+        "request": {"prompt": "What?"},
+    }
+    assert spec.dialect.request(rows[2]).videos == (f"{clips}/sub/c.mp4",)
 
 
 def test_images_have_a_column_of_their_own(redis: Redis, tmp_path: Path, clips: Path) -> None:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from jobs.dataset import Dataset
 from jobs.run_spec import InputSpec, RunSpec, queue_name
-from jobs.sources import Format
+from jobs.sources import Format, Template
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.video_params import VideoParams
 
@@ -98,9 +98,18 @@ def test_every_setting_of_videos_is_part_of_the_identity() -> None:
     )
 
 
+def test_a_template_is_part_of_the_run() -> None:
+    asked = [make_spec(template=Template.of(prompt=text)) for text in ("{{ a }}", "{{ b }}")]
+
+    assert len({spec.run_id for spec in (make_spec(), *asked)}) == 3
+    assert RunSpec.model_validate(asked[0].manifest()) == asked[0]
+    assert RunSpec.model_validate_json(asked[0].model_dump_json()).template == asked[0].template
+
+
 def test_runs_without_such_a_setting_have_the_ids_they_always_had() -> None:
     assert make_spec().run_id == make_spec(video_params=VideoParams.of()).run_id
     assert make_spec().run_id == "run-f37c1bb6ecb8"
+    assert make_spec().run_id == make_spec(template=None).run_id
 
 
 @pytest.mark.parametrize(
@@ -163,7 +172,7 @@ def test_the_manifest_says_what_made_the_dataset() -> None:
     manifest = make_spec().manifest()
 
     known = {"path": "/in.jsonl", "fingerprint": "abc", "format": "jsonl"}
-    assert manifest["input"] == known | {"media": None, "prompt": None}
+    assert manifest["input"] == known | {"media": None}
     assert set(manifest["versions"]) == {"mlx-batch", "python"}
     assert manifest["created_at"].endswith("+00:00")
     assert manifest["sampling"]["max_tokens"] == 256

@@ -13,6 +13,7 @@ import click
 from jobs.connection import connect
 from jobs.producer import DEFAULT_SHARD_SIZE
 from jobs.requests import GenerationRequest
+from jobs.sources import Template
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.media.policy import VIDEO_READERS, MediaPolicy
 from vllm_mlx.parameters import Parameters, Setting, settings_of, whole
@@ -278,7 +279,7 @@ enqueue_options = all_of(
         )
         for media in ("videos", "images")
     ),
-    click.option("--prompt", help="What is asked of each file of --videos or --images."),
+    setting_options(Template),
     model_option,
     adapter_option,
     click.option(
@@ -292,9 +293,10 @@ enqueue_options = all_of(
     setting_options(VideoParams),
     setting_option(settings_of(GenerationRequest)["n"], default=1),
     click.option(
-        "--chat",
-        is_flag=True,
-        help="Send plain prompts through the chat template, as the user's message.",
+        "--chat/--no-chat",
+        default=None,
+        help="Send plain prompts through the chat template, as the user's message; so is what "
+        "--prompt makes, unless --no-chat is given.",
     ),
     click.option(
         "--shard-size",

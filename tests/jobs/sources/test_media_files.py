@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from jobs.errors import InputFileError
-from jobs.sources import Format, MediaFiles, PromptFile, input_of
+from jobs.sources import Format, MediaFiles, PromptFile, Template, input_of
 from vllm_mlx.errors import InvalidRequestError
+
+ASKED = Template.of(prompt="What happens?")
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -22,7 +24,7 @@ def touch(folder: Path, *names: str) -> Path:
 
 
 def names(pattern: object, **options: Any) -> list[str]:
-    return [file.name for file in MediaFiles.of("video", str(pattern), "what?").files]
+    return [file.name for file in MediaFiles.of("video", str(pattern), ASKED).files]
 
 
 @pytest.fixture
@@ -33,14 +35,17 @@ def clips(tmp_path: Path) -> Path:
 
 def test_a_row_a_file(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(clips.parent)
-    found = MediaFiles.of("video", "clips/*.mp4", "What happens?")
+    found = MediaFiles.of("video", "clips/*.mp4", ASKED)
 
     assert (found.path, found.folder, found.format) == (Path("clips/*.mp4"), clips, Format.MEDIA)
     [row] = found.rows()
-    assert row.data == {"id": "b.mp4", "prompt": "What happens?", "video": f"{clips}/b.mp4"}
+    assert row.data == {
+        "columns": {"id": "b.mp4", "video": f"{clips}/b.mp4"},
+        "request": {"prompt": "What happens?"},
+    }
     assert (row.row, row.line) == (0, 1)
-    [image] = MediaFiles.of("image", "clips/*.png", "?").rows()
-    assert image.data["image"] == f"{clips}/still.png"
+    [image] = MediaFiles.of("image", "clips/*.png", ASKED).rows()
+    assert image.data["columns"]["image"] == f"{clips}/still.png"
 
 
 def test_ids_are_paths_below_where_the_pattern_begins(clips: Path) -> None:
@@ -74,19 +79,19 @@ def test_a_broken_link_is_a_row(tmp_path: Path) -> None:
 def test_no_files_are_an_error(clips: Path, pattern: str) -> None:
     (clips / "empty").mkdir()
     with pytest.raises(InputFileError, match="there is no such video"):
-        MediaFiles.of("video", clips / "sub.mp4" / pattern, "p")
+        MediaFiles.of("video", clips / "sub.mp4" / pattern, ASKED)
     with pytest.raises(InputFileError, match=r"\.mkv, \.mov"):
-        MediaFiles.of("video", clips / "empty", "p")
+        MediaFiles.of("video", clips / "empty", ASKED)
     with pytest.raises(InputFileError, match="empty"):  # and not the working directory
-        MediaFiles.of("video", "", "p")
+        MediaFiles.of("video", "", ASKED)
 
 
 def test_whatever_changes_the_rows_changes_the_fingerprint(clips: Path) -> None:
-    def fingerprint(prompt: str = "p") -> str:
-        return MediaFiles.of("video", clips, prompt).fingerprint()
+    def fingerprint() -> str:
+        return MediaFiles.of("video", clips, ASKED).fingerprint()
 
-    found = [fingerprint(), fingerprint("q"), MediaFiles.of("image", clips, "p").fingerprint()]
-    found.append(MediaFiles.of("video", clips / "*.mp4", "p").fingerprint())
+    found = [fingerprint(), MediaFiles.of("image", clips, ASKED).fingerprint()]
+    found.append(MediaFiles.of("video", clips / "*.mp4", ASKED).fingerprint())
     os.utime(clips / "b.mp4", ns=(1, 1))
     found.append(fingerprint())
     (clips / "b.mp4").write_bytes(b"longer than before")
@@ -101,13 +106,13 @@ def test_whatever_changes_the_rows_changes_the_fingerprint(clips: Path) -> None:
 
 
 def test_a_moved_folder_is_the_same_input(clips: Path) -> None:
-    before = MediaFiles.of("video", clips, "p").fingerprint()
+    before = MediaFiles.of("video", clips, ASKED).fingerprint()
     clips.rename(clips.parent / "moved")
-    assert MediaFiles.of("video", clips.parent / "moved", "p").fingerprint() == before
+    assert MediaFiles.of("video", clips.parent / "moved", ASKED).fingerprint() == before
 
 
 def test_a_version_notices_a_change(clips: Path) -> None:
-    found = MediaFiles.of("video", clips, "p")
+    found = MediaFiles.of("video", clips, ASKED)
     version = found.version()
     assert version == found.version()
     touch(clips, "new.mp4")
@@ -118,14 +123,65 @@ def test_the_one_input_that_is_named(clips: Path) -> None:
     prompts = touch(clips, "prompts.txt") / "prompts.txt"
     assert isinstance(input_of(prompts), PromptFile)
     assert input_of(prompts).folder == clips
-    assert isinstance(input_of(videos=clips, prompt="p"), MediaFiles)
+    assert isinstance(input_of(videos=clips, template=ASKED), MediaFiles)
     for options, words in [
         ({}, "give one of"),
-        ({"path": prompts, "videos": clips, "prompt": "p"}, "stands in quotes"),
-        ({"videos": clips, "images": clips, "prompt": "p"}, "give one of"),
+        ({"path": prompts, "videos": clips, "template": ASKED}, "stands in quotes"),
+        ({"videos": clips, "images": clips, "template": ASKED}, "give one of"),
         ({"videos": clips}, "need a prompt"),
-        ({"images": clips, "prompt": ""}, "need a prompt"),
-        ({"path": prompts, "prompt": "p"}, "a file has its own"),
+        ({"images": clips, "template": Template.of(system="s")}, "need a prompt"),
     ]:
         with pytest.raises(InvalidRequestError, match=words):
             input_of(**options)  # type: ignore[arg-type]
+
+
+def test_texts_are_over_the_names_of_a_file(clips: Path) -> None:
+    template = Template.of(prompt="{{ path }}|{{ name }}|{{ folder }}")
+    found = MediaFiles.of("video", clips / "**" / "*.mp4", template)
+    said = [found.dialect.request(row.data).prompt for row in found.rows()]
+    assert said == ["b.mp4|b.mp4|clips", "sub/deep/a.mp4|a.mp4|deep"]
+
+    [row, *_] = MediaFiles.of("video", clips, Template.of(prompt="{{ title }}")).rows()
+    assert str(row.error) == "prompt: 'title' is undefined; the row has path, name, folder"
+
+
+def test_a_file_is_shown_before_what_the_user_says_last(clips: Path) -> None:
+    chat = [
+        {"role": "user", "content": "Be brief."},
+        {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": "What is {{ name }}?"},
+    ]
+    found = MediaFiles.of("image", clips / "still.png", Template.of(messages=chat, system="s"))
+
+    [row] = found.rows()
+
+    request = found.dialect.request(row.data)
+    assert request.messages is not None
+    assert [message["role"] for message in request.messages] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+    ]
+    assert request.messages[-1]["content"] == [
+        {"type": "image", "image": f"{clips}/still.png"},
+        {"type": "text", "text": "What is still.png?"},
+    ]
+    assert found.dialect.columns(row.data).keys() == {"image", "messages"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"id_column": "name"}, "id_column: videos of a folder have no columns"),
+        ({"image_column": "name"}, "image_column: videos of a folder have no columns"),
+    ],
+)
+def test_what_does_nothing_for_files_is_refused(
+    clips: Path, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=words):
+        MediaFiles.of("video", clips, Template.of(prompt="p", **options))
+    seen = [{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}]
+    with pytest.raises(InvalidRequestError, match="no videos of its own"):
+        MediaFiles.of("video", clips, Template.of(messages=seen))

@@ -182,9 +182,9 @@ def test_a_large_csv_cell(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "words"),
     [
-        ("question,answer", "no column prompt or messages; its columns are question, answer"),
+        ("question,answer", "no column prompt or messages; there are question, answer"),
         ("prompt,prompt", "more than one column 'prompt'"),
-        ("prompt,max_token", "column max_token: unknown field, did you mean max_tokens"),
+        ("prompt,max_token", "max_token: unknown field, did you mean max_tokens"),
         ('"prompt"x', "header: not CSV"),
     ],
 )

@@ -133,7 +133,8 @@ def test_videos_in_place_of_a_prompt_file(bench: Bench) -> None:
         ([], "give one of a prompt file, videos and images"),
         (["--videos", "a.mp4", "b.mp4", "--prompt", "?"], "stands in quotes"),
         (["--videos", "a.mp4"], "need a prompt"),
-        (["--prompt", "?", "a.mp4"], "prompt goes with videos or images"),
+        (["--prompt", "?", "--videos", "a.mp4", "--id-column", "a"], "have no columns"),
+        (["--prompt", "?", "--videos", "a.mp4", "--no-chat"], "are shown in a chat"),
         (["--videos", "*.avi", "--prompt", "?"], "*.avi: there is no such video"),
     ],
 )

@@ -1,0 +1,87 @@
+"""Jinja in a sandbox: texts over the columns of a row. Only producers render; workers never do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, TypeAlias
+
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from vllm_mlx.errors import InvalidRequestError, shown
+
+Render: TypeAlias = Callable[[Mapping[str, Any]], str]
+"""Makes the text of a row's columns."""
+
+ROW = "row"
+"""The variable that has all columns, for names that are no names in Jinja: `row["Review text"]`."""
+
+
+class _NullPrintedError(Exception):
+    """A template prints a value that is null."""
+
+
+def compiled(text: str, where: str) -> Render:
+    """Return what renders `text`, which the messages of errors call `where`.
+
+    Raises:
+        InvalidRequestError: it is no Jinja. What the result raises for a row is one, too.
+    """
+    try:
+        template = _environment().from_string(text)
+    except TemplateSyntaxError as error:
+        raise InvalidRequestError(f"{where}, line {error.lineno}: {error.message}") from None
+
+    def render(columns: Mapping[str, Any]) -> str:
+        try:
+            return template.render({ROW: columns, **columns})
+        except UndefinedError as error:
+            raise InvalidRequestError(f"{where}: {error.message}; {_has(columns)}") from None
+        except _NullPrintedError:
+            nulls = [name for name, value in columns.items() if value is None]
+            named = f"; null are {', '.join(nulls)}" if nulls else ""
+            raise InvalidRequestError(
+                f"{where}: a value is null in this row{named}; write {{{{ {(nulls or ['x'])[0]} or "
+                '"" }} for no text in its place'
+            ) from None
+        except Exception as error:  # whatever an expression of the user's raises
+            kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "
+            told = f"{kind}{error}".rstrip(".")
+            raise InvalidRequestError(f"{where}: {told}; {_has(columns)}") from None
+
+    return render
+
+
+@cache
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined,
+        finalize=_printed,
+        # As chat templates are read; but a line end at a text's end is the user's.
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["tojson"] = _to_json  # Jinja's own escapes HTML
+    return environment
+
+
+def _printed(value: Any) -> Any:
+    """Return a value as it is printed: lists and objects as JSON; null would read "None"."""
+    if value is None:
+        raise _NullPrintedError
+    if isinstance(value, list | tuple | dict):
+        return _to_json(value)
+    if callable(value) and not isinstance(value, StrictUndefined):
+        raise InvalidRequestError(f"{shown(value)} is a function: call it, or write x['name']")
+    return value
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _has(columns: Mapping[str, Any]) -> str:
+    return f"the row has {', '.join(map(str, columns)) or 'no columns'}"
