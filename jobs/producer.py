@@ -69,6 +69,7 @@ def enqueue_run(
     chat: bool | None = None,
     shard_size: int = DEFAULT_SHARD_SIZE,
     skip_bad_rows: bool = False,
+    retry_incomplete: bool = False,
     resume: bool = False,
 ) -> Enqueued:
     """Validate a whole input, then enqueue it for the workers of a model.
@@ -90,6 +91,8 @@ def enqueue_run(
             `prompt` from here is sent unless this is False.
         shard_size: samples a job.
         skip_bad_rows: bad rows become error rows of the dataset instead of refusing the file.
+        retry_incomplete: try a constrained answer that `max_tokens` cut again with twice as many,
+            and once more with four times as many.
         resume: the run exists; enqueue what is neither done nor on its way.
 
     Raises:
@@ -133,6 +136,7 @@ def enqueue_run(
         n=n,
         chat=chat,
         template=template,
+        retry_incomplete=retry_incomplete,
         rows=survey.samples,
         input_rows=survey.rows,
         samples=survey.most_samples,

@@ -100,6 +100,11 @@ RESULT_COLUMNS = tuple(
             "those of them that the thought took, without its markers",
         ),
         ("finish_reason", pa.string(), "`stop`, `length`, `repetition` or `error`"),
+        (
+            "complete",
+            pa.bool_(),
+            "whether a constrained answer is whole: false where it was cut; null without",
+        ),
         ("error_type", pa.string(), "class of the error, for rows in error"),
         ("error", pa.string(), "its message"),
         ("model", pa.string(), "the model that answered"),

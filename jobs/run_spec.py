@@ -70,6 +70,7 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
         sampling, video_params, n: what holds for a row that does not say it itself; `n` is the
             number of its samples.
         template: what made the requests of the rows, if they were none themselves.
+        retry_incomplete: a constrained answer that `max_tokens` cut is tried again with more.
     """
 
     run_id: str
@@ -88,6 +89,7 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
     n: int = Field(1, ge=1, le=MAX_SAMPLES)
     chat: bool = False
     template: Template | None = None
+    retry_incomplete: bool = False
     columns: dict[str, TypeSpec]
     created_at: str
     versions: dict[str, str]
@@ -103,6 +105,8 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
             identity["video_params"] = video_params.model_dump(mode="json")
         if (template := fields.get("template")) is not None:
             identity["template"] = template.model_dump(mode="json")
+        if fields.get("retry_incomplete"):
+            identity["retry_incomplete"] = True
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         return cls(
             run_id=f"run-{digest[:12]}",

@@ -76,6 +76,8 @@ class GenerationOutput:
             no thought. In a stream: what is new of it. A thought that was cut off is no text.
         reasoning_tokens: those of `completion_tokens` that the thoughts took so far, without the
             markers.
+        complete: whether a constrained answer ended where `structured_outputs` lets it; False for
+            one that was cut. None without a constraint, and on all but a stream's last chunk.
     """
 
     text: str
@@ -92,6 +94,7 @@ class GenerationOutput:
     error: str | None = None
     reasoning: str | None = None
     reasoning_tokens: int = 0
+    complete: bool | None = None
 
     @classmethod
     def from_error(cls, error: BaseException, model: str = "") -> GenerationOutput:

@@ -31,6 +31,7 @@ from worker.engine.text_engine import TextEngine
 from worker.flight import Flight
 
 MAX_IDLE_CLAIMS = 5  # of a shard, in a row, before its rows are given up
+MAX_LONGER = 2  # times that a constrained answer that was cut is tried again, each twice as long
 ROW_BACKOFF = (0.5, 5.0)  # seconds before a row at which the engine failed is tried again
 
 
@@ -45,6 +46,7 @@ class ShardFlight(Flight):
         results: the rows that are done.
         unsaved: those of them that the ledger does not know yet.
         tries: how often the engine failed at a row since the flight began.
+        longer: how often an answer was tried again because `max_tokens` had cut it.
         again_at: when a row at which the engine failed is submitted again, by `time.monotonic()`.
     """
 
@@ -56,6 +58,7 @@ class ShardFlight(Flight):
     results: dict[int, ResultRow] = field(default_factory=dict)
     unsaved: set[int] = field(default_factory=set)
     tries: Counter[int] = field(default_factory=Counter)
+    longer: Counter[int] = field(default_factory=Counter)
     again_at: dict[int, float] = field(default_factory=dict)
 
     @property
@@ -133,8 +136,15 @@ class ShardFlight(Flight):
         if output.error_type == EngineError.__name__ and self.tries[place] < len(ROW_BACKOFF):
             self.again_at[place] = time.monotonic() + ROW_BACKOFF[self.tries[place]]
             self.tries[place] += 1
+        elif self._may_be_longer(place, output):
+            self.longer[place] += 1
+            self.submit([place])
         else:
             self._end_row(place, output)
+
+    def _may_be_longer(self, place: int, output: GenerationOutput) -> bool:
+        was_cut = output.complete is False and output.finish_reason == "length"
+        return was_cut and self.spec.retry_incomplete and self.longer[place] < MAX_LONGER
 
     def _fail(self, places: Iterable[int], error: Exception) -> None:
         for place in places:
@@ -146,7 +156,7 @@ class ShardFlight(Flight):
             id=row.id or self._dialect.own_id(row.data) or str(row.row),
             row=row.row,
             output=output,
-            attempts=self.lease.fencing_token + self.tries[place],
+            attempts=self.lease.fencing_token + self.tries[place] + self.longer[place],
             worker=self.worker,
             sample_index=sample,
         )
@@ -188,8 +198,7 @@ class ShardFlight(Flight):
         row, _ = self.task.samples[places[0]]
         request = self._request(row)
         prompt = self._prompt(request)
-        samples = [self.task.samples[place][1] for place in places]
-        return [Request(prompt, self._params(request, row, sample)) for sample in samples]
+        return [Request(prompt, self._params(request, place)) for place in places]
 
     def _request(self, row: ShardRow) -> GenerationRequest:
         if row.error:
@@ -200,8 +209,12 @@ class ShardFlight(Flight):
     def _dialect(self) -> Dialect:
         return self.spec.dialect
 
-    def _params(self, request: GenerationRequest, row: ShardRow, sample: int) -> SamplingParams:
+    def _params(self, request: GenerationRequest, place: int) -> SamplingParams:
+        row, sample = self.task.samples[place]
         params = request.over(self.spec.sampling)
+        if times := self.longer[place]:  # the same text, as far as it went
+            most = min(params.max_tokens << times, 2**31 - 1)
+            params = params.model_copy(update={"max_tokens": most})
         if params.greedy:
             return params
         seed = request.seed

@@ -39,6 +39,11 @@ class RunStatus(Progress):
         return self.done.error + self.partial.error
 
     @property
+    def rows_incomplete(self) -> int:
+        """Constrained answers that were cut."""
+        return self.done.incomplete + self.partial.incomplete
+
+    @property
     def is_finished(self) -> bool:
         return self.state is RunState.FINISHED
 
@@ -72,6 +77,7 @@ class RunStatus(Progress):
             "rows": self.spec.rows,
             "rows_done": self.rows_done,
             "rows_error": self.rows_error,
+            "rows_incomplete": self.rows_incomplete,
             "committed": asdict(self.done),
             "shards": {"total": self.spec.shards, **self.shards},
             "tokens_per_second": self.tokens_per_second,

@@ -61,6 +61,7 @@ def _facts(manifest: Mapping[str, Any], verification: Verification) -> str:
     facts = {
         "Model": _code(manifest["model"]),
         "Rows": f"{verification.rows_in:,}: {verification.ok:,} ok, {verification.error:,} error",
+        **({"Incomplete": f"{verification.incomplete:,}"} if verification.incomplete else {}),
         "Prompt tokens": f"{verification.prompt_tokens:,}",
         "Completion tokens": f"{verification.completion_tokens:,}",
         "Sampling": _code(json.dumps({k: v for k, v in sampling.items() if v is not None})),

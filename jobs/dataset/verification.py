@@ -17,7 +17,7 @@ from jobs.errors import DatasetError
 from vllm_mlx.outputs import FinishReason
 
 _TOKENS = ("prompt_tokens", "completion_tokens")
-_READ = ("id", "row", "sample_index", "model", *_TOKENS, "finish_reason")
+_READ = ("id", "row", "sample_index", "model", *_TOKENS, "finish_reason", "complete")
 _SHOWN = 20
 
 
@@ -29,6 +29,7 @@ class Verification:
         rows_in: rows the dataset owes: the samples of all rows of the input.
         ok: rows with generated text.
         error: rows whose request failed.
+        incomplete: those of the rows that are ok whose constrained answer was cut.
         prompt_tokens: tokens of all prompts.
         completion_tokens: tokens of all answers.
         problems: what is wrong, in words, with the first 20 positions, ids or files; empty when the
@@ -41,6 +42,7 @@ class Verification:
     error: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    incomplete: int = 0
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -128,6 +130,7 @@ def _check_outcomes(rows: pa.Table, found: Verification) -> None:
     found.problems += [
         f"{count} rows have the finish_reason {reason!r}" for reason, count in reasons.items()
     ]
+    found.incomplete = pc.sum(pc.invert(rows["complete"])).as_py() or 0
     found.prompt_tokens = pc.sum(rows["prompt_tokens"]).as_py() or 0
     found.completion_tokens = pc.sum(rows["completion_tokens"]).as_py() or 0
 

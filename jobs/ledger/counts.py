@@ -11,17 +11,22 @@ from pydantic import TypeAdapter, ValidationError
 from jobs.errors import LedgerError
 from jobs.result_row import ResultRow
 
-_JSON = TypeAdapter(tuple[int, int, int, int])
+_JSON = TypeAdapter(tuple[int, int, int, int] | tuple[int, int, int, int, int])
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rows and tokens that are done."""
+    """Rows and tokens that are done.
+
+    Attributes:
+        incomplete: those of the rows that are ok whose constrained answer was cut.
+    """
 
     ok: int = 0
     error: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    incomplete: int = 0
 
     @classmethod
     def of(cls, rows: Iterable[ResultRow]) -> Counts:
@@ -32,6 +37,7 @@ class Counts:
             error=errors,
             prompt_tokens=sum(output.prompt_tokens for output in outputs),
             completion_tokens=sum(output.completion_tokens for output in outputs),
+            incomplete=sum(output.complete is False for output in outputs),
         )
 
     @classmethod

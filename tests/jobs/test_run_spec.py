@@ -55,6 +55,7 @@ CHANGES: list[dict[str, Any]] = [
     {"chat": True},
     {"n": 2},
     {"bad_rows": 1},
+    {"retry_incomplete": True},
     {"sampling": SamplingParams.of(max_tokens=9)},
     {"sampling": SamplingParams.of(temperature=0.0)},
     {"sampling": SamplingParams.of(top_p=0.8)},

@@ -122,6 +122,11 @@ class Constraint:
         """Whether the answer is complete and nothing can follow."""
         return self._start is not None and not self.failure and self._matcher.is_stopped()
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the constrained part has: a thought may take all of an answer."""
+        return self._start is not None
+
     def take(self, at: int, token: int) -> None:
         """Go on over the answer's token `at`, unless that was done."""
         if at < len(self._taken) or self.failure:

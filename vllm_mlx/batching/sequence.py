@@ -140,6 +140,11 @@ class Sequence:
         constraint.require()
         return constraint.is_whole
 
+    def _is_complete(self) -> bool | None:
+        if self.constraint is None or self.finish_reason is None:
+            return None
+        return self.finish_reason == "stop" and self.constraint.has_begun
+
     def deliver(self) -> None:
         """Hand the caller what is new: a chunk if it streams, the whole output at the end."""
         if self.finish_reason and self._finish():
@@ -169,6 +174,7 @@ class Sequence:
             prompt_tokens=len(self.prompt_tokens),
             completion_tokens=len(self.output_tokens),
             finish_reason=self.finish_reason,
+            complete=self._is_complete(),
             model=self.model,
             seed=self.seed,
             cached_tokens=self.cached_tokens,

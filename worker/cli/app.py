@@ -216,6 +216,7 @@ def verify(folder: Path, strict: bool) -> None:
         click.echo(problem, err=True)
     click.echo(
         f"{verification.rows_in} rows in = {verification.ok} ok + {verification.error} error"
+        f"{display.incomplete(verification.incomplete)}"
         if verification.complete
         else f"{folder} is not complete"
     )

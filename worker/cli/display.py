@@ -56,6 +56,8 @@ class RunDisplay:
             notes = ["loading the model"]
         if errors := status.rows_error:
             notes.append(f"{errors} in error")
+        if cut := status.rows_incomplete:
+            notes.append(f"{cut} incomplete")
         self.bar.update(self._task, total=rows, completed=done, note=", ".join(notes))
         if not self._console.is_terminal:
             self._print_line(", ".join([f"{done}/{rows} rows", *notes]))
@@ -80,7 +82,8 @@ def print_summary(
         console.print(asked, markup=False, emoji=False, highlight=False, soft_wrap=True)
     tokens = verification.completion_tokens
     console.print(
-        f"{verification.ok} rows answered, {verification.error} in error; "
+        f"{verification.ok} rows answered, {verification.error} in error"
+        f"{incomplete(verification.incomplete)}; "
         f"{tokens} tokens in {seconds:.1f} s: {tokens / max(seconds, 1e-9):.1f} tokens/s",
         highlight=False,
     )
@@ -93,6 +96,7 @@ def print_status(console: Console, status: RunStatus) -> None:
     table = Table(show_header=False)
     counted = ", ".join(f"{count} {name}" for name, count in status.shards.items() if count)
     rows = f"{status.rows_done} of {spec.rows}, {status.rows_error} in error"
+    rows += incomplete(status.rows_incomplete)
     count = len(status.workers)
     speed = f"{status.tokens_per_second:.1f} tokens/s on {count} worker{'s' * (count != 1)}"
     for name, value in {
@@ -112,6 +116,11 @@ def print_status(console: Console, status: RunStatus) -> None:
     for job_id, reason in status.errors.items():
         table.add_row(Text(plain(f"failed {job_id}")), Text(plain(reason)))
     console.print(table)
+
+
+def incomplete(rows: int) -> str:
+    """Return how many constrained answers were cut, to follow other counts; nothing for none."""
+    return f", {rows} incomplete (cut by max_tokens)" if rows else ""
 
 
 def row_as_line(row: ResultRow) -> str:

@@ -306,5 +306,11 @@ enqueue_options = all_of(
         help="Rows of the dataset a job, and a Parquet part.",
     ),
     click.option("--skip-bad-rows", is_flag=True, help="Bad rows become error rows."),
+    click.option(
+        "--retry-incomplete",
+        is_flag=True,
+        help="Try a constrained answer that --max-tokens cut again with twice as many tokens, "
+        "and once more with four times as many.",
+    ),
     click.option("--resume", is_flag=True, help="Enqueue what is missing of this run."),
 )
