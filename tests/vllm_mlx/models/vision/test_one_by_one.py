@@ -215,6 +215,29 @@ def test_the_repetition_penalty_sees_the_prompt(bare, max_num_batched_tokens):
     assert found == [expected[len(PROMPT) :]]
 
 
+@pytest.mark.parametrize("max_num_batched_tokens", [4, 2048])
+def test_penalties_and_biases_are_those_of_slots(bare, max_num_batched_tokens):
+    """Over generated tokens alone; a ban holds, and ends wait for `min_tokens`."""
+    model = bare[0].language_model
+    tokens, counts = list(PROMPT), mx.zeros((VOCAB,))
+    for at in range(8):
+        logits = model(mx.array([tokens])).logits[0, -1] - 0.9 * counts - 1.5 * (counts > 0)
+        logits[7] = -mx.inf
+        if at < 5:
+            logits[::2] = -mx.inf
+        tokens.append(int(logits.argmax()))
+        counts[tokens[-1]] += 1
+        if at >= 5 and tokens[-1] % 2 == 0:
+            break
+    scheduler = new_scheduler(
+        OneByOneModel(bare[0]), vocab_size=VOCAB, max_num_batched_tokens=max_num_batched_tokens
+    )
+    params = {"frequency_penalty": 0.9, "presence_penalty": 1.5, "logit_bias": {7: -100}}
+    ends = {"stop_token_ids": list(range(0, VOCAB, 2)), "min_tokens": 5}
+    row = sequence("a", PROMPT, 8, **params, **ends)
+    assert run(scheduler, [row]) == [tokens[len(PROMPT) :]]
+
+
 @pytest.mark.parametrize("shown", [[3], [1, 2, 3]])
 def test_a_processor_sees_each_token_once(shown):
     seen = []
