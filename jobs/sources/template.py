@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -91,6 +93,11 @@ class Template(Parameters):
         if sees:
             raise InvalidRequestError("chat=False: images and videos are shown in a chat")
         return False
+
+    def mentions(self, name: str) -> bool:
+        """Whether a text of it has this word, and so may read the column of that name."""
+        texts = [self.prompt or "", self.system or "", json.dumps(self.messages or "")]
+        return re.search(rf"\b{re.escape(name)}\b", " ".join(texts)) is not None
 
     @property
     def makes_text(self) -> bool:

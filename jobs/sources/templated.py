@@ -14,6 +14,7 @@ from jobs.sources.plain import Plain, check_spelling
 from jobs.sources.template import COLUMN_OPTIONS, Template
 from vllm_mlx.content import Part
 from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.foreign import FOREIGN
 
 Chat: TypeAlias = list[dict[str, Any]]
 
@@ -47,6 +48,7 @@ class Templated(Dialect):
             *(_SOURCES if template.makes_chat else ()),
             *(one for one, many in SHORTHANDS.items() if many in self._taken),
             *self._taken,
+            *filter(template.mentions, FOREIGN),  # they act where the template puts them
         }
         is_prompt = template.prompt is not None and template.system is None
         self._asked = ("prompt" if is_prompt else "messages") if template.makes_chat else None

@@ -106,6 +106,16 @@ def test_a_system_message_before_what_a_row_says(tmp_path: Path) -> None:
     assert made.messages == [system, user]
 
 
+def test_a_setting_of_others_acts_where_the_template_puts_it(tmp_path: Path) -> None:
+    row = {"system_prompt": "Be brief.", "prompt": "Hi"}
+    system = {"role": "system", "content": "Be brief."}
+    (read_it,) = read(tmp_path, row, system="{{ system_prompt }}")
+    assert read_it.request
+    assert read_it.request.messages == [system, {"role": "user", "content": "Hi"}]
+    (unread,) = read(tmp_path, row, system="{{ prompt }}")
+    assert str(unread.error).startswith("system_prompt: not supported; make it the first message")
+
+
 def test_a_chat_of_several_turns(tmp_path: Path) -> None:
     chat = [
         {"role": "user", "content": "2+2"},
