@@ -122,7 +122,7 @@ def enqueue_run(
     sampling = sampling or SamplingParams.of()
     identity = _identify(model, adapter)
     known = InputSpec.of(source)
-    survey = survey_input(source, sampling, n)
+    survey = survey_input(source, sampling, n, chat=chat)
     if survey.bad_rows and not skip_bad_rows:
         raise survey.refuse(source.path)
     spec = RunSpec.create(

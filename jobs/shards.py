@@ -25,7 +25,7 @@ def shards_of(source: Input, spec: RunSpec, version: Hashable) -> Iterator[Shard
     shared = {"run_id": spec.run_id, "folder": str(source.folder)}
     rows: Iterable[SourceRow | RawRow] = source.rows()
     if spec.bad_rows:
-        rows = validated(source, sampling=spec.sampling, n=spec.n)
+        rows = validated(source, sampling=spec.sampling, n=spec.n, chat=spec.chat)
     for shard, pieces in enumerate(_pieces(_unchanged(rows, source, version), spec)):
         yield shard, {**shared, "shard": shard, "rows": pieces}
 

@@ -40,7 +40,7 @@ class Survey:
         return InputFileError("\n".join(lines))
 
 
-def survey_input(source: Input, sampling: SamplingParams, n: int) -> Survey:
+def survey_input(source: Input, sampling: SamplingParams, n: int, *, chat: bool) -> Survey:
     """Read and count every row.
 
     Raises:
@@ -48,7 +48,7 @@ def survey_input(source: Input, sampling: SamplingParams, n: int) -> Survey:
     """
     survey = Survey(columns=ColumnTypes(source.column_types()))
     dialect = source.dialect
-    for row in validated(source, sampling=sampling, n=n):
+    for row in validated(source, sampling=sampling, n=n, chat=chat):
         survey.rows += 1
         survey.samples += row.samples
         survey.most_samples = max(survey.most_samples, row.samples)

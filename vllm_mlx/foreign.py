@@ -149,6 +149,7 @@ FOREIGN: dict[str, Foreign] = {
     "functions": Foreign(_TOOLS, (), (list,)),
     "function_call": Foreign(_TOOLS, ("none", "auto")),
     "reasoning_effort": Foreign('use chat_template_kwargs: {"reasoning_effort": effort}'),
+    "enable_thinking": Foreign("use thinking, which is on or off"),
     "thinking_token_budget": Foreign("use thinking_budget"),
     "verbosity": Foreign("say in the prompt how long an answer should be", ("medium",), (str,)),
     "web_search_options": Foreign("nothing is looked up"),

@@ -106,6 +106,8 @@ def _setting(name: str, schema: Mapping[str, Any]) -> Setting:
 
 
 def _range(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema:
+        return " or ".join(schema["enum"])
     least, above = schema.get("minimum"), schema.get("exclusiveMinimum")
     most = schema.get("maximum", _NO_LIMIT)
     if "maxLength" in schema:

@@ -11,6 +11,7 @@ from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.parameters import Parameters, plain_scalar, whole
 from vllm_mlx.seeds import sample_seed
 from vllm_mlx.structured_outputs import StructuredOutputs, StructuredOutputsField
+from vllm_mlx.template_settings import TemplateKwargsField, Thinking, ThinkingField
 
 
 def as_tuple(strings: Any) -> Any:
@@ -84,6 +85,17 @@ class SamplingParams(Parameters):
     """Report each token's log-probability, and those of this many most likely tokens there."""
     stop_on_repetition: bool = False
     """End a text whose tail repeats itself, with the `finish_reason` `repetition`."""
+    thinking: ThinkingField = None
+    """Whether the model thinks before it answers a chat; what its chat template does if not given.
+
+    It sets what the model's template reads, such as `enable_thinking`; a model whose template has
+    no such switch refuses the row.
+    """
+    chat_template_kwargs: TemplateKwargsField = None
+    """What the model's chat template reads beside the messages, such as `reasoning_effort`.
+
+    A name that the template does not read is an error of the row.
+    """
     structured_outputs: StructuredOutputsField = None
     """What the answer must be: `{"json": schema}`, `{"regex": …}`, `{"choice": [labels]}`,
     `{"grammar": …}` or `{"json_object": true}`.
@@ -163,6 +175,19 @@ class SamplingParams(Parameters):
         seeds = (sample_seed(self.seed, index) for index in range(n))
         return [self.model_copy(update={"seed": seed}) for seed in seeds]
 
+    def check_plain_prompt(self) -> None:
+        """Refuse what only a chat template reads.
+
+        Raises:
+            InvalidRequestError: it is given.
+        """
+        for name in ("thinking", "chat_template_kwargs"):
+            if getattr(self, name):
+                raise InvalidRequestError(
+                    f"{name}: no chat template reads it, since the prompt is continued as it "
+                    "stands: give messages, or send the prompt as a chat (--chat)"
+                )
+
     @property
     def greedy(self) -> bool:
         """Whether the most likely token is always taken: at 0, or so near that 1/T overflows."""
@@ -189,6 +214,8 @@ class MoreOptions(TypedDict, total=False):
     stop_on_repetition: bool | None
     structured_outputs: StructuredOutputs | Mapping[str, Any] | None
     response_format: Mapping[str, Any] | None
+    thinking: Thinking | bool | None
+    chat_template_kwargs: Mapping[str, Any] | None
 
 
 class SamplingOptions(MoreOptions, total=False):

@@ -63,7 +63,16 @@ _BY_TYPE: dict[Any, TypeAdapter[Any]] = {
 
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(
-        ("stop", "messages", CONVERSATIONS, "images", "videos", "logit_bias"), _json_container
+        (
+            "stop",
+            "messages",
+            CONVERSATIONS,
+            "images",
+            "videos",
+            "logit_bias",
+            "chat_template_kwargs",
+        ),
+        _json_container,
     ),
     "stop_token_ids": lambda cell: _scalar(_INTEGER, _json_container(cell)),
     **{

@@ -23,6 +23,7 @@ def read_requests(
     sampling: SamplingParams | None = None,
     n: int = 1,
     template: Template | None = None,
+    chat: bool = False,
 ) -> Iterator[SourceRow]:
     """Read a file's rows and validate each; a bad row is yielded too, with its error.
 
@@ -33,16 +34,20 @@ def read_requests(
         sampling: what holds for a row that does not say it itself.
         n: the same for the number of its samples.
         template: what makes requests of the file's columns.
+        chat: plain prompts go through the chat template.
 
     Raises:
         InputFileError: at once if the file is missing, empty or unreadable; while iterating if
             it turns out to hold no rows, or not to be the table it should be.
     """
     sampling = sampling or SamplingParams.of()
-    return validated(PromptFile.of(path, format, template), sampling=sampling, n=n)
+    source, chat = PromptFile.of(path, format, template), chat or template is not None
+    return validated(source, sampling=sampling, n=n, chat=chat)
 
 
-def validated(source: Input, *, sampling: SamplingParams, n: int) -> Iterator[SourceRow]:
+def validated(
+    source: Input, *, sampling: SamplingParams, n: int, chat: bool
+) -> Iterator[SourceRow]:
     """Yield what the rows of an input stand for, or what is wrong; see `read_requests`."""
     ids, dialect = RowIds(), source.dialect
     for row, line, data, error in source.rows():
@@ -51,6 +56,8 @@ def validated(source: Input, *, sampling: SamplingParams, n: int) -> Iterator[So
             try:
                 request = dialect.request(data).located(source.folder)
                 samples = _samples(request, sampling, n)
+                if not (chat or request.messages or request.media):
+                    request.over(sampling).check_plain_prompt()
             except InvalidRequestError as wrong:
                 request, error = None, _bare(wrong)
         try:

@@ -20,7 +20,6 @@ from vllm_mlx.batching.prompts import MediaPrompt, Prepared, require_text
 from vllm_mlx.batching.request import Request, by_prompt, cancelled_on_error
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.errors import (
-    ContextLengthError,
     EngineStoppedError,
     KVCacheBudgetError,
     MediaError,
@@ -184,9 +183,9 @@ class EngineCore:
         try:
             loaded, *_, media = thread.parts
             require_text(prompt)
-            prompt = loaded.fitted(prompt)
+            prompt, arguments = loaded.fitted(prompt, samples[0].request.params)
             if not isinstance(prompt, MediaPrompt):
-                return self._sequences(thread, samples, Prepared(loaded.encode(prompt)))
+                return self._sequences(thread, samples, Prepared(loaded.encode(prompt, arguments)))
             if media is None:
                 raise MediaError(f"{self.model_name} sees no images and videos: use a vision model")
             for request, *_ in samples:
@@ -219,7 +218,7 @@ class EngineCore:
                 future.add_done_callback(partial(_release, each))
         for (request, future, at, in_order), each in zip(samples, media, strict=True):
             params = request.params.within(loaded.vocab_size)
-            max_tokens = _room(loaded, len(prepared.tokens), params.max_tokens)
+            max_tokens = loaded.room(len(prepared.tokens), params.max_tokens)
             if refusal := runner.refusal(len(prepared.tokens), max_tokens):
                 raise KVCacheBudgetError(refusal)
             new_thinking = loaded.new_thinking(prepared.tokens, None)
@@ -251,15 +250,3 @@ class EngineCore:
 
 def _release(media: PromptMedia, _: Future[GenerationOutput]) -> None:
     media.release()
-
-
-def _room(loaded: LoadedModel, prompt_tokens: int, max_tokens: int) -> int:
-    if loaded.context_length is None:
-        return max_tokens
-    room = loaded.context_length - prompt_tokens
-    if room < 1:
-        raise ContextLengthError(
-            f"the prompt has {prompt_tokens} tokens; the context of {loaded.name} holds "
-            f"{loaded.context_length}, one of them for the answer"
-        )
-    return min(max_tokens, room)

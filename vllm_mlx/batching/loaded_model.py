@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
+from typing import Any
 
 import mlx.nn as nn
 from jinja2 import TemplateError
@@ -16,9 +18,10 @@ from vllm_mlx.batching.chat_form import ChatForm
 from vllm_mlx.batching.constraint import Constraint, Grammars, new_grammars
 from vllm_mlx.batching.media_pool import Preparer
 from vllm_mlx.batching.prompts import MediaPrompt, Messages, Prompt
+from vllm_mlx.batching.template_arguments import TemplateArguments
 from vllm_mlx.batching.text import Detokenizer
 from vllm_mlx.batching.thinking import Thinking, ThinkingMarkers
-from vllm_mlx.errors import ChatTemplateError, InvalidRequestError, MediaError
+from vllm_mlx.errors import ChatTemplateError, ContextLengthError, InvalidRequestError, MediaError
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.sampling_params import SamplingParams
 
@@ -44,14 +47,23 @@ class LoadedModel:
     context_length: int | None
     new_detokenizer: Callable[[], Detokenizer]
     new_preparer: Callable[[MediaPolicy], Preparer] | None = None
-    encode_chat: Callable[[Messages], list[int]] | None = None
+    encode_chat: Callable[[Messages, Mapping[str, Any]], list[int]] | None = None
     write_chat: Callable[[Messages], str] | None = None
     media_tokens: frozenset[int] = frozenset()
     # transformers' fast tokenizers may not be used from two threads at once.
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def encode(self, prompt: str | Messages) -> list[int]:
+    @cached_property
+    def _template(self) -> TemplateArguments:
+        return TemplateArguments(self.tokenizer, self.name)
+
+    def encode(
+        self, prompt: str | Messages, arguments: Mapping[str, Any] = MappingProxyType({})
+    ) -> list[int]:
         """Return token ids of a plain prompt, or of messages through the model's chat template.
+
+        Args:
+            arguments: what the template takes beside messages.
 
         Raises:
             InvalidRequestError: there is nothing to encode.
@@ -61,7 +73,10 @@ class LoadedModel:
         if not prompt:
             raise InvalidRequestError("the prompt is empty: give at least one character or message")
         with self.lock:
-            tokens = self._encode(prompt) if isinstance(prompt, str) else self._encode_chat(prompt)
+            if isinstance(prompt, str):
+                tokens = self._encode(prompt)
+            else:
+                tokens = self._encode_chat(prompt, arguments)
         if not tokens:
             raise InvalidRequestError(f"the prompt {prompt!r} has no tokens")
         if found := self.media_tokens.intersection(tokens):
@@ -81,14 +96,39 @@ class LoadedModel:
         with self.lock:
             return ThinkingMarkers.of(self.tokenizer)
 
-    def fitted(self, prompt: Prompt) -> Prompt:
-        """Return the prompt with its messages as the model's chat template takes them."""
+    def fitted(self, prompt: Prompt, params: SamplingParams) -> tuple[Prompt, dict[str, Any]]:
+        """Return the prompt with its messages as the model's chat template takes them, and what
+        else it takes.
+
+        Raises:
+            ChatTemplateError: it reads no argument of this name.
+            InvalidRequestError: a plain prompt has no template.
+        """
         if isinstance(prompt, str):
-            return prompt
+            params.check_plain_prompt()
+            return prompt, {}
+        arguments = self._template.of(params)
         with self.lock:
             if isinstance(prompt, MediaPrompt):
-                return replace(prompt, messages=self._chat_form.fit(prompt.messages))
-            return self._chat_form.fit(prompt)
+                messages = self._chat_form.fit(prompt.messages)
+                return replace(prompt, messages=messages, arguments=arguments), arguments
+            return self._chat_form.fit(prompt), arguments
+
+    def room(self, prompt_tokens: int, max_tokens: int) -> int:
+        """Return how many tokens an answer may have.
+
+        Raises:
+            ContextLengthError: none.
+        """
+        if self.context_length is None:
+            return max_tokens
+        room = self.context_length - prompt_tokens
+        if room < 1:
+            raise ContextLengthError(
+                f"the prompt has {prompt_tokens} tokens; the context of {self.name} holds "
+                f"{self.context_length}, one of them for the answer"
+            )
+        return min(max_tokens, room)
 
     def token_text(self, token: int) -> str:
         """Return the text of one token by itself."""
@@ -139,20 +179,20 @@ class LoadedModel:
         return ChatForm(self.write_chat or self._write_chat)
 
     def _write_chat(self, messages: Messages) -> str:
-        write = self.tokenizer.apply_chat_template
+        write = self._template.write
         with template_errors(f"the chat template of {self.name}"):
-            return str(write(messages, tokenize=False, add_generation_prompt=True))
+            return str(write(messages, {}, tokenize=False, add_generation_prompt=True))
 
-    def _encode_chat(self, messages: Messages) -> list[int]:
+    def _encode_chat(self, messages: Messages, arguments: Mapping[str, Any]) -> list[int]:
         if self.encode_chat:
-            return self.encode_chat(messages)
+            return self.encode_chat(messages, arguments)
         if not self.tokenizer.has_chat_template:
             raise ChatTemplateError(
                 f"{self.name} has no chat template (it is a base model): use generate() with a "
                 "plain prompt, or an instruction-tuned model"
             )
         with template_errors(f"the chat template of {self.name}"):
-            return list(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True))
+            return list(self._template.write(messages, arguments, add_generation_prompt=True))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from vllm_mlx.batching.prompt_media import PromptMedia
@@ -23,10 +23,12 @@ class MediaPrompt:
     Attributes:
         messages: content is text, or a list of parts: `{"type": "text", "text": …}`,
             `{"type": "image", "image": source}` and `{"type": "video", "video": source}`.
+        arguments: what the chat template takes beside them.
     """
 
     messages: Messages
     video: VideoParams
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def media(self) -> list[Part]:

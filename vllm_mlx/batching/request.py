@@ -8,11 +8,12 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from vllm_mlx.batching.prompts import Options, Prompt, chat_prompt, split_options, user_prompt
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingOptions, SamplingParams
+from vllm_mlx.template_settings import Thinking
 
 ChunkCallback = Callable[[GenerationOutput], None]
 
@@ -72,8 +73,21 @@ class Request:
 
 def by_prompt(requests: Iterable[Request]) -> Iterator[list[Request]]:
     """Return the samples of each prompt, in order."""
-    groups = itertools.groupby(requests, key=lambda request: id(request.prompt))
+    groups = itertools.groupby(requests, key=_Encoded.of)
     return (list(samples) for _, samples in groups)
+
+
+class _Encoded(NamedTuple):
+    """All that the tokens of a prompt depend on."""
+
+    prompt: int
+    thinking: Thinking | None
+    arguments: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, request: Request) -> Self:
+        params = request.params
+        return cls(id(request.prompt), params.thinking, params.chat_template_kwargs)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.helpers.thinking_folder import (
     write_thinking_model,
 )
 from vllm_mlx.batching.thinking import ThinkingMarkers
+from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.models import MLXLanguageModel
 from vllm_mlx.models.loading import load_model
 
@@ -97,6 +99,55 @@ def test_a_marker_in_a_users_message_opens_no_thought(models: dict[str, MLXLangu
 def test_a_prompt_may_have_begun_the_thought(models: dict[str, MLXLanguageModel]) -> None:
     output = models["neither"].generate("why?<think>abc", temperature=0)
     assert (output.reasoning, output.text) == (THOUGHT[3:], ANSWER)
+
+
+@pytest.mark.parametrize(
+    ("start", "options", "thinks"),
+    [
+        ("the model opens it", {}, True),
+        ("the model opens it", {"thinking": "on"}, True),
+        ("the model opens it", {"thinking": "off"}, False),
+        ("the model opens it", {"thinking": False}, False),
+        ("the model opens it", {"chat_template_kwargs": {"enable_thinking": False}}, False),
+        ("neither", {}, False),  # as its template has it, not as mlx-lm would
+        ("neither", {"thinking": "on"}, True),
+        ("neither", {"chat_template_kwargs": {"thinking": True}, "thinking": True}, True),
+    ],
+)
+def test_thinking_is_switched_by_what_the_template_reads(
+    models: dict[str, MLXLanguageModel], start: str, options: Any, thinks: bool
+) -> None:
+    output = models[start].chat(ASKED, temperature=0, **options)
+    assert (output.reasoning, output.text) == (THOUGHT if thinks else None, ANSWER)
+
+
+@pytest.mark.parametrize(
+    ("start", "options", "said"),
+    [
+        ("the template opens it", {"thinking": "off"}, "has no switch for it"),
+        ("channels", {"thinking": "on"}, "has no switch for it"),
+        ("neither", {"chat_template_kwargs": {"enable_thinking": True}}, "it reads thinking"),
+        (
+            "neither",
+            {"thinking": "off", "chat_template_kwargs": {"thinking": True}},
+            "give one of them",
+        ),
+        ("neither", {"chat_template_kwargs": {"tools": []}}, "names that a chat template reads"),
+        ("neither", {"thinking": "maybe"}, "'on' or 'off'"),
+    ],
+)
+def test_what_a_template_does_not_read_is_refused(
+    models: dict[str, MLXLanguageModel], start: str, options: Any, said: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=said) as error:
+        models[start].chat(ASKED, **options)
+    assert next(iter(options)) in str(error.value)
+
+
+@pytest.mark.parametrize("options", [{"thinking": "on"}, {"chat_template_kwargs": {"a": 1}}])
+def test_a_plain_prompt_has_no_template(models: dict[str, MLXLanguageModel], options: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="continued as it stands"):
+        models["the model opens it"].generate("why", **options)
 
 
 def test_logprobs_are_those_of_all_tokens(models: dict[str, MLXLanguageModel]) -> None:

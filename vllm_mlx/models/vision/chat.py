@@ -30,10 +30,13 @@ class Chat:
         self._processor = processor
         self._videos_as_frames = videos_as_frames
 
-    def text(self, messages: Messages, media: Sequence[Pixels] = ()) -> str:
+    def text(
+        self, messages: Messages, arguments: Mapping[str, Any], media: Sequence[Pixels] = ()
+    ) -> str:
         """Return the prompt of messages.
 
         Args:
+            arguments: what the template takes beside them.
             media: those of the messages, in order.
 
         Raises:
@@ -41,12 +44,12 @@ class Chat:
             MediaError: it has no place for the media, or the messages have places of their own.
         """
         if not media:
-            return self._written(messages)
+            return self._written(messages, arguments)
         left = iter(media)
         shown = [self._shown(message, left) for message in messages]
         self._refuse_marks(shown)
-        text = self._written(shown)
-        self._check_places(text, shown)
+        text = self._written(shown, arguments)
+        self._check_places(text, shown, arguments)
         return text
 
     def places_videos(self) -> bool:
@@ -54,7 +57,7 @@ class Chat:
         text = {"type": "text", "text": "?"}
         try:
             shown, plain = (
-                self._written([{"role": "user", "content": content}])
+                self._written([{"role": "user", "content": content}], {})
                 for content in ([{"type": "video"}, text], [text])
             )
         except ChatTemplateError:  # it wants other messages; what it writes of them is checked
@@ -71,13 +74,15 @@ class Chat:
 
         return {**message, "content": with_media(message["content"], shown)}
 
-    def _written(self, messages: Messages) -> str:
+    def _written(self, messages: Messages, arguments: Mapping[str, Any]) -> str:
         given: Any = list(messages)
         count, has_videos = _count(messages, "image"), bool(_count(messages, "video"))
         with template_errors():
             if has_videos or (count and self._format is None):
-                return str(get_chat_template(self._processor, given, True))
-            made = apply_chat_template(self._processor, self._config, given, num_images=count)
+                return str(get_chat_template(self._processor, given, True, **arguments))
+            made = apply_chat_template(
+                self._processor, self._config, given, num_images=count, **arguments
+            )
         return str(made["content"]) if isinstance(made, dict) else str(made)
 
     def _refuse_marks(self, messages: Messages) -> None:
@@ -96,10 +101,10 @@ class Chat:
                         "written where the media stand"
                     )
 
-    def _check_places(self, text: str, messages: Messages) -> None:
+    def _check_places(self, text: str, messages: Messages, arguments: Mapping[str, Any]) -> None:
         if self._format in _PLACED_BY_PROCESSOR:
             return
-        if text == self._written([_without_media(message) for message in messages]):
+        if text == self._written([_without_media(message) for message in messages], arguments):
             raise MediaError("the model's chat template has no place for images and videos")
         for name in ("image", "video"):
             mark, wanted = getattr(self._processor, f"{name}_token", None), _count(messages, name)

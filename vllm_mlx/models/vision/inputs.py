@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -69,14 +69,17 @@ class Processing:
         # transformers' fast tokenizers may not be used from two threads at once.
         self._lock = threading.Lock()
 
-    def encode(self, messages: Messages) -> list[int]:
+    def encode(self, messages: Messages, arguments: Mapping[str, Any]) -> list[int]:
         """Return token ids of messages without media.
+
+        Args:
+            arguments: what the chat template takes beside them.
 
         Raises:
             ChatTemplateError: the template rejects the messages.
         """
         with self._lock:
-            return self._prepared(self._chat.text(messages)).tokens
+            return self._prepared(self._chat.text(messages, arguments)).tokens
 
     def write(self, messages: Messages) -> str:
         """Return the text of messages without media.
@@ -85,13 +88,13 @@ class Processing:
             ChatTemplateError: the template rejects the messages.
         """
         with self._lock:
-            return self._chat.text(messages)
+            return self._chat.text(messages, {})
 
-    def inputs(self, messages: Messages, media: Sequence[Pixels]) -> Inputs:
-        """Return what the model takes of messages.
+    def inputs(self, prompt: MediaPrompt, media: Sequence[Pixels]) -> Inputs:
+        """Return what the model takes of a prompt.
 
         Args:
-            media: those of the messages, in order.
+            media: those of its messages, in order.
 
         Raises:
             ChatTemplateError: the template rejects the messages.
@@ -103,7 +106,8 @@ class Processing:
         if self.abilities.videos == "frames":
             images, videos = list(media), []
         with self._lock:
-            inputs = self._processed(self._chat.text(messages, media), images, videos)
+            text = self._chat.text(prompt.messages, prompt.arguments, media)
+            inputs = self._processed(text, images, videos)
         # Some processors compute with MLX, and other threads can't finish what this one began.
         mx.eval(inputs.by_name)
         return inputs
@@ -174,7 +178,7 @@ class InputsPreparer:
             def inputs() -> Inputs:
                 return self._inputs.get(
                     key,
-                    lambda: self._processing.inputs(prompt.messages, [get() for get in contents]),
+                    lambda: self._processing.inputs(prompt, [get() for get in contents]),
                 )
 
             self._inputs.pin(key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from vllm_mlx.batching.loaded_model import template_errors
 from vllm_mlx.batching.prompt_media import Medium
+from vllm_mlx.batching.prompts import MediaPrompt
 from vllm_mlx.content import MediaKind, Part, with_media
 from vllm_mlx.errors import MediaError
 from vllm_mlx.models.architectures import TIMED_VIDEOS
@@ -47,7 +48,7 @@ class Expander:
         self._lock = threading.Lock()
 
     def expand(
-        self, messages: Sequence[Mapping[str, Any]], media: Sequence[Medium]
+        self, prompt: MediaPrompt, media: Sequence[Medium]
     ) -> tuple[list[int], list[npt.NDArray[np.intp]], list[Block]]:
         """Return token ids, each medium's places among them, and the grids that these lie in.
 
@@ -61,7 +62,7 @@ class Expander:
         images = [medium for medium in media if medium.info.kind == "image"]
         videos = [medium for medium in media if medium.info.kind == "video"]
         with self._lock:
-            text = self._render(messages)
+            text = self._render(prompt)
             self._check(text, images, videos)
             tokens = self._tokens(text, images, videos)
         places = dict(self._places(tokens, self._image_id, images))
@@ -69,16 +70,20 @@ class Expander:
         blocks = [block for medium in media for block in self._blocks(medium, places[medium])]
         return tokens.tolist(), [places[medium] for medium in media], sorted(blocks)
 
-    def _render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def _render(self, prompt: MediaPrompt) -> str:
         def by_type(part: Part) -> list[Part]:
             return [{"type": part["type"]}]
 
         with template_errors():
             text = self._processor.tokenizer.apply_chat_template(
-                [{**each, "content": with_media(each["content"], by_type)} for each in messages],
+                [
+                    {**each, "content": with_media(each["content"], by_type)}
+                    for each in prompt.messages
+                ],
                 chat_template=getattr(self._processor, "chat_template", None),
                 tokenize=False,
                 add_generation_prompt=True,
+                **prompt.arguments,
             )
         return str(text)
 

@@ -47,7 +47,7 @@ class VisionPreparer:
         with ExitStack() as pins:
             contents = self._reader.read_all(prompt, pins)
             media = [_medium(get) for get in contents]
-            tokens, places, blocks = self._expander.expand(prompt.messages, media)
+            tokens, places, blocks = self._expander.expand(prompt, media)
             if not media:
                 return Prepared(tokens)
             if places[-1][-1] == len(tokens) - 1:
