@@ -15,6 +15,7 @@ from jobs.column_values import json_decoder, json_values
 from jobs.dataset import Dataset, dataset_names, schema
 from jobs.dataset.part import read_part
 from jobs.errors import DatasetError
+from jobs.sources import Template
 
 Row = dict[str, Any]
 
@@ -49,6 +50,12 @@ class Finished:
     @cached_property
     def names(self) -> dict[str, str]:
         return dataset_names(self.manifest["columns"])
+
+    @cached_property
+    def template(self) -> Template | None:
+        """What made the requests of the rows."""
+        given = self.manifest.get("template")
+        return None if given is None else Template.model_validate(given)
 
     @cached_property
     def folder(self) -> Path:

@@ -76,6 +76,13 @@ class Templated(Dialect):
         asked = {self._asked: _object(data, REQUEST).get(self._asked)}
         return carried(kept, self._media) | carried(asked)
 
+    def restored(self, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the object of a row of which `columns` made these."""
+        own, asked = dict(columns), {}
+        if self._asked in own:
+            asked = {self._asked: own.pop(self._asked)}
+        return {COLUMNS: own, REQUEST: asked}
+
     def declared(self, types: Mapping[str, TypeSpec]) -> dict[str, TypeSpec]:
         """Leave out those of columns whose values or names are changed."""
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from jobs.producer import Enqueued, enqueue_run, resume_run
 from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
-from tests.helpers.engines import MODEL, DoubleEngine
+from tests.helpers.engines import MODEL, DoubleEngine, echo
+from vllm_mlx.batching.prompts import MediaPrompt
 
 ROWS = [{"asin": f"B{row}", "title": f"Pan {row}", "messages": "mine"} for row in range(3)]
 
@@ -137,3 +139,74 @@ def test_on_the_command_line(bench: Bench) -> None:
     assert "chat=False: system makes chats" in refused.stderr
     refused = cli(*words, "--prompt", "p")
     assert "give one of prompt and messages" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prompt": "What is {{ title }}?", "image_column": "pic"},
+        {"prompt": "What is {{ title }}?", "system": "Look.", "image_column": "pic"},
+        {"system": "Look.", "image_column": "pic"},
+        {
+            "messages": [
+                {"role": "system", "content": "Look."},
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image", "image": "{{ pic }}"},
+                        {"type": "text", "text": "What is {{ title }}?"},
+                    ],
+                },
+            ]
+        },
+    ],
+    ids=["prompt", "system", "own", "parts"],
+)
+def test_images_of_a_column_are_shown_and_get_captions(
+    bench: Bench, options: dict[str, Any]
+) -> None:
+    (bench.folder / "a.png").touch()
+    path = bench.folder / "in.jsonl"
+    row = {"title": "this", "pic": "a.png"}
+    row |= {} if {"prompt", "messages"} & options.keys() else {"prompt": "What is this?"}
+    path.write_text(json.dumps(row) + "\n")
+    out = bench.folder / "out"
+    enqueue_run(bench.redis, path, model=MODEL, out=out, **options)
+    engine = DoubleEngine(say=lambda prompt: replace(echo(prompt), text="a dot"))
+
+    bench.burst(engine)
+
+    [prompt] = engine.prompts
+    assert isinstance(prompt, MediaPrompt)
+    assert prompt.messages[-1]["content"] == [
+        {"type": "image", "image": f"{bench.folder}/a.png"},
+        {"type": "text", "text": "What is this?"},
+    ]
+    assert [message["role"] for message in prompt.messages[:-1]] == (
+        [] if options.keys() == {"prompt", "image_column"} else ["system"]
+    )
+    result = cli("export", out, "--format", "txt")
+    assert result.exit_code == 0, result.output
+    assert (bench.folder / "a.txt").read_text().strip() == "a dot"
+
+
+def test_a_file_of_media_is_asked_by_its_names(bench: Bench) -> None:
+    photos = bench.folder / "photos" / "dog"
+    photos.mkdir(parents=True)
+    (photos / "1.png").touch()
+    out = bench.folder / "out"
+    asked = {"prompt": "What does the {{ folder }} of {{ name }} do?", "system": "Be brief."}
+    enqueue_run(bench.redis, images=bench.folder / "photos", model=MODEL, out=out, **asked)
+    engine = DoubleEngine()
+
+    bench.burst(engine)
+
+    system, user = engine.prompts[0].messages
+    assert system["content"] == "Be brief."
+    assert user["content"] == [
+        {"type": "image", "image": f"{photos}/1.png"},
+        {"type": "text", "text": "What does the dog of 1.png do?"},
+    ]
+    assert verify(out).complete
+    assert cli("export", out, "--format", "txt").exit_code == 0
+    assert (photos / "1.txt").exists()

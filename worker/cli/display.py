@@ -149,7 +149,8 @@ def _said(row: Mapping[str, Any]) -> str:
     if row.get("prompt"):
         return str(row["prompt"])
     try:
-        content = json.loads(row.get("messages") or "[]")[-1]["content"]
+        messages: Any = row.get("messages")
+        content = (json.loads(messages) if isinstance(messages, str) else messages)[-1]["content"]
         if isinstance(content, list):
             return " ".join(part.get("text") or f"[{part['type']}]" for part in content)
         return str(content)

@@ -51,6 +51,21 @@ def test_the_summary_of_a_chat_with_media_shows_its_text(tmp_path: Path) -> None
     assert "[image] What is it?" in console.export_text()
 
 
+def test_the_summary_of_a_chat_of_typed_messages_shows_its_last(tmp_path: Path) -> None:
+    manifest = {"run_id": "run-1", "model": "m", "rows": 1, "shards": 1}
+    typed = {"list": {"struct": {"role": "string", "content": "string"}}}
+    dataset = Dataset(tmp_path)
+    dataset.prepare(manifest | {"columns": {"messages": typed}})
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    row = ResultRow("0", 0, GenerationOutput("so"), columns={"messages": messages})
+    dataset.write_part(0, [row])
+    console = Console(record=True, width=200, file=io.StringIO())
+
+    display.print_summary(console, tmp_path, verify(tmp_path), seconds=2.0)
+
+    assert "0: Why?" in console.export_text()
+
+
 def test_the_summary_of_rows_whose_prompt_is_no_text(tmp_path: Path) -> None:
     """Bad rows that were skipped may hold anything, so the column may be of numbers."""
     manifest = {"run_id": "run-1", "model": "m", "rows": 1, "shards": 1}
