@@ -119,6 +119,11 @@ RESULT_COLUMNS = tuple(
             "each token of the answer and the likeliest at its place; null if not asked for",
         ),
         (
+            "prompt_logprobs",
+            _LOGPROBS,
+            "the same of each token of the prompt, null for the first; null if not asked for",
+        ),
+        (
             "media",
             _MEDIA,
             "the images and videos as the model saw them; null where there were none",

@@ -69,6 +69,8 @@ class GenerationOutput:
         latency_s: seconds from submission to the last token, waiting included.
         logprobs: one entry a token, the end token included, if they were asked for. In a stream:
             those of the tokens so far that were not in an earlier chunk.
+        prompt_logprobs: one entry a token of the prompt, None for the first, if they were asked
+            for. In a stream they stand in the last chunk.
         media: the images and then the videos of the prompt, as they were seen; None without any.
         error_type: class name of the error, for `finish_reason == "error"`.
         error: its message.
@@ -89,6 +91,7 @@ class GenerationOutput:
     cached_tokens: int = 0
     latency_s: float = 0.0
     logprobs: tuple[TokenLogprob, ...] | None = None
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     media: tuple[MediaInfo, ...] | None = None
     error_type: str | None = None
     error: str | None = None

@@ -48,8 +48,8 @@ Bias = Annotated[float, Field(ge=-100.0, le=100.0, allow_inf_nan=False)]
 class SamplingParams(Parameters):
     """Sampling settings of one request; frozen, validated, with every default."""
 
-    max_tokens: int = Field(256, ge=1, le=2**31 - 1)
-    """Most tokens to generate, the end token included."""
+    max_tokens: int = Field(256, ge=0, le=2**31 - 1)
+    """Most tokens to generate, the end token included; 0 only reads the prompt."""
     temperature: float = Field(0.7, ge=0.0, le=2.0, allow_inf_nan=False)
     """How random the choice of a token is; 0 is greedy: always the most likely one."""
     top_p: float = Field(0.9, gt=0.0, le=1.0, allow_inf_nan=False)
@@ -83,6 +83,8 @@ class SamplingParams(Parameters):
     """
     logprobs: int | None = Field(None, ge=0, le=20)
     """Report each token's log-probability, and those of this many most likely tokens there."""
+    prompt_logprobs: int | None = Field(None, ge=0, le=20)
+    """The same of each token of the prompt; of the first there is none."""
     stop_on_repetition: bool = False
     """End a text whose tail repeats itself, with the `finish_reason` `repetition`."""
     thinking: ThinkingField = None
@@ -169,7 +171,8 @@ class SamplingParams(Parameters):
         if type(n) is not int or n < 1:
             raise InvalidRequestError(f"n={n!r}: should be at least 1")
         if n > 1 and self.greedy:
-            raise InvalidRequestError(f"n={n}: at temperature 0 all samples are the same")
+            why = "without a token" if self.max_tokens == 0 else "at temperature 0"
+            raise InvalidRequestError(f"n={n}: {why} all samples are the same")
         if self.seed is None:
             return [self] * n
         seeds = (sample_seed(self.seed, index) for index in range(n))
@@ -190,8 +193,8 @@ class SamplingParams(Parameters):
 
     @property
     def greedy(self) -> bool:
-        """Whether the most likely token is always taken: at 0, or so near that 1/T overflows."""
-        return self.temperature < 1e-6
+        """Whether nothing is drawn: at 0, or so near that 1/T overflows, or without a token."""
+        return self.temperature < 1e-6 or self.max_tokens == 0
 
 
 class MoreOptions(TypedDict, total=False):
@@ -211,6 +214,7 @@ class MoreOptions(TypedDict, total=False):
     ignore_eos: bool | None
     seed: int | None
     logprobs: int | None
+    prompt_logprobs: int | None
     stop_on_repetition: bool | None
     structured_outputs: StructuredOutputs | Mapping[str, Any] | None
     response_format: Mapping[str, Any] | None

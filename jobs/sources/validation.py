@@ -70,10 +70,14 @@ def validated(
 
 def _samples(request: GenerationRequest, sampling: SamplingParams, n: int) -> int:
     samples, params = request.samples(n), request.over(sampling).agreeing()
+    if request.media and params.prompt_logprobs is not None:
+        raise InvalidRequestError(
+            "prompt_logprobs: a prompt with images or videos has none; leave it out"
+        )
     if samples > 1 and params.greedy:
         raise InvalidRequestError(
-            f"n={samples}: with temperature=0 every sample is the same; ask for one, or give "
-            "a temperature"
+            f"n={samples}: with temperature=0 or max_tokens=0 every sample is the same; ask for "
+            "one, or give a temperature"
         )
     return samples
 

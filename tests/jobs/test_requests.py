@@ -344,7 +344,7 @@ def test_whitespace_is_a_prompt() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
-        ("max_tokens", 0, "greater than or equal to 1"),
+        ("max_tokens", -1, "greater than or equal to 0"),
         ("max_tokens", "5", "valid integer"),
         ("max_tokens", True, "valid integer"),
         ("max_tokens", 5.5, "valid integer"),

@@ -22,7 +22,6 @@ def test_defaults_are_the_documented_ones():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"max_tokens": 0}, ["max_tokens=0", "1"]),
         ({"max_tokens": -1}, ["max_tokens=-1", "1"]),
         ({"max_tokens": True}, ["max_tokens=True"]),
         ({"max_tokens": "5"}, ["max_tokens='5'"]),

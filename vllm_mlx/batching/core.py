@@ -18,9 +18,11 @@ from vllm_mlx.batching.media_pool import fail
 from vllm_mlx.batching.prompt_media import PromptMedia
 from vllm_mlx.batching.prompts import MediaPrompt, Prepared, require_text
 from vllm_mlx.batching.request import Request, by_prompt, cancelled_on_error
+from vllm_mlx.batching.runner import Runner
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.errors import (
     EngineStoppedError,
+    InvalidRequestError,
     KVCacheBudgetError,
     MediaError,
 )
@@ -218,6 +220,8 @@ class EngineCore:
                 future.add_done_callback(partial(_release, each))
         for (request, future, at, in_order), each in zip(samples, media, strict=True):
             params = request.params.within(loaded.vocab_size)
+            if params.prompt_logprobs is not None:
+                _require_scores(runner, each)
             max_tokens = loaded.room(len(prepared.tokens), params.max_tokens)
             if refusal := runner.refusal(len(prepared.tokens), max_tokens):
                 raise KVCacheBudgetError(refusal)
@@ -250,3 +254,9 @@ class EngineCore:
 
 def _release(media: PromptMedia, _: Future[GenerationOutput]) -> None:
     media.release()
+
+
+def _require_scores(runner: Runner, media: PromptMedia | None) -> None:
+    if media or not runner.scores_prompts:
+        whose = "a prompt with images or videos" if media else "a model that reads prompts whole"
+        raise InvalidRequestError(f"prompt_logprobs: {whose} has none; leave it out")

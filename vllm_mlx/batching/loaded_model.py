@@ -123,7 +123,7 @@ class LoadedModel:
         if self.context_length is None:
             return max_tokens
         room = self.context_length - prompt_tokens
-        if room < 1:
+        if room < min(1, max_tokens):
             raise ContextLengthError(
                 f"the prompt has {prompt_tokens} tokens; the context of {self.name} holds "
                 f"{self.context_length}, one of them for the answer"

@@ -16,7 +16,8 @@ from vllm_mlx import platform
 from vllm_mlx.batching.cache_budget import in_place_budget
 from vllm_mlx.batching.masks import make_mask, masked, take_last
 from vllm_mlx.batching.penalty import make_processors
-from vllm_mlx.batching.runner import Produced, Runner
+from vllm_mlx.batching.prompt_scores import PromptScores, score_prompt
+from vllm_mlx.batching.runner import Produced, Runner, prompt_read
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.budget import KVBudget
 from vllm_mlx.batching.slots.draws import Sampling, make_choose
@@ -36,6 +37,7 @@ class OneByOneRunner(Runner):
         step_size: most tokens of a prompt that are computed at once.
         budget: what a sequence may take.
         stream: what the steps are computed on.
+        score: computes the scores of a prompt; without it there are none.
 
     Attributes:
         bounds: what was asked for, but `max_num_seqs` is 1.
@@ -51,10 +53,13 @@ class OneByOneRunner(Runner):
         bounds: Bounds,
         budget: KVBudget | None,
         stream: Any,
+        score: Callable[[list[int], PromptScores, int], None] | None = None,
     ) -> None:
         super().__init__(replace(bounds, max_num_seqs=1), budget)
         self.streams = (stream,)
         self._stream = stream
+        self._score = score
+        self.scores_prompts = score is not None
         self._start = start
         self._new_cache = new_cache
         self._vocab_size = vocab_size
@@ -87,6 +92,8 @@ class OneByOneRunner(Runner):
         if self._running is None:
             return []
         sequence, steps = self._running
+        if not sequence.output_tokens and (told := self._read(sequence)):
+            return told
         is_first = not sequence.output_tokens
         with self.counters.timed("prefill" if is_first else "decode"):
             token, logprobs = next(steps)
@@ -97,6 +104,16 @@ class OneByOneRunner(Runner):
         if is_first:
             self.counters.prompt_tokens += len(sequence.prompt_tokens)
         return [produced]
+
+    def _read(self, sequence: Sequence) -> list[Produced]:
+        """Compute what is asked of a prompt's own tokens, and tell if this was all."""
+        if (scores := sequence.scores) and not scores.found and self._score:
+            most = min(self._step_size, self.bounds.max_num_batched_tokens)
+            with self.counters.timed("prefill"):
+                self._score(sequence.prompt_tokens, scores, most)
+        if not sequence.max_tokens:
+            self.counters.prompt_tokens += len(sequence.prompt_tokens)
+        return prompt_read(sequence)
 
     def close(self) -> None:
         self._needs.clear()
@@ -133,4 +150,5 @@ def text_runner(model: Any, *, vocab_size: int, bounds: Bounds) -> OneByOneRunne
         bounds=bounds,
         budget=in_place_budget(model, bounds),
         stream=generation_stream,
+        score=lambda tokens, scores, step: score_prompt(model, tokens, scores, vocab_size, step),
     )

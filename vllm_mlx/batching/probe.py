@@ -127,7 +127,7 @@ def _answer(runner: Runner, rows: list[Sequence]) -> dict[Sequence, list[Logprob
                 runner.reserve(row)
             runner.insert(joining)
         for row, token, logprobs in runner.step():
-            if logprobs is None:
+            if token is None or logprobs is None:
                 raise ValueError("the logits are not finite")
             row.output_tokens.append(token)
             found[row].append(logprobs)

@@ -18,10 +18,11 @@ from vllm_mlx.scheduler_config import Bounds
 
 
 class Produced(NamedTuple):
-    """One new token of a sequence; -1 if the model's logits were not finite."""
+    """One new token of a sequence; -1 if the model's logits were not finite, None where its prompt
+    is read and no token is asked for."""
 
     sequence: Sequence
-    token: int
+    token: int | None
     logprobs: Logprobs | None = None
 
     @classmethod
@@ -36,6 +37,13 @@ class Produced(NamedTuple):
             return cls(sequence, -1)
         count = sequence.params.logprobs
         return cls(sequence, token, None if count is None else Logprobs.of(chosen, logprobs, count))
+
+
+def prompt_read(sequence: Sequence) -> list[Produced]:
+    """Return what there is to tell when a prompt is read: its end, or scores beyond numbers."""
+    if sequence.scores and not sequence.scores.are_finite:
+        return [Produced(sequence, -1)]
+    return [] if sequence.max_tokens else [Produced(sequence, None)]
 
 
 class PrefillError(Exception):
@@ -63,10 +71,13 @@ class Runner(ABC):
 
     Attributes:
         bounds: what it works within.
+        scores_prompts: whether it tells how likely a prompt's own tokens are.
         counters: what it has done.
         streams: what it computes on beside MLX's default stream.
         way: how its model runs, and why so, in words.
     """
+
+    scores_prompts = True
 
     def __init__(self, bounds: Bounds, budget: KVBudget | None = None) -> None:
         self.bounds = bounds

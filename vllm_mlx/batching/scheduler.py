@@ -106,7 +106,7 @@ class Scheduler:
                 self._isolate(rows, error)
             return []
         self._grow_back()
-        counters.completion_tokens += len(produced)
+        counters.completion_tokens += sum(each.token is not None for each in produced)
         with counters.timed("deliver"):
             return [self._postprocess(each) for each in produced]
 
@@ -158,9 +158,12 @@ class Scheduler:
     def _postprocess(self, produced: Produced) -> Sequence:
         sequence, token, logprobs = produced
         try:
-            if token < 0:
+            if token is None:
+                sequence.end()
+            elif token < 0:
                 raise NonFiniteLogitsError("the model's logits are not finite (NaN or infinity)")
-            sequence.append(token, logprobs)
+            else:
+                sequence.append(token, logprobs)
         except Exception as error:
             self._fail(sequence, error)
         if sequence.finish_reason or sequence.future.done():

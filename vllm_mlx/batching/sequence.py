@@ -11,6 +11,7 @@ from contextlib import suppress
 from vllm_mlx.batching.constraint import Constraint
 from vllm_mlx.batching.logprobs import Logprobs
 from vllm_mlx.batching.prompt_media import PromptMedia
+from vllm_mlx.batching.prompt_scores import PromptScores
 from vllm_mlx.batching.repetition import repeats
 from vllm_mlx.batching.request import Request
 from vllm_mlx.batching.text import Detokenizer, TextStream
@@ -31,6 +32,7 @@ class Sequence:
         identities: what other prompts must begin with to share this one's beginning: the tokens,
             and for media their content.
         future: resolves to the whole `GenerationOutput`, or to the error that ended it.
+        scores: what is asked of the prompt's own tokens.
         cached_tokens: prompt tokens that were taken from another prompt's prefill.
         end_token_ids: tokens that end it.
         alone: the batch it ran in failed, so it is tried again with nothing beside it.
@@ -104,6 +106,8 @@ class Sequence:
         self.constraint = self._new_constraint() if self._new_constraint else None
         self.output_tokens: list[int] = []
         self.cached_tokens = 0
+        asked = self.params.prompt_logprobs
+        self.scores = None if asked is None else PromptScores(top=asked)
         self._logprobs: list[tuple[int, Logprobs]] = []
         self._reported = 0
 
@@ -145,6 +149,10 @@ class Sequence:
             return None
         return self.finish_reason == "stop" and self.constraint.has_begun
 
+    def end(self) -> None:
+        """Take note that the prompt is read, which is all that was asked for."""
+        self.finish_reason = "length"
+
     def deliver(self) -> None:
         """Hand the caller what is new: a chunk if it streams, the whole output at the end."""
         if self.finish_reason and self._finish():
@@ -179,6 +187,7 @@ class Sequence:
             seed=self.seed,
             cached_tokens=self.cached_tokens,
             logprobs=self._token_logprobs(since),
+            prompt_logprobs=self._prompt_logprobs() if self.finish_reason else None,
             media=self.media.infos if self.media else None,
             latency_s=time.perf_counter() - self._submitted,
         )
@@ -186,13 +195,16 @@ class Sequence:
     def _token_logprobs(self, since: int) -> tuple[TokenLogprob, ...] | None:
         if self.params.logprobs is None:
             return None
+        return tuple(self._named(token, each) for token, each in self._logprobs[since:])
+
+    def _prompt_logprobs(self) -> tuple[TokenLogprob | None, ...] | None:
+        if self.scores is None:
+            return None
+        tokens = self.prompt_tokens[self.scores.first :]
+        named = map(self._named, tokens, self.scores.found)
+        return (None, *named) if self.scores.of_all else tuple(named)
+
+    def _named(self, token: int, logprobs: Logprobs) -> TokenLogprob:
         name = self._token_text
-        return tuple(
-            TokenLogprob(
-                token,
-                name(token),
-                logprobs.chosen,
-                tuple(TokenLogprob(other, name(other), value) for other, value in logprobs.top),
-            )
-            for token, logprobs in self._logprobs[since:]
-        )
+        top = tuple(TokenLogprob(other, name(other), value) for other, value in logprobs.top)
+        return TokenLogprob(token, name(token), logprobs.chosen, top)

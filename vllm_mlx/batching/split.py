@@ -21,6 +21,7 @@ class SplitRunner(Runner):
     def __init__(self, text: Runner, seeing: Runner) -> None:
         super().__init__(text.bounds)
         self.streams = text.streams + seeing.streams
+        self.scores_prompts = text.scores_prompts  # those with media are scored nowhere
         self._text = text
         self._seeing = seeing
         self.counters = seeing.counters = text.counters

@@ -6,6 +6,7 @@ Nothing else of ours knows `mlx_lm.generate.BatchGenerator`.
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -18,7 +19,8 @@ from vllm_mlx import platform
 from vllm_mlx.batching.cache_budget import in_place_budget
 from vllm_mlx.batching.masks import make_mask, masked, take_last
 from vllm_mlx.batching.penalty import make_processors
-from vllm_mlx.batching.runner import Produced, Runner
+from vllm_mlx.batching.prompt_scores import score_prompt
+from vllm_mlx.batching.runner import Produced, Runner, prompt_read
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.draws import Choose, Sampling, make_choose
 from vllm_mlx.scheduler_config import Bounds
@@ -48,6 +50,7 @@ class UpstreamRunner(Runner):
         self._chosen_for: list[int] = []
         self._choose: Choose | None = None
         self._held_bytes = 0
+        self._to_read: deque[Sequence] = deque()
         self._generator: Any = self._new_generator()
 
     def _new_generator(self) -> Any:
@@ -63,7 +66,10 @@ class UpstreamRunner(Runner):
         generator.prefill_batch_size = rows
 
     def insert(self, sequences: list[Sequence]) -> None:
+        self._to_read += [each for each in sequences if each.scores or not each.max_tokens]
         for sequence in sequences:
+            if not sequence.max_tokens:
+                continue
             (uid,) = self._generator.insert(
                 [sequence.prompt_tokens],
                 max_tokens=[sequence.max_tokens],
@@ -77,9 +83,21 @@ class UpstreamRunner(Runner):
         for uid in [uid for uid, row in self._rows.items() if row is sequence]:
             self._generator.remove([uid])
             self._forget(uid)
+        if sequence in self._to_read:
+            self._to_read.remove(sequence)
         self._needs.pop(sequence, None)
 
     def step(self) -> list[Produced]:
+        """Read one prompt of which more is asked than what follows it, or step the batch."""
+        if self._to_read:
+            sequence = self._to_read.popleft()
+            if scores := sequence.scores:
+                given = self._model, sequence.prompt_tokens, scores
+                with self.counters.timed("prefill"):
+                    score_prompt(*given, self._vocab_size, self._step_size)
+            if not sequence.max_tokens:
+                self.counters.prompt_tokens += len(sequence.prompt_tokens)
+            return prompt_read(sequence)
         responses = self._advance()
         self._held_bytes = self._generator.prompt_cache_nbytes
         if not responses:
@@ -156,6 +174,7 @@ class UpstreamRunner(Runner):
         with suppress(RuntimeError):  # it waits, and what has failed may be reported once more
             self._generator.close()
         self._rows.clear()
+        self._to_read.clear()
         self._generators.clear()
         self._needs.clear()
         self._generator = self._new_generator()

@@ -128,7 +128,7 @@ async def test_a_stream_joined_is_the_text(engine):
     assert chunks[-1].completion_tokens == 16
 
 
-@pytest.mark.parametrize("options", [{"max_tokens": 0}, {"temperature": 9.0}, {"stopp": "x"}])
+@pytest.mark.parametrize("options", [{"max_tokens": -1}, {"temperature": 9.0}, {"stopp": "x"}])
 async def test_wrong_values_raise(engine, options):
     with pytest.raises(InvalidRequestError):
         await engine.generate("x", **options)

@@ -69,8 +69,8 @@ def test_questions_about_media_take_their_arguments_by_position(mllm, video):
 
 
 def test_a_description_has_512_tokens_unless_told_otherwise(mllm, monkeypatch):
-    with pytest.raises(InvalidRequestError, match="max_tokens=0"):
-        mllm.describe_image(image(), max_tokens=0)
+    with pytest.raises(InvalidRequestError, match="max_tokens=-1"):
+        mllm.describe_image(image(), max_tokens=-1)
     asked = []
     generate = MLXMultimodalLM.generate
 

@@ -175,7 +175,7 @@ def test_end_tokens_are_ignored_and_left_out_of_the_text(language_model):
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_tokens": 0}, {"temperature": 3.0}, {"top_p": 0.0}, {"beam": 4}]
+    "options", [{"max_tokens": -1}, {"temperature": 3.0}, {"top_p": 0.0}, {"beam": 4}]
 )
 def test_wrong_values_and_unknown_keywords_raise(language_model, options):
     for call in (language_model.generate, language_model.stream_generate, language_model.chat):

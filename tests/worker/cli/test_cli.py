@@ -74,7 +74,8 @@ def test_sampling_flags_reach_the_run(bench: Bench) -> None:
         0.1,
     ]
     flags += ["--repetition-penalty", 1.1, "--stop", "END", "--stop", "\n", "--seed", 4, "--chat"]
-    flags += ["--logprobs", 2, "--stop-on-repetition", "--presence-penalty", 0.5, "--ignore-eos"]
+    flags += ["--logprobs", 2, "--prompt-logprobs", 1, "--stop-on-repetition", "--ignore-eos"]
+    flags += ["--presence-penalty", 0.5]
     flags += ["--frequency-penalty", -1, "--logit-bias", '{"5": -100, "6": 2}', "--min-tokens", 3]
     flags += ["--stop-token-ids", 7, "--stop-token-ids", 8]
 
@@ -82,7 +83,7 @@ def test_sampling_flags_reach_the_run(bench: Bench) -> None:
 
     spec = Ledger(bench.redis).spec(run_id)
     assert spec.chat
-    assert spec.sampling.model_dump() == {
+    assert spec.sampling.model_dump(exclude_none=True) == {
         "max_tokens": 9,
         "temperature": 0.0,
         "top_p": 0.5,
@@ -98,6 +99,7 @@ def test_sampling_flags_reach_the_run(bench: Bench) -> None:
         "ignore_eos": True,
         "seed": 4,
         "logprobs": 2,
+        "prompt_logprobs": 1,
         "stop_on_repetition": True,
     }
 
@@ -174,7 +176,7 @@ def test_a_bad_file_is_listed_and_nothing_is_enqueued(bench: Bench) -> None:
     "flags",
     [
         ["--temperature", "3"],
-        ["--max-tokens", "0"],
+        ["--max-tokens", "-1"],
         ["--max-tokens", "8.5"],
         ["--seed", "many"],
         ["--min-tokens", "300"],
@@ -335,7 +337,7 @@ def test_a_worker_reads_and_fetches_what_its_flags_allow_and_nothing_else(
 ) -> None:
     policies: list[MediaPolicy] = []
 
-    def make_engine(*_: Any, media: MediaPolicy, verbose: bool) -> DoubleEngine:
+    def make_engine(*_: Any, media: MediaPolicy, **__: Any) -> DoubleEngine:
         policies.append(media)
         return DoubleEngine()
 

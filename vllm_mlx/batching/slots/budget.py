@@ -22,7 +22,8 @@ PREFIX_SHARE = 1 / 4
 
 
 class Need(NamedTuple):
-    """What a sequence needs at most: columns of the ring, and tokens while it is in prefill."""
+    """What a sequence needs at most: columns of the ring, none if it never enters it, and tokens
+    while it is in prefill."""
 
     columns: int
     prompt_tokens: int
@@ -30,6 +31,8 @@ class Need(NamedTuple):
     @classmethod
     def of(cls, sequence: Sequence) -> Need:
         prompt_tokens = len(sequence.prompt_tokens)
+        if not sequence.max_tokens:
+            return cls(0, prompt_tokens)
         return cls(columns_for(prompt_tokens + sequence.max_tokens), prompt_tokens)
 
 
@@ -74,7 +77,7 @@ class KVBudget:
         Args:
             slots, columns: of the rings as they are; they will not be smaller.
         """
-        width = max(slots, self.width(len(needs)))
+        width = max(slots, self.width(sum(need.columns > 0 for need in needs)))
         rings = width * self.footprint.slot(max(columns, max(need.columns for need in needs)))
         prefilling = self._prompt(max(need.prompt_tokens for need in needs))
         return rings + self.prefix_bytes + self.prefill_bytes + prefilling <= self.total_bytes

@@ -12,50 +12,14 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from vllm_mlx.batching.prompt_media import MediaRow, PromptMedia, SteppedModel
+from vllm_mlx.batching.prompt_media import MediaRow, SteppedModel
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.layout import Footprint, Layout
 from vllm_mlx.batching.slots.memory import PromptMemory, Saved
 from vllm_mlx.batching.slots.positions import PromptPositions
-from vllm_mlx.batching.slots.prefix import Prefix
+from vllm_mlx.batching.slots.prefill_row import PrefillRow
+from vllm_mlx.batching.slots.scoring import Measurements
 from vllm_mlx.platform import PrefillShapes
-
-
-@dataclass(eq=False, slots=True)
-class PrefillRow:
-    """One row of a prefill: a sequence, or a prefix that several sequences will share.
-
-    Attributes:
-        tokens: those to compute, after `base`.
-        base: the prefix they go on from.
-        target: the sequence or the prefix that gets the result.
-        media: the images and videos of the prompt that they are from.
-        whole: all its tokens are computed at once.
-    """
-
-    tokens: list[int]
-    base: Prefix | None
-    target: Sequence | Prefix
-    media: PromptMedia | None = None
-    whole: bool = False
-
-    @property
-    def start(self) -> int:
-        return self.base.end if self.base else 0
-
-    @property
-    def end(self) -> int:
-        return self.start + len(self.tokens)
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether no other row can be computed beside it."""
-        return self.media is not None and self.media.alone
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all its tokens are computed at once."""
-        return self.whole or (self.media is not None and self.media.whole)
 
 
 class Piece(NamedTuple):
@@ -83,6 +47,7 @@ class PrefillBatch:
         length: tokens that each row is padded to.
         memories: what the model remembers of them so far.
         computed: how many of them are computed, or on their way.
+        measurements: what is told of their tokens; None if nothing is asked, of any.
     """
 
     rows: list[PrefillRow]
@@ -90,6 +55,7 @@ class PrefillBatch:
     memories: list[PromptMemory] = field(default_factory=list)
     computed: int = 0
     _caches: list[Any] = field(default_factory=list)
+    measurements: Measurements | None = None
     _positions: PromptPositions | None = None
 
     @property
@@ -119,6 +85,9 @@ class PrefillBatch:
             self.memories = layout.new_prompts(self._positions, stop, self._prefixes(layout))
             self._caches = layout.nested(self.memories)
             starting = [row.target for row in self.rows if isinstance(row.target, Sequence)]
+            if asked := [row.scoring for row in self.rows if row.scoring]:
+                prefixes = [row.base.logits for row in self.rows if row.base]
+                self.measurements = Measurements(asked, prefixes)
         start = self.computed
         stop = min(self.length, start + max(1, max_tokens // len(self.rows)))
         if any(row.is_whole for row in self.rows):
@@ -144,7 +113,9 @@ class PrefillBatch:
             at = self.start + start
             model.prefill(tokens, self._caches, [MediaRow(row.media, at) for row in self.rows])
         else:
-            model(tokens, cache=self._caches)  # the logits are never computed
+            logits = model(tokens, cache=self._caches)
+            if self.measurements:  # else the logits are never computed
+                self.measurements.add(logits, start, stop)
 
     def _prefixes(self, layout: Layout) -> list[Saved] | None:
         """Return what the rows go on from, for each memory; None if that is nothing."""
@@ -162,8 +133,9 @@ class PrefillBatch:
 
     @property
     def arrays(self) -> list[mx.array]:
-        """All that is remembered so far."""
-        return [array for memory in self.memories for array in memory.arrays]
+        """All that is remembered so far, and measured."""
+        measured = self.measurements.arrays if self.measurements else []
+        return [array for memory in self.memories for array in memory.arrays] + measured
 
     def saved(self, row: int) -> list[Saved]:
         """Return what each memory keeps of one row's own part, copied out of the batch."""

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 
+import mlx.core as mx
+
+from vllm_mlx.batching.logprobs import Logprobs
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.layout import Footprint
 from vllm_mlx.batching.slots.memory import Saved
@@ -28,6 +31,8 @@ class Prefix:
         tokens: see `Sequence.identities`.
         start: where it goes on from its parent; `tokens[start:]` is its own part.
         saved: what each memory of the model keeps of its own part, once that is computed.
+        scores: of its own part, from the prompt's second token on, where these are asked for.
+        logits: of the token that follows it, `[V]`, likewise.
         users: rows in prefill that need it, and prefixes that go on from it.
     """
 
@@ -36,6 +41,8 @@ class Prefix:
     parent: Prefix | None
     saved: list[Saved] = field(default_factory=list)
     users: int = 0
+    scores: list[Logprobs] = field(default_factory=list)
+    logits: mx.array | None = None
 
     @property
     def start(self) -> int:
@@ -75,7 +82,13 @@ class PrefixCache:
         self.withdraw(sequence)
         # What is embedded by its model must come before it with a token at least.
         own = 2 if sequence.media and sequence.media.alone else 1
-        blocks = _hash_blocks(sequence.identities, len(sequence.prompt_tokens) - own)
+        last, kind = len(sequence.prompt_tokens) - own, 0
+        if scores := sequence.scores:
+            if scores.of_all:  # prefixes that tell of their tokens are of a kind of their own
+                kind = 1 + scores.top
+            else:
+                last = min(last, scores.first - 1)
+        blocks = _hash_blocks(sequence.identities, last, kind)
         self._blocks[sequence.request_id] = blocks
         self._waiting.update(key for key, _ in blocks)
         self._waiting.update(self._expected(sequence, blocks))
@@ -182,13 +195,13 @@ class PrefixCache:
             prefix.parent.users -= 1
 
 
-def _hash_blocks(prompt: list[int], last: int) -> list[tuple[int, int]]:
+def _hash_blocks(prompt: list[int], last: int, kind: int = 0) -> list[tuple[int, int]]:
     """Return `(chained hash, end)` of each block of the first `last` tokens of a prompt.
 
     The last block may be short, so that equal prompts share all they can.
     """
     blocks: list[tuple[int, int]] = []
-    key = 0
+    key = kind
     for start in range(0, last, BLOCK):
         end = min(start + BLOCK, last)
         key = hash((key, *prompt[start:end]))

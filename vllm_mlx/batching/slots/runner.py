@@ -14,17 +14,20 @@ import mlx.core as mx
 from vllm_mlx import platform
 from vllm_mlx.batching.logprobs import Logprobs
 from vllm_mlx.batching.masks import take_all
-from vllm_mlx.batching.runner import PrefillError, Produced, Runner
+from vllm_mlx.batching.prompt_scores import most_tokens
+from vllm_mlx.batching.runner import PrefillError, Produced, Runner, prompt_read
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.budget import KVBudget, Need
 from vllm_mlx.batching.slots.decode import DecodeStep
 from vllm_mlx.batching.slots.layout import Layout
 from vllm_mlx.batching.slots.memory import Joining, resize_rows
-from vllm_mlx.batching.slots.prefill import Piece, PrefillBatch, PrefillRow, group
+from vllm_mlx.batching.slots.prefill import Piece, PrefillBatch, group
+from vllm_mlx.batching.slots.prefill_row import PrefillRow
 from vllm_mlx.batching.slots.prefix import Prefix, PrefixCache
 from vllm_mlx.batching.slots.ring import COLUMN_STEP, columns_for
 from vllm_mlx.batching.slots.rings import Rings
 from vllm_mlx.batching.slots.sampling import BatchSampler, Sampled
+from vllm_mlx.batching.slots.scoring import Scoring
 from vllm_mlx.scheduler_config import Bounds
 
 
@@ -66,6 +69,7 @@ class SlotRunner(Runner):
         self._vocab_size = vocab_size
         self._budget: KVBudget = budget
         self._whole = whole
+        self.scores_prompts = not whole  # what has seen the end of a prompt can't tell how likely
         self._prefixes = PrefixCache(0 if whole else budget.prefix_bytes, budget.footprint)
         shapes = platform.prefill_shapes()
         self._shapes = shapes if pads else shapes._replace(multiple=1)
@@ -86,6 +90,8 @@ class SlotRunner(Runner):
         self._needs.clear()
         self._cancelled: set[Sequence] = set()  # in a prefill that goes on for others
         self._prefills: deque[PrefillBatch] = deque()
+        # Prompts that are computed, or on their way, of which there is something to tell.
+        self._read: dict[Sequence, tuple[PrefillBatch, int]] = {}
         self._launched: _Launch | None = None
         self._is_tight = False
         self._prefilling: list[PrefillBatch] = []  # what is being computed
@@ -129,22 +135,31 @@ class SlotRunner(Runner):
                 depth = len(part.chain) - 1
                 levels += [[] for _ in range(depth + 1 - len(levels))]
                 own = sequence.prompt_tokens[part.start : part.end]
-                levels[depth].append(PrefillRow(own, part.parent, part, sequence.media))
+                scoring = Scoring.of_prefix(sequence, part)
+                row = PrefillRow(own, part.parent, part, sequence.media, scoring=scoring)
+                levels[depth].append(row)
             start = prefix.end if prefix else 0
             sequence.cached_tokens = start - sum(part.end - part.start for part in new)
             own = sequence.prompt_tokens[start : None if self._whole else -1]
-            rows.append(PrefillRow(own, prefix, sequence, sequence.media, self._whole))
+            scoring = Scoring.of(sequence, prefix, start, start + len(own))
+            media = sequence.media
+            rows.append(PrefillRow(own, prefix, sequence, media, self._whole, scoring))
         for sequence in sequences:
             self._prefixes.withdraw(sequence)
-        for batch in [*levels, rows]:
-            most = self.bounds.max_num_batched_tokens
-            self._prefills += group(batch, self._shapes, most, self._fits, self._pads)
+        for level in [*levels, rows]:
+            kinds: dict[Any, list[PrefillRow]] = {}
+            for row in level:
+                kinds.setdefault(row.kind, []).append(row)
+            for alike in kinds.values():
+                most = self.bounds.max_num_batched_tokens
+                self._prefills += group(alike, self._shapes, most, self._fits, self._pads)
 
     def _fits(self, rows: int, tokens: int) -> bool:
         return rows * self._budget.footprint.prompt(tokens) <= self._budget.prefill_bytes
 
     def remove(self, sequence: Sequence) -> None:
         slot = self._slot_of.pop(sequence, None)
+        self._read.pop(sequence, None)
         if slot is not None:
             del self._needs[sequence]
             del self._running[slot]
@@ -202,13 +217,14 @@ class SlotRunner(Runner):
             mx.eval([batch.arrays for batch in self._prefilling])
             self._prefilling.clear()
             self._count_prefill()
+            read = [each for sequence in list(self._read) for each in self._end_prompt(sequence)]
             self._prefill()
         with self.counters.timed("decode"):
             before, self._launched = self._launched, None
             if self._running:
                 self._fit()
                 self._launched = self._launch(before)
-            return self._collect(before)
+            return read + self._collect(before)
 
     def close(self) -> None:
         self._prefixes.clear()
@@ -254,6 +270,8 @@ class SlotRunner(Runner):
             if not is_first and (left < len(batch.rows) or held > self._budget.prefill_bytes):
                 break
             most = self._shapes.most_tokens(left, len(batch.rows), batch.held)
+            if batch.rows[0].scoring:
+                most = min(most, most_tokens(self._vocab_size))
             try:
                 self._pieces.append(batch.advance(self._model, self._layout, most))
             except Exception as error:  # whatever an image or a video leads a model to
@@ -275,13 +293,31 @@ class SlotRunner(Runner):
                 self._release(row)
             elif isinstance(row.target, Prefix):
                 row.target.saved = batch.saved(index)
+                if measured := batch.measurements:
+                    row.target.scores = measured.scores(index)
+                    row.target.logits = measured.last_logits(index)
                 row.target.users -= 1
             else:
                 if row.base:
                     row.base.users -= 1
-                joining.append((index, row.target))
+                if row.target.max_tokens:
+                    joining.append((index, row.target))
+                else:
+                    del self._needs[row.target]
+                if batch.measurements or not row.target.max_tokens:
+                    self._read[row.target] = batch, index
         if joining:
             self._join(joining, batch)
+
+    def _end_prompt(self, sequence: Sequence) -> list[Produced]:
+        """Tell what is found of a prompt that is computed, and of the prefixes that it shares."""
+        batch, index = self._read.pop(sequence)
+        if (scores := sequence.scores) and batch.measurements:
+            found, base = batch.measurements.scores(index), batch.rows[index].base
+            if scores.of_all and base:
+                found = [each for prefix in base.chain for each in prefix.scores] + found
+            scores.found = found[len(found) + scores.first - len(sequence.prompt_tokens) :]
+        return prompt_read(sequence)
 
     def _join(self, joining: list[tuple[int, Sequence]], batch: PrefillBatch) -> None:
         self._fit(max(len(sequence.prompt_tokens) for _, sequence in joining))
@@ -362,7 +398,8 @@ class SlotRunner(Runner):
         """
         longest = max((self._rings.lengths[slot] for slot in self._running), default=0)
         reserved = max((need.columns for need in self._needs.values()), default=0)
-        width = self._size(self._budget.width(max(1, len(self._needs))), self._rings.slots)
+        entering = sum(need.columns > 0 for need in self._needs.values())
+        width = self._size(self._budget.width(max(1, entering)), self._rings.slots)
         columns = self._size(columns_for(max(longest, joining) + 1), self._rings.columns, reserved)
         self._is_tight = False
         if (width, columns) != (self._rings.slots, self._rings.columns):
@@ -399,7 +436,5 @@ def _read_logprobs(launch: _Launch) -> dict[int, Logprobs]:
     found = {}
     for slot, sequence in launch.rows:
         if (count := sequence.params.logprobs) is not None:
-            top = zip(ids[slot], values[slot], strict=True)
-            likeliest = sorted(top, key=lambda pair: -pair[1])[:count]
-            found[slot] = Logprobs(chosen[slot], likeliest)
+            found[slot] = Logprobs.read(chosen[slot], ids[slot], values[slot], count)
     return found

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from vllm_mlx.batching.logprobs import Measured, measure
 from vllm_mlx.batching.masks import make_mask, masked
 from vllm_mlx.batching.penalty import biases_of, has_penalties
 from vllm_mlx.batching.sequence import Sequence
@@ -30,12 +31,11 @@ class Sampled(NamedTuple):
 
     Attributes:
         tokens: int32 `[S]`; -1 where the logits are not finite.
-        report: if a row asked, log-probabilities of the tokens, `[S]`, and of the k likeliest, in
-            no order: their ids and their log-probabilities, `[S, k]` each.
+        report: if a row asked, log-probabilities of the tokens, `[S]`, and of the k likeliest.
     """
 
     tokens: mx.array
-    report: tuple[mx.array, mx.array, mx.array] | None = None
+    report: Measured | None = None
 
 
 class BatchSampler:
@@ -184,14 +184,6 @@ class BatchSampler:
             return lambda _, tokens: Sampled(tokens)
 
         def report(logits: mx.array, tokens: mx.array) -> Sampled:
-            logits = logits.astype(mx.float32)
-            total = mx.logsumexp(logits, axis=-1, keepdims=True)
-            chosen = mx.take_along_axis(logits, mx.maximum(tokens, 0)[:, None], axis=-1) - total
-            top = mx.zeros((logits.shape[0], 0), mx.uint32)
-            if most:
-                kth = min(most, logits.shape[-1] - 1)
-                top = mx.argpartition(-logits, kth, axis=-1)[:, :most]
-            values = mx.take_along_axis(logits, top, axis=-1) - total
-            return Sampled(tokens, (chosen[:, 0], top, values))
+            return Sampled(tokens, measure(logits, mx.maximum(tokens, 0), most))
 
         return report

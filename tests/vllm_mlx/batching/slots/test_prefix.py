@@ -6,7 +6,8 @@ import random
 
 from tests.helpers.decoding import sequence
 from vllm_mlx.batching.slots.layout import Footprint
-from vllm_mlx.batching.slots.prefill import PrefillBatch, PrefillRow, group
+from vllm_mlx.batching.slots.prefill import PrefillBatch, group
+from vllm_mlx.batching.slots.prefill_row import PrefillRow
 from vllm_mlx.batching.slots.prefix import Prefix, PrefixCache
 from vllm_mlx.platform import PrefillShapes
 

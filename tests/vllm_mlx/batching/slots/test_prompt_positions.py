@@ -12,7 +12,8 @@ from tests.helpers.decoding import sequence
 from tests.helpers.text_folders import new_model
 from vllm_mlx.batching.slots.layout import Layout
 from vllm_mlx.batching.slots.positions import PromptPositions
-from vllm_mlx.batching.slots.prefill import PrefillBatch, PrefillRow
+from vllm_mlx.batching.slots.prefill import PrefillBatch
+from vllm_mlx.batching.slots.prefill_row import PrefillRow
 
 
 @given(

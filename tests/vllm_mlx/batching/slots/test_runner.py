@@ -152,10 +152,10 @@ def test_prompt_tokens_count_as_they_are_computed(model):
 def test_work_that_a_failed_step_undid_is_counted_again(model, monkeypatch):
     launch = SlotRunner._launch
 
-    def break_two(self):
+    def break_two(self, *given):
         if len(self._running) > 1 and any(row.output_tokens for row in self._running.values()):
             raise RuntimeError("the kernel failed")
-        return launch(self)
+        return launch(self, *given)
 
     scheduler = new_scheduler(model, max_num_seqs=2)
     monkeypatch.setattr(SlotRunner, "_launch", break_two)
@@ -297,10 +297,10 @@ def test_logits_that_are_not_finite_fail_one_row_and_poison_no_heir(model):
 def test_a_step_that_raises_fails_only_the_row_that_breaks_it(model, monkeypatch):
     launch = SlotRunner._launch
 
-    def break_on_bad(self):
+    def break_on_bad(self, *given):
         if any(each.request_id == "bad" for each in self._running.values()):
             raise RuntimeError("the kernel failed")
-        return launch(self)
+        return launch(self, *given)
 
     monkeypatch.setattr(SlotRunner, "_launch", break_on_bad)
     scheduler = new_scheduler(model, max_num_seqs=4)
