@@ -15,7 +15,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from vllm_mlx import platform
 from vllm_mlx.batching.cache_budget import in_place_budget
 from vllm_mlx.batching.masks import make_mask, masked, take_last
-from vllm_mlx.batching.penalty import make_processors
+from vllm_mlx.batching.penalty import Shaping, make_processors, shaped
 from vllm_mlx.batching.prompt_scores import PromptScores, score_prompt
 from vllm_mlx.batching.runner import Produced, Runner, prompt_read
 from vllm_mlx.batching.sequence import Sequence
@@ -73,12 +73,13 @@ class OneByOneRunner(Runner):
         rows = {}
         if sequence.seed is not None:
             rows[0] = Sampling(sequence.params, random.Random(sequence.seed))
+        choose = masked(make_choose(rows, self._vocab_size), make_mask({0: sequence}))
         self._cache = self._new_cache()
         most = min(self._step_size, self.bounds.max_num_batched_tokens)
         steps = self._start(
             sequence,
             max_tokens=sequence.max_tokens,
-            sampler=masked(make_choose(rows, self._vocab_size), make_mask({0: sequence})),
+            sampler=shaped(choose, {0: Shaping.of(sequence)}),
             prompt_cache=self._cache,
             prefill_step_size=self._shapes.most_tokens(most, 1, len(sequence.prompt_tokens)),
         )

@@ -1,9 +1,10 @@
-"""What changes a row's logits before sampling; for the fallback runners, as functions a row."""
+"""What changes logits before sampling, and `Shaping`, which does so in fallback runners."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Self
 
 import mlx.core as mx
 from mlx_lm.sample_utils import make_logits_processors
@@ -11,6 +12,7 @@ from mlx_lm.sample_utils import make_logits_processors
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.sampling_params import SamplingParams
 
+Choose = Callable[[mx.array], mx.array]
 LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 
 
@@ -29,49 +31,69 @@ def biases_of(sequence: Sequence, drawn: int, vocab_size: int) -> dict[int, floa
 
 
 def make_processors(sequence: Sequence) -> list[LogitsProcessor]:
-    """Return what changes a row's logits, in the order of slots; it is called once a token."""
-    params = sequence.params
-    processors: list[LogitsProcessor] = []
-    if params.logit_bias or params.min_tokens:
-        processors.append(_make_bias(sequence))
-    if params.repetition_penalty != 1.0:
-        processors += make_logits_processors(repetition_penalty=params.repetition_penalty)
-    if has_penalties(params):
-        processors.append(_make_penalties(params))
-    return processors
+    """Return what changes a row's logits before they are log-probabilities: mlx-lm's penalty."""
+    penalty = sequence.params.repetition_penalty
+    return [] if penalty == 1.0 else make_logits_processors(repetition_penalty=penalty)
 
 
-def _make_bias(sequence: Sequence) -> LogitsProcessor:
-    drawn, least = 0, sequence.params.min_tokens
+class Shaping:
+    """Biases and penalties of one row whose tokens a fallback runner chooses, as slots have them.
 
-    def prepare(vocab_size: int) -> tuple[mx.array, mx.array]:
-        biases = biases_of(sequence, drawn, vocab_size)
-        return mx.array(list(biases), dtype=mx.int32), mx.array(list(biases.values()))
+    Adding to log-probabilities is adding to logits, and what is reported stays the model's own.
+    """
 
-    prepared: tuple[mx.array, mx.array] | None = None
+    def __init__(self, sequence: Sequence) -> None:
+        self._sequence = sequence
+        self._drawn = 0
+        self._biases: tuple[mx.array, mx.array] | None = None
+        self._counts: mx.array | None = None
 
-    def bias(_: mx.array, logits: mx.array) -> mx.array:
-        nonlocal drawn, prepared
-        if prepared is None or drawn == least:
-            prepared = prepare(logits.shape[-1])
-        drawn += 1
-        tokens, values = prepared
-        if not tokens.size:
-            return logits
-        return logits.astype(mx.float32).at[:, tokens].add(values).astype(logits.dtype)
+    @classmethod
+    def of(cls, sequence: Sequence) -> Self | None:
+        """Return that of a row; None if it has none."""
+        params = sequence.params
+        is_shaped = params.logit_bias or params.min_tokens or has_penalties(params)
+        return cls(sequence) if is_shaped else None
 
-    return bias
+    def shape(self, logprobs: mx.array) -> mx.array:
+        """Return what the next token is chosen by: float32 `[V]`."""
+        params, size = self._sequence.params, logprobs.shape[-1]
+        if self._drawn in (0, params.min_tokens):
+            biases = biases_of(self._sequence, self._drawn, size)
+            self._biases = (mx.array([*biases]), mx.array([*biases.values()])) if biases else None
+        if self._biases:
+            logprobs = logprobs.at[self._biases[0]].add(self._biases[1])
+        if self._counts is not None:
+            logprobs = logprobs - params.frequency_penalty * self._counts
+            logprobs = logprobs - params.presence_penalty * (self._counts > 0)
+        elif has_penalties(params):
+            self._counts = mx.zeros((size,))
+        return logprobs
+
+    def take(self, token: mx.array) -> None:
+        """Take note of the token that was chosen."""
+        self._drawn += 1
+        if self._counts is not None:
+            self._counts = self._counts.at[mx.maximum(token, 0)].add(1)
 
 
-def _make_penalties(params: SamplingParams) -> LogitsProcessor:
-    per_token, per_time = params.presence_penalty, params.frequency_penalty
-    counts: mx.array | None = None
+def shaped(choose: Choose, shapings: Mapping[int, Shaping | None]) -> Choose:
+    """Return what chooses by shaped log-probabilities; without any, as ever.
 
-    def penalize(tokens: mx.array, logits: mx.array) -> mx.array:
-        nonlocal counts
-        counts = mx.zeros((logits.shape[-1],)) if counts is None else counts.at[tokens[-1:]].add(1)
-        shaped = logits.astype(mx.float32) - per_time * counts - per_token * (counts > 0)
-        # A batch of mlx-lm's would take a larger type to the rows beside it.
-        return shaped.astype(logits.dtype)
+    Args:
+        shapings: by the rows' places in the batch.
+    """
+    given = {at: shaping for at, shaping in shapings.items() if shaping}
+    if not given:
+        return choose
 
-    return penalize
+    def choose_shaped(logprobs: mx.array) -> mx.array:
+        logprobs = logprobs.astype(mx.float32)
+        for at, shaping in given.items():
+            logprobs[at] = shaping.shape(logprobs[at])
+        tokens = choose(logprobs)
+        for at, shaping in given.items():
+            shaping.take(tokens[at])
+        return tokens
+
+    return choose_shaped

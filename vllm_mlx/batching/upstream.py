@@ -18,7 +18,7 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from vllm_mlx import platform
 from vllm_mlx.batching.cache_budget import in_place_budget
 from vllm_mlx.batching.masks import make_mask, masked, take_last
-from vllm_mlx.batching.penalty import make_processors
+from vllm_mlx.batching.penalty import Shaping, make_processors, shaped
 from vllm_mlx.batching.prompt_scores import score_prompt
 from vllm_mlx.batching.runner import Produced, Runner, prompt_read
 from vllm_mlx.batching.sequence import Sequence
@@ -44,6 +44,7 @@ class UpstreamRunner(Runner):
         self._paddable = all(isinstance(each, _PADDABLE) for each in caches)
         self._model = model
         self._rows: dict[int, Sequence] = {}
+        self._shapings: dict[int, Shaping | None] = {}
         self._generators: dict[int, random.Random] = {}
         self._decoding: list[int] = []  # rows whose next token is asked for
         self._stepped: set[int] = set()  # those that were, in the step at hand
@@ -76,6 +77,7 @@ class UpstreamRunner(Runner):
                 logits_processors=[make_processors(sequence) + take_last(sequence)],
             )
             self._rows[uid] = sequence
+            self._shapings[uid] = Shaping.of(sequence)
             if sequence.seed is not None:
                 self._generators[uid] = random.Random(sequence.seed)
 
@@ -115,7 +117,7 @@ class UpstreamRunner(Runner):
         return produced
 
     def _forget(self, uid: int) -> None:
-        del self._rows[uid]
+        del self._rows[uid], self._shapings[uid]
         self._generators.pop(uid, None)
 
     def _advance(self) -> list[Any]:
@@ -152,7 +154,8 @@ class UpstreamRunner(Runner):
             }
             choose = make_choose(rows, self._vocab_size)
             mask = make_mask({at: self._rows[uid] for at, uid in enumerate(uids)})
-            self._choose = masked(choose, mask)
+            shapings = {at: self._shapings[uid] for at, uid in enumerate(uids)}
+            self._choose = shaped(masked(choose, mask), shapings)
             self._chosen_for = uids
         return self._choose(logprobs)
 
@@ -175,6 +178,7 @@ class UpstreamRunner(Runner):
             self._generator.close()
         self._rows.clear()
         self._to_read.clear()
+        self._shapings.clear()
         self._generators.clear()
         self._needs.clear()
         self._generator = self._new_generator()

@@ -138,6 +138,30 @@ def test_seeded_rows_are_those_of_slots(make: Any, kind: str) -> None:
         assert row.output_tokens == (tokens[: len(row.output_tokens)] if row is gone else tokens)
 
 
+@pytest.mark.parametrize("kind", ["slots", "batches", "alone"])
+def test_log_probabilities_are_the_models_own_whatever_a_row_is_chosen_by(kind: str) -> None:
+    model = WINDOW()
+    ban = {"logit_bias": {int(model(mx.array([PROMPT]))[0, -1].argmax()): -100}}
+    row = sequence("a", PROMPT, 6, logprobs=1, frequency_penalty=1.0, **ban)
+    if kind == "slots":
+        scheduler = Scheduler(
+            make_runner(model, vocab_size=VOCAB, config=SchedulerConfig(max_num_seqs=2)), set()
+        )
+    elif kind == "batches":
+        scheduler = upstream(model)
+    else:
+        scheduler = Scheduler(text_runner(model, vocab_size=VOCAB, bounds=bounds_of()), set())
+    run(scheduler, [row])
+    tokens = list(PROMPT)
+    for said in row.future.result(0).logprobs or ():
+        logits = model(mx.array([tokens]))[0, -1]
+        own = logits - mx.logsumexp(logits)
+        assert said.logprob == pytest.approx(own[said.token_id].item(), abs=1e-4)
+        assert said.top[0].logprob == pytest.approx(own.max().item(), abs=1e-4)
+        tokens.append(said.token_id)
+    assert tokens[len(PROMPT)] not in ban["logit_bias"]
+
+
 def test_a_batch_is_sampled_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler = upstream(WINDOW())
     sample, widths = scheduler._runner._sample, []

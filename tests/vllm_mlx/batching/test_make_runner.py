@@ -311,7 +311,12 @@ def test_one_by_one_counts_and_frees():
 
 @pytest.mark.parametrize(
     "params",
-    [{"temperature": 1.0, "seed": 5, "top_k": 8}, {"repetition_penalty": 1.8}, {"logprobs": 2}],
+    [
+        {"temperature": 1.0, "seed": 5, "top_k": 8},
+        {"repetition_penalty": 1.8},
+        {"logprobs": 2},
+        {"logprobs": 2, "frequency_penalty": 2.0, "logit_bias": {5: 9.0}, "min_tokens": 4},
+    ],
 )
 def test_one_by_one_samples_as_batches_do(params):
     batched, alone = foreign("sliding window"), OneByOne()
