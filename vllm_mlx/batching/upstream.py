@@ -180,6 +180,7 @@ class UpstreamRunner(Runner):
         self._to_read.clear()
         self._shapings.clear()
         self._generators.clear()
+        self._choose = None  # a new generator counts its rows from the start
         self._needs.clear()
         self._generator = self._new_generator()
 

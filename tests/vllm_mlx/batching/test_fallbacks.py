@@ -162,6 +162,25 @@ def test_log_probabilities_are_the_models_own_whatever_a_row_is_chosen_by(kind: 
     assert tokens[len(PROMPT)] not in ban["logit_bias"]
 
 
+def test_rows_that_start_over_draw_and_count_from_the_start() -> None:
+    scheduler = upstream(WINDOW(), max_num_seqs=3)
+    params = {"temperature": 1.0, "frequency_penalty": 1.0, "min_tokens": 4, "stop_token_ids": [5]}
+    rows = [sequence(str(i), PROMPT, 9, seed=i, **params) for i in range(3)]
+    run(scheduler, rows)
+    expected = [row.output_tokens for row in rows]
+    again = [sequence(str(i), PROMPT, 9, seed=i, **params) for i in range(3)]
+    for row in again:
+        scheduler.add(row)
+    for _ in range(4):
+        step(scheduler)
+    assert all(row.output_tokens for row in again)
+    scheduler._runner.close()
+    scheduler._start_over(again, RuntimeError("the step failed"))
+    while scheduler.has_unfinished:
+        step(scheduler)
+    assert [row.output_tokens for row in again] == expected
+
+
 def test_a_batch_is_sampled_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler = upstream(WINDOW())
     sample, widths = scheduler._runner._sample, []

@@ -184,10 +184,10 @@ def test_a_row_that_no_gpu_can_hold_fails_at_last_and_the_others_do_not(
     rows, bad = rows_of(5), sequence("bad", [7] * 30, 5)
     launch = SlotRunner._launch
 
-    def fail(self: SlotRunner) -> object:
+    def fail(self: SlotRunner, before: object) -> object:
         if bad in self._slot_of:
             raise RuntimeError("[metal::malloc] Attempting to allocate 99 bytes")
-        return launch(self)
+        return launch(self, before)  # type: ignore[arg-type]
 
     monkeypatch.setattr(SlotRunner, "_launch", fail)
     answer(scheduler, [*rows[:2], bad, *rows[2:]])

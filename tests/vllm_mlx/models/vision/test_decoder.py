@@ -60,10 +60,10 @@ def test_what_a_failed_gpu_made_of_an_image_is_made_again(pair_of, monkeypatch):
         seen.features[:] = 9.0
         mx.eval(seen.features)
 
-    def fail_once(self):
+    def fail_once(self, before):
         if failures:
             raise RuntimeError(failures.pop())
-        return launch(self)
+        return launch(self, before)
 
     monkeypatch.setattr(SlotRunner, "_launch", fail_once)
     assert pair.tokens_of(rows[1:]) == expected[1:]

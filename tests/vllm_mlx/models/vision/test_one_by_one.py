@@ -322,7 +322,7 @@ def test_a_template_that_raises_says_why(bare):
     template = "{{ raise_exception('no systems here') }}"
     processor.chat_template = processor.tokenizer.chat_template = template
     with pytest.raises(ChatTemplateError, match="no systems here"):
-        Processing(model, processor).encode([{"role": "user", "content": "Hello"}])
+        Processing(model, processor).encode([{"role": "user", "content": "Hello"}], {})
 
 
 def test_models_that_answer_otherwise_are_refused(folder, monkeypatch):
