@@ -163,11 +163,10 @@ def test_log_probabilities_are_the_models_own_whatever_a_row_is_chosen_by(kind: 
 
 
 def test_rows_that_start_over_draw_and_count_from_the_start() -> None:
-    scheduler = upstream(WINDOW(), max_num_seqs=3)
     params = {"temperature": 1.0, "frequency_penalty": 1.0, "min_tokens": 4, "stop_token_ids": [5]}
     rows = [sequence(str(i), PROMPT, 9, seed=i, **params) for i in range(3)]
-    run(scheduler, rows)
-    expected = [row.output_tokens for row in rows]
+    expected = run(upstream(WINDOW(), max_num_seqs=3), rows)
+    scheduler = upstream(WINDOW(), max_num_seqs=3)
     again = [sequence(str(i), PROMPT, 9, seed=i, **params) for i in range(3)]
     for row in again:
         scheduler.add(row)
