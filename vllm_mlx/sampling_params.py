@@ -87,6 +87,8 @@ class SamplingParams(Parameters):
     """The same of each token of the prompt; of the first there is none."""
     stop_on_repetition: bool = False
     """End a text whose tail repeats itself, with the `finish_reason` `repetition`."""
+    allow_special_tokens: bool = False
+    """Let control tokens in the text of messages act; they are plain text otherwise."""
     thinking: ThinkingField = None
     """Whether the model thinks before it answers a chat; what its chat template does if not given.
 
@@ -216,6 +218,7 @@ class MoreOptions(TypedDict, total=False):
     logprobs: int | None
     prompt_logprobs: int | None
     stop_on_repetition: bool | None
+    allow_special_tokens: bool | None
     structured_outputs: StructuredOutputs | Mapping[str, Any] | None
     response_format: Mapping[str, Any] | None
     thinking: Thinking | bool | None

@@ -80,10 +80,11 @@ class Shape:
 
     def _parts(self) -> TypeSpec:
         """Return the type of a message's content that is a string, too: one part of text."""
-        if self._kinds != {"object"} or "type" not in self._fields or "role" in self._fields:
-            return JSON_TEXT
         fields = {name: field.type for name, field in self._fields.items()}
-        return {"parts": {"text": "string"} | fields}
+        is_part = "type" in fields and "role" not in fields
+        if not (self._kinds <= {"object"} and (is_part or not self._kinds)):
+            return JSON_TEXT
+        return {"parts": {"type": "string", "text": "string"} | fields}
 
     def _observe_object(self, value: dict[str, Any]) -> None:
         self._kinds.add("object")

@@ -182,14 +182,18 @@ class EngineCore:
     def _prepare(self, thread: EngineThread, samples: list[_Submitted]) -> list[Sequence]:
         """Return the sequences of a prompt's samples; none yet if its media are to be read."""
         prompt = samples[0].request.prompt
+        allowed = samples[0].request.params.allow_special_tokens
         try:
             loaded, *_, media = thread.parts
             require_text(prompt)
             prompt, arguments = loaded.fitted(prompt, samples[0].request.params)
             if not isinstance(prompt, MediaPrompt):
-                return self._sequences(thread, samples, Prepared(loaded.encode(prompt, arguments)))
+                tokens = loaded.encode(prompt, arguments, allow_special_tokens=allowed)
+                return self._sequences(thread, samples, Prepared(tokens))
             if media is None:
                 raise MediaError(f"{self.model_name} sees no images and videos: use a vision model")
+            if not allowed:
+                loaded.refuse_control(prompt)
             for request, *_ in samples:
                 if request.on_begin:
                     request.on_begin()

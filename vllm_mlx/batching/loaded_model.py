@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 import mlx.nn as nn
@@ -16,6 +15,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from vllm_mlx.batching.chat_form import ChatForm
 from vllm_mlx.batching.constraint import Constraint, Grammars, new_grammars
+from vllm_mlx.batching.control_tokens import NO_ARGUMENTS, ControlTokens
 from vllm_mlx.batching.media_pool import Preparer
 from vllm_mlx.batching.prompts import MediaPrompt, Messages, Prompt
 from vllm_mlx.batching.template_arguments import TemplateArguments
@@ -48,7 +48,7 @@ class LoadedModel:
     new_detokenizer: Callable[[], Detokenizer]
     new_preparer: Callable[[MediaPolicy], Preparer] | None = None
     encode_chat: Callable[[Messages, Mapping[str, Any]], list[int]] | None = None
-    write_chat: Callable[[Messages], str] | None = None
+    write_chat: Callable[[Messages, Mapping[str, Any]], str] | None = None
     media_tokens: frozenset[int] = frozenset()
     # transformers' fast tokenizers may not be used from two threads at once.
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -58,12 +58,17 @@ class LoadedModel:
         return TemplateArguments(self.tokenizer, self.name)
 
     def encode(
-        self, prompt: str | Messages, arguments: Mapping[str, Any] = MappingProxyType({})
+        self,
+        prompt: str | Messages,
+        arguments: Mapping[str, Any] = NO_ARGUMENTS,
+        *,
+        allow_special_tokens: bool = False,
     ) -> list[int]:
         """Return token ids of a plain prompt, or of messages through the model's chat template.
 
         Args:
             arguments: what the template takes beside messages.
+            allow_special_tokens: control tokens in the text of messages act, as in a prompt.
 
         Raises:
             InvalidRequestError: there is nothing to encode.
@@ -75,14 +80,29 @@ class LoadedModel:
         with self.lock:
             if isinstance(prompt, str):
                 tokens = self._encode(prompt)
-            else:
+            elif allow_special_tokens or not self._control.found(prompt, arguments):
                 tokens = self._encode_chat(prompt, arguments)
+            else:
+                tokens = self._control.encode(prompt, arguments)
         if not tokens:
             raise InvalidRequestError(f"the prompt {prompt!r} has no tokens")
         if found := self.media_tokens.intersection(tokens):
             names = ", ".join(map(self.token_text, sorted(found)))
             raise MediaError(f"the prompt has placeholders {names} and no media: leave them out")
         return tokens
+
+    def refuse_control(self, prompt: MediaPrompt) -> None:
+        """Refuse control tokens in text beside images and videos.
+
+        Raises:
+            ChatTemplateError: there are some.
+        """
+        self._control.refuse_beside_media(prompt, self.media_tokens)
+
+    @cached_property
+    def _control(self) -> ControlTokens:
+        write = self.write_chat or self._write_chat
+        return ControlTokens(self.name, self.tokenizer, write, self._encode_chat)
 
     def new_thinking(self, prompt: list[int], budget: int | None) -> Callable[[], Thinking | None]:
         """Return what makes what follows the thoughts of a sequence; it makes none without any."""
@@ -176,12 +196,13 @@ class LoadedModel:
 
     @cached_property
     def _chat_form(self) -> ChatForm:
-        return ChatForm(self.write_chat or self._write_chat)
+        write = self.write_chat or self._write_chat
+        return ChatForm(lambda messages: write(messages, {}))
 
-    def _write_chat(self, messages: Messages) -> str:
+    def _write_chat(self, messages: Messages, arguments: Mapping[str, Any]) -> str:
         write = self._template.write
         with template_errors(f"the chat template of {self.name}"):
-            return str(write(messages, {}, tokenize=False, add_generation_prompt=True))
+            return str(write(messages, arguments, tokenize=False, add_generation_prompt=True))
 
     def _encode_chat(self, messages: Messages, arguments: Mapping[str, Any]) -> list[int]:
         if self.encode_chat:

@@ -143,6 +143,14 @@ def test_messages_are_structs_whatever_keys_are_missing() -> None:
             ],
         ),
         (
+            [{"role": "a", "content": "x"}, {"role": "b", "content": []}],
+            [("a", [{"type": "text", "text": "x"}]), ("b", [])],
+        ),
+        (
+            [{"role": "a", "content": "x"}, {"role": "b", "content": ["y", {"type": "z"}]}],
+            [("a", '"x"'), ("b", '["y", {"type": "z"}]')],
+        ),
+        (
             [{"role": "a", "content": "x"}, {"role": "b", "content": ["y"]}],
             [("a", '"x"'), ("b", '["y"]')],
         ),

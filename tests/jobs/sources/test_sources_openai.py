@@ -88,6 +88,7 @@ def test_all_sampling_fields_are_mapped() -> None:
         "seed": 9,
         "logprobs": 3,
         "stop_on_repetition": True,
+        "allow_special_tokens": True,
     }
     request = OPENAI.request(envelope("/v1/completions", prompt="p", **sampling))
     assert request.model_fields_set == {"id", "prompt", *sampling}

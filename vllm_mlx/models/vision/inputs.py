@@ -81,14 +81,17 @@ class Processing:
         with self._lock:
             return self._prepared(self._chat.text(messages, arguments)).tokens
 
-    def write(self, messages: Messages) -> str:
+    def write(self, messages: Messages, arguments: Mapping[str, Any]) -> str:
         """Return the text of messages without media.
+
+        Args:
+            arguments: what the chat template takes beside them.
 
         Raises:
             ChatTemplateError: the template rejects the messages.
         """
         with self._lock:
-            return self._chat.text(messages, {})
+            return self._chat.text(messages, arguments)
 
     def inputs(self, prompt: MediaPrompt, media: Sequence[Pixels]) -> Inputs:
         """Return what the model takes of a prompt.
