@@ -67,6 +67,7 @@ CHANGES: list[dict[str, Any]] = [
     {"sampling": SamplingParams.of(seed=1)},
     {"sampling": SamplingParams.of(logprobs=0)},
     {"sampling": SamplingParams.of(stop_on_repetition=True)},
+    {"sampling": SamplingParams.of(allow_special_tokens=True)},
     {"sampling": SamplingParams.of(presence_penalty=0.5)},
     {"sampling": SamplingParams.of(frequency_penalty=0.5)},
     {"sampling": SamplingParams.of(logit_bias={5: -100})},

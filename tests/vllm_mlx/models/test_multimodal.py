@@ -408,7 +408,11 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "video_max_frames",
     ),
     "an unknown keyword": ({"image": ["photo.jpg"]}, InvalidRequestError, "image"),
-    "a placeholder": ({"prompt": "<|image_pad|>?"}, MediaError, "placeholder"),
+    "a placeholder": (
+        {"prompt": "<|image_pad|>?", "allow_special_tokens": True},
+        MediaError,
+        "placeholder",
+    ),
     "a placeholder too many": (
         {"prompt": "<|image_pad|>?", "images": ["photo.jpg"]},
         MediaError,

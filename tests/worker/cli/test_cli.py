@@ -77,7 +77,7 @@ def test_sampling_flags_reach_the_run(bench: Bench) -> None:
     flags += ["--logprobs", 2, "--prompt-logprobs", 1, "--stop-on-repetition", "--ignore-eos"]
     flags += ["--presence-penalty", 0.5]
     flags += ["--frequency-penalty", -1, "--logit-bias", '{"5": -100, "6": 2}', "--min-tokens", 3]
-    flags += ["--stop-token-ids", 7, "--stop-token-ids", 8]
+    flags += ["--stop-token-ids", 7, "--stop-token-ids", 8, "--allow-special-tokens"]
 
     run_id = cli(*enqueue_words(prompts, bench.url, *flags)).stdout.strip()
 
@@ -101,6 +101,8 @@ def test_sampling_flags_reach_the_run(bench: Bench) -> None:
         "logprobs": 2,
         "prompt_logprobs": 1,
         "stop_on_repetition": True,
+        "allow_special_tokens": True,
+        "structured_outputs": None,
     }
 
 
