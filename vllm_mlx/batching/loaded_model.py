@@ -204,7 +204,9 @@ class LoadedModel:
         with template_errors(f"the chat template of {self.name}"):
             return str(write(messages, arguments, tokenize=False, add_generation_prompt=True))
 
-    def _encode_chat(self, messages: Messages, arguments: Mapping[str, Any]) -> list[int]:
+    def _encode_chat(
+        self, messages: Messages, arguments: Mapping[str, Any] = NO_ARGUMENTS
+    ) -> list[int]:
         if self.encode_chat:
             return self.encode_chat(messages, arguments)
         if not self.tokenizer.has_chat_template:

@@ -102,7 +102,6 @@ def test_sampling_flags_reach_the_run(bench: Bench) -> None:
         "prompt_logprobs": 1,
         "stop_on_repetition": True,
         "allow_special_tokens": True,
-        "structured_outputs": None,
     }
 
 
