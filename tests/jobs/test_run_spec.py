@@ -66,6 +66,7 @@ CHANGES: list[dict[str, Any]] = [
     {"sampling": SamplingParams.of(stop=["END", "STOP"])},
     {"sampling": SamplingParams.of(seed=1)},
     {"sampling": SamplingParams.of(logprobs=0)},
+    {"sampling": SamplingParams.of(prompt_logprobs=0)},
     {"sampling": SamplingParams.of(stop_on_repetition=True)},
     {"sampling": SamplingParams.of(allow_special_tokens=True)},
     {"sampling": SamplingParams.of(presence_penalty=0.5)},
