@@ -142,6 +142,7 @@ def enqueue_run(
         samples=survey.most_samples,
         bad_rows=survey.bad_rows,
         columns=survey.columns.types,
+        parsed=survey.parsed.type,
     )
     shards = 0
     if not _is_finished_here(spec, resume=resume):

@@ -26,6 +26,7 @@ class ResultRow(JSONRecord):
         sample_index: which of the answers to this request, from 0.
         columns: the input's own columns, by their name in the input, encoded for their type; they
             are no part of the JSON.
+        parsed: the answer as a value, where it is JSON; no part of it, either.
     """
 
     id: str
@@ -35,12 +36,13 @@ class ResultRow(JSONRecord):
     worker: str = ""
     sample_index: int = 0
     columns: Annotated[Mapping[str, Any], Field(exclude=True)] = field(default_factory=dict)
+    parsed: Annotated[Any, Field(exclude=True)] = None
 
     def cells(self) -> dict[str, Any]:
         """Return the value of each of `RESULT_COLUMNS`, as Arrow takes it."""
         own: dict[str, Any] = self.adapter().dump_python(self)
         output: dict[str, Any] = own.pop("output")
-        return own | output
+        return own | output | {"parsed": self.parsed}
 
     @classmethod
     def of_cells(cls, cells: Mapping[str, Any]) -> ResultRow:
@@ -91,6 +93,7 @@ RESULT_COLUMNS = tuple(
         ("row", pa.int64(), "position in the input, from 0"),
         ("sample_index", pa.int32(), "which answer to this request, from 0"),
         ("text", pa.string(), "the generated text"),
+        ("parsed", pa.string(), "an answer in JSON as a value; typed where all have one form"),
         ("reasoning", pa.string(), "what the model thought before it; null where it did not"),
         ("prompt_tokens", pa.int32(), "tokens of the prompt, chat template included"),
         ("completion_tokens", pa.int32(), "tokens of the answer, end token included"),

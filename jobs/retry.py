@@ -66,7 +66,7 @@ def retry_errors(
 
 def _part(dataset: Dataset, spec: RunSpec, shard: int) -> pa.Table:
     path = dataset.layout.part(shard, spec.shards)
-    rows = read_part(path, schema(spec.columns))
+    rows = read_part(path, schema(spec.columns, spec.parsed))
     if rows.num_rows != len(spec.shard_rows(shard)):
         raise DatasetError(f"{path} has {rows.num_rows} rows: `mlx-batch verify` tells more")
     return rows

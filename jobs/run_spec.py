@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from jobs.column_types import TypeSpec
+from jobs.column_types import JSON_TEXT, TypeSpec
 from jobs.requests import MAX_SAMPLES
 from jobs.sources import Format, Input, MediaFiles, Template
 from jobs.sources.dialect import Dialect
@@ -71,6 +71,7 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
             number of its samples.
         template: what made the requests of the rows, if they were none themselves.
         retry_incomplete: a constrained answer that `max_tokens` cut is tried again with more.
+        parsed: the type of the answers that are JSON.
     """
 
     run_id: str
@@ -91,6 +92,7 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
     template: Template | None = None
     retry_incomplete: bool = False
     columns: dict[str, TypeSpec]
+    parsed: TypeSpec = JSON_TEXT
     created_at: str
     versions: dict[str, str]
 

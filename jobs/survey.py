@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jobs.dataset import ColumnTypes
 from jobs.errors import InputFileError
+from jobs.parsed import ParsedType
 from jobs.sources import Input, SourceRow, validated
 from vllm_mlx.sampling_params import SamplingParams
 
@@ -29,6 +30,7 @@ class Survey:
     bad_rows: int = 0
     first_bad: list[SourceRow] = field(default_factory=list)
     columns: ColumnTypes = field(default_factory=ColumnTypes)
+    parsed: ParsedType = field(default_factory=ParsedType)
 
     def refuse(self, path: Path) -> InputFileError:
         """Return the error that lists the first bad rows."""
@@ -53,6 +55,8 @@ def survey_input(source: Input, sampling: SamplingParams, n: int, *, chat: bool)
         survey.samples += row.samples
         survey.most_samples = max(survey.most_samples, row.samples)
         survey.columns.observe(dialect.columns(row.data))
+        if row.request:
+            survey.parsed.observe(row.request.over(sampling).structured_outputs)
         if row.error:
             survey.bad_rows += 1
             if len(survey.first_bad) < LISTED_BAD_ROWS:

@@ -39,6 +39,7 @@ LIGHT = {
     "vllm_mlx.media.names",
     "vllm_mlx.parameters",
     "vllm_mlx.sampling_params",
+    "vllm_mlx.structured_outputs",
     "vllm_mlx.video_params",
     "vllm_mlx.json_record",
     "vllm_mlx.outputs",

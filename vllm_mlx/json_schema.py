@@ -96,6 +96,51 @@ def require_keywords(schema: Mapping[str, Any]) -> None:
         raise ValueError(f"{path}.{keyword}: unknown keyword of a JSON schema; {hint}")
 
 
+def closed(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema whose objects have no other properties than those that it names.
+
+    That is what people mean who name some; by the standard a model may invent more. An object that
+    says `additionalProperties` stays as it is, and so do all where several schemas hold for one.
+    """
+    whole: dict[str, Any] = dict(schema) if _adds_up(schema) else _closed(schema)
+    return whole
+
+
+_CLOSED = frozenset({"properties", "$defs", "definitions"})
+_OPEN = frozenset({"additionalProperties", "minProperties", "patternProperties"})
+_ADDED_TO = frozenset({"required", "properties", *_OPEN})
+
+
+def _closed(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return list(map(_closed, schema))
+    if not isinstance(schema, Mapping):
+        return schema
+    found: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _CLOSED and isinstance(value, Mapping):
+            found[key] = {name: _closed(each) for name, each in value.items()}
+        else:
+            found[key] = _closed(value) if key in _SCHEMA | _LISTS else value
+    names, required = schema.get("properties"), schema.get("required", [])
+    if isinstance(names, Mapping) and isinstance(required, list) and not _OPEN & schema.keys():
+        found |= {"additionalProperties": False} if set(names).issuperset(required) else {}
+    return found
+
+
+def _adds_up(schema: Any) -> bool:
+    """Whether more than one schema holds for some value, or might."""
+    if isinstance(schema, list):
+        return any(map(_adds_up, schema))
+    if not isinstance(schema, Mapping):
+        return False
+    if {"allOf", "oneOf", "$dynamicRef"} & schema.keys():
+        return True
+    if {"anyOf", "$ref"} & schema.keys() and _ADDED_TO & schema.keys():
+        return True
+    return any(map(_adds_up, schema.values()))
+
+
 def _unknown(schema: Any, path: str) -> Iterator[tuple[str, str]]:
     if not isinstance(schema, Mapping):
         return  # true, false, or what the compiler refuses

@@ -14,7 +14,7 @@ from llguidance import LLMatcher, LLParserLimits, grammar_from
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 from vllm_mlx.errors import shown
-from vllm_mlx.json_schema import require_keywords
+from vllm_mlx.json_schema import closed, require_keywords
 
 Kind = Literal["json", "regex", "choice", "grammar", "json_object", "text"]
 KINDS: tuple[Kind, ...] = ("json", "regex", "choice", "grammar", "json_object")
@@ -117,6 +117,13 @@ class StructuredOutputs:
                 return {kind: self.value}
 
     @property
+    def schema(self) -> dict[str, Any] | None:
+        """The schema of JSON, as answers are held to it: objects have the properties it names."""
+        if self.kind != "json":
+            return None
+        return closed(json.loads(str(self.value)))
+
+    @property
     def grammar(self) -> str:
         """The grammar of all answers, as llguidance takes it.
 
@@ -125,7 +132,7 @@ class StructuredOutputs:
         """
         match self.kind:
             case "json" | "json_object":
-                schema = json.loads(str(self.value)) if self.value else {"type": "object"}
+                schema = self.schema or {"type": "object"}
                 return LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)
             case "choice":  # as an expression: a grammar's rule has its limit of alternatives
                 return LLMatcher.grammar_from_regex("|".join(map(_escaped, self.value)))
@@ -228,7 +235,7 @@ def _refusal(found: StructuredOutputs) -> str | None:
         for text in [found.value] if isinstance(found.value, str) else found.value:
             text.encode()
         error = LLMatcher.validate_grammar(found.grammar, None, limits=LIMITS)
-    except (ValueError, RecursionError) as raised:  # UnicodeEncodeError is one
+    except (TypeError, ValueError, RecursionError) as raised:  # UnicodeEncodeError is one
         error = str(raised)
     if not error or error.startswith("WARNING"):
         return None

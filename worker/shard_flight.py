@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,6 +17,7 @@ from jobs.column_values import Convert, cell_encoder
 from jobs.dataset import Dataset
 from jobs.errors import JobPayloadError, LeaseLostError, LedgerError
 from jobs.ledger import Counts, ShardLease
+from jobs.parsed import parser
 from jobs.queue.tasks import GenerateShard, ShardRow
 from jobs.requests import GenerationRequest
 from jobs.result_row import ResultRow
@@ -187,11 +188,24 @@ class ShardFlight(Flight):
 
     def rows(self) -> list[ResultRow]:
         """Return the shard as it goes to the dataset, with the input's columns."""
+        parse = parser(self.spec.parsed)
         encoders = {name: cell_encoder(spec) for name, spec in self.spec.columns.items()}
         return [
-            replace(self.results[place], columns=self._columns(row, encoders))
+            replace(
+                self.results[place],
+                columns=self._columns(row, encoders),
+                parsed=self._parsed(row, self.results[place].output, parse),
+            )
             for place, (row, _) in enumerate(self.task.samples)
         ]
+
+    def _parsed(self, row: ShardRow, output: GenerationOutput, parse: Callable[[str], Any]) -> Any:
+        """Return an answer in JSON as a value; None of one that is none, or was cut."""
+        if output.complete is not True:
+            return None
+        outputs = self._request(row).over(self.spec.sampling).structured_outputs
+        is_json = outputs is not None and outputs.kind in ("json", "json_object")
+        return parse(output.text) if is_json else None
 
     def _requests(self, places: list[int]) -> list[Request]:
         """Return the samples of one row."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from jobs.column_types import JSON_TEXT
 from jobs.dataset.atomic import create_file, explain_write, replace_file
 from jobs.dataset.card import dataset_card
 from jobs.dataset.layout import Layout, read_manifest
@@ -108,7 +109,8 @@ class Dataset:
             raise ValueError(f"shard {shard} has no rows: readers reject an empty part")
         if not 0 <= shard < shards:
             raise ValueError(f"shard {shard} is not one of this run's {shards}")
-        part, parquet = self.layout.part(shard, shards), encode_part(rows, manifest["columns"])
+        part = self.layout.part(shard, shards)
+        parquet = encode_part(rows, manifest["columns"], manifest.get("parsed", JSON_TEXT))
         replace_file(part, parquet, self.layout.temporary, check=check)
         return part
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.column_types import TypeSpec, arrow_type
+from jobs.column_types import JSON_TEXT, TypeSpec, arrow_type
 from jobs.errors import DatasetError
 from jobs.result_row import RESULT_COLUMNS
 from vllm_mlx.json_record import whole_text
@@ -63,19 +63,29 @@ def dataset_names(columns: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def schema(columns: Mapping[str, TypeSpec]) -> pa.Schema:
+def schema(columns: Mapping[str, TypeSpec], parsed: TypeSpec = JSON_TEXT) -> pa.Schema:
     """Return the schema of every part of a run whose input has these columns (name to type).
+
+    Args:
+        parsed: the type of the answers that are JSON.
 
     Raises:
         DatasetError: one has no such type.
     """
-    fields = [pa.field(column.name, column.type) for column in RESULT_COLUMNS]
+    results = {column.name: column.type for column in RESULT_COLUMNS}
+    results["parsed"] = arrow_type(parsed)
+    fields = [pa.field(name, type) for name, type in results.items()]
     for column, name in dataset_names(columns).items():
         try:
             fields.append(pa.field(name, arrow_type(columns[column])))
         except (ValueError, pa.ArrowException) as error:
             raise DatasetError(f"column {column!r} is of no type: {error}") from None
     return pa.schema(fields)
+
+
+def schema_of(manifest: Mapping[str, Any]) -> pa.Schema:
+    """Return the schema of every part of the run of this manifest."""
+    return schema(manifest["columns"], manifest.get("parsed", JSON_TEXT))
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

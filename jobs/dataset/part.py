@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.column_types import TypeSpec
+from jobs.column_types import JSON_TEXT, TypeSpec
 from jobs.column_values import arrow_values
 from jobs.dataset.layout import dataset_names, schema
 from jobs.errors import DatasetError
@@ -17,7 +17,9 @@ from jobs.result_row import ResultRow
 from vllm_mlx.json_record import whole_text
 
 
-def encode_part(rows: Iterable[ResultRow], columns: Mapping[str, TypeSpec]) -> pa.Buffer:
+def encode_part(
+    rows: Iterable[ResultRow], columns: Mapping[str, TypeSpec], parsed: TypeSpec = JSON_TEXT
+) -> pa.Buffer:
     """Return the Parquet file of these rows, in input order.
 
     Raises:
@@ -26,7 +28,7 @@ def encode_part(rows: Iterable[ResultRow], columns: Mapping[str, TypeSpec]) -> p
     names = dataset_names(columns)
     ordered = sorted(rows, key=lambda row: (row.row, row.sample_index))
     cells = [row.cells() | _input_cells(row, names) for row in ordered]
-    wanted = schema(columns)
+    wanted = schema(columns, parsed)
     arrays = [_array(field, [row.get(field.name) for row in cells]) for field in wanted]
     file = pa.BufferOutputStream()
     table = pa.Table.from_arrays(arrays, schema=wanted)

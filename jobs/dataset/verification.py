@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.dataset.layout import Layout, read_manifest, schema
+from jobs.dataset.layout import Layout, read_manifest, schema_of
 from jobs.dataset.part import read_part
 from jobs.errors import DatasetError
 from vllm_mlx.outputs import FinishReason
@@ -81,7 +81,7 @@ def verify(root: Path) -> Verification:
     )
     found = Verification(rows_in=owed.rows)
     parts = _check_folder(layout, manifest["shards"], found)
-    rows = _read_parts(parts, schema(manifest["columns"]), found)
+    rows = _read_parts(parts, schema_of(manifest), found)
     _check_outcomes(rows, found)
     _check_models(rows, manifest, found)
     _check_positions(rows, owed, found)

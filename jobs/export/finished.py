@@ -10,9 +10,10 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from jobs.column_types import TypeSpec
+from jobs.column_types import JSON_TEXT, TypeSpec
 from jobs.column_values import json_decoder, json_values
-from jobs.dataset import Dataset, dataset_names, schema
+from jobs.dataset import Dataset, dataset_names
+from jobs.dataset.layout import schema_of
 from jobs.dataset.part import read_part
 from jobs.errors import DatasetError
 from jobs.sources import Template
@@ -65,7 +66,7 @@ class Finished:
 
     @property
     def column_names(self) -> list[str]:
-        names: list[str] = schema(self.manifest["columns"]).names
+        names: list[str] = schema_of(self.manifest).names
         return names
 
     def rows(self) -> Iterator[Row]:
@@ -75,8 +76,9 @@ class Finished:
             DatasetError: a part can't be read.
         """
         columns: Mapping[str, TypeSpec] = self.manifest["columns"]
-        wanted, shards = schema(columns), self.manifest["shards"]
+        wanted, shards = schema_of(self.manifest), self.manifest["shards"]
         decoders = {self.names[column]: json_decoder(spec) for column, spec in columns.items()}
+        decoders["parsed"] = json_decoder(self.manifest.get("parsed", JSON_TEXT))
         layout = Dataset(self.root).layout
         for shard in range(shards):
             part = read_part(layout.part(shard, shards), wanted).combine_chunks()

@@ -83,6 +83,7 @@ def test_response_formats(given: Any, same: Any) -> None:
         ({"json": {"$ref": "https://example.org/a.json"}}, "example.org"),
         ({"json": {"type": "integer", "minimum": 3, "maximum": 2}}, "Unsatisfiable"),
         ({"json": {"default": float("nan")}}, "json: "),
+        ({"json": {"properties": {}, "required": [["a"]]}}, "json: "),
         ({"regex": "(a"}, "regex: .*unclosed group"),
         ({"regex": "(?=a)b"}, "look-around"),
         ({"regex": ""}, "regex='': should be a string"),
@@ -161,6 +162,32 @@ def test_the_order_of_properties_is_the_schemas() -> None:
     schema = {**SCHEMA, "required": ["a", "b"]}
     assert allows({"json": schema}, '{"b":"x","a":1}')
     assert not allows({"json": schema}, '{"a":1,"b":"x"}')
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        SCHEMA,
+        {"$defs": {"A": SCHEMA}, "$ref": "#/$defs/A"},
+        {"anyOf": [SCHEMA, {"type": "integer"}]},
+    ],
+)
+def test_objects_have_no_properties_that_are_not_named(schema: Any) -> None:
+    assert allows({"json": schema}, '{"b":"x","a":1}')
+    assert not allows({"json": schema}, '{"b":"x","a":1,"c":2}')
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {**SCHEMA, "additionalProperties": True},
+        {**SCHEMA, "required": ["c"]},
+        {"allOf": [SCHEMA, {"properties": {"c": {"const": 2}}}]},
+        {"$defs": {"A": SCHEMA}, "$ref": "#/$defs/A", "properties": {"c": {"const": 2}}},
+    ],
+)
+def test_objects_stay_open_where_that_is_meant(schema: Any) -> None:
+    assert allows({"json": schema}, '{"b":"x","a":1,"c":2}')
 
 
 def test_white_space_is_bounded() -> None:

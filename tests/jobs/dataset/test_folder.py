@@ -234,7 +234,7 @@ def test_a_row_is_the_dataclass() -> None:
     names = {field.name for field in RESULT_COLUMNS}
     output = {field.name for field in fields(GenerationOutput)}
 
-    assert names == output | {"id", "row", "sample_index", "attempts", "worker"}
+    assert names == output | {"id", "row", "sample_index", "attempts", "worker", "parsed"}
     assert row(1).cells().keys() == names
 
 
