@@ -95,6 +95,11 @@ class SamplingParams(Parameters):
     It sets what the model's template reads, such as `enable_thinking`; a model whose template has
     no such switch refuses the row.
     """
+    thinking_budget: int | None = Field(None, ge=0, le=2**31 - 1)
+    """Most tokens to think; then the thought is closed, and the answer goes on.
+
+    They are of `max_tokens`, too. All thoughts of an answer count, their markers do not.
+    """
     chat_template_kwargs: TemplateKwargsField = None
     """What the model's chat template reads beside the messages, such as `reasoning_effort`.
 
@@ -222,6 +227,7 @@ class MoreOptions(TypedDict, total=False):
     structured_outputs: StructuredOutputs | Mapping[str, Any] | None
     response_format: Mapping[str, Any] | None
     thinking: Thinking | bool | None
+    thinking_budget: int | None
     chat_template_kwargs: Mapping[str, Any] | None
 
 

@@ -79,6 +79,7 @@ CHANGES: list[dict[str, Any]] = [
     {"sampling": SamplingParams.of(structured_outputs={"choice": ["a"]})},
     {"sampling": SamplingParams.of(thinking="on")},
     {"sampling": SamplingParams.of(thinking="off")},
+    {"sampling": SamplingParams.of(thinking_budget=9)},
     {"sampling": SamplingParams.of(chat_template_kwargs={"a": 1})},
     {"video_params": VideoParams.of(video_fps=1.0)},
     {"video_params": VideoParams.of(video_max_frames=16)},

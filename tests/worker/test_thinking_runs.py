@@ -41,9 +41,18 @@ def test_a_run_says_it_for_rows_that_do_not(bench: Bench, model: str) -> None:
         {"messages": CHAT, "chat_template_kwargs": {"enable_thinking": True}, "thinking": "on"},
         {"messages": CHAT, "chat_template_kwargs": {"enable_thinking": True}},
         {"messages": CHAT, "chat_template_kwargs": {"unheard_of": 1}},
+        {"messages": CHAT, "thinking": "on", "thinking_budget": 2},
     ]
 
-    result = enqueue(bench, write(bench.folder / "p.jsonl", rows), model, "--thinking", "off")
+    result = enqueue(
+        bench,
+        write(bench.folder / "p.jsonl", rows),
+        model,
+        "--thinking",
+        "off",
+        "--thinking-budget",
+        "9",
+    )
     assert result.exit_code == 0, result.output
     bench.burst(SupervisedEngine(model), model)
 
@@ -51,15 +60,16 @@ def test_a_run_says_it_for_rows_that_do_not(bench: Bench, model: str) -> None:
     found = sorted(table.to_pylist(), key=lambda row: row["row"])
     assert [(row["reasoning"], row["text"], row["reasoning_tokens"]) for row in found] == [
         (None, ANSWER, 0),
-        (THOUGHT, ANSWER, len(THOUGHT)),
+        (THOUGHT[:9], ANSWER, 9),
         (THOUGHT[:4], "", 4),
-        (THOUGHT, ANSWER, len(THOUGHT)),
+        (THOUGHT[:9], ANSWER, 9),
         (None, "", 0),
         (None, "", 0),
+        (THOUGHT[:2], ANSWER, 2),
     ]
-    assert [row["error_type"] for row in found[-2:]] == ["InvalidRequestError", "ChatTemplateError"]
-    assert "give one of them" in found[-2]["error"]
-    assert "unheard_of" in found[-1]["error"]
+    assert [row["error_type"] for row in found[4:6]] == ["InvalidRequestError", "ChatTemplateError"]
+    assert "give one of them" in found[4]["error"]
+    assert "unheard_of" in found[5]["error"]
     assert found[2]["finish_reason"] == "length"
 
 

@@ -214,7 +214,8 @@ class EngineCore:
 
         Raises:
             ContextLengthError, KVCacheBudgetError: it is too long.
-            InvalidRequestError: it asks for a constraint that the model's tokens do not suit.
+            InvalidRequestError: it asks for a constraint that the model's tokens do not suit, or
+                for a budget of thoughts that it has not.
         """
         sequences = []
         loaded, runner, *_ = thread.parts
@@ -229,8 +230,8 @@ class EngineCore:
             max_tokens = loaded.room(len(prepared.tokens), params.max_tokens)
             if refusal := runner.refusal(len(prepared.tokens), max_tokens):
                 raise KVCacheBudgetError(refusal)
-            new_thinking = loaded.new_thinking(prepared.tokens, None)
-            new_constraint = loaded.new_constraint(request.params, new_thinking)
+            new_thinking = loaded.new_thinking(prepared.tokens, params.thinking_budget)
+            new_constraint = loaded.new_constraint(params, new_thinking)
             sequences.append(
                 Sequence(
                     request,

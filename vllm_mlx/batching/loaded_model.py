@@ -105,9 +105,18 @@ class LoadedModel:
         return ControlTokens(self.name, self.tokenizer, write, self._encode_chat)
 
     def new_thinking(self, prompt: list[int], budget: int | None) -> Callable[[], Thinking | None]:
-        """Return what makes what follows the thoughts of a sequence; it makes none without any."""
+        """Return what makes what follows the thoughts of a sequence; it makes none without any.
+
+        Raises:
+            InvalidRequestError: there is a budget, and no thought that it could be for.
+        """
         markers, ends = self._markers, self.tokenizer.eos_token_ids
         if markers is None:
+            if budget is not None:
+                raise InvalidRequestError(
+                    f"thinking_budget={budget}: the tokenizer of {self.name} has no markers of "
+                    "thoughts (<think>, </think>): leave it out, or use a model that thinks"
+                )
             return lambda: None
         return lambda: Thinking(markers, budget, prompt, ends)
 

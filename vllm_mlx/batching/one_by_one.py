@@ -21,6 +21,7 @@ from vllm_mlx.batching.runner import Produced, Runner, prompt_read
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.budget import KVBudget
 from vllm_mlx.batching.slots.draws import Sampling, make_choose
+from vllm_mlx.batching.thought_budgets import ThoughtBudgets
 from vllm_mlx.scheduler_config import Bounds
 
 Steps = Generator[tuple[int, mx.array]]
@@ -74,6 +75,7 @@ class OneByOneRunner(Runner):
         if sequence.seed is not None:
             rows[0] = Sampling(sequence.params, random.Random(sequence.seed))
         choose = masked(make_choose(rows, self._vocab_size), make_mask({0: sequence}))
+        choose = ThoughtBudgets().bounded(choose, {0: sequence})
         self._cache = self._new_cache()
         most = min(self._step_size, self.bounds.max_num_batched_tokens)
         steps = self._start(

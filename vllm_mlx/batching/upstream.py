@@ -23,6 +23,7 @@ from vllm_mlx.batching.prompt_scores import score_prompt
 from vllm_mlx.batching.runner import Produced, Runner, prompt_read
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.draws import Choose, Sampling, make_choose
+from vllm_mlx.batching.thought_budgets import ThoughtBudgets
 from vllm_mlx.scheduler_config import Bounds
 
 PREFILL_BATCH_SIZE = 8  # mlx-lm's default: prompts padded together
@@ -50,6 +51,7 @@ class UpstreamRunner(Runner):
         self._stepped: set[int] = set()  # those that were, in the step at hand
         self._chosen_for: list[int] = []
         self._choose: Choose | None = None
+        self._budgets = ThoughtBudgets()
         self._held_bytes = 0
         self._to_read: deque[Sequence] = deque()
         self._generator: Any = self._new_generator()
@@ -153,9 +155,10 @@ class UpstreamRunner(Runner):
                 if uid in self._generators
             }
             choose = make_choose(rows, self._vocab_size)
-            mask = make_mask({at: self._rows[uid] for at, uid in enumerate(uids)})
+            sequences = {at: self._rows[uid] for at, uid in enumerate(uids)}
             shapings = {at: self._shapings[uid] for at, uid in enumerate(uids)}
-            self._choose = shaped(masked(choose, mask), shapings)
+            choose = self._budgets.bounded(masked(choose, make_mask(sequences)), sequences)
+            self._choose = shaped(choose, shapings)
             self._chosen_for = uids
         return self._choose(logprobs)
 

@@ -150,6 +150,50 @@ def test_a_plain_prompt_has_no_template(models: dict[str, MLXLanguageModel], opt
         models["the model opens it"].generate("why", **options)
 
 
+@pytest.mark.parametrize("name", ["the model opens it", "the template opens it"])
+def test_a_thought_is_closed_at_the_end_of_its_budget(
+    models: dict[str, MLXLanguageModel], name: str
+) -> None:
+    for budget in (0, 1, 7, len(THOUGHT) - 1, len(THOUGHT), 1000):
+        output = models[name].chat(ASKED, temperature=0, thinking_budget=budget)
+        assert (output.reasoning, output.text) == (THOUGHT[:budget], ANSWER)
+        assert output.reasoning_tokens == min(budget, len(THOUGHT))
+        assert output.finish_reason == "stop"
+
+
+def test_what_closes_a_channel_opens_that_of_the_answer(
+    models: dict[str, MLXLanguageModel],
+) -> None:
+    output = models["channels"].chat(ASKED, temperature=0, thinking_budget=3)
+    assert (output.reasoning, output.text) == (THOUGHT[:3], THOUGHT)  # what follows <|message|>
+
+
+@pytest.mark.parametrize(
+    ("name", "budget"),
+    # The tiny model of channels never leaves its first one by itself.
+    [(name, budget) for name in KINDS for budget in (None, 3) if budget or name != "channels"],
+)
+def test_a_constraint_begins_behind_the_thought(
+    models: dict[str, MLXLanguageModel], name: str, budget: int | None
+) -> None:
+    output = models[name].chat(
+        ASKED,
+        temperature=0,
+        thinking_budget=budget,
+        structured_outputs={"choice": ["hello", "xyz you", "bye"]},
+    )
+    thought = None if name == "neither" else THOUGHT[:budget]
+    lost = 1 if name == "markers of two tokens" and budget else 0  # its line break is a token, too
+    assert output.reasoning == (thought[: len(thought) - lost] if thought else thought)
+    assert output.text in ("hello", "xyz you", "bye")
+    assert output.complete
+
+
+def test_a_budget_needs_markers(language_model: MLXLanguageModel) -> None:
+    with pytest.raises(InvalidRequestError, match="thinking_budget=5: the tokenizer of smollm2"):
+        language_model.chat(ASKED, thinking_budget=5)
+
+
 def test_logprobs_are_those_of_all_tokens(models: dict[str, MLXLanguageModel]) -> None:
     output = models["the model opens it"].chat(ASKED, temperature=0, logprobs=0)
     assert output.logprobs is not None

@@ -18,6 +18,7 @@ from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.draws import Sampling, make_choose
 from vllm_mlx.batching.slots.filters import column
 from vllm_mlx.batching.slots.memory import resize_rows
+from vllm_mlx.batching.thought_budgets import ThoughtBudgets
 from vllm_mlx.sampling_params import SamplingParams
 
 PENALTY_CONTEXT = 20
@@ -50,6 +51,7 @@ class BatchSampler:
         self._steps = 0
         self._joined: dict[int, int] = {}  # the step of each row's first token
         self._plan_ends: int | None = None  # the step that needs another plan
+        self._budgets = ThoughtBudgets()
         self._plan: Callable[[mx.array], Sampled] | None = None
 
     def join(self, slot: int, slots: int, sequence: Sequence) -> None:
@@ -113,7 +115,7 @@ class BatchSampler:
             {at: Sampling(self._rows[at].params, each) for at, each in self._generators.items()},
             self._vocab_size,
         )
-        choose = masked(choose, make_mask(self._rows))
+        choose = self._budgets.bounded(masked(choose, make_mask(self._rows)), self._rows)
         report = self._make_report()
 
         def sample(logits: mx.array) -> Sampled:
