@@ -72,6 +72,15 @@ _TOKEN = [
     pa.field("logprob", pa.float32()),
 ]
 _LOGPROBS = pa.list_(pa.struct([*_TOKEN, pa.field("top", pa.list_(pa.struct(_TOKEN)))]))
+_SCORES = pa.list_(
+    pa.struct(
+        [
+            pa.field("choice", pa.string()),
+            pa.field("logprob", pa.float64()),
+            pa.field("tokens", pa.int32()),
+        ]
+    )
+)
 _MEDIA = pa.list_(
     pa.struct(
         [
@@ -125,6 +134,11 @@ RESULT_COLUMNS = tuple(
             "prompt_logprobs",
             _LOGPROBS,
             "the same of each token of the prompt, null for the first; null if not asked for",
+        ),
+        (
+            "scores",
+            _SCORES,
+            "the labels and how likely each follows the prompt, the best first; null without",
         ),
         (
             "media",

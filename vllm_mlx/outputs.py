@@ -29,6 +29,20 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class ChoiceScore:
+    """How likely a label follows a prompt.
+
+    Attributes:
+        logprob: natural logarithm of its probability: the sum over its tokens.
+        tokens: how many these are.
+    """
+
+    choice: str
+    logprob: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class MediaInfo:
     """What the model saw of one image or video.
 
@@ -71,6 +85,7 @@ class GenerationOutput:
             those of the tokens so far that were not in an earlier chunk.
         prompt_logprobs: one entry a token of the prompt, None for the first, if they were asked
             for. In a stream they stand in the last chunk.
+        scores: all labels, the best first, if they were to be ranked (`SamplingParams.score`).
         media: the images and then the videos of the prompt, as they were seen; None without any.
         error_type: class name of the error, for `finish_reason == "error"`.
         error: its message.
@@ -92,6 +107,7 @@ class GenerationOutput:
     latency_s: float = 0.0
     logprobs: tuple[TokenLogprob, ...] | None = None
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    scores: tuple[ChoiceScore, ...] | None = None
     media: tuple[MediaInfo, ...] | None = None
     error_type: str | None = None
     error: str | None = None

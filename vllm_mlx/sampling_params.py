@@ -45,6 +45,13 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Bias = Annotated[float, Field(ge=-100.0, le=100.0, allow_inf_nan=False)]
 
 
+_UNSCORED = (
+    *("prompt_logprobs", "logit_bias", "repetition_penalty", "presence_penalty"),
+    *("frequency_penalty", "stop_on_repetition"),
+)
+"""What would not act on labels that are given."""
+
+
 class SamplingParams(Parameters):
     """Sampling settings of one request; frozen, validated, with every default."""
 
@@ -114,6 +121,15 @@ class SamplingParams(Parameters):
     the `finish_reason` `length`.
     """
 
+    score: bool = False
+    """Rank the labels of a `choice` by how likely they follow the prompt, and generate nothing.
+
+    The text is the best of them, and `scores` has all. They follow the prompt at once, without a
+    thought or an end token.
+    """
+    normalize_scores: bool = False
+    """Rank them by the mean log-probability of their tokens, not by the sum."""
+
     @model_validator(mode="before")
     @classmethod
     def _response_format(cls, data: Any) -> Any:
@@ -153,6 +169,45 @@ class SamplingParams(Parameters):
                 )
         return self
 
+    def check_score(self, *, sees_media: bool) -> None:
+        """Make sure that nothing contradicts what is asked of given text.
+
+        Args:
+            sees_media: images or videos are in the prompt.
+
+        Raises:
+            InvalidRequestError: naming what does.
+        """
+        if sees_media and (self.score or self.prompt_logprobs is not None):
+            name = "score" if self.score else "prompt_logprobs"
+            raise InvalidRequestError(
+                f"{name}: a prompt with images or videos has none; leave it out"
+            )
+        if self.normalize_scores and not self.score:
+            raise InvalidRequestError("normalize_scores: goes with score; give both, or neither")
+        if not self.score:
+            return
+        if not self.choices:
+            raise InvalidRequestError(
+                "score: ranks the labels of a choice; give structured_outputs "
+                '{"choice": [labels]}, or --choices'
+            )
+        if self.thinking == "on":
+            raise InvalidRequestError(
+                "thinking='on': labels follow the prompt at once; leave thinking or score out"
+            )
+        for name in _UNSCORED:
+            if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                raise InvalidRequestError(
+                    f"{name}={value!r}: changes no score of a given label; leave it or score out"
+                )
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The labels that the answer is one of; none where it is held to none."""
+        held = self.structured_outputs
+        return held.value if held and isinstance(held.value, tuple) else ()
+
     def within(self, vocab_size: int) -> Self:
         """Return these settings if a model of so many tokens has all that they name.
 
@@ -178,7 +233,8 @@ class SamplingParams(Parameters):
         if type(n) is not int or n < 1:
             raise InvalidRequestError(f"n={n!r}: should be at least 1")
         if n > 1 and self.greedy:
-            why = "without a token" if self.max_tokens == 0 else "at temperature 0"
+            nothing = self.max_tokens == 0 or self.score
+            why = "without a token" if nothing else "at temperature 0"
             raise InvalidRequestError(f"n={n}: {why} all samples are the same")
         if self.seed is None:
             return [self] * n
@@ -201,7 +257,7 @@ class SamplingParams(Parameters):
     @property
     def greedy(self) -> bool:
         """Whether nothing is drawn: at 0, or so near that 1/T overflows, or without a token."""
-        return self.temperature < 1e-6 or self.max_tokens == 0
+        return self.temperature < 1e-6 or self.max_tokens == 0 or self.score
 
 
 class MoreOptions(TypedDict, total=False):
@@ -226,6 +282,8 @@ class MoreOptions(TypedDict, total=False):
     allow_special_tokens: bool | None
     structured_outputs: StructuredOutputs | Mapping[str, Any] | None
     response_format: Mapping[str, Any] | None
+    score: bool | None
+    normalize_scores: bool | None
     thinking: Thinking | bool | None
     thinking_budget: int | None
     chat_template_kwargs: Mapping[str, Any] | None

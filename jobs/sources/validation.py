@@ -70,14 +70,11 @@ def validated(
 
 def _samples(request: GenerationRequest, sampling: SamplingParams, n: int) -> int:
     samples, params = request.samples(n), request.over(sampling).agreeing()
-    if request.media and params.prompt_logprobs is not None:
-        raise InvalidRequestError(
-            "prompt_logprobs: a prompt with images or videos has none; leave it out"
-        )
+    params.check_score(sees_media=bool(request.media))
     if samples > 1 and params.greedy:
         raise InvalidRequestError(
-            f"n={samples}: with temperature=0 or max_tokens=0 every sample is the same; ask for "
-            "one, or give a temperature"
+            f"n={samples}: with temperature=0, max_tokens=0 or score every sample is the same; ask "
+            "for one, or give a temperature"
         )
     return samples
 

@@ -72,6 +72,52 @@ def test_a_run_tells_how_likely_its_prompts_are(tmp_path: Path, folder: Path) ->
     assert max(row["cached_tokens"] for row in found[:3:2]) >= 64
 
 
+def test_a_run_ranks_labels(tmp_path: Path, folder: Path) -> None:
+    questions = [f"{PASSAGE} Question {n}: " for n in range(3)]
+    path = tmp_path / "rows.jsonl"
+    own = {"structured_outputs": {"choice": ["yes", "no"]}, "logprobs": 0}
+    rows: list[dict[str, Any]] = [{"prompt": each} for each in questions]
+    rows += [{"prompt": "Who?", **own}, {"prompt": "Who?", "score": False, "max_tokens": 2}]
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    flags = ("--choices", "April, May,June", "--score", "--normalize-scores")
+    rows[-1] |= {"normalize_scores": False}
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+
+    ran = cli("run", path, "--model", folder, *flags, "--out", tmp_path / "out")
+
+    assert ran.exit_code == 0, ran.output
+    found = rows_of(tmp_path / "out")
+    for row, prompt in zip(found, questions, strict=False):
+        for each in row["scores"]:
+            expected = forward(folder, prompt + each["choice"])[-each["tokens"] :]
+            assert each["logprob"] == pytest.approx(sum(expected), abs=1e-4)
+        ranks = [each["logprob"] / each["tokens"] for each in row["scores"]]
+        assert ranks == sorted(ranks, reverse=True)
+        assert {each["choice"] for each in row["scores"]} == {"April", "May", "June"}
+        assert (row["text"], row["complete"]) == (row["scores"][0]["choice"], True)
+        assert (row["finish_reason"], row["error"]) == ("stop", None)
+    assert sorted(row["cached_tokens"] >= 64 for row in found[:3]) == [False, True, True]
+    assert {each["choice"] for each in found[3]["scores"]} == {"yes", "no"}
+    assert len(found[3]["logprobs"]) == found[3]["scores"][0]["tokens"]
+    assert found[4]["scores"] is None
+
+
+def test_rows_that_contradict_themselves_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    choice = {"structured_outputs": {"choice": ["a", "b"]}}
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"score": True}, "score: ranks the labels of a choice"),
+        ({"normalize_scores": True}, "normalize_scores: goes with score"),
+        ({"score": True, "prompt_logprobs": 1, **choice}, "prompt_logprobs=1: changes no score"),
+        ({"score": True, "n": 2, **choice}, "or score every sample is the same"),
+        ({"score": True, "image": "a.png", **choice}, "score: a prompt with images or videos"),
+    ]
+    path.write_text("".join(json.dumps({"prompt": "a", **each}) + "\n" for each, _ in wrong))
+
+    for row, (_, says) in zip(read_requests(path), wrong, strict=True):
+        assert says in str(row.error)
+
+
 async def _scored(folder: Path) -> Any:
     async with BatchedEngine(str(folder)) as engine:
         return await engine.generate(PASSAGE, max_tokens=0, prompt_logprobs=1)
@@ -98,7 +144,7 @@ def test_samples_of_what_is_not_drawn_are_refused(tmp_path: Path, folder: Path) 
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a", "n": 2, "max_tokens": 0}\n')
     (row,) = read_requests(path)
-    assert "max_tokens=0 every sample is the same" in str(row.error)
+    assert "every sample is the same" in str(row.error)
 
 
 def test_images_have_none_which_is_said_before_work_begins(

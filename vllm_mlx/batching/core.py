@@ -12,6 +12,7 @@ from functools import partial
 from typing import NamedTuple
 
 from vllm_mlx import platform
+from vllm_mlx.batching.choice_scores import ChoiceScoring
 from vllm_mlx.batching.engine_thread import EngineThread, refuse_fork
 from vllm_mlx.batching.loaded_model import LoadedModel
 from vllm_mlx.batching.media_pool import fail
@@ -28,6 +29,7 @@ from vllm_mlx.errors import (
 )
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.outputs import EngineStats, GenerationOutput
+from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 
 
@@ -225,8 +227,11 @@ class EngineCore:
                 future.add_done_callback(partial(_release, each))
         for (request, future, at, in_order), each in zip(samples, media, strict=True):
             params = request.params.within(loaded.vocab_size)
-            if params.prompt_logprobs is not None:
-                _require_scores(runner, each)
+            _require_scores(runner, params, each)
+            if params.score:
+                scored = _Submitted(request, future, at, in_order)
+                sequences += self._labels(thread, scored, prepared.tokens)
+                continue
             max_tokens = loaded.room(len(prepared.tokens), params.max_tokens)
             if refusal := runner.refusal(len(prepared.tokens), max_tokens):
                 raise KVCacheBudgetError(refusal)
@@ -250,6 +255,40 @@ class EngineCore:
             )
         return sequences
 
+    def _labels(
+        self, thread: EngineThread, submitted: _Submitted, prompt: list[int]
+    ) -> list[Sequence]:
+        """Return a sequence for each label that is to be ranked behind a prompt.
+
+        Raises:
+            InvalidRequestError, ContextLengthError, KVCacheBudgetError: a label is too long.
+        """
+        loaded, runner, *_ = thread.parts
+        request, future, at, in_order = submitted
+        scoring = ChoiceScoring(request, loaded.encode_label, len(prompt), future)
+        for label in scoring.labels:
+            size = len(prompt) + len(label)
+            loaded.room(size, 0)
+            if refusal := runner.refusal(size, 0):
+                raise KVCacheBudgetError(refusal)
+        futures = [thread.expect(each.request_id) for each in scoring.requests]
+        scoring.follow(futures)
+        return [
+            Sequence(
+                each,
+                prompt + label,
+                max_tokens=0,
+                model=self.model_name,
+                new_detokenizer=loaded.new_detokenizer,
+                token_text=loaded.token_text,
+                future=own,
+                submitted=at,
+                in_order=in_order,
+                scored_from=len(prompt),
+            )
+            for each, label, own in zip(scoring.requests, scoring.labels, futures, strict=True)
+        ]
+
     def _running(self) -> EngineThread:
         refuse_fork(self.model_name)
         if (thread := self._thread) is None:
@@ -261,7 +300,10 @@ def _release(media: PromptMedia, _: Future[GenerationOutput]) -> None:
     media.release()
 
 
-def _require_scores(runner: Runner, media: PromptMedia | None) -> None:
-    if media or not runner.scores_prompts:
-        whose = "a prompt with images or videos" if media else "a model that reads prompts whole"
-        raise InvalidRequestError(f"prompt_logprobs: {whose} has none; leave it out")
+def _require_scores(runner: Runner, params: SamplingParams, media: PromptMedia | None) -> None:
+    params.check_score(sees_media=media is not None)
+    if (params.score or params.prompt_logprobs is not None) and not runner.scores_prompts:
+        name = "score" if params.score else "prompt_logprobs"
+        raise InvalidRequestError(
+            f"{name}: a model that runs {runner.way} tells nothing of its prompts; leave it out"
+        )

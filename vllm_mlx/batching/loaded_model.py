@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import mlx.nn as nn
@@ -103,6 +103,15 @@ class LoadedModel:
     def _control(self) -> ControlTokens:
         write = self.write_chat or self._write_chat
         return ControlTokens(self.name, self.tokenizer, write, self._encode_chat)
+
+    def encode_label(self, label: str) -> list[int]:
+        """Return the tokens of a text that follows another one, without what may begin a text."""
+        encode = partial(self.tokenizer.encode, add_special_tokens=False, verbose=False)
+        with self.lock:
+            before, whole = list(encode("\n")), list(encode(f"\n{label}"))
+            if whole[: len(before)] == before:
+                return whole[len(before) :]
+            return list(encode(label))  # it begins with whitespace, which joined the other
 
     def new_thinking(self, prompt: list[int], budget: int | None) -> Callable[[], Thinking | None]:
         """Return what makes what follows the thoughts of a sequence; it makes none without any.

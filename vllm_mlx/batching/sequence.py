@@ -44,6 +44,7 @@ class Sequence:
         new_detokenizer: makes what turns its tokens into text.
         new_thinking: makes what follows its thoughts, if the model has any.
         token_text: what one token stands for by itself.
+        scored_from: the place of the first token of the prompt whose log-probability is asked for.
         submitted: when it was asked for, by `time.perf_counter()`; now without.
         new_constraint: makes the constraint of its answer, at the start.
     """
@@ -62,6 +63,7 @@ class Sequence:
         future: Future[GenerationOutput] | None = None,
         submitted: float | None = None,
         in_order: bool = False,
+        scored_from: int = 1,
         new_constraint: Callable[[], Constraint] | None = None,
     ) -> None:
         self.request_id = request.request_id
@@ -82,6 +84,7 @@ class Sequence:
         self._new_detokenizer = new_detokenizer
         self._token_text = token_text
         self._new_thinking = new_thinking
+        self._scored_from = scored_from
         self._new_constraint = new_constraint
         self._submitted = time.perf_counter() if submitted is None else submitted
         self.end_at(())
@@ -107,7 +110,7 @@ class Sequence:
         self.output_tokens: list[int] = []
         self.cached_tokens = 0
         asked = self.params.prompt_logprobs
-        self.scores = None if asked is None else PromptScores(top=asked)
+        self.scores = None if asked is None else PromptScores(self._scored_from, asked)
         self._logprobs: list[tuple[int, Logprobs]] = []
         self._reported = 0
 
