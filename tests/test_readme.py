@@ -17,6 +17,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.helpers.hub import COMMIT
+from tests.helpers.thinking_folder import write_thinking_model
+
+THINKS = "mlx-community/Qwen3-4B-4bit"
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -64,6 +68,7 @@ def environment(tmp_path_factory):
 
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path_factory.mktemp("hf"))}
+    offline["HF_HUB_CACHE"] = str(cache_of_models(tmp_path_factory.mktemp("hub")))
     with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as server:
         yield {**os.environ, **offline, "PATH": path, "RQ_REDIS_URL": server.url}
 
@@ -74,6 +79,16 @@ def test_the_readme_has_the_three_things_people_come_for():
     for word in ("mlx-batch enqueue", "rq info", "polars", "duckdb", "load_dataset", "vllm_mlx"):
         assert word in code
     assert all(len(code.splitlines()) <= 10 for code in codes)
+
+
+def cache_of_models(cache: Path) -> Path:
+    """A cache as the hub's client keeps it, with a tiny model in the place of one that thinks."""
+    kept = cache / f"models--{THINKS.replace('/', '--')}"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text(COMMIT)
+    (kept / "snapshots").mkdir()
+    write_thinking_model(kept / "snapshots" / COMMIT)
+    return cache
 
 
 @pytest.mark.parametrize(("test", "rows"), list(cases()))
