@@ -16,6 +16,7 @@ from rich.text import Text
 
 from jobs.dataset import Verification
 from jobs.result_row import ResultRow
+from jobs.sources.conversations import CONVERSATIONS
 from worker.status import RunStatus
 from worker.timer import Timer
 
@@ -138,7 +139,9 @@ def plain(text: str) -> str:
 
 def _sample(out: Path, count: int) -> list[dict[str, Any]]:
     dataset = pads.dataset(out / "data", format="parquet")
-    inputs = [name for name in ("prompt", "messages") if name in dataset.schema.names]
+    inputs = [
+        name for name in ("prompt", "messages", CONVERSATIONS) if name in dataset.schema.names
+    ]
     columns = ["id", "text", "finish_reason", "error", *inputs]
     rows = dataset.head(count, columns=columns).to_pylist()
     return [{**row, "input": _said(row)} for row in rows]
@@ -149,8 +152,9 @@ def _said(row: Mapping[str, Any]) -> str:
     if row.get("prompt"):
         return str(row["prompt"])
     try:
-        messages: Any = row.get("messages")
-        content = (json.loads(messages) if isinstance(messages, str) else messages)[-1]["content"]
+        turns: Any = row.get("messages") or row.get(CONVERSATIONS)
+        last = (json.loads(turns) if isinstance(turns, str) else turns)[-1]
+        content = last["content"] if "content" in last else last["value"]
         if isinstance(content, list):
             return " ".join(part.get("text") or f"[{part['type']}]" for part in content)
         return str(content)

@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from jobs.dataset import Dataset, verify
@@ -51,13 +52,19 @@ def test_the_summary_of_a_chat_with_media_shows_its_text(tmp_path: Path) -> None
     assert "[image] What is it?" in console.export_text()
 
 
-def test_the_summary_of_a_chat_of_typed_messages_shows_its_last(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("column", "who", "said"), [("messages", "role", "content"), ("conversations", "from", "value")]
+)
+def test_the_summary_of_a_chat_of_typed_turns_shows_its_last(
+    tmp_path: Path, column: str, who: str, said: str
+) -> None:
     manifest = {"run_id": "run-1", "model": "m", "rows": 1, "shards": 1}
-    typed = {"list": {"struct": {"role": "string", "content": "string"}}}
     dataset = Dataset(tmp_path)
-    dataset.prepare(manifest | {"columns": {"messages": typed}})
-    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
-    row = ResultRow("0", 0, GenerationOutput("so"), columns={"messages": messages})
+    dataset.prepare(
+        manifest | {"columns": {column: {"list": {"struct": {who: "string", said: "string"}}}}}
+    )
+    turns = [{who: "system", said: "Be brief."}, {who: "user", said: "Why?"}]
+    row = ResultRow("0", 0, GenerationOutput("so"), columns={column: turns})
     dataset.write_part(0, [row])
     console = Console(record=True, width=200, file=io.StringIO())
 
