@@ -136,7 +136,7 @@ def test_equal_samples_are_refused_for_the_runs_temperature_too(
         enqueue(redis, tmp_path, 1, 1, n=2, sampling=SamplingParams.of(temperature=0.0))
 
 
-@pytest.mark.parametrize("n", [0, 1025, True, 2.0, "2"])
+@pytest.mark.parametrize("n", [0, 1025, True, 2.5, "2"])
 def test_a_number_of_samples_out_of_range(redis: Redis, tmp_path: Path, n: Any) -> None:
     with pytest.raises(InvalidRequestError, match=r"n=.*: should be 1 to 1024"):
         enqueue(redis, tmp_path, 1, 1, n=n)

@@ -86,8 +86,8 @@ def test_files_that_appear_while_they_are_enqueued_stop_it(
 ) -> None:
     survey = producer.survey_input
 
-    def appear(*arguments: Any) -> Any:
-        found = survey(*arguments)
+    def appear(*arguments: Any, **options: Any) -> Any:
+        found = survey(*arguments, **options)
         (clips / "late.mp4").touch()
         return found
 

@@ -18,7 +18,11 @@ SEEN = (
     MediaInfo("image", "", 1, 1),
 )
 FULL = GenerationOutput(
-    "a", 1, 1, "error", "m", 7, 2, 0.5, (TOKEN,), SEEN, "MediaError", "no\nfile"
+    *("a", 1, 1, "error", "m", 7, 2, 0.5),
+    logprobs=(TOKEN,),
+    media=SEEN,
+    error_type="MediaError",
+    error="no\nfile",
 )
 ROWS = [
     ResultRow("r", 3, FULL, attempts=2, worker="w", sample_index=1),
