@@ -120,24 +120,28 @@ def carried(columns: Mapping[str, Any], media: frozenset[str] = frozenset()) -> 
 
 def _carried(name: str, value: Any, media: frozenset[str]) -> Any:
     if name in MEDIA_FIELDS or name in media:
-        return _abridged("images", _media(value))
+        return _abridged("images", _media(value, by_path=True))
     return _abridged(name, value) if name == "messages" else value
 
 
-def _media(value: Any) -> Any:
+def _media(value: Any, *, by_path: bool = False) -> Any:
     """Return what a column of media holds, with strings for bytes and for Hugging Face's images.
 
-    Those are `{"bytes": …, "path": …}`: the path counts where there are no bytes.
+    Those are `{"bytes": …, "path": …}`, of which the path counts where there are no bytes.
+
+    Args:
+        by_path: it counts wherever there is one.
     """
     if isinstance(value, list):
-        return [_media(each) for each in value]
+        return [_media(each, by_path=by_path) for each in value]
     if is_bytes(value):
         return f"data:;base64,{value[BASE64]}"
     if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
         data, path = value["bytes"], value["path"]
-        if isinstance(data, str):  # as bytes in UTF-8 are written
-            return f"data:;base64,{b64encode(data.encode()).decode()}"
-        return path if data is None else _media(data)
+        if data is None or (by_path and path):
+            return path
+        # Bytes that are UTF-8 are a string.
+        return _media({BASE64: b64encode(data.encode()).decode()} if type(data) is str else data)
     return value
 
 

@@ -7,9 +7,16 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeAlias
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError
+from jinja2 import (
+    StrictUndefined,
+    TemplateError,
+    TemplateRuntimeError,
+    TemplateSyntaxError,
+    UndefinedError,
+)
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from jobs.column_values import is_bytes
 from vllm_mlx.errors import InvalidRequestError, shown
 
 Render: TypeAlias = Callable[[Mapping[str, Any]], str]
@@ -72,6 +79,8 @@ def _printed(value: Any) -> Any:
     """Return a value as it is printed: lists and objects as JSON; null would read "None"."""
     if value is None:
         raise _NullPrintedError
+    if is_bytes(value):
+        raise TemplateRuntimeError("a value has bytes that are no text in UTF-8: leave it out")
     if isinstance(value, list | tuple | dict):
         return _to_json(value)
     if callable(value) and not isinstance(value, StrictUndefined):

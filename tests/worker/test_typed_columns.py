@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from base64 import b64encode
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from datasets import load_dataset
 
 from jobs.dataset import verify
+from jobs.errors import InputFileError
 from jobs.producer import enqueue_run, resume_run
 from jobs.retry import retry_errors
 from jobs.run_spec import RunSpec
@@ -151,6 +153,34 @@ def test_a_chat_comes_back_ready_for_training(
     bench.burst(engine)
     texts = [[each["content"] for each in chat] for chat in engine.prompts]
     assert texts == [["Be brief.", "hi"], ["ho"], ["hi"], ["hi"]]
+
+
+@pytest.mark.parametrize(
+    "option", [{}, {"image_column": "photo", "prompt": "At {{ at }}: {{ t }}?"}]
+)
+def test_images_of_hugging_face_are_shown(bench: Bench, option: dict[str, str]) -> None:
+    image = pa.array([{"bytes": b"\x89PNG" * 100, "path": "a.png"}])
+    at = pa.array([1]).cast(pa.timestamp("ns", "UTC"))
+    name = option.get("image_column", "image")
+    path = bench.folder / "in.parquet"
+    pq.write_table(pa.table({"t": [["x"]], "at": at, "prompt": ["?"], name: image}), path)
+    spec = enqueue_run(bench.redis, path, model=MODEL, out=bench.folder / "out", **option).spec
+    engine = DoubleEngine()
+    bench.burst(engine)
+    [shown, said] = engine.prompts[0].messages[0]["content"]
+    assert shown["image"] == "data:;base64," + b64encode(b"\x89PNG" * 100).decode()
+    asked = 'At 1970-01-01 00:00:00.000000001Z: ["x"]?' if option else "?"
+    assert said["text"] == asked
+    [row] = rows(spec).to_pylist()
+    assert (row[name], row["t"]) == ("a.png", ["x"])
+    assert rows(spec)["at"].type == at.type
+
+
+def test_a_template_prints_no_bytes(bench: Bench) -> None:
+    path = bench.folder / "in.parquet"
+    pq.write_table(pa.table({"raw": [b"text", b"\xff"]}), path)
+    with pytest.raises(InputFileError, match=r"1 of 2 rows are bad.*\n.*row 1: prompt: .* bytes"):
+        enqueue_run(bench.redis, path, model=MODEL, out=bench.folder / "o", prompt="{{ raw }}")
 
 
 def test_nanoseconds_need_no_pandas(bench: Bench) -> None:
