@@ -128,8 +128,8 @@ def test_a_chat_comes_back_ready_for_training(
     chats = [
         {"messages": [{"role": "system", "content": "Be brief."}, user], "metadata": {"page": 1}},
         {"messages": [{"role": "user", "content": "ho", "name": "Ann"}], "metadata": {"page": 2}},
-        {"messages": [user], "metadata": None, "score": [0.5, None, 1], "huge": 2**70, "mixed": 1},
-        {"messages": [user], "metadata": None, "score": None, "huge": 1, "mixed": "one"},
+        {"messages": [user], "metadata": None, "rating": [0.5, None, 1], "huge": 2**70, "mixed": 1},
+        {"messages": [user], "metadata": None, "rating": None, "huge": 1, "mixed": "one"},
     ]
     path = bench.folder / "in.jsonl"
     path.write_text("".join(json.dumps(chat) + "\n" for chat in chats))
@@ -142,7 +142,7 @@ def test_a_chat_comes_back_ready_for_training(
     assert system["content"] == [{"type": "text", "text": "Be brief."}]
     assert (first["role"], first["content"], first["name"]) == (*user.values(), None)
     assert [row["metadata"] for row in dataset] == [{"page": 1}, {"page": 2}, None, None]
-    assert dataset["score"][2] == [0.5, None, 1.0]
+    assert dataset["rating"][2] == [0.5, None, 1.0]
     assert dataset["huge"][2:] == [str(2**70), "1"]
     assert dataset["mixed"][2:] == ["1", '"one"']
 

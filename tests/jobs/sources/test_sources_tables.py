@@ -84,7 +84,7 @@ def test_parquet_cells_of_tokens_and_penalties(tmp_path: Path) -> None:
 
 
 def test_csv_cells_are_converted(tmp_path: Path) -> None:
-    header = "id,prompt,max_tokens,temperature,top_k,seed,stop,repetition_penalty,score,metadata"
+    header = "id,prompt,max_tokens,temperature,top_k,seed,stop,repetition_penalty,rating,metadata"
     [first, second] = from_csv(
         tmp_path,
         f'{header}\n7,"a, b",5,0,3,9223372036854775807,"[""x"", ""y""]",1.5,0.5,"{{""k"": 1}}"\n'
@@ -100,14 +100,14 @@ def test_csv_cells_are_converted(tmp_path: Path) -> None:
         "seed": 2**63 - 1,
         "stop": ["x", "y"],
         "repetition_penalty": 1.5,
-        "score": "0.5",
+        "rating": "0.5",
         "metadata": '{"k": 1}',
     }
     assert (first.id, first.request.stop) == ("7", ("x", "y"))
     assert second.request
     assert (second.request.max_tokens, second.request.stop) == (256, ("END",))
     assert second.request.model_fields_set == {"id", "prompt", "max_tokens", "temperature", "stop"}
-    assert Format.CSV.dialect.columns(second.data)["score"] is None
+    assert Format.CSV.dialect.columns(second.data)["rating"] is None
 
 
 def test_csv_messages_are_json(tmp_path: Path) -> None:
@@ -287,9 +287,9 @@ def test_a_date_that_has_no_form_spoils_its_row_only(tmp_path: Path) -> None:
 
 def test_gaps_of_pandas_are_null_in_fields_and_stay_in_other_columns(tmp_path: Path) -> None:
     gap = pa.array([float("nan")])
-    [row] = from_parquet(tmp_path, {"prompt": ["p"], "max_tokens": gap, "score": gap})
+    [row] = from_parquet(tmp_path, {"prompt": ["p"], "max_tokens": gap, "rating": gap})
     assert row.data["max_tokens"] is None
-    assert math.isnan(row.data["score"])
+    assert math.isnan(row.data["rating"])
 
 
 @pytest.mark.parametrize(
