@@ -95,6 +95,19 @@ _MEDIA = pa.list_(
     )
 )
 
+_TOOL_CALLS = pa.list_(
+    pa.struct(
+        [
+            pa.field("id", pa.string()),
+            pa.field("type", pa.string()),
+            pa.field(
+                "function",
+                pa.struct([pa.field("name", pa.string()), pa.field("arguments", pa.string())]),
+            ),
+        ]
+    )
+)
+
 RESULT_COLUMNS = tuple(
     ResultColumn(*column)
     for column in (
@@ -104,6 +117,7 @@ RESULT_COLUMNS = tuple(
         ("text", pa.string(), "the generated text"),
         ("parsed", pa.string(), "an answer in JSON as a value; typed where all have one form"),
         ("reasoning", pa.string(), "what the model thought before it; null where it did not"),
+        ("tool_calls", _TOOL_CALLS, "tools that the model calls; null where it calls none"),
         ("prompt_tokens", pa.int32(), "tokens of the prompt, chat template included"),
         ("completion_tokens", pa.int32(), "tokens of the answer, end token included"),
         (

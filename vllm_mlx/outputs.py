@@ -65,6 +65,27 @@ class MediaInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class CalledFunction:
+    """What is called, with its arguments as JSON text."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model asks for, in OpenAI's form: an assistant's message may have it.
+
+    Attributes:
+        id: the result of the call names it.
+    """
+
+    id: str
+    function: CalledFunction
+    type: Literal["function"] = "function"
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationOutput:
     """What a model made of one prompt, or, in a stream, the next piece of it.
 
@@ -95,6 +116,8 @@ class GenerationOutput:
             markers.
         complete: whether a constrained answer ended where `structured_outputs` lets it; False for
             one that was cut. None without a constraint, and on all but a stream's last chunk.
+        tool_calls: calls of tools, which are no part of the text; None where there are none. In a
+            stream they come with the last chunk.
     """
 
     text: str
@@ -114,6 +137,7 @@ class GenerationOutput:
     reasoning: str | None = None
     reasoning_tokens: int = 0
     complete: bool | None = None
+    tool_calls: tuple[ToolCall, ...] | None = None
 
     @classmethod
     def from_error(cls, error: BaseException, model: str = "") -> GenerationOutput:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Self, TypedDict
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
@@ -12,6 +12,13 @@ from vllm_mlx.parameters import Parameters, plain_scalar, whole
 from vllm_mlx.seeds import sample_seed
 from vllm_mlx.structured_outputs import StructuredOutputs, StructuredOutputsField
 from vllm_mlx.template_settings import TemplateKwargsField, Thinking, ThinkingField
+from vllm_mlx.tools import (
+    ToolChoiceField,
+    ToolsField,
+    check_tools,
+    forced_outputs,
+    is_forced,
+)
 
 
 def as_tuple(strings: Any) -> Any:
@@ -112,6 +119,20 @@ class SamplingParams(Parameters):
 
     A name that the template does not read is an error of the row.
     """
+    tools: ToolsField = None
+    """Functions that the model may call, as OpenAI describes them; its chat template shows them.
+
+    Calls are parsed into `tool_calls`, and are no part of the text.
+    """
+    tool_choice: ToolChoiceField = None
+    """Whether a tool is called: `auto`, `none`, `required`, or a function by its name:
+    `{"type": "function", "function": {"name": …}}`.
+
+    With `none` the model is shown no tools. A call that has to be made is held to the schema of the
+    function's parameters.
+    """
+    parallel_tool_calls: bool = True
+    """Whether one answer may call several tools; if not, its first call is the only one."""
     structured_outputs: StructuredOutputsField = None
     """What the answer must be: `{"json": schema}`, `{"regex": …}`, `{"choice": [labels]}`,
     `{"grammar": …}` or `{"json_object": true}`.
@@ -160,7 +181,13 @@ class SamplingParams(Parameters):
             raise InvalidRequestError(
                 f"min_tokens={self.min_tokens}: more than max_tokens={self.max_tokens}"
             )
-        if self.structured_outputs:
+        check_tools(self.tools, self.tool_choice)
+        if self.tools and self.structured_outputs and self.tool_choice != "none":
+            raise InvalidRequestError(
+                "structured_outputs: an answer that is held to it can't call tools: leave one out, "
+                "or give tool_choice='none'"
+            )
+        if self.held().structured_outputs:
             ends = ("stop", "stop_token_ids", "min_tokens", "ignore_eos")
             if clashes := [name for name in ends if getattr(self, name)]:
                 raise InvalidRequestError(
@@ -208,6 +235,18 @@ class SamplingParams(Parameters):
         held = self.structured_outputs
         return held.value if held and isinstance(held.value, tuple) else ()
 
+    def held(self) -> Self:
+        """Return these settings with a call that has to be made as what the answer is held to.
+
+        Raises:
+            InvalidRequestError: the schema of a function's parameters can't be held.
+        """
+        if not self.tools or not is_forced(self.tool_choice):
+            return self
+        most = 1 if not self.parallel_tool_calls else None
+        outputs = forced_outputs(self.tools, self.tool_choice, most)
+        return self.model_copy(update={"structured_outputs": outputs})
+
     def within(self, vocab_size: int) -> Self:
         """Return these settings if a model of so many tokens has all that they name.
 
@@ -247,7 +286,7 @@ class SamplingParams(Parameters):
         Raises:
             InvalidRequestError: it is given.
         """
-        for name in ("thinking", "chat_template_kwargs"):
+        for name in ("thinking", "chat_template_kwargs", "tools"):
             if getattr(self, name):
                 raise InvalidRequestError(
                     f"{name}: no chat template reads it, since the prompt is continued as it "
@@ -280,6 +319,9 @@ class MoreOptions(TypedDict, total=False):
     prompt_logprobs: int | None
     stop_on_repetition: bool | None
     allow_special_tokens: bool | None
+    tools: Sequence[Mapping[str, Any]] | None
+    tool_choice: str | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
     structured_outputs: StructuredOutputs | Mapping[str, Any] | None
     response_format: Mapping[str, Any] | None
     score: bool | None

@@ -76,6 +76,8 @@ def _choice(row: Row) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": row["text"], "refusal": None}
     if row["reasoning"] is not None:
         message["reasoning_content"] = row["reasoning"]
+    if row["tool_calls"]:
+        message |= {"content": row["text"] or None, "tool_calls": row["tool_calls"]}
     logprobs = None
     if row["logprobs"] is not None:
         logprobs = {"content": [_token(each) for each in row["logprobs"]], "refusal": None}
@@ -99,6 +101,8 @@ def _text_choice(row: Row) -> dict[str, Any]:
 
 def _finish_reason(row: Row) -> str:
     reason: str = row["finish_reason"]
+    if reason == "stop" and row["tool_calls"]:
+        return "tool_calls"
     return _FINISH_REASONS.get(reason, reason)
 
 

@@ -71,6 +71,8 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
             "videos",
             "logit_bias",
             "chat_template_kwargs",
+            "tools",
+            "tool_choice",
         ),
         _json_container,
     ),

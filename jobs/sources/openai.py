@@ -34,12 +34,6 @@ _NO_OPS: dict[str, Any] = {
     "logprobs": False,
     "top_logprobs": 0,
 }
-# The same where there are no tools.
-_OF_TOOLS: dict[str, list[Any]] = {
-    "tools": [],
-    "tool_choice": ["none", "auto"],
-    "parallel_tool_calls": [True, False],
-}
 
 
 class OpenAI(Dialect):
@@ -98,13 +92,10 @@ def _source_of(data: Mapping[str, Any]) -> str:
 
 def _meaningful(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the body without fields whose value asks for nothing."""
-    has_tools = bool(body.get("tools"))
-    return {k: v for k, v in body.items() if not _is_no_op(k, v, has_tools)}
+    return {k: v for k, v in body.items() if not _is_no_op(k, v)}
 
 
-def _is_no_op(name: str, value: Any, has_tools: bool) -> bool:
-    if name in _OF_TOOLS and not has_tools:
-        return asks_for_nothing(value, _OF_TOOLS[name])
+def _is_no_op(name: str, value: Any) -> bool:
     neutral = [_NO_OPS[name]] if name in _NO_OPS else []
     if name in FIELDS:  # what of these is empty is for the request to judge
         return value is None or bool(neutral and asks_for_nothing(value, neutral))

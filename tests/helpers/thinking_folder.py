@@ -1,4 +1,4 @@
-"""Tiny models that think, in folders like real ones: each token has one that follows it.
+"""Tiny models that think or call tools, in folders like real ones; a token has one follower.
 
 `<think>` is followed by a to p, `</think>`, a line break, xyz and the end.
 """
@@ -38,12 +38,29 @@ OFF_AT_FIRST = CHATS + (
 CHANNELS = CHATS + "{%- endif -%}"
 """gpt-oss': the model opens a channel."""
 
+CALL = '{"name": "weather", "arguments": {"city": "Łódź"}}'
+WITH_TOOLS = (
+    "{%- if tools -%}<|im_start|>system:{%- for tool in tools -%}{{ tool.function | tojson }}"
+    "{%- endfor -%}<|im_end|>{%- endif -%}"
+    + CHATS.replace(
+        "{{ message.content }}",
+        "{{ message.content }}{% for tool_call in message.tool_calls or [] -%}<tool_call>"
+        '{"name": "{{ tool_call.name or tool_call.function.name }}", '
+        '"arguments": {{ tool_call.function.arguments | tojson }}}</tool_call>{%- endfor -%}',
+    )
+    + ":{%- endif -%}"
+)
+"""As Qwen's, by which mlx-lm finds its parser."""
+
 _CHAINS = {
     "think": [
         [":", "<think>", *THOUGHT, "</think>", "\n", *ANSWER, END],
     ],
     "gemma": [
         [":", "<|channel>", "thought", "\n", *THOUGHT, "<channel|>", *ANSWER, END],
+    ],
+    "calls": [
+        [":", "I look.", "\n", "<tool_call>", CALL, "</tool_call>", END],
     ],
     "channels": [
         ["assistant", "<|channel|>", "analysis", "<|message|>", *THOUGHT, END],
@@ -53,9 +70,11 @@ _CHAINS = {
 _ADDED = {
     "think": ["<think>", "</think>"],
     "gemma": ["<|channel>", "<channel|>", "thought"],
+    "calls": ["I look.", "<tool_call>", CALL, "</tool_call>"],
     "channels": ["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "analysis", "final"],
 }
 TEMPLATES = {"think": SWITCHED, "gemma": CHATS + ":{%- endif -%}", "channels": CHANNELS}
+TEMPLATES["calls"] = WITH_TOOLS
 
 
 def write_thinking_model(folder: Path, kind: str = "think", template: str | None = None) -> str:

@@ -44,6 +44,8 @@ def test_the_same_command_is_the_same_run() -> None:
     assert len(make_spec().run_id) == 16
 
 
+LABELS = {"choice": ["a", "b"]}
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
 CHANGES: list[dict[str, Any]] = [
     {"model": "other/model"},
     {"model": "model@0123456789ab"},
@@ -66,7 +68,6 @@ CHANGES: list[dict[str, Any]] = [
     {"sampling": SamplingParams.of(stop=["END", "STOP"])},
     {"sampling": SamplingParams.of(seed=1)},
     {"sampling": SamplingParams.of(logprobs=0)},
-    {"sampling": SamplingParams.of(prompt_logprobs=0)},
     {"sampling": SamplingParams.of(stop_on_repetition=True)},
     {"sampling": SamplingParams.of(allow_special_tokens=True)},
     {"sampling": SamplingParams.of(presence_penalty=0.5)},
@@ -81,6 +82,12 @@ CHANGES: list[dict[str, Any]] = [
     {"sampling": SamplingParams.of(thinking="off")},
     {"sampling": SamplingParams.of(thinking_budget=9)},
     {"sampling": SamplingParams.of(chat_template_kwargs={"a": 1})},
+    {"sampling": SamplingParams.of(prompt_logprobs=0)},
+    {"sampling": SamplingParams.of(structured_outputs=LABELS, score=True)},
+    {"sampling": SamplingParams.of(structured_outputs=LABELS, score=True, normalize_scores=True)},
+    {"sampling": SamplingParams.of(tools=TOOLS)},
+    {"sampling": SamplingParams.of(tools=TOOLS, tool_choice="none")},
+    {"sampling": SamplingParams.of(tools=TOOLS, parallel_tool_calls=False)},
     {"video_params": VideoParams.of(video_fps=1.0)},
     {"video_params": VideoParams.of(video_max_frames=16)},
 ]

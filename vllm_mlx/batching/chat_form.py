@@ -6,14 +6,15 @@ calls of tools, and whether they know tools at all, is found out by rendering a 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
 from itertools import product
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from vllm_mlx.batching.prompts import Messages
+from vllm_mlx.batching.tool_text import calls_as_text, to_json, with_tools
 from vllm_mlx.errors import ChatTemplateError
 
 _ID = "call_00000000000000000000"  # as long as OpenAI's
@@ -21,6 +22,10 @@ _SHORT_ID = 9  # what Mistral's templates insist on
 _WORDS = ("probe_function", "probe_key", "probe_value", "probe_result")
 # A dict as Python writes it, and JSON within JSON: forms that no model was trained on.
 _WRONG = ("'probe_key'", r"\"probe_key")
+
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
 
 
 class _CallForm(NamedTuple):
@@ -42,14 +47,21 @@ class ChatForm:
     """Fits messages to a model's chat template.
 
     Args:
-        write: the template: the text of messages; raises `ChatTemplateError`.
+        write: the template: the text of messages, and of what else is given by name; raises
+            `ChatTemplateError`.
     """
 
-    def __init__(self, write: Callable[[Messages], str]) -> None:
+    def __init__(self, write: Callable[[Messages, Mapping[str, Any]], str]) -> None:
         self._write = write
 
-    def fit(self, messages: Messages) -> Messages:
-        """Return messages that the template writes as its model was trained; most as they are."""
+    def fit(self, messages: Messages, tools: Sequence[Any] = ()) -> Messages:
+        """Return messages that the template writes as its model was trained; most as they are.
+
+        Args:
+            tools: which are described in the messages if the template does not take them.
+        """
+        if tools and not self.takes_tools:
+            messages = with_tools(messages, tools)
         if not any(_is_special(message) for message in messages):
             return messages
         messages = [self._fit(message) for message in messages]
@@ -58,6 +70,19 @@ class ChatForm:
             messages = [_with_name(message, names) for message in messages]
             messages = self._with_calls(messages)
         return messages
+
+    @cached_property
+    def takes_tools(self) -> bool:
+        """Whether the template shows the model tools that are given to it."""
+        function = {"name": "probe_function", "description": "probe", "parameters": _NO_PARAMETERS}
+        tools = [{"type": "function", "function": function}]
+        return "probe_function" in (self._written([_ASKED], {"tools": tools}) or "")
+
+    @cached_property
+    def calls_in_json(self) -> bool:
+        """Whether an answer of the model that calls a function is JSON, and nothing besides."""
+        said = self._written([_ASKED, _call(self._call_form)]) if self._call_form else None
+        return said is not None and '{"name": "probe_function", "parameters": {"probe_key"' in said
 
     def _fit(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         if message["role"] == "developer" and not self._knows_developers:
@@ -70,7 +95,7 @@ class ChatForm:
 
     def _with_calls(self, messages: Messages) -> Messages:
         if (form := self._call_form) is None:
-            return list(_as_text(messages))
+            return list(calls_as_text(messages))
         return [_in_form(message, form) for message in messages]
 
     @cached_property
@@ -102,9 +127,9 @@ class ChatForm:
                 return form
         return None
 
-    def _written(self, messages: Messages) -> str | None:
+    def _written(self, messages: Messages, arguments: Mapping[str, Any] = _NOTHING) -> str | None:
         try:
-            return self._write(messages)
+            return self._write(messages, arguments)
         except ChatTemplateError:
             return None
 
@@ -146,7 +171,7 @@ def _call_in_form(call: Mapping[str, Any], form: _CallForm) -> dict[str, Any]:
     changed = dict(call)
     if form.as_text:
         function = call["function"]
-        changed["function"] = {**function, "arguments": _to_json(function["arguments"])}
+        changed["function"] = {**function, "arguments": to_json(function["arguments"])}
     if form.short_ids and "id" in call:
         changed["id"] = _short(call["id"])
     return changed
@@ -171,39 +196,3 @@ def _with_name(message: Mapping[str, Any], names: Mapping[str, str]) -> Mapping[
     if message["role"] != "tool" or name is None or "name" in message:
         return message
     return {**message, "name": name}
-
-
-def _as_text(messages: Messages) -> Iterator[Mapping[str, Any]]:
-    """Write calls and results as text, in the form that most models with tools were trained on."""
-    results: list[Any] = []
-    for message in messages:
-        if message["role"] == "tool":
-            results.append(message["content"])
-            continue
-        if results:
-            yield _results(results)
-            results = []
-        if calls := message.get("tool_calls"):
-            texts = [message["content"]] if message["content"] else []
-            texts += [f"<tool_call>\n{_to_json(call['function'])}\n</tool_call>" for call in calls]
-            message = {**message, "content": "\n".join(texts)}
-            del message["tool_calls"]
-        yield message
-    if results:
-        yield _results(results)
-
-
-def _results(results: list[Any]) -> Mapping[str, Any]:
-    if all(isinstance(each, str) for each in results):
-        texts = (f"<tool_response>\n{each}\n</tool_response>" for each in results)
-        return {"role": "user", "content": "\n".join(texts)}
-    parts: list[Any] = []
-    for each in results:
-        own = each if isinstance(each, list) else [{"type": "text", "text": each}]
-        parts += [{"type": "text", "text": "<tool_response>\n"}, *own]
-        parts.append({"type": "text", "text": "\n</tool_response>"})
-    return {"role": "user", "content": parts}
-
-
-def _to_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -225,8 +226,9 @@ class EngineCore:
         for (_, future, *_), each in zip(samples, media, strict=True):
             if each:
                 future.add_done_callback(partial(_release, each))
-        for (request, future, at, in_order), each in zip(samples, media, strict=True):
-            params = request.params.within(loaded.vocab_size)
+        for (asked, future, at, in_order), each in zip(samples, media, strict=True):
+            params = asked.params.within(loaded.vocab_size).held()
+            request = asked if params is asked.params else replace(asked, params=params)
             _require_scores(runner, params, each)
             if params.score:
                 scored = _Submitted(request, future, at, in_order)
@@ -251,6 +253,7 @@ class EngineCore:
                     submitted=at,
                     in_order=in_order,
                     new_constraint=new_constraint,
+                    calls=loaded.calls(params),
                 )
             )
         return sequences

@@ -21,9 +21,11 @@ from vllm_mlx.batching.prompts import MediaPrompt, Messages, Prompt
 from vllm_mlx.batching.template_arguments import TemplateArguments
 from vllm_mlx.batching.text import Detokenizer
 from vllm_mlx.batching.thinking import Thinking, ThinkingMarkers
+from vllm_mlx.batching.tool_calls import Calls, calls_of
 from vllm_mlx.errors import ChatTemplateError, ContextLengthError, InvalidRequestError, MediaError
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.tools import as_shown
 
 
 @dataclass
@@ -145,12 +147,25 @@ class LoadedModel:
         if isinstance(prompt, str):
             params.check_plain_prompt()
             return prompt, {}
-        arguments = self._template.of(params)
+        arguments, tools = self._template.of(params), as_shown(params.tools, params.tool_choice)
         with self.lock:
+            if tools and self._chat_form.takes_tools:
+                arguments["tools"] = tools
             if isinstance(prompt, MediaPrompt):
-                messages = self._chat_form.fit(prompt.messages)
+                messages = self._chat_form.fit(prompt.messages, tools)
                 return replace(prompt, messages=messages, arguments=arguments), arguments
-            return self._chat_form.fit(prompt), arguments
+            return self._chat_form.fit(prompt, tools), arguments
+
+    def calls(self, params: SamplingParams) -> Calls | None:
+        """Return how calls of tools stand in an answer; None where it calls none.
+
+        Raises:
+            InvalidRequestError: no parser knows the model's own form.
+        """
+        if not params.tools:
+            return None
+        with self.lock:
+            return calls_of(params, self._chat_form, self.tokenizer, self.name)
 
     def room(self, prompt_tokens: int, max_tokens: int) -> int:
         """Return how many tokens an answer may have.
@@ -214,8 +229,7 @@ class LoadedModel:
 
     @cached_property
     def _chat_form(self) -> ChatForm:
-        write = self.write_chat or self._write_chat
-        return ChatForm(lambda messages: write(messages, {}))
+        return ChatForm(self.write_chat or self._write_chat)
 
     def _write_chat(self, messages: Messages, arguments: Mapping[str, Any]) -> str:
         write = self._template.write

@@ -17,7 +17,8 @@ from vllm_mlx.batching.request import Request
 from vllm_mlx.batching.text import Detokenizer, TextStream
 from vllm_mlx.batching.thinking import Thinking
 from vllm_mlx.batching.thought_text import ThoughtText
-from vllm_mlx.outputs import FinishReason, GenerationOutput, TokenLogprob
+from vllm_mlx.batching.tool_calls import Calls, with_ids
+from vllm_mlx.outputs import FinishReason, GenerationOutput, TokenLogprob, ToolCall
 
 
 class Sequence:
@@ -47,6 +48,7 @@ class Sequence:
         scored_from: the place of the first token of the prompt whose log-probability is asked for.
         submitted: when it was asked for, by `time.perf_counter()`; now without.
         new_constraint: makes the constraint of its answer, at the start.
+        calls: how calls of tools stand in its answer; None where it makes none.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Sequence:
         in_order: bool = False,
         scored_from: int = 1,
         new_constraint: Callable[[], Constraint] | None = None,
+        calls: Calls | None = None,
     ) -> None:
         self.request_id = request.request_id
         self.params = params = request.params
@@ -86,6 +89,7 @@ class Sequence:
         self._new_thinking = new_thinking
         self._scored_from = scored_from
         self._new_constraint = new_constraint
+        self._calls = calls
         self._submitted = time.perf_counter() if submitted is None else submitted
         self.end_at(())
         self.restart()
@@ -113,6 +117,8 @@ class Sequence:
         self.scores = None if asked is None else PromptScores(self._scored_from, asked)
         self._logprobs: list[tuple[int, Logprobs]] = []
         self._reported = 0
+        self._said = ""  # of a stream, calls among it
+        self._shown = 0
 
     @property
     def started_streaming(self) -> bool:
@@ -160,27 +166,54 @@ class Sequence:
         """Hand the caller what is new: a chunk if it streams, the whole output at the end."""
         if self.finish_reason and self._finish():
             self.finish_reason = "stop"
+        text, calls = self._split() if self.finish_reason else ("", None)
         if self.on_chunk:
-            piece = self.text.take()
+            piece = self._piece(text) if self._calls else self.text.take()
             thought = self._thoughts.take_reasoning() if self._thoughts else None
             if piece or thought or self.finish_reason:
-                self.on_chunk(self.output(piece, thought or None, self._reported))
+                self.on_chunk(self.output(piece, thought or None, calls, self._reported))
                 self._reported = len(self._logprobs)
         if self.finish_reason:
             thought = self._thoughts.reasoning if self._thoughts else None
             with suppress(InvalidStateError):  # cancelled a moment ago
-                self.future.set_result(self.output(self.text.text, thought))
+                self.future.set_result(self.output(text, thought, calls))
+
+    def _split(self) -> tuple[str, tuple[ToolCall, ...] | None]:
+        """Return the whole answer without its calls of tools, and these."""
+        if self._calls is None:
+            return self.text.text, None
+        text, calls = self._calls.split(self.text.text)
+        if not self.params.parallel_tool_calls:
+            del calls[1:]
+        return text, with_ids(calls, self.prompt_tokens) or None
+
+    def _piece(self, text: str) -> str:
+        """Return what a stream may show now, calls left out; `text` is all that it will at the
+        end."""
+        assert self._calls
+        self._said += self.text.take()
+        if not self.finish_reason:
+            text = self._said[: self._calls.certain(self._said)]
+        piece, self._shown = text[self._shown :], max(self._shown, len(text))
+        return piece
 
     def fail(self, error: Exception) -> None:
         """End with an error instead of an output."""
         with suppress(InvalidStateError):
             self.future.set_exception(error)
 
-    def output(self, text: str, reasoning: str | None, since: int = 0) -> GenerationOutput:
+    def output(
+        self,
+        text: str,
+        reasoning: str | None,
+        tool_calls: tuple[ToolCall, ...] | None,
+        since: int = 0,
+    ) -> GenerationOutput:
         """Return texts with the present counts, and the log-probabilities `since` a token."""
         return GenerationOutput(
             text=text,
             reasoning=reasoning,
+            tool_calls=tool_calls,
             reasoning_tokens=self.thinking.state.spent if self.thinking else 0,
             prompt_tokens=len(self.prompt_tokens),
             completion_tokens=len(self.output_tokens),

@@ -92,13 +92,18 @@ def seconds_option(name: str, default: float, text: str) -> Decorator:
 def setting_option(setting: Setting, **attributes: Any) -> Decorator:
     """Return the option of one setting; its range is checked by the setting's own class."""
     facts = [setting.range, "repeatable" if setting.type == "array" else ""]
+    flag = setting.name.replace("_", "-")
     if setting.type == "boolean":
         attributes["is_flag"] = True
+        if setting.default == "true":
+            flag = f"no-{flag}"
+            attributes |= {"flag_value": False, "default": True}
     elif setting.default:
         facts.append(f"default {setting.default}")
     description = "; ".join(filter(None, facts))
     return click.option(
-        "--" + setting.name.replace("_", "-"),
+        f"--{flag}",
+        setting.name,
         type=_TYPES.get(setting.items or setting.type),
         multiple=setting.type == "array",
         metavar=_METAVARS.get(setting.type),

@@ -22,8 +22,6 @@ NO_OPS: dict[str, Any] = {
     "logprobs": False,
     "top_logprobs": 0,
     "tools": None,
-    "tool_choice": "auto",
-    "parallel_tool_calls": False,
     "functions": [],
     "function_call": "none",
     "modalities": ["text"],
@@ -89,16 +87,24 @@ def test_all_sampling_fields_are_mapped() -> None:
         "logprobs": 3,
         "stop_on_repetition": True,
         "allow_special_tokens": True,
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+        "tool_choice": "auto",
+        "parallel_tool_calls": False,
+        "prompt_logprobs": 0,
     }
     request = OPENAI.request(envelope("/v1/completions", prompt="p", **sampling))
     assert request.model_fields_set == {"id", "prompt", *sampling}
-    own = {"structured_outputs"}  # says where a text ends, as `stop` does
+    # The first says where a text ends, as `stop` does, and scores go with it; the others are no
+    # plain prompt's.
+    own = {"structured_outputs", "score", "normalize_scores"}
+    own |= {"thinking", "thinking_budget", "chat_template_kwargs"}
     assert sampling.keys() | own == SamplingParams.model_fields.keys()
     assert request.model_dump(include=set(sampling)) == {
         **sampling,
         "logit_bias": {7: -100},
         "stop": ("x",),
         "stop_token_ids": (7,),
+        "tools": ({"type": "function", "function": {"name": "f"}},),
     }
 
 
@@ -137,7 +143,6 @@ def test_values_that_ask_for_nothing(name: str) -> None:
             {"a": 1},
             "body.web_search_options={'a': 1}: not supported; nothing",
         ),
-        ("tools", [{}], "body.tools=[{}]: not supported"),
         ("max_token", 5, "body.max_token=5: not supported"),
         ("id", "b", "body.id='b': not supported"),
     ],

@@ -55,15 +55,17 @@ HISTORY = [
 ]
 
 
-def fitted(template: str, messages: list[dict[str, Any]]) -> str:
+def fitted(template: str, messages: list[dict[str, Any]], tools: list[Any] | None = None) -> str:
     """What the template writes of messages."""
 
-    def write(messages: Any) -> str:
+    def write(messages: Any, arguments: Any) -> str:
         with template_errors():
-            return str(render_jinja_template([messages], chat_template=template)[0][0])
+            return str(render_jinja_template([messages], **arguments, chat_template=template)[0][0])
 
     given = json.dumps(messages)
-    text = write(ChatForm(write).fit(messages))
+    form = ChatForm(write)
+    arguments = {"tools": tools} if tools and form.takes_tools else {}
+    text = write(form.fit(messages, tools or ()), arguments)
     assert json.dumps(messages) == given
     return text
 
@@ -146,10 +148,29 @@ def test_reasoning_has_the_name_that_the_template_gives_it() -> None:
     assert fitted(PLAIN, [answer]) == "<assistant>4"
 
 
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+ASKED = [{"role": "user", "content": "hi"}]
+
+
+def test_tools_go_to_a_template_that_takes_them() -> None:
+    template = "{{ tools | tojson if tools else '' }}" + PLAIN
+    assert fitted(template, ASKED, [TOOL]) == json.dumps([TOOL]) + "<user>hi"
+
+
+def test_tools_are_described_where_the_template_takes_none() -> None:
+    text = fitted(PLAIN, ASKED, [TOOL])
+    assert text.startswith("<system># Tools\n")
+    assert f"<tools>\n{json.dumps(TOOL)}\n</tools>" in text
+    assert text.endswith("<user>hi")
+    for role in ("system", "developer"):
+        said = fitted(PLAIN, [{"role": role, "content": "Be brief"}, *ASKED], [TOOL])
+        assert said == text.replace("<system>", "<system>Be brief\n\n")
+
+
 def test_other_chats_are_not_touched() -> None:
     messages = [{"role": "user", "content": "hi"}]
 
-    def write(messages: Any) -> str:
+    def write(messages: Any, arguments: Any) -> str:
         raise AssertionError("nothing is to be found out")
 
     assert ChatForm(write).fit(messages) is messages

@@ -1,0 +1,209 @@
+"""`Tool` and `ToolChoice`: functions that a model may call, in OpenAI's form. Needs no MLX."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NotRequired, TypeAlias
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    WithJsonSchema,
+    with_config,
+)
+
+# Until Python 3.12 pydantic reads the TypedDict of typing_extensions only.
+from typing_extensions import TypedDict
+
+from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.structured_outputs import StructuredOutputs
+
+MAX_TOOLS = 128
+"""OpenAI's own bound."""
+_STRICT = ConfigDict(extra="forbid", strict=True)
+FunctionName = Annotated[str, StringConstraints(min_length=1)]
+
+
+def _given(value: Any) -> Any:
+    """Return an object without nulls."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: each for key, each in value.items() if each is not None}
+
+
+@with_config(_STRICT)
+class Function(TypedDict):
+    """A function: its name, what it does, and the JSON schema of its arguments."""
+
+    name: FunctionName
+    description: NotRequired[str]
+    parameters: NotRequired[dict[str, JsonValue]]
+    strict: NotRequired[bool]
+
+
+@with_config(_STRICT)
+class Tool(TypedDict):
+    """A tool; of OpenAI's kinds only functions run anywhere."""
+
+    type: Literal["function"]
+    function: Annotated[Function, BeforeValidator(_given)]
+
+
+def _tools(given: Any) -> Any:
+    value = _from_json(given) if isinstance(given, str) else given
+    return None if value in ([], ()) else tuple(value) if isinstance(value, list) else value
+
+
+def _choice(given: Any) -> Any:
+    """Return `auto`, `none`, `required` or the name of a function in braces."""
+    value = _from_json(given) if isinstance(given, str) and given.startswith("{") else given
+    if isinstance(value, Mapping):
+        if value.get("type") != "function":
+            raise ValueError("type should be 'function'")
+        return _given(value)
+    if value not in (None, "auto", "none", "required"):
+        raise ValueError(
+            'should be auto, none, required or {"type": "function", "function": {"name": …}}'
+        )
+    return value
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+
+
+@with_config(_STRICT)
+class ChosenFunction(TypedDict):
+    """The name of a function that is to be called."""
+
+    name: FunctionName
+
+
+@with_config(_STRICT)
+class Chosen(TypedDict):
+    """A choice of one function."""
+
+    type: Literal["function"]
+    function: ChosenFunction
+
+
+_Tools = Annotated[
+    tuple[Annotated[Tool, BeforeValidator(_given)], ...], Field(max_length=MAX_TOOLS)
+]
+ToolsField = Annotated[
+    _Tools | None, BeforeValidator(_tools), WithJsonSchema({"type": "list of objects"})
+]
+ToolChoice: TypeAlias = Literal["auto", "none", "required"] | Chosen
+ToolChoiceField = Annotated[
+    ToolChoice | None, BeforeValidator(_choice), WithJsonSchema({"type": "string or object"})
+]
+
+
+def is_forced(choice: ToolChoice | None) -> bool:
+    """Whether a call has to be made, which the answer is then held to."""
+    return choice == "required" or isinstance(choice, Mapping)
+
+
+def chosen_name(choice: ToolChoice | None) -> str | None:
+    """Return the one function that is to be called, if one is."""
+    return choice["function"]["name"] if isinstance(choice, Mapping) else None
+
+
+def check_tools(tools: tuple[Tool, ...] | None, choice: ToolChoice | None) -> None:
+    """Make sure that a choice can be made.
+
+    Raises:
+        InvalidRequestError: there are no tools to choose from, or not the one.
+    """
+    if not is_forced(choice):
+        return
+    if not tools:
+        raise InvalidRequestError(f"tool_choice={choice!r}: goes with tools, and none are given")
+    names = [tool["function"]["name"] for tool in tools]
+    if (name := chosen_name(choice)) is not None and name not in names:
+        raise InvalidRequestError(f"tool_choice: there is no tool {name!r}, but {', '.join(names)}")
+
+
+def as_shown(tools: tuple[Tool, ...] | None, choice: ToolChoice | None) -> list[dict[str, Any]]:
+    """Return the tools that the model is shown; each has parameters, which templates expect."""
+    if not tools or choice == "none":
+        return []
+    nothing = {"type": "object", "properties": {}}
+    return [
+        {
+            **tool,
+            "function": {
+                **tool["function"],
+                "parameters": tool["function"].get("parameters") or nothing,
+            },
+        }
+        for tool in tools
+    ]
+
+
+def forced_outputs(
+    tools: tuple[Tool, ...], choice: ToolChoice | None, most: int | None
+) -> StructuredOutputs:
+    """Return what an answer is that makes a forced call: a list of calls in JSON.
+
+    Args:
+        most: calls in one answer; a function that is chosen by name is called once.
+
+    Raises:
+        InvalidRequestError: the schema of a function's parameters can't be held.
+    """
+    name = chosen_name(choice)
+    functions = [tool["function"] for tool in tools if name in (None, tool["function"]["name"])]
+    parameters = {f"tool{at}": each.get("parameters") or {} for at, each in enumerate(functions)}
+    calls = [_call(each["name"], where) for each, where in zip(functions, parameters, strict=True)]
+    schema: dict[str, Any] = {
+        "type": "array",
+        "items": calls[0] if len(calls) == 1 else {"anyOf": calls},
+        "minItems": 1,
+        "$defs": {
+            where: _moved(_arguments(each), f"#/$defs/{where}")
+            for where, each in parameters.items()
+        },
+    }
+    if most or name is not None:
+        schema["maxItems"] = 1
+    try:
+        return StructuredOutputs.of({"json": schema})
+    except ValueError as error:
+        raise InvalidRequestError(f"tool_choice={choice!r}: parameters: {error}") from None
+
+
+def _call(name: str, where: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {"name": {"const": name}, "arguments": {"$ref": f"#/$defs/{where}"}},
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
+def _arguments(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of arguments, of those that are declared unless it says otherwise."""
+    composed = parameters.keys() & {"$ref", "anyOf", "oneOf", "allOf", "patternProperties"}
+    closed = {} if composed else {"additionalProperties": False}
+    return {"type": "object", **closed, **parameters}
+
+
+def _moved(schema: Any, root: str) -> Any:
+    """Return a schema that stands at `root` of another, where its references lead as before."""
+    if isinstance(schema, list):
+        return [_moved(each, root) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    moved = {key: _moved(each, root) for key, each in schema.items()}
+    target = schema.get("$ref")
+    if isinstance(target, str) and target.startswith("#"):
+        moved["$ref"] = root + target[1:]
+    return moved
