@@ -91,8 +91,20 @@ def cache_of_models(cache: Path) -> Path:
     return cache
 
 
+def train(adapter):
+    """What a recipe expects of `mlx_lm.lora`."""
+    from tests.helpers.adapters import write_adapter
+    from vllm_mlx.model_files import local_path
+    from vllm_mlx.models.gguf import load_gguf
+
+    base, *_ = load_gguf(local_path("smollm2-135m"))
+    write_adapter(adapter, base, keys=["self_attn.q_proj"], noise=0.02)
+
+
 @pytest.mark.parametrize(("test", "rows"), list(cases()))
 def test_blocks(test, rows, clone, environment):
+    if any("my-adapter" in block.code for block in BLOCKS if block.test == test):
+        train(clone / "my-adapter")
     prompts = clone / "examples" / "prompts.jsonl"
     prompts.write_text("".join(prompts.read_text().splitlines(keepends=True)[:rows]))
     for block in [each for each in BLOCKS if each.test == test]:
