@@ -24,7 +24,7 @@ THINKS = "mlx-community/Qwen3-4B-4bit"
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-MADE = re.compile(r"\b(?:answers|clips)/?\b")  # folders that one block makes and others read
+MADE = re.compile(r"\b(?:answers|clips|extracted)/?\b")  # folders one block makes, others read
 
 
 class Block(NamedTuple):
