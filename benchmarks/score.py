@@ -85,7 +85,7 @@ def each_question(loaded: LoadedModel, prompts: list[str]) -> Scores:
 
 
 def ours(core: EngineCore, prompts: list[str]) -> Scores:
-    params = SamplingParams.of(structured_outputs={"choice": LABELS}, score=True)
+    params = SamplingParams.of(structured_outputs={"choice": LABELS}, score_choices=True)
     futures = core.submit(*(Request(prompt, params) for prompt in prompts))
     outputs = [future.result() for future in futures]
     return [{each.choice: each.logprob for each in output.scores or ()} for output in outputs]

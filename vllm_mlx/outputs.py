@@ -106,7 +106,8 @@ class GenerationOutput:
             those of the tokens so far that were not in an earlier chunk.
         prompt_logprobs: one entry a token of the prompt, None for the first, if they were asked
             for. In a stream they stand in the last chunk.
-        scores: all labels, the best first, if they were to be ranked (`SamplingParams.score`).
+        scores: all labels, the best first, if they were to be ranked (see
+            `SamplingParams.score_choices`).
         media: the images and then the videos of the prompt, as they were seen; None without any.
         error_type: class name of the error, for `finish_reason == "error"`.
         error: its message.

@@ -142,7 +142,7 @@ class SamplingParams(Parameters):
     the `finish_reason` `length`.
     """
 
-    score: bool = False
+    score_choices: bool = False
     """Rank the labels of a `choice` by how likely they follow the prompt, and generate nothing.
 
     The text is the best of them, and `scores` has all. They follow the prompt at once, without a
@@ -205,28 +205,30 @@ class SamplingParams(Parameters):
         Raises:
             InvalidRequestError: naming what does.
         """
-        if sees_media and (self.score or self.prompt_logprobs is not None):
-            name = "score" if self.score else "prompt_logprobs"
+        if sees_media and (self.score_choices or self.prompt_logprobs is not None):
+            name = "score_choices" if self.score_choices else "prompt_logprobs"
             raise InvalidRequestError(
                 f"{name}: a prompt with images or videos has none; leave it out"
             )
-        if self.normalize_scores and not self.score:
-            raise InvalidRequestError("normalize_scores: goes with score; give both, or neither")
-        if not self.score:
+        if self.normalize_scores and not self.score_choices:
+            raise InvalidRequestError(
+                "normalize_scores: goes with score_choices; give both, or neither"
+            )
+        if not self.score_choices:
             return
         if not self.choices:
             raise InvalidRequestError(
-                "score: ranks the labels of a choice; give structured_outputs "
+                "score_choices: ranks the labels of a choice; give structured_outputs "
                 '{"choice": [labels]}, or --choices'
             )
         if self.thinking == "on":
             raise InvalidRequestError(
-                "thinking='on': labels follow the prompt at once; leave thinking or score out"
+                "thinking='on': labels follow the prompt at once; leave one of the two out"
             )
         for name in _UNSCORED:
             if (value := getattr(self, name)) != type(self).model_fields[name].default:
                 raise InvalidRequestError(
-                    f"{name}={value!r}: changes no score of a given label; leave it or score out"
+                    f"{name}={value!r}: changes no score of a given label; leave it out"
                 )
 
     @property
@@ -272,7 +274,7 @@ class SamplingParams(Parameters):
         if type(n) is not int or n < 1:
             raise InvalidRequestError(f"n={n!r}: should be at least 1")
         if n > 1 and self.greedy:
-            nothing = self.max_tokens == 0 or self.score
+            nothing = self.max_tokens == 0 or self.score_choices
             why = "without a token" if nothing else "at temperature 0"
             raise InvalidRequestError(f"n={n}: {why} all samples are the same")
         if self.seed is None:
@@ -296,7 +298,7 @@ class SamplingParams(Parameters):
     @property
     def greedy(self) -> bool:
         """Whether nothing is drawn: at 0, or so near that 1/T overflows, or without a token."""
-        return self.temperature < 1e-6 or self.max_tokens == 0 or self.score
+        return self.temperature < 1e-6 or self.max_tokens == 0 or self.score_choices
 
 
 class MoreOptions(TypedDict, total=False):
@@ -324,7 +326,7 @@ class MoreOptions(TypedDict, total=False):
     parallel_tool_calls: bool | None
     structured_outputs: StructuredOutputs | Mapping[str, Any] | None
     response_format: Mapping[str, Any] | None
-    score: bool | None
+    score_choices: bool | None
     normalize_scores: bool | None
     thinking: Thinking | bool | None
     thinking_budget: int | None

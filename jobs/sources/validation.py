@@ -73,8 +73,8 @@ def _samples(request: GenerationRequest, sampling: SamplingParams, n: int) -> in
     params.check_score(sees_media=bool(request.media))
     if samples > 1 and params.greedy:
         raise InvalidRequestError(
-            f"n={samples}: with temperature=0, max_tokens=0 or score every sample is the same; ask "
-            "for one, or give a temperature"
+            f"n={samples}: with temperature=0, max_tokens=0 or score_choices every sample is the "
+            "same; ask for one, or give a temperature"
         )
     return samples
 

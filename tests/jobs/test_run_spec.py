@@ -46,6 +46,7 @@ def test_the_same_command_is_the_same_run() -> None:
 
 LABELS = {"choice": ["a", "b"]}
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
+RANKED: dict[str, Any] = {"structured_outputs": LABELS, "score_choices": True}
 CHANGES: list[dict[str, Any]] = [
     {"model": "other/model"},
     {"model": "model@0123456789ab"},
@@ -69,7 +70,7 @@ CHANGES: list[dict[str, Any]] = [
     {"sampling": SamplingParams.of(seed=1)},
     {"sampling": SamplingParams.of(logprobs=0)},
     {"sampling": SamplingParams.of(prompt_logprobs=0)},
-    {"sampling": SamplingParams.of(score=True)},
+    {"sampling": SamplingParams.of(score_choices=True)},
     {"sampling": SamplingParams.of(normalize_scores=True)},
     {"sampling": SamplingParams.of(stop_on_repetition=True)},
     {"sampling": SamplingParams.of(allow_special_tokens=True)},
@@ -85,8 +86,12 @@ CHANGES: list[dict[str, Any]] = [
     {"sampling": SamplingParams.of(thinking="off")},
     {"sampling": SamplingParams.of(thinking_budget=9)},
     {"sampling": SamplingParams.of(chat_template_kwargs={"a": 1})},
-    {"sampling": SamplingParams.of(structured_outputs=LABELS, score=True)},
-    {"sampling": SamplingParams.of(structured_outputs=LABELS, score=True, normalize_scores=True)},
+    {"sampling": SamplingParams.of(structured_outputs=LABELS, score_choices=True)},
+    {
+        "sampling": SamplingParams.of(
+            structured_outputs=LABELS, score_choices=True, normalize_scores=True
+        )
+    },
     {"sampling": SamplingParams.of(tools=TOOLS)},
     {"sampling": SamplingParams.of(tools=TOOLS, tool_choice="none")},
     {"sampling": SamplingParams.of(tools=TOOLS, parallel_tool_calls=False)},

@@ -53,9 +53,9 @@ def test_a_setting_is_told_in_words() -> None:
     assert settings_of(SamplingParams)["max_tokens"] == Setting(
         name="max_tokens",
         type="integer",
-        range="at least 1",
+        range="at least 0",
         default="256",
-        help="Most tokens to generate, the end token included.",
+        help="Most tokens to generate, the end token included; 0 only reads the prompt.",
     )
     ranges = {name: each.range for name, each in settings_of(GenerationRequest).items()}
     assert ranges["top_p"] == "above 0, up to 1"

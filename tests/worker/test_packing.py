@@ -375,4 +375,4 @@ def test_input_columns_are_carried_to_the_dataset(bench: Bench) -> None:
 
     assert [row["prompt"] for row in rows_of(spec)] == ["prompt 0", "prompt 1"]
     assert {row["topic"] for row in rows_of(spec)} == {"owls"}
-    assert {row["weights"] for row in rows_of(spec)} == {"[1, 2]"}
+    assert [row["weights"] for row in rows_of(spec)] == [[1, 2]] * 2

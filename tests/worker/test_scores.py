@@ -77,7 +77,7 @@ def test_a_run_ranks_labels(tmp_path: Path, folder: Path) -> None:
     path = tmp_path / "rows.jsonl"
     own = {"structured_outputs": {"choice": ["yes", "no"]}, "logprobs": 0}
     rows: list[dict[str, Any]] = [{"prompt": each} for each in questions]
-    rows += [{"prompt": "Who?", **own}, {"prompt": "Who?", "score": False, "max_tokens": 2}]
+    rows += [{"prompt": "Who?", **own}, {"prompt": "Who?", "score_choices": False, "max_tokens": 2}]
     path.write_text("".join(json.dumps(each) + "\n" for each in rows))
     flags = ("--choices", "April, May,June", "--score", "--normalize-scores")
     rows[-1] |= {"normalize_scores": False}
@@ -106,11 +106,17 @@ def test_rows_that_contradict_themselves_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     choice = {"structured_outputs": {"choice": ["a", "b"]}}
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"score": True}, "score: ranks the labels of a choice"),
+        ({"score_choices": True}, "score_choices: ranks the labels of a choice"),
         ({"normalize_scores": True}, "normalize_scores: goes with score"),
-        ({"score": True, "prompt_logprobs": 1, **choice}, "prompt_logprobs=1: changes no score"),
-        ({"score": True, "n": 2, **choice}, "or score every sample is the same"),
-        ({"score": True, "image": "a.png", **choice}, "score: a prompt with images or videos"),
+        (
+            {"score_choices": True, "prompt_logprobs": 1, **choice},
+            "prompt_logprobs=1: changes no score",
+        ),
+        ({"score_choices": True, "n": 2, **choice}, "or score_choices every sample is the same"),
+        (
+            {"score_choices": True, "image": "a.png", **choice},
+            "score_choices: a prompt with images or videos",
+        ),
     ]
     path.write_text("".join(json.dumps({"prompt": "a", **each}) + "\n" for each, _ in wrong))
 

@@ -50,8 +50,8 @@ class ChoiceScoring:
         for choice, tokens in zip(self._choices, self.labels, strict=True):
             if not 0 < len(tokens) <= params.max_tokens:
                 raise InvalidRequestError(
-                    f"score: the choice {choice!r} has {len(tokens)} tokens; allowed are 1 to "
-                    f"max_tokens={params.max_tokens}"
+                    f"score_choices: the choice {choice!r} has {len(tokens)} tokens; allowed are "
+                    f"1 to max_tokens={params.max_tokens}"
                 )
         asked = SamplingParams.of(max_tokens=0, prompt_logprobs=params.logprobs or 0)
         self.requests = [

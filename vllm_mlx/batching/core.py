@@ -230,7 +230,7 @@ class EngineCore:
             params = asked.params.within(loaded.vocab_size).held()
             request = asked if params is asked.params else replace(asked, params=params)
             _require_scores(runner, params, each)
-            if params.score:
+            if params.score_choices:
                 scored = _Submitted(request, future, at, in_order)
                 sequences += self._labels(thread, scored, prepared.tokens)
                 continue
@@ -305,8 +305,8 @@ def _release(media: PromptMedia, _: Future[GenerationOutput]) -> None:
 
 def _require_scores(runner: Runner, params: SamplingParams, media: PromptMedia | None) -> None:
     params.check_score(sees_media=media is not None)
-    if (params.score or params.prompt_logprobs is not None) and not runner.scores_prompts:
-        name = "score" if params.score else "prompt_logprobs"
+    if (params.score_choices or params.prompt_logprobs is not None) and not runner.scores_prompts:
+        name = "score_choices" if params.score_choices else "prompt_logprobs"
         raise InvalidRequestError(
             f"{name}: a model that runs {runner.way} tells nothing of its prompts; leave it out"
         )

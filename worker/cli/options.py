@@ -56,6 +56,7 @@ def object_of(text: str) -> dict[str, Any]:
 
 
 _TYPES = {"integer": integer, "number": float, "object": object_of}
+_SHORTER = {"score-choices": ("--score",)}
 _METAVARS = {"size": "SIZE", "object": "JSON"}
 
 
@@ -103,6 +104,7 @@ def setting_option(setting: Setting, **attributes: Any) -> Decorator:
     description = "; ".join(filter(None, facts))
     return click.option(
         f"--{flag}",
+        *_SHORTER.get(flag, ()),
         setting.name,
         type=_TYPES.get(setting.items or setting.type),
         multiple=setting.type == "array",

@@ -40,14 +40,23 @@ def test_an_heir_knows_what_was_recorded(redis: Redis) -> None:
     assert heir.fencing_token == 2
     assert heir.known[3] == rows[3]
     assert heir.known[7].output.text == "half \ufffd"
-    assert redis.hgetall(partial_key(RUN)) == {b"0": b"[2, 0, 6, 4]"}
+    assert redis.hgetall(partial_key(RUN)) == {b"0": b"[2, 0, 6, 4, 0]"}
 
 
 def test_all_of_an_output_survives() -> None:
     token = TokenLogprob(5, "a", -math.inf, (TokenLogprob(6, "b", -0.5),))
     seen = MediaInfo("video", "ff", 8, 8, 1.5, (0.0, 0.5), truncated=True)
     output = GenerationOutput(
-        "a", 1, 1, "error", "m", 7, 2, 0.5, (token,), (seen,), "MediaError", "no\nsuch file"
+        "a",
+        *(1, 1, "error", "m", 7, 2, 0.5),
+        logprobs=(token,),
+        prompt_logprobs=(None, token),
+        media=(seen,),
+        error_type="MediaError",
+        error="no\nsuch file",
+        reasoning="because",
+        reasoning_tokens=3,
+        complete=False,
     )
 
     assert read_row(row(0, output=output).encode()) == row(0, output=output)
@@ -78,7 +87,7 @@ def test_a_commit_frees_the_rows_and_counts_once(redis: Redis) -> None:
         lease.commit(Counts(1, 0, 3, 2))
         lease.record({0: row(0)}, Counts(1, 0, 3, 2))
 
-    assert redis.hgetall(done_key(RUN)) == {b"0": b"[1, 0, 3, 2]"}
+    assert redis.hgetall(done_key(RUN)) == {b"0": b"[1, 0, 3, 2, 0]"}
     assert not redis.exists(rows_key(RUN, 0), partial_key(RUN))
     assert ShardLease.claim(redis, RUN, 0) is None
 

@@ -96,7 +96,7 @@ def test_all_sampling_fields_are_mapped() -> None:
     assert request.model_fields_set == {"id", "prompt", *sampling}
     # The first says where a text ends, as `stop` does, and scores go with it; the others are no
     # plain prompt's.
-    own = {"structured_outputs", "score", "normalize_scores"}
+    own = {"structured_outputs", "score_choices", "normalize_scores"}
     own |= {"thinking", "thinking_budget", "chat_template_kwargs"}
     assert sampling.keys() | own == SamplingParams.model_fields.keys()
     assert request.model_dump(include=set(sampling)) == {

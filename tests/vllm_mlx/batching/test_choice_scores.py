@@ -34,7 +34,7 @@ NEAR = 1e-4
 
 
 def asked(labels: list[str] = LABELS, **more: Any) -> dict[str, Any]:
-    return {"structured_outputs": {"choice": labels}, "score": True, **more}
+    return {"structured_outputs": {"choice": labels}, "score_choices": True, **more}
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +149,10 @@ def _fallback(runner: str, model: Any, vocab: int, bounds: Any) -> Any:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "no labels": ({"score": True}, "score: ranks the labels of a choice"),
+    "no labels": ({"score_choices": True}, "score_choices: ranks the labels of a choice"),
     "another constraint": (
-        {"score": True, "structured_outputs": {"regex": "a"}},
-        "score: ranks the labels of a choice",
+        {"score_choices": True, "structured_outputs": {"regex": "a"}},
+        "score_choices: ranks the labels of a choice",
     ),
     "only normalized": ({"normalize_scores": True}, "normalize_scores: goes with score"),
     "prompt_logprobs": (asked(prompt_logprobs=1), "prompt_logprobs=1: changes no score"),
@@ -184,7 +184,7 @@ def test_an_image_is_refused(vision_folder: Path) -> None:
     picture = np.zeros((40, 48, 3), np.uint8)
     with (
         MLXMultimodalLM(str(vision_folder)) as model,
-        pytest.raises(InvalidRequestError, match="score: a prompt with images or videos has none"),
+        pytest.raises(InvalidRequestError, match="score_choices: a prompt with images"),
     ):
         model.generate("What is it?", [picture], **asked(["a", "b"]))
 

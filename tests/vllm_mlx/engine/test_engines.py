@@ -318,9 +318,9 @@ async def test_what_is_asked_at_once_shares_its_prefill_and_fails_alone(batched,
     encoded = []
     encode = type(core.loaded).encode
 
-    def spy(self, prompt):
+    def spy(self, prompt, *arguments, **options):
         encoded.append(prompt)
-        return encode(self, prompt)
+        return encode(self, prompt, *arguments, **options)
 
     monkeypatch.setattr(type(core.loaded), "encode", spy)
     prompt = "Seven sailors set sail for the southern seas to search for silver. " * 4

@@ -102,6 +102,9 @@ def test_sampling_flags_reach_the_run(bench: Bench) -> None:
         "prompt_logprobs": 1,
         "stop_on_repetition": True,
         "allow_special_tokens": True,
+        "parallel_tool_calls": True,
+        "score_choices": False,
+        "normalize_scores": False,
     }
 
 
