@@ -23,8 +23,10 @@ from jobs.connection import connect
 from tests.helpers.bench import Bench
 from worker.embedded_redis import EmbeddedRedis
 
-# A shell has what it starts in the background ignore SIGINT, and so would all that tests start.
+# A shell has what it starts in the background ignore SIGINT, and nohup SIGHUP: so would all that
+# tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 MODEL = "smollm2-135m"
 

@@ -51,7 +51,8 @@ BLOCKS = list(blocks())
 def cases() -> Iterator[Any]:
     """The tests, and how many of the 64 rows of `examples/prompts.jsonl` each has."""
     for test in dict.fromkeys(block.test for block in BLOCKS):
-        yield test, 12
+        pages = {block.page for block in BLOCKS if block.test == test}
+        yield pytest.param(test, 12, marks=pytest.mark.slow if pages == {"recipes.md"} else ())
         if any("prompts.jsonl" in block.code for block in BLOCKS if block.test == test):
             yield pytest.param(test, 64, marks=pytest.mark.slow)
 

@@ -344,6 +344,7 @@ def test_tail_loads_no_pickle(bench: Bench, trap: bytes, sprung: Path) -> None:
 # All of it at once, with the real worker.
 
 
+@pytest.mark.slow
 def test_a_real_worker_among_pickles(bench: Bench, trap: bytes, module: str, sprung: Path) -> None:
     specs = [planted(bench, field) for field in FIELDS]
     for spec, field in zip(specs, FIELDS, strict=True):

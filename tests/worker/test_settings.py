@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset as ds
+import pytest
 
 from vllm_mlx.models import MLXLanguageModel
 
@@ -29,6 +30,7 @@ RUN = [sys.executable, "-m", "worker.cli", "run", "p.jsonl", "--model", "smollm2
 RUN += ["--out", "out", "--temperature", "0", "--max-tokens", "16"]
 
 
+@pytest.mark.slow
 def test_each_setting_acts_in_its_row(tmp_path: Path, language_model: MLXLanguageModel) -> None:
     rows = [{"id": id, **row} for id, row in ROWS.items()]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -58,7 +58,7 @@ DRAWN = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("examples", sizes(12, 60))
+@pytest.mark.parametrize("examples", sizes(8, 60))
 def test_any_order_of_joins_leaves_and_growth(kind, examples):
     options = settings(
         max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck)
