@@ -75,6 +75,7 @@ def test_the_wheel_has_the_product_only_and_the_name_that_people_are_told(wheel:
     }
 
 
+@pytest.mark.slow
 def test_the_wheel_answers_prompts_without_the_clone(site: Path, tmp_path: Path) -> None:
     python = tmp_path / "venv" / "bin" / "python"
     (tmp_path / "prompts.txt").write_text("The capital of France is\nWater freezes at\n")

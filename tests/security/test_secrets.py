@@ -65,6 +65,7 @@ def descendants(pid: int) -> set[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="other systems have no /proc")
+@pytest.mark.slow
 def test_a_run_and_a_worker_keep_the_password(url: str, tmp_path: Path) -> None:
     prompts, out = write_prompts(tmp_path / "p.jsonl", 3, max_tokens=2), tmp_path / "out"
 
