@@ -37,8 +37,9 @@ def make_mask(rows: Mapping[int, Sequence]) -> Callable[[mx.array], mx.array] | 
         allowed = _allowed(constraints)
         if is_all and len(constraints) == logits.shape[0]:
             return _masked(logits, allowed)
-        logits[places] = _masked(logits[places], allowed)
-        return logits
+        only = mx.array(logits)  # what is reported beside the tokens is of all of them
+        only[places] = _masked(only[places], allowed)
+        return only
 
     return mask
 
