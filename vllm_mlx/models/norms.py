@@ -25,6 +25,7 @@ def fold_norms(model: nn.Module) -> None:
                 folds[kind] = _adds_one(layer)
             if folds[kind]:
                 layer.weight = 1.0 + layer.weight
+                mx.eval(layer.weight)  # a thread computes only what it has made
                 layer.__class__ = nn.RMSNorm
 
 
