@@ -32,7 +32,7 @@ def disagreement(new_runner: Callable[[], Runner], model: Any, vocab_size: int) 
     Two prompts of other lengths join a shorter one that has begun to decode, or follow it if there
     is no room for three, so that rows are padded, stand at different positions and move to a wider
     batch. The last step is the second one of its size, which is compiled where steps are. It takes
-    ten calls of the model with few tokens, and as many again for one whose rounding decides.
+    ten calls of the model with few tokens, and a few more for one whose rounding decides.
     """
     longest, tolerance = platform.trial()
     try:
@@ -161,32 +161,33 @@ def _gap(model: Any, row: Sequence, found: list[Logprobs]) -> float:
 
 
 def _noise(model: Any, row: Sequence, found: list[Logprobs]) -> float:
-    """Return how far the row alone is from itself where its prompt comes in pieces; 0 in float32.
+    """Return how far the row alone is from itself where it is computed at once, its answer with
+    its prompt; 0 in float32.
 
     Rounded to 16 bits, experts whose scores are nearly equal are chosen otherwise wherever a
     product has another shape.
     """
-    if model(mx.array([row.prompt_tokens[:1]]), cache=make_prompt_cache(model)).dtype == mx.float32:
+    tokens = [*row.prompt_tokens, *row.output_tokens[:-1]]
+    logits = model(mx.array([tokens]), cache=make_prompt_cache(model))[0, -len(found) :]
+    if logits.dtype == mx.float32:
         return 0.0
+    at_once = _logprobs(logits)
     return max(
         abs((one[token] - other[token]).item())
-        for pieces in (2, 3)
-        for logprobs, one, other in zip(
-            found, _alone(model, row), _alone(model, row, pieces), strict=True
-        )
+        for logprobs, one, other in zip(found, _alone(model, row), at_once, strict=True)
         for token, _ in logprobs.top
     )
 
 
-def _alone(model: Any, row: Sequence, pieces: int = 1) -> Iterator[mx.array]:
-    """Yield log-probabilities `[V]`, float32, behind a row's prompt and all tokens of its answer
-    but the last."""
-    cache, prompt = make_prompt_cache(model), row.prompt_tokens
-    size = -(-len(prompt) // pieces)
-    *earlier, tokens = [prompt[at : at + size] for at in range(0, len(prompt), size)]
-    for piece in earlier:
-        model(mx.array([piece]), cache=cache)
+def _alone(model: Any, row: Sequence) -> Iterator[mx.array]:
+    """Yield log-probabilities `[V]` behind a row's prompt, and all tokens of its answer but the
+    last."""
+    cache, tokens = make_prompt_cache(model), row.prompt_tokens
     for token in row.output_tokens:
-        logits = model(mx.array([tokens]), cache=cache)[0, -1].astype(mx.float32)
-        yield logits - mx.logsumexp(logits)
+        yield _logprobs(model(mx.array([tokens]), cache=cache)[0, -1])
         tokens = [token]
+
+
+def _logprobs(logits: mx.array) -> mx.array:
+    logits = logits.astype(mx.float32)
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
