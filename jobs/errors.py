@@ -47,3 +47,7 @@ class ServerVersionError(MLXBatchError):
 
 class DatasetError(MLXBatchError):
     """The output folder holds another run, can't be written, or does not verify."""
+
+
+class OutputTakenError(DatasetError):
+    """The output folder holds another run, or files that would be lost."""

@@ -223,7 +223,7 @@ def test_a_worker_without_mlx_says_what_to_install(
 ) -> None:
     result = without_mlx("worker", "--model", "m", "-u", redis_url)
 
-    assert result.returncode == 3, "1 would say that rows are in error"
+    assert result.returncode == 8, "1 would say that rows are in error"
     assert INSTALL in result.stderr
     assert "Traceback" not in result.stderr
 
@@ -236,7 +236,7 @@ def test_a_run_without_mlx_says_it_before_anything_starts(
 
     result = without_mlx("run", str(prompts), "--model", "m", "--out", str(tmp_path / "out"))
 
-    assert result.returncode == 3
+    assert result.returncode == 8
     assert result.stderr.startswith("mlx-batch: a worker needs MLX (No module named 'mlx')")
     assert INSTALL in result.stderr
     assert result.stderr.count("\n") == 1

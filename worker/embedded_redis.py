@@ -25,6 +25,10 @@ class RedisServerError(MLXBatchError):
     """No Redis server could be started."""
 
 
+class FolderLockedError(RedisServerError):
+    """Another run is at work in the folder."""
+
+
 class EmbeddedRedis:
     """A server whose data lies in `folder`, append-only, so that a killed run can go on.
 
@@ -51,6 +55,7 @@ class EmbeddedRedis:
         """Start the server and wait until it answers.
 
         Raises:
+            FolderLockedError: another run is at work in the folder.
             RedisServerError: there is no server program, or it ends or does not answer.
         """
         try:
@@ -94,7 +99,7 @@ class EmbeddedRedis:
         """Take the folder; returns the lock that the server is to hold with us."""
         self._ours = _try_lock(self.folder / "run.lock")
         if self._ours is None:
-            raise RedisServerError(f"another run is at work in {self.folder}")
+            raise FolderLockedError(f"another run is at work in {self.folder}")
         server_lock = self.folder / "server.lock"
         deadline = time.monotonic() + START_TIMEOUT
         while (lock := _try_lock(server_lock)) is None:

@@ -2,8 +2,8 @@
 
     python -m docs.scripts.tables
 
-A block begins with `<!-- settings: CLASS [FIELD ...] -->`, `<!-- columns -->` or
-`<!-- commands -->`, and ends with `<!-- end -->`.
+A block begins with `<!-- settings: CLASS [FIELD ...] -->`, `<!-- columns -->`,
+`<!-- exit codes -->` or `<!-- commands -->`, and ends with `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 from vllm_mlx.video_params import VideoParams
 from worker.cli.app import main
+from worker.cli.exit_codes import ExitCode
 
 CLASSES = {
     each.__name__: each
@@ -41,6 +42,9 @@ def with_tables(text: str) -> str:
         text = replaced(text, "columns", columns_table({}))
     if "<!-- commands -->" in text:
         text = replaced(text, "commands", _commands())
+    if "<!-- exit codes -->" in text:
+        rows = [[str(code.value), code.description] for code in ExitCode]
+        text = replaced(text, "exit codes", table(["Code", "What has happened"], rows))
     return SETTINGS.sub(lambda found: found[1] + _settings(found[2], found[3]) + found[4], text)
 
 

@@ -20,7 +20,7 @@ from jobs.dataset.card import dataset_card
 from jobs.dataset.layout import Layout, read_manifest
 from jobs.dataset.part import encode_part
 from jobs.dataset.verification import Verification, verify
-from jobs.errors import DatasetError
+from jobs.errors import DatasetError, OutputTakenError
 from jobs.result_row import ResultRow
 
 
@@ -39,8 +39,9 @@ class Dataset:
         """Claim the folder for the run that `manifest` describes; again for the same run is fine.
 
         Raises:
-            DatasetError: the folder belongs to another run, holds files that this run would
-                replace or mix with, or can't be written.
+            OutputTakenError: the folder belongs to another run, or holds files that this run
+                would replace or mix with.
+            DatasetError: it can't be written.
         """
         with explain_write(self.root):
             # Looked for before the manifest is: other workers' parts only ever follow it.
@@ -48,7 +49,7 @@ class Dataset:
             foreign = [str(path.relative_to(self.root)) for path in own if path.exists()]
             if not self.is_claimed:
                 if foreign:
-                    raise DatasetError(
+                    raise OutputTakenError(
                         f"{self.root} holds {', '.join(foreign)} but no manifest of a run: "
                         "choose another folder, or move these away"
                     )
@@ -60,11 +61,12 @@ class Dataset:
         """Check that the folder belongs to this run.
 
         Raises:
-            DatasetError: it belongs to another run, or has no manifest.
+            OutputTakenError: it belongs to another run.
+            DatasetError: it has no manifest.
         """
         holder = self.manifest()["run_id"]
         if holder != run_id:
-            raise DatasetError(
+            raise OutputTakenError(
                 f"{self.root} holds run {holder}, so run {run_id} can't use it: "
                 "choose another folder, or delete this one"
             )

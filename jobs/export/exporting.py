@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jobs.dataset.atomic import explain_write, replace_lines
-from jobs.errors import DatasetError
+from jobs.errors import OutputTakenError
 from jobs.export.batch_output import answered, failed
 from jobs.export.finished import Finished
 from jobs.export.sidecars import sidecars
@@ -61,11 +61,11 @@ def _refuse_present(targets: Iterable[Path], overwrite: bool) -> None:
     """Make sure that no file is lost.
 
     Raises:
-        DatasetError: one is there already.
+        OutputTakenError: one is there already.
     """
     for target in targets:
         if target.exists() and not overwrite:
-            raise DatasetError(
+            raise OutputTakenError(
                 f"{target} is there already: --overwrite replaces it, --out writes elsewhere"
             )
 

@@ -11,7 +11,7 @@ from jobs.ledger import Ledger
 from tests.faults.harness import Stage, Undisturbed, known_workers, prompts
 from tests.helpers.engines import MODEL, wait_for
 
-BAD_INPUT = 2
+BAD_INPUT, CONFLICT = 2, 6
 ROWS = 200
 
 
@@ -25,7 +25,7 @@ def test_two_enqueue_the_same_run(stage: Stage, undisturbed: Undisturbed) -> Non
     said = [process.communicate(timeout=60) for process in both]
 
     codes = [process.returncode for process in both]
-    assert sorted(codes) == [0, BAD_INPUT]
+    assert sorted(codes) == [0, CONFLICT]
     (run_id,) = [out.split()[-1] for (out, _), code in zip(said, codes, strict=True) if not code]
     (why,) = [err for (_, err), code in zip(said, codes, strict=True) if code]
     assert f"{run_id} was enqueued before" in why

@@ -133,7 +133,7 @@ def test_verify_accepts_what_is_whole(finished: RunSpec) -> None:
 def test_verify_misses_the_mark_of_the_end(finished: RunSpec) -> None:
     (Path(finished.out) / "_SUCCESS").unlink()
     told = cli_verify(finished)
-    assert told.exit_code == 1
+    assert told.exit_code == 7
     assert "_SUCCESS" in told.output
 
 
@@ -147,7 +147,7 @@ def test_verify_finds_one_flipped_byte_of_a_text(finished: RunSpec) -> None:
 
     told = cli_verify(finished)
 
-    assert told.exit_code == 1
+    assert told.exit_code == 7
     assert part.name in told.output
 
 

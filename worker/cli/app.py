@@ -1,8 +1,4 @@
-"""The command line: `mlx-batch run | enqueue | worker | status | tail | resume | retry | …`.
-
-Exit codes: 0 ok; 1 rows in error with `--strict`, or a dataset that does not verify; 2 bad usage
-or bad input; 3 the infrastructure failed.
-"""
+"""The command line: `mlx-batch run | enqueue | worker | status | tail | resume | retry | …`."""
 
 from __future__ import annotations
 
@@ -23,21 +19,15 @@ from rich.console import Console
 from jobs.connection import connect, redacted
 from jobs.dataset import Dataset
 from jobs.dataset import verify as verify_dataset
-from jobs.errors import (
-    DatasetError,
-    InputFileError,
-    RunExistsError,
-    RunNotFoundError,
-    RunStateError,
-)
 from jobs.producer import enqueue_run
 from vllm_mlx import __version__
-from vllm_mlx.errors import InvalidRequestError, MLXBatchError, ModelLoadError
+from vllm_mlx.errors import MLXBatchError
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 from vllm_mlx.video_params import VideoParams
 from worker.cli import display, run_commands
 from worker.cli.acl import acl
+from worker.cli.exit_codes import ExitCode
 from worker.cli.export import export_command
 from worker.cli.local_run import run as run_everything
 from worker.cli.options import (
@@ -58,19 +48,9 @@ from worker.cli.options import (
 from worker.cli.run_commands import tell_enqueued
 from worker.logs import log_to_stderr
 
-ROWS_IN_ERROR, BAD_INPUT, INFRASTRUCTURE = 1, 2, 3
-INTERRUPTED = 130  # 128 + the signal, as shells have it
-_BAD_INPUT = (
-    DatasetError,  # the folder holds another run
-    InputFileError,
-    InvalidRequestError,
-    ModelLoadError,
-    RunExistsError,
-    RunNotFoundError,
-    RunStateError,
-)
-
 logger = logging.getLogger("mlx_batch")
+
+_SIGNALS = {signal.SIGTERM: ExitCode.TERMINATED, signal.SIGHUP: ExitCode.HANGUP}
 
 _STOPPED = "mlx-batch: stopped; what was enqueued stays, --resume goes on"
 _FULL = (
@@ -87,16 +67,16 @@ class _Cli(click.Group):
             return super().invoke(context)
         except MLXBatchError as error:
             click.echo(f"mlx-batch: {error}", err=True)
-            context.exit(BAD_INPUT if isinstance(error, _BAD_INPUT) else INFRASTRUCTURE)
+            context.exit(ExitCode.of_error(error))
         except KeyboardInterrupt:
             click.echo(_STOPPED, err=True)
-            context.exit(INTERRUPTED)
+            context.exit(ExitCode.INTERRUPTED)
         except RedisError as error:
             is_full = isinstance(error, OutOfMemoryError)
             reason = f" is full: {_FULL}" if is_full else f": {type(error).__name__}: {error}"
             url = redacted(context.meta.get("url") or "Redis")
             click.echo(f"mlx-batch: {url}{reason}", err=True)
-            context.exit(INFRASTRUCTURE)
+            context.exit(ExitCode.SERVER)
 
 
 @click.group(cls=_Cli)
@@ -128,7 +108,7 @@ def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
     Images and videos are read from the folder of PROMPTS (or of --videos, --images), and from
     where --allowed-media-path and --allowed-media-domain say.
     """
-    for signum in (signal.SIGTERM, signal.SIGHUP):
+    for signum in _SIGNALS:
         if signal.getsignal(signum) is not signal.SIG_IGN:  # by nohup
             signal.signal(signum, _terminate)
     console = Console()
@@ -150,8 +130,7 @@ def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
             show=view.update,
         )
     display.print_summary(console, out, verification, time.perf_counter() - started)
-    if strict and verification.error:
-        sys.exit(ROWS_IN_ERROR)
+    sys.exit(ExitCode.of_rows(verification.ok, verification.error, strict=strict))
 
 
 @main.command(short_help="Validate PROMPTS and enqueue it.")
@@ -220,8 +199,10 @@ def verify(folder: Path, strict: bool) -> None:
         if verification.complete
         else f"{folder} is not complete"
     )
-    if not verification.complete or (strict and verification.error):
-        sys.exit(ROWS_IN_ERROR)
+    if not verification.complete:
+        sys.exit(ExitCode.NOT_WHOLE)
+    if strict and verification.error:
+        sys.exit(ExitCode.ROWS_IN_ERROR)
 
 
 def _run_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -246,4 +227,4 @@ def _terminate(signum: int, _: Any) -> None:
             if stat.S_ISCHR(os.fstat(descriptor).st_mode):
                 os.dup2(nowhere, descriptor)
     click.echo(_STOPPED, err=True)
-    sys.exit(128 + signum)
+    sys.exit(_SIGNALS[signal.Signals(signum)])

@@ -249,7 +249,7 @@ def test_no_file_is_lost(answers: Path, format: str) -> None:
     own = answers.with_name("answers_error.jsonl" if format == "openai" else f"answers.{format}")
     own.write_text("mine")
     refused = cli("export", answers, "--format", format)
-    assert refused.exit_code == 2
+    assert refused.exit_code == 6
     assert f"{own} is there already: --overwrite replaces it" in refused.stderr
     assert own.read_text() == "mine"
     taken = cli("export", answers, "--format", format, "--overwrite")

@@ -220,7 +220,7 @@ def test_the_same_run_twice_is_refused_and_resumed(bench: Bench) -> None:
     run_id = cli(*words).stdout.strip()
 
     again = cli(*words)
-    assert again.exit_code == 2
+    assert again.exit_code == 6
     assert "--resume" in again.stderr
     assert again.stdout == ""
 
@@ -292,7 +292,7 @@ def test_verify_of_a_dataset_that_lacks_rows(bench: Bench) -> None:
 
     result = cli("verify", spec.out)
 
-    assert result.exit_code == 1
+    assert result.exit_code == 7
     assert "rows missing: 2 (2, 3)" in result.stderr
     assert "is not complete" in result.stdout
 
@@ -493,7 +493,7 @@ def test_the_url_is_not_on_the_command_line_of_a_worker(
     finally:
         bench.redis.execute_command("ACL", "DELUSER", "app")
 
-    assert result.exit_code == 3
+    assert result.exit_code == 8
     assert "no worker is left" in result.stderr
     assert "config.json" in result.stderr, "the end of the worker's log is shown"
     assert len(commands) == 2

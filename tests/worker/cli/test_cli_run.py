@@ -138,7 +138,7 @@ def test_the_same_run_into_the_same_folder_is_refused(finished: Finished) -> Non
 
     again = run(*finished.words)
 
-    assert again.returncode == 2
+    assert again.returncode == 6
     assert str(finished.out) in again.stderr
     assert {path: path.stat().st_mtime_ns for path in parts} == parts
 
@@ -156,7 +156,7 @@ def test_resuming_a_finished_run_does_nothing_and_is_strict_on_request(finished:
 def test_another_run_into_the_same_folder_is_refused(finished: Finished) -> None:
     other = run(*finished.words, "--temperature", 0.1)
 
-    assert other.returncode == 2
+    assert other.returncode == 6
     assert "holds run" in other.stderr
     assert (finished.out / "_SUCCESS").exists()
 
