@@ -76,7 +76,7 @@ ACCESS: Mapping[Role, Access] = {
     ),
     Role.PRODUCER: Access(
         commands=_CONNECTION | _READ | _WRITE | _SCRIPTS | _LISTEN,
-        reads=("rq:workers:mlx-*", "mlx-batch:live:*"),
+        reads=("rq:workers:mlx-*", "mlx-batch:live:*", "mlx-batch:loading:*"),
         writes=(
             *(*_QUEUES, *_JOBS, *_EXECUTIONS),
             *("mlx-batch:runs", "mlx-batch:run:*", "mlx-batch:out:*"),

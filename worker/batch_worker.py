@@ -82,7 +82,7 @@ class BatchWorker:
             self._queue, name, in_hand=lambda job_id: job_id in self.flights
         )
         self.flights = Flights(bookkeeper, model, engine, output_root)
-        self._live = LiveCounts(connection, bookkeeper.name, model)
+        self._live = LiveCounts(connection, bookkeeper.name, model, self._queue.name)
         self._meter = Meter()
         self._idle_notice = IdleNotice(connection, model)
         self._patience = RedisPatience(redis_timeout)
@@ -104,12 +104,13 @@ class BatchWorker:
         """Work until stopped; with `burst`, until nothing is left to do.
 
         Raises:
-            ModelLoadError: the model can't be loaded; Redis was not touched.
+            ModelLoadError: the model can't be loaded; nothing stays in Redis.
             ValueError: a worker of this name is at work.
             EngineStoppedError: the engine has ended; its jobs were given back.
             redis.exceptions.RedisError: Redis was away, or full, for longer than `redis_timeout`.
         """
-        self._engine.start()
+        with self._live.loading():
+            self._engine.start()
         name, self.flights.revision = self._identify()  # the engine may have fetched it
         logger.info("answers jobs for %s", name)
         self.register()
@@ -226,7 +227,7 @@ class BatchWorker:
                 self.bookkeeper.abandon()
                 return
             self.flights.give_back()
-            self._live.withdraw()
+            self._live.conclude(self._engine.stats)
             self.bookkeeper.teardown()
         finally:
             self.flights.close()

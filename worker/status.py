@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -22,7 +23,8 @@ class RunStatus(Progress):
     Attributes:
         shards: how many are done, queued, started, delayed, failed, or missing: nowhere, so that
             `--resume` enqueues them.
-        workers: what each worker of this model published last; none when the run is over.
+        workers: what each worker of this model published last, those among them that load it;
+            none when the run is over.
         errors: why jobs failed, by job id.
     """
 
@@ -37,6 +39,11 @@ class RunStatus(Progress):
     @property
     def rows_error(self) -> int:
         return self.done.error + self.partial.error
+
+    @property
+    def error_types(self) -> Mapping[str, int]:
+        """How many of the rows in error have which `error_type`."""
+        return (self.done + self.partial).error_types
 
     @property
     def rows_incomplete(self) -> int:
@@ -77,6 +84,7 @@ class RunStatus(Progress):
             "rows": self.spec.rows,
             "rows_done": self.rows_done,
             "rows_error": self.rows_error,
+            "error_types": self.error_types,
             "rows_incomplete": self.rows_incomplete,
             "committed": asdict(self.done),
             "shards": {"total": self.spec.shards, **self.shards},
@@ -111,4 +119,4 @@ def run_status(connection: Redis, run_id: str) -> RunStatus:
     )
     if status.is_over:  # the workers are busy with other runs
         return status
-    return replace(status, workers=Live.of(connection, there.workers))
+    return replace(status, workers=Live.of_queue(connection, spec.queue, there.workers))

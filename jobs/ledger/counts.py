@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from jobs.errors import LedgerError
 from jobs.result_row import ResultRow
 
-_JSON = TypeAdapter(tuple[int, int, int, int] | tuple[int, int, int, int, int])
+_Types = dict[Annotated[str, Field(max_length=200)], int]
+_JSON = TypeAdapter(
+    tuple[int, int, int, int]
+    | tuple[int, int, int, int, int]
+    | tuple[int, int, int, int, int, _Types]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +27,8 @@ class Counts:
 
     Attributes:
         incomplete: those of the rows that are ok whose constrained answer was cut.
+        error_types: how many of the rows in error have which `error_type`; those that an older
+            version counted are of no type.
     """
 
     ok: int = 0
@@ -27,17 +36,21 @@ class Counts:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     incomplete: int = 0
+    error_types: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rows: Iterable[ResultRow]) -> Counts:
         outputs = [row.output for row in rows]
-        errors = sum(output.finish_reason == "error" for output in outputs)
+        types = Counter(
+            output.error_type or "" for output in outputs if output.finish_reason == "error"
+        )
         return cls(
-            ok=len(outputs) - errors,
-            error=errors,
+            ok=len(outputs) - types.total(),
+            error=types.total(),
             prompt_tokens=sum(output.prompt_tokens for output in outputs),
             completion_tokens=sum(output.completion_tokens for output in outputs),
             incomplete=sum(output.complete is False for output in outputs),
+            error_types=dict(types),
         )
 
     @classmethod
@@ -53,11 +66,20 @@ class Counts:
             raise LedgerError(f"the ledger holds {raw[:80]!r} in place of counts") from None
 
     def encode(self) -> str:
-        return json.dumps(astuple(self))
+        """Return the JSON; an older version reads it where no row is in error."""
+        return json.dumps([*self._numbers, *([self.error_types] if self.error_types else [])])
 
     @property
     def rows(self) -> int:
         return self.ok + self.error
 
+    @property
+    def _numbers(self) -> tuple[int, ...]:
+        tokens = (self.prompt_tokens, self.completion_tokens)
+        return (self.ok, self.error, *tokens, self.incomplete)
+
     def __add__(self, other: Counts) -> Counts:
-        return Counts(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+        types = Counter(self.error_types) + Counter(other.error_types)
+        pairs = zip(self._numbers, other._numbers, strict=True)
+        ok, error, prompt, completion, incomplete = map(sum, pairs)
+        return Counts(ok, error, prompt, completion, incomplete, dict(types))

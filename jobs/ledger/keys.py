@@ -55,6 +55,11 @@ def live_key(worker: str) -> str:
     return f"{PREFIX}:live:{worker}"
 
 
+def loading_key(queue: str) -> str:
+    """Set: the workers of a queue that load its model and are not registered yet; expires."""
+    return f"{PREFIX}:loading:{queue}"
+
+
 def steady_key(queue: str) -> str:
     """String: since when a queue's workers have heartbeats without a gap, in Redis' seconds."""
     return f"{PREFIX}:steady:{queue}"

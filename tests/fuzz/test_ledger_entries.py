@@ -24,7 +24,7 @@ from vllm_mlx.outputs import GenerationOutput, MediaInfo
 from worker.cli import display
 from worker.status import run_status
 
-COUNTS = Counts(1, 2, 3, 4).encode().encode()
+COUNTS = Counts(1, 2, 3, 4, 5, {"KeyError": 2}).encode().encode()
 MEDIA = (MediaInfo("video", "ab", 4, 4, 1.0, (0.0, 0.5)),)
 OUTPUT = GenerationOutput("text", 1, 2, "stop", "m", seed=1, media=MEDIA)
 ROW = ResultRow("id", 0, OUTPUT).encode()

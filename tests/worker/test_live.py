@@ -11,12 +11,14 @@ from redis import Redis
 
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
-from tests.helpers.engines import DoubleEngine
+from tests.helpers.engines import DoubleEngine, wait_for
 from tests.worker.test_statistics import BEFORE, NOW
 from vllm_mlx.outputs import EngineStats
-from worker.live import LIVE_TTL, Live, LiveCounts
+from worker.live import COUNTED, LIVE_TTL, TIMED, Live, LiveCounts
+from worker.phase import Phase
 from worker.statistics import Statistics
 
+IDLE = Phase.IDLE
 LINE = str(Statistics.between(BEFORE, NOW))
 
 
@@ -29,23 +31,68 @@ def published(redis: Redis) -> Live:
     return Live.of(redis, ["w"])["w"]
 
 
-def said(statistics: Statistics, tokens_per_second: float) -> Live:
-    return Live(**asdict(statistics), model="m", tokens_per_second=tokens_per_second)
+def said(
+    statistics: Statistics,
+    tokens_per_second: float,
+    stats: EngineStats,
+    phase: Phase = Phase.ANSWERING,
+) -> Live:
+    counts = {name: getattr(stats, name) for name in (*COUNTED, *TIMED)}
+    numbers = asdict(statistics) | counts
+    return Live(**numbers, model="m", phase=phase, tokens_per_second=tokens_per_second)
 
 
 def test_the_word_of_a_worker(redis: Redis) -> None:
     assert Live.of(redis, []) == {}
-    one = LiveCounts(redis, "one", "m")
+    one = LiveCounts(redis, "one", "m", "q")
     for running in (3, 4):
         one.publish(EngineStats(running=running))
-    LiveCounts(redis, "two", "m").publish(EngineStats(running=1))
+    LiveCounts(redis, "two", "m", "q").publish(EngineStats(running=1))
 
     told = Live.of(redis, ["one", "two", "three"])
-    assert told == {"one": Live(running=4, model="m"), "two": Live(running=1, model="m")}
+    begun = Live(phase=Phase.PREFILL, model="m")  # no token was generated yet
+    assert told == {"one": replace(begun, running=4), "two": replace(begun, running=1)}
     assert 0 < redis.ttl("mlx-batch:live:one") <= LIVE_TTL
 
-    one.withdraw()
-    assert Live.of(redis, ["one"]) == {}
+
+def test_a_worker_says_that_it_loads_until_it_has_loaded(redis: Redis) -> None:
+    live = LiveCounts(redis, "w", "m", "q")
+
+    with live.loading():
+        wait_for(lambda: Live.of_queue(redis, "q", []))
+        (loading,) = Live.of_queue(redis, "q", []).values()
+        assert (loading.phase, str(loading)) == (Phase.LOADING, "loading the model")
+        assert 0 < redis.ttl("mlx-batch:loading:q") <= LIVE_TTL
+    assert Live.of_queue(redis, "q", []) == {}
+
+    with pytest.raises(ValueError, match="no model"), live.loading():
+        raise ValueError("no model")
+    assert redis.keys("*") == []
+
+
+def test_a_worker_says_whether_it_reads_prompts_or_answers(redis: Redis) -> None:
+    live = LiveCounts(redis, "w", "m", "q")
+    steps = [
+        EngineStats(running=2, waiting=6, prompt_tokens=80, prefill_seconds=1.0),
+        EngineStats(running=2, prompt_tokens=80, completion_tokens=9, decode_seconds=3.0),
+        EngineStats(completion_tokens=20, decode_seconds=4.0),
+    ]
+    phases = []
+    for stats in steps:
+        live._at = 0.0  # a second later
+        live.publish(stats)
+        phases.append(published(redis).phase)
+
+    assert phases == [Phase.PREFILL, Phase.ANSWERING, Phase.IDLE]
+
+
+def test_the_last_word_of_a_worker_has_all_it_did(redis: Redis) -> None:
+    LiveCounts(redis, "w", "m", "q").conclude(replace(NOW, running=3))
+
+    last = published(redis)
+    assert (last.phase, last.running) == (Phase.IDLE, 0)
+    assert last.completion_tokens == NOW.completion_tokens
+    assert last.prefill_seconds == NOW.prefill_seconds
 
 
 def test_a_worker_of_an_older_version_says_less(redis: Redis) -> None:
@@ -79,11 +126,11 @@ def test_speeds_are_those_of_the_last_second_and_counts_those_of_now(
 ) -> None:
     clock = [100.0]
     monkeypatch.setattr("worker.live.time.monotonic", lambda: clock[0])
-    live = LiveCounts(redis, "w", "m")
+    live = LiveCounts(redis, "w", "m", "q")
 
     clock[0] += 1
     live.publish(BEFORE)
-    assert published(redis) == said(Statistics.between(EngineStats(), BEFORE), 500)
+    assert published(redis) == said(Statistics.between(EngineStats(), BEFORE), 500, BEFORE, IDLE)
 
     clock[0] += 0.5
     live.publish(replace(NOW, waiting=99))
@@ -92,7 +139,7 @@ def test_speeds_are_those_of_the_last_second_and_counts_those_of_now(
 
     clock[0] += 0.5
     live.publish(NOW)
-    assert published(redis) == said(Statistics.between(BEFORE, NOW), 812)
+    assert published(redis) == said(Statistics.between(BEFORE, NOW), 812, NOW)
 
 
 def test_a_step_of_many_seconds_leaves_the_last_speeds_standing(
@@ -100,7 +147,7 @@ def test_a_step_of_many_seconds_leaves_the_last_speeds_standing(
 ) -> None:
     clock = [100.0]
     monkeypatch.setattr("worker.live.time.monotonic", lambda: clock[0])
-    live = LiveCounts(redis, "w", "m")
+    live = LiveCounts(redis, "w", "m", "q")
 
     def publish(stats: EngineStats) -> Live:
         clock[0] += 1
@@ -112,13 +159,15 @@ def test_a_step_of_many_seconds_leaves_the_last_speeds_standing(
     assert publish(replace(inside, schedule_seconds=1.0)).time_shares["prefill"] == 0.5
     first = replace(inside, prompt_tokens=900, prefill_seconds=2.0, completion_tokens=60)
     first = replace(first, decode_seconds=1.0)
-    assert publish(first) == said(Statistics.between(EngineStats(), first), 20)
+    assert publish(first) == said(
+        Statistics.between(EngineStats(), first), 20, first, Phase.PREFILL
+    )
 
     for seconds in (2.0, 3.0):
         assert publish(replace(first, decode_seconds=seconds)).decode_tokens_per_second == 60
     assert published(redis).tokens_per_second == 20
     second = replace(first, decode_seconds=4.0, completion_tokens=90)
-    assert publish(second) == said(Statistics.between(first, second), 10)
+    assert publish(second) == said(Statistics.between(first, second), 10, second)
     assert publish(replace(second, running=0)).time_shares == {}
 
 

@@ -138,6 +138,16 @@ def test_an_unknown_run(ledger: Ledger) -> None:
             ask("run-nowhere")
 
 
+@pytest.mark.parametrize("counts", [Counts(1, 2, 3, 4, 5), Counts(1, 2, 3, 4, 5, {"KeyError": 2})])
+def test_counts_are_read_as_they_were_written(counts: Counts) -> None:
+    assert Counts.decode(counts.encode().encode()) == counts
+
+
+@pytest.mark.parametrize("raw", [b"[1, 2, 3, 4]", b"[1, 2, 3, 4, 0]"])
+def test_counts_of_an_older_version(raw: bytes) -> None:
+    assert Counts.decode(raw) == Counts(1, 2, 3, 4)
+
+
 def test_counts_of_outputs() -> None:
     outputs = [
         GenerationOutput("a", 3, 4, "stop"),
@@ -145,8 +155,10 @@ def test_counts_of_outputs() -> None:
         GenerationOutput.from_error(ValueError("c")),
     ]
     rows = [ResultRow("", row, output) for row, output in enumerate(outputs)]
-    assert Counts.of(rows) == Counts(2, 1, 8, 10)
-    assert Counts.of(iter(rows)) + Counts(1, 1, 1, 1) == Counts(3, 2, 9, 11)
+    assert Counts.of(rows) == Counts(2, 1, 8, 10, error_types={"ValueError": 1})
+    more = Counts(1, 1, 1, 1, error_types={"ValueError": 1, "KeyError": 2})
+    types = {"ValueError": 2, "KeyError": 2}
+    assert Counts.of(iter(rows)) + more == Counts(3, 2, 9, 11, error_types=types)
     assert Counts.of([]) == Counts()
 
 
