@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
-from pydantic import Field, ValidationError
+from pydantic import Field, NaiveDatetime, ValidationError
 
 from vllm_mlx.json_record import JSONRecord
 from vllm_mlx.outputs import GenerationOutput
@@ -24,6 +24,7 @@ class ResultRow(JSONRecord):
         attempts: how often it was tried.
         worker: name of the worker that finished it.
         sample_index: which of the answers to this request, from 0.
+        finished_at: when it ended, in UTC; None if it is not known.
         columns: the input's own columns, by their name in the input, encoded for their type; they
             are no part of the JSON.
         parsed: the answer as a value, where it is JSON; no part of it, either.
@@ -35,13 +36,16 @@ class ResultRow(JSONRecord):
     attempts: int = 1
     worker: str = ""
     sample_index: int = 0
+    finished_at: NaiveDatetime | None = None
     columns: Annotated[Mapping[str, Any], Field(exclude=True)] = field(default_factory=dict)
     parsed: Annotated[Any, Field(exclude=True)] = None
 
     def cells(self) -> dict[str, Any]:
-        """Return the value of each of `RESULT_COLUMNS`, as Arrow takes it."""
+        """Return the value of each of `RESULT_COLUMNS`, as `arrow_values` takes it."""
         own: dict[str, Any] = self.adapter().dump_python(self)
         output: dict[str, Any] = own.pop("output")
+        if self.finished_at is not None:
+            own["finished_at"] = self.finished_at.isoformat()
         return own | output | {"parsed": self.parsed}
 
     @classmethod
@@ -139,6 +143,8 @@ RESULT_COLUMNS = tuple(
         ("attempts", pa.int32(), "how often the request was tried"),
         ("latency_s", pa.float64(), "seconds from submission to the last token, waiting included"),
         ("worker", pa.string(), "the worker that finished the row"),
+        # Without a time zone: duckdb would need pytz for one.
+        ("finished_at", pa.timestamp("us"), "when it did, in UTC; null if it is not known"),
         (
             "logprobs",
             _LOGPROBS,

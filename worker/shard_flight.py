@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -160,6 +161,7 @@ class ShardFlight(Flight):
             attempts=self.lease.fencing_token + self.tries[place] + self.longer[place],
             worker=self.worker,
             sample_index=sample,
+            finished_at=datetime.now(UTC).replace(tzinfo=None),
         )
         self.unsaved.add(place)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from datetime import datetime
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from jobs.dataset import schema
+from jobs.dataset.part import encode_part
 from jobs.result_row import ResultRow
 from vllm_mlx.outputs import GenerationOutput, MediaInfo, TokenLogprob
 
@@ -24,8 +26,10 @@ FULL = GenerationOutput(
     error_type="MediaError",
     error="no\nfile",
 )
+EVENING = datetime(2026, 3, 1, 23, 59, 59, 123456)
 ROWS = [
-    ResultRow("r", 3, FULL, attempts=2, worker="w", sample_index=1),
+    ResultRow("r", 3, FULL, attempts=2, worker="w", sample_index=1, finished_at=EVENING),
+    ResultRow("s", 4, GenerationOutput(""), finished_at=datetime(2026, 3, 1)),
     ResultRow("", 0, GenerationOutput("")),
     ResultRow("é", 2**40, GenerationOutput("é", logprobs=(), media=(), seed=2**63 - 1)),
 ]
@@ -37,9 +41,10 @@ def test_it_comes_back_from_json_without_the_inputs_columns(row: ResultRow) -> N
 
 
 def test_it_comes_back_from_arrow() -> None:
-    table = pa.Table.from_pylist([row.cells() for row in ROWS], schema({}))
+    file = encode_part(ROWS, {})
+    cells = pq.read_table(pa.BufferReader(file)).to_pylist()
 
-    assert [ResultRow.of_cells(cells) for cells in table.to_pylist()] == ROWS
+    assert [ResultRow.of_cells(each) for each in cells] == sorted(ROWS, key=lambda row: row.row)
 
 
 @pytest.mark.parametrize("changes", [{"text": None}, {"row": "x"}, {"finish_reason": "bored"}])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from concurrent.futures import CancelledError, Future
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ from tests.helpers.engines import (
 from vllm_mlx.errors import ContextLengthError
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
+
+
+def now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def rows_of(spec: RunSpec) -> list[dict[str, Any]]:
@@ -161,6 +166,7 @@ def test_a_shard_is_committed_when_its_last_row_is_in(bench: Bench) -> None:
 
 
 def test_a_run_ends_with_a_verified_dataset(bench: Bench) -> None:
+    begun = now()
     spec = bench.enqueue(rows=5, shard_size=2)
     worker = bench.worker(DoubleEngine())
 
@@ -176,6 +182,7 @@ def test_a_run_ends_with_a_verified_dataset(bench: Bench) -> None:
     assert Ledger(bench.redis).progress(spec.run_id).state is RunState.FINISHED
     assert worker.bookkeeper.get_state() == "idle"
     assert worker.bookkeeper.name in {row["worker"] for row in rows_of(spec)}
+    assert all(begun <= row["finished_at"] <= now() for row in rows_of(spec))
     assert [row["id"] for row in rows_of(spec)] == ["r0", "r1", "r2", "r3", "r4"]
 
 

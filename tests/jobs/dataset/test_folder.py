@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def finished(tmp_path: Path) -> Path:
     dataset.write_part(0, [row(i, f"答案 🎉 {i}\n\t", columns=own) for i in (3, 0, 2, 1)])
     dataset.write_part(1, [failed(i) for i in (4, 5, 6)])
     seen = replace(row(7, "").output, media=MEDIA)
-    dataset.write_part(2, [row(7, worker="host-1", attempts=3, output=seen)])
+    ended = datetime(2026, 11, 22, 10, 0, 1, 500)
+    dataset.write_part(2, [row(7, worker="host-1", attempts=3, output=seen, finished_at=ended)])
     told = replace(row(8).output, finish_reason="repetition", logprobs=LOGPROBS)
     dataset.write_part(3, [row(8, columns={"prompt": "only this"}, output=told), failed(9)])
     dataset.finalize()
@@ -234,7 +236,15 @@ def test_a_row_is_the_dataclass() -> None:
     names = {field.name for field in RESULT_COLUMNS}
     output = {field.name for field in fields(GenerationOutput)}
 
-    assert names == output | {"id", "row", "sample_index", "attempts", "worker", "parsed"}
+    assert names == output | {
+        "id",
+        "row",
+        "sample_index",
+        "attempts",
+        "worker",
+        "finished_at",
+        "parsed",
+    }
     assert row(1).cells().keys() == names
 
 
