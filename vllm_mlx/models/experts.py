@@ -69,13 +69,13 @@ def _fastest(theirs: Any) -> Form:
 def _of_module(multiply: Multiply) -> Form:
     def compute(module: nn.Module, x: mx.array, indices: mx.array) -> mx.array:
         *rows, k = indices.shape
-        flat = multiply(_experts(module), x.reshape(-1, x.shape[-1]), indices.reshape(-1, k))
+        flat = multiply(experts_of(module), x.reshape(-1, x.shape[-1]), indices.reshape(-1, k))
         return flat.reshape(*rows, k, -1)
 
     return compute
 
 
-def _experts(module: Any) -> Experts:
+def experts_of(module: Any) -> Experts:
     into = (module.fc1,) if "fc1" in module else (module.up_proj, module.gate_proj)
     activate = module.activation
     if type(activate).__name__ == "SwiGLU":
@@ -98,7 +98,7 @@ def _quantized(module: nn.Module) -> bool:
 
 def _kind(module: nn.Module, x: mx.array, indices: mx.array) -> Hashable:
     """What decides which form is fastest: the layer's form, and the rows to a power of two."""
-    layers = _experts(module)
+    layers = experts_of(module)
     weights = [(layer.weight.dtype, layer.weight.shape) for layer in (*layers.into, layers.out)]
     k = indices.shape[-1]
     return (x.dtype, *weights, k, f"<= {1 << (indices.size // k - 1).bit_length()} rows")

@@ -27,6 +27,7 @@ from vllm_mlx.scheduler_config import SchedulerConfig
 from vllm_mlx.video_params import VideoParams
 from worker.cli import display, run_commands
 from worker.cli.acl import acl
+from worker.cli.doctor import doctor
 from worker.cli.exit_codes import ExitCode
 from worker.cli.export import export_command
 from worker.cli.local_run import run as run_everything
@@ -85,7 +86,7 @@ def main() -> None:
     """Bulk inference for MLX: a prompt file in, a Parquet dataset out."""
 
 
-for command in (*run_commands.COMMANDS, acl, export_command):
+for command in (*run_commands.COMMANDS, acl, doctor, export_command):
     main.add_command(command)
 
 

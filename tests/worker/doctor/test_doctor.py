@@ -1,0 +1,138 @@
+"""`mlx-batch doctor` looks at what is there, and says what to do about what is not."""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from redis import Redis
+
+from tests.helpers.command_line import cli
+from vllm_mlx import platform
+from vllm_mlx.platform import attention
+from worker.cli.exit_codes import ExitCode
+from worker.doctor import computing, kernels, packages
+from worker.doctor.finding import Finding
+from worker.doctor.machine import examine_machine
+from worker.doctor.server import examine_server
+
+NOWHERE = "redis://user:hunter2@127.0.0.1:1/0"
+
+
+def only(found: Any, name: str) -> Finding:
+    (finding,) = [each for each in found if each.name == name]
+    return finding
+
+
+def test_each_line_of_a_machine_that_works(redis_url: str) -> None:
+    result = cli("doctor", "-u", redis_url, "--json")
+
+    assert result.exit_code == 0, result.stdout
+    found = {line["name"]: line for line in map(json.loads, result.stdout.splitlines())}
+    names = ["machine", "memory", "disk", "packages", "mlx", "kernels", "redis", "persistence"]
+    assert not set(names) - set(found)
+    assert all(line["advice"] for line in found.values() if line["state"] != "ok")
+    assert f"mlx {metadata.version('mlx')}" in found["packages"]["found"]
+    assert "valkey" in found["redis"]["found"]
+    assert "attention of slots" in found["kernels"]["found"]
+
+
+def test_a_server_that_is_not_there_fails_without_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.doctor.examination.examine_computing", lambda: iter(()))
+
+    result = cli("doctor", env={"RQ_REDIS_URL": NOWHERE})
+
+    assert result.exit_code == ExitCode.FAILED
+    assert "FAILED  redis" in result.stdout
+    assert "-> start it, or mend the URL" in result.stdout
+    assert "hunter2" not in result.output
+
+
+def test_our_own_server_is_started_for_a_moment() -> None:
+    assert only(examine_server(None), "redis").state == "ok"
+
+
+def test_what_a_server_keeps(redis: Redis, redis_url: str) -> None:
+    for settings, words in [
+        ({"appendonly": "no", "save": ""}, "none"),
+        ({"appendonly": "no", "save": "60 1"}, "snapshots only"),
+        ({"appendonly": "yes", "save": ""}, "append-only"),
+    ]:
+        for name, value in settings.items():
+            redis.config_set(name, value)
+        finding = only(examine_server(redis_url), "persistence")
+        assert words in finding.found
+        assert (finding.state == "ok") == (settings["appendonly"] == "yes")
+
+
+def test_a_server_that_evicts_fails(redis: Redis, redis_url: str) -> None:
+    redis.config_set("maxmemory", "100mb")
+    redis.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        finding = only(examine_server(redis_url), "redis memory")
+    finally:
+        redis.config_set("maxmemory-policy", "noeviction")
+        redis.config_set("maxmemory", "0")
+
+    assert finding.state == "failed"
+    assert "allkeys-lru" in finding.found
+    assert "noeviction" in finding.advice
+
+
+def test_versions_are_compared_with_what_the_wheel_asks_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = ["redis<2", "nowhere-to-be-found>=3; extra == 'cpu'", "other; extra == 'dev'", "click"]
+    monkeypatch.setattr(packages.metadata, "requires", lambda _: asked)
+    monkeypatch.setattr(packages, "backend_extra", lambda: "cpu")
+
+    found = list(packages.examine_packages())
+
+    assert [each.state for each in found] == ["failed", "failed"]
+    assert found[0].found == f"redis {metadata.version('redis')} is here, and <2 is needed"
+    assert found[0].advice == "pip install 'redis<2'"
+    assert found[1].advice == "pip install 'nowhere-to-be-found>=3'"
+
+
+def test_a_kernel_that_computes_otherwise_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*given: Any) -> mx.array:
+        return attention.attend_slots(*given) + 0.1
+
+    operations = platform.operations()._replace(attend_slots=wrong)
+    monkeypatch.setattr(platform, "operations", lambda: operations)
+
+    compared = {each.name: each.is_right for each in kernels.compare_kernels()}
+
+    assert {name for name, is_right in compared.items() if not is_right} == {
+        "attention of slots",
+        "attention of slots (sinks)",
+    }
+    failed = [each for each in computing._kernels() if each.state == "failed"]
+    assert failed[0].found.startswith("attention of slots is off by 0.")
+
+
+def test_an_mlx_that_ends_its_process_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "mlx"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("import os; os.abort()")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    finding = only(computing.examine_computing(), "mlx")
+
+    assert finding.state == "failed"
+    assert "ended with code -6" in finding.found
+
+
+def test_a_folder_that_can_not_be_written_to_fails(tmp_path: Path) -> None:
+    finding = only(examine_machine(tmp_path / "nowhere"), "disk")
+
+    assert finding.state == "failed"
+    assert finding.advice

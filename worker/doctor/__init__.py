@@ -1,0 +1,1 @@
+"""`mlx-batch doctor`: whether this machine has what a worker needs, line by line."""
