@@ -5,9 +5,11 @@ It never fails open: a token that the grammar has not is an error of its row.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,17 @@ Mask = NDArray[np.int32]
 """A bit a token, 32 a number: `[R, W]`."""
 TEMPLATES = 256
 """Grammars that are kept compiled; a job has one, or one a row."""
+COPIES = 8
+"""Rows that share one compiled grammar: it makes masks for one of them at a time."""
+MOST_THREADS = 16
+
+
+@dataclass
+class _Templates:
+    """One grammar, compiled once for every so many rows: what is copied shares a lock."""
+
+    compiled: list[LLMatcher] = field(default_factory=list)
+    copied: int = 0
 
 
 class Grammars:
@@ -34,9 +47,10 @@ class Grammars:
 
     def __init__(self, tokenizer: LLTokenizer) -> None:
         self._tokenizer = tokenizer
-        self._executor = LLExecutor()
+        self._threads = min(os.cpu_count() or 1, MOST_THREADS)
+        self._executor = LLExecutor(num_threads=self._threads)
         self._words = -(-tokenizer.vocab_size // 32)
-        self._templates: OrderedDict[StructuredOutputs, LLMatcher] = OrderedDict()
+        self._templates: OrderedDict[StructuredOutputs, _Templates] = OrderedDict()
         self._lock = threading.Lock()
 
     def matcher(self, outputs: StructuredOutputs) -> LLMatcher:
@@ -46,14 +60,17 @@ class Grammars:
             InvalidRequestError: the grammar can't be compiled for these tokens.
         """
         with self._lock:
-            template = self._templates.get(outputs)
-            if template is None or template.is_error():
-                template = self._compiled(outputs)
-                self._templates[outputs] = template
-                if len(self._templates) > TEMPLATES:
-                    self._templates.popitem(last=False)
+            templates = self._templates.setdefault(outputs, _Templates())
             self._templates.move_to_end(outputs)
-            return template.deep_copy()
+            if len(self._templates) > TEMPLATES:
+                self._templates.popitem(last=False)
+            at = templates.copied // COPIES % self._threads
+            if at == len(templates.compiled):
+                templates.compiled.append(self._compiled(outputs))
+            elif templates.compiled[at].is_error():
+                templates.compiled[at] = self._compiled(outputs)
+            templates.copied += 1
+            return templates.compiled[at].deep_copy()
 
     def fresh(self, outputs: StructuredOutputs) -> LLMatcher:
         """Return one that shares nothing, and forget what the others shared.

@@ -80,7 +80,7 @@ def _seeing(
     if not hasattr(model, "media_trial") or (prompt := model.media_trial()) is None:
         return new_runner()
     new_alone = partial(model.new_alone_runner, vocab_size=vocab_size, bounds=bounds)
-    reason = media_disagreement(new_runner, new_alone, prompt, vocab_size)
+    reason = media_disagreement(new_runner, new_alone, model, prompt, vocab_size)
     if reason is None:
         return new_runner()
     why.append(f"rows with media beside it, one at a time: {reason}")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
 from vllm_mlx import platform
@@ -21,7 +22,6 @@ from vllm_mlx.sampling_params import SamplingParams
 
 _PARAMS = SamplingParams.of(temperature=0, logprobs=8)
 _WINDOW = 256  # sliding windows up to this size are filled
-_MOST_NOISE = 3.0  # a position wrong by 20 changes log-probabilities by 4.8
 _SPECIAL = 8  # the first token ids, which mean something of their own in most vocabularies
 
 
@@ -32,9 +32,9 @@ def disagreement(new_runner: Callable[[], Runner], model: Any, vocab_size: int) 
     Two prompts of other lengths join a shorter one that has begun to decode, or follow it if there
     is no room for three, so that rows are padded, stand at different positions and move to a wider
     batch. The last step is the second one of its size, which is compiled where steps are. It takes
-    ten calls of the model with few tokens, and a few more for one whose rounding decides.
+    ten calls of the model with few tokens.
     """
-    longest, tolerance = platform.trial()
+    longest, tolerance = platform.trial(_chooses_experts(model))
     try:
         windows = [getattr(cache, "max_size", 0) for cache in make_prompt_cache(model)]
         longest = max(longest, *(size + 2 for size in windows if size <= _WINDOW))
@@ -44,20 +44,18 @@ def disagreement(new_runner: Callable[[], Runner], model: Any, vocab_size: int) 
         if runner.bounds.max_num_seqs > 1:
             rows += [_row(length, 2, vocab_size) for length in pair]
         found = _answer(runner, rows)
-        gap = max(_gap(model, row, found[row]) for row in (rows[0], rows[-1]))
-        if tolerance < gap <= _MOST_NOISE:
-            noise = max(_noise(model, row, found[row]) for row in (rows[0], rows[-1]))
-            tolerance = max(tolerance, 2 * noise)
+        gaps = [gap for row in {rows[0], rows[-1]} for gap in _gaps(model, row, found[row])]
     except Exception as error:  # whatever an architecture does with a cache
         return _reason(error)
-    if gap <= tolerance:
+    if all(gap <= tolerance for gap in gaps):
         return None
-    return f"log-probabilities differ by {gap:.2g} from those of a row alone"
+    return f"log-probabilities differ by {max(gaps):.2g} from those of a row alone"
 
 
 def media_disagreement(
     new_runner: Callable[[], Runner],
     new_alone: Callable[[], Runner],
+    model: Any,
     prompt: Prepared,
     vocab_size: int,
 ) -> str | None:
@@ -66,7 +64,7 @@ def media_disagreement(
 
     It joins a row of text that has begun to decode. Its media are seen twice.
     """
-    _, tolerance = platform.trial()
+    _, tolerance = platform.trial(_chooses_experts(model))
     try:
         rows = [_row(3, 2, vocab_size), _sequence(*prompt, 2)]
         runner = new_runner()
@@ -80,6 +78,11 @@ def media_disagreement(
     if all(gap <= tolerance for gap in gaps):
         return None
     return f"log-probabilities differ by {max(gaps):.2g} from those of the row alone"
+
+
+def _chooses_experts(model: Any) -> bool:
+    parts = model.modules() if isinstance(model, nn.Module) else ()
+    return any(type(part).__name__.endswith("SwitchLinear") for part in parts)
 
 
 def _reason(error: Exception) -> str:
@@ -151,43 +154,12 @@ def _apart(found: list[Logprobs], expected: list[Logprobs]) -> Iterator[float]:
             return
 
 
-def _gap(model: Any, row: Sequence, found: list[Logprobs]) -> float:
-    """Return how far log-probabilities are from those of the row alone."""
-    return max(
-        abs(value - alone[token].item())
-        for logprobs, alone in zip(found, _alone(model, row), strict=True)
-        for token, value in logprobs.top
-    )
-
-
-def _noise(model: Any, row: Sequence, found: list[Logprobs]) -> float:
-    """Return how far the row alone is from itself where it is computed at once, its answer with
-    its prompt; 0 in float32.
-
-    Rounded to 16 bits, experts whose scores are nearly equal are chosen otherwise wherever a
-    product has another shape.
-    """
-    tokens = [*row.prompt_tokens, *row.output_tokens[:-1]]
-    logits = model(mx.array([tokens]), cache=make_prompt_cache(model))[0, -len(found) :]
-    if logits.dtype == mx.float32:
-        return 0.0
-    at_once = _logprobs(logits)
-    return max(
-        abs((one[token] - other[token]).item())
-        for logprobs, one, other in zip(found, _alone(model, row), at_once, strict=True)
-        for token, _ in logprobs.top
-    )
-
-
-def _alone(model: Any, row: Sequence) -> Iterator[mx.array]:
-    """Yield log-probabilities `[V]` behind a row's prompt, and all tokens of its answer but the
-    last."""
+def _gaps(model: Any, row: Sequence, found: list[Logprobs]) -> Iterator[float]:
+    """Yield how far log-probabilities are from those of the row alone."""
     cache, tokens = make_prompt_cache(model), row.prompt_tokens
-    for token in row.output_tokens:
-        yield _logprobs(model(mx.array([tokens]), cache=cache)[0, -1])
+    for token, logprobs in zip(row.output_tokens, found, strict=True):
+        logits = model(mx.array([tokens]), cache=cache)[0, -1].astype(mx.float32)
+        alone: Any = logits - mx.logsumexp(logits)
         tokens = [token]
-
-
-def _logprobs(logits: mx.array) -> mx.array:
-    logits = logits.astype(mx.float32)
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        for each, value in logprobs.top:
+            yield abs(value - alone[each].item())
