@@ -21,6 +21,10 @@ class RunStateError(MLXBatchError):
     """What was asked for can't be done with a run that is still at work."""
 
 
+class RunHaltedError(MLXBatchError):
+    """A run was halted, in order, before it was complete; it can go on."""
+
+
 class JobPayloadError(MLXBatchError):
     """A job in the queue was not written by this version's producer."""
 

@@ -227,10 +227,11 @@ def _enqueue(connection: Redis, spec: RunSpec, payloads: Iterable[Shard], *, res
             )
         if not _reopen(ledger, spec):
             return 0
+        ledger.take_up(spec.run_id)
     done = ledger.done_shards(spec.run_id)
     jobs = RunJobs(connection, spec)
     jobs.defer_finalize(release=len(done) == spec.shards)
-    enqueued = 0
+    enqueued = jobs.release_parked() if resume else 0
     todo = ((shard, payload) for shard, payload in payloads if shard not in done)
     while batch := list(islice(todo, ENQUEUE_BATCH)):
         enqueued += jobs.enqueue_missing(batch)

@@ -22,7 +22,7 @@ from jobs.run_spec import queue_name
 from vllm_mlx.outputs import EngineStats
 from vllm_mlx.scheduler_config import WINDOW
 from worker.awake import kept_awake
-from worker.engine.text_engine import TextEngine
+from worker.engine.text_engine import WorkerEngine
 from worker.flights import Flights
 from worker.idle_notice import IdleNotice
 from worker.live import LiveCounts
@@ -64,7 +64,7 @@ class BatchWorker:
     def __init__(
         self,
         model: str,
-        engine: TextEngine,
+        engine: WorkerEngine,
         *,
         connection: Redis,
         adapter: Path | None = None,
@@ -91,6 +91,7 @@ class BatchWorker:
             (Timer(HEARTBEAT), bookkeeper.send_heartbeats),  # first: by it our jobs are held
             (Timer(0), self.flights.stop_on_command),
             (Timer(0), self.flights.submit_again),
+            (Timer(1), self.flights.heed_halts),
             (Timer(1), self.flights.fail_overdue),
             (Timer(1), self._publish),
             (Timer(REPORT, due_at=time.monotonic() + REPORT), self._report),
@@ -152,9 +153,10 @@ class BatchWorker:
         if self.bookkeeper.is_suspended():
             self._rest()
             return
+        until = time.monotonic() + TICK
         while job := dequeue(self._queue, 1 if wait and not self.flights else None):
             self.flights.start(job)
-            if not self._wants_jobs():
+            if not self._wants_jobs() or time.monotonic() > until:  # thousands may be set aside
                 return
         self._rest()
         if not self.flights:

@@ -13,14 +13,15 @@ from redis.exceptions import RedisError
 
 from jobs.errors import JobPayloadError, LeaseLostError, LedgerError, ModelMismatchError
 from jobs.ledger import Ledger, ShardLease
-from jobs.queue.tasks import FinalizeRun, read_task
+from jobs.queue.tasks import FinalizeRun, GenerateShard, Task, read_task
 from jobs.run_spec import RunSpec
 from vllm_mlx.errors import MLXBatchError
-from worker.engine.text_engine import TextEngine
+from worker.engine.text_engine import WorkerEngine
 from worker.flight import FinalizeFlight, Flight
 from worker.output_root import OutputRoot
 from worker.rq import Execution, Job
 from worker.rq.bookkeeper import Bookkeeper
+from worker.rq.parking import park
 from worker.shard_flight import ShardFlight
 
 
@@ -38,7 +39,7 @@ class Flights(dict[str, Flight]):
     """
 
     def __init__(
-        self, bookkeeper: Bookkeeper, model: str, engine: TextEngine, output_root: Path | None
+        self, bookkeeper: Bookkeeper, model: str, engine: WorkerEngine, output_root: Path | None
     ) -> None:
         super().__init__()
         self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -74,7 +75,11 @@ class Flights(dict[str, Flight]):
 
     def _launch(self, execution: Execution) -> None:
         try:
-            flight = self._flight(execution)
+            task = read_task(execution.job)
+            spec = self._spec(task.run_id)
+            if isinstance(task, GenerateShard) and self._park(execution, spec):
+                return
+            flight = self._flight(execution, task, spec)
         except MLXBatchError as error:
             self._bookkeeper.fail(execution, error, retry=False)
             return
@@ -84,14 +89,18 @@ class Flights(dict[str, Flight]):
         self[execution.job_id] = flight
         flight.launch()
 
-    def _flight(self, execution: Execution) -> Flight | None:
+    def _park(self, execution: Execution, spec: RunSpec) -> bool:
+        """Put a job aside if its run is halted."""
+        if not self._ledger.halted(spec.run_id):
+            return False
+        return park(self._bookkeeper, execution, spec.run_id)
+
+    def _flight(self, execution: Execution, task: Task, spec: RunSpec) -> Flight | None:
         """Return the flight of a job that has begun; None if its shard is committed.
 
         Raises:
-            MLXBatchError: the job is not one that this worker does.
+            MLXBatchError: a record of the run is not one that this version writes.
         """
-        task = read_task(execution.job)
-        spec = self._spec(task.run_id)
         if isinstance(task, FinalizeRun):
             return FinalizeFlight(
                 execution=execution,
@@ -139,6 +148,26 @@ class Flights(dict[str, Flight]):
         """Submit the rows at which the engine failed, when it is time."""
         for flight in self.values():
             flight.submit_again()
+
+    def heed_halts(self) -> None:
+        """Begin no rows of runs that are halted, and put their jobs aside once they rest."""
+        flights = [each for each in self.values() if isinstance(each, ShardFlight)]
+        halted = self._ledger.halted(*{flight.spec.run_id for flight in flights})
+        for flight in flights:
+            if flight.spec.run_id in halted:
+                flight.halt()
+            elif flight.is_halted:
+                flight.go_on()
+            if flight.is_at_rest and self._attempt(flight, flight.save):
+                self._set_aside(flight)
+
+    def _set_aside(self, flight: ShardFlight) -> None:
+        if not self._bookkeeper.holds(flight.execution):
+            self._lose(flight)
+            return
+        flight.release()
+        if self._park(flight.execution, flight.spec):
+            self._land(flight)
 
     def stop_on_command(self) -> None:
         """Stop the jobs that a command of `rq` asks to stop."""

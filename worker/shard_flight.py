@@ -29,7 +29,7 @@ from vllm_mlx.errors import EngineError, EngineStoppedError, InvalidRequestError
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.seeds import row_seed, sample_seed
-from worker.engine.text_engine import TextEngine
+from worker.engine.text_engine import WorkerEngine
 from worker.flight import Flight
 
 MAX_IDLE_CLAIMS = 5  # of a shard, in a row, before its rows are given up
@@ -50,11 +50,12 @@ class ShardFlight(Flight):
         tries: how often the engine failed at a row since the flight began.
         longer: how often an answer was tried again because `max_tokens` had cut it.
         again_at: when a row at which the engine failed is submitted again, by `time.monotonic()`.
+        is_halted: no more rows begin; those that have begun end.
     """
 
     task: GenerateShard
     lease: ShardLease
-    engine: TextEngine
+    engine: WorkerEngine
     worker: str
     pending: dict[int, Future[GenerationOutput]] = field(default_factory=dict)
     results: dict[int, ResultRow] = field(default_factory=dict)
@@ -62,6 +63,7 @@ class ShardFlight(Flight):
     tries: Counter[int] = field(default_factory=Counter)
     longer: Counter[int] = field(default_factory=Counter)
     again_at: dict[int, float] = field(default_factory=dict)
+    is_halted: bool = False
 
     @property
     def is_complete(self) -> bool:
@@ -85,15 +87,40 @@ class ShardFlight(Flight):
             if place < len(samples)
             and (row.row, row.sample_index) == (samples[place][0].row, samples[place][1])
         }
-        places = [place for place in range(len(samples)) if place not in self.results]
         if self.lease.idle <= MAX_IDLE_CLAIMS:
-            self.submit(places)
+            self.submit(self._missing)
             return
         error = WorkerKilled(
             f"{MAX_IDLE_CLAIMS} workers in a row ended while they held this shard, before one more "
             "of its rows was done; `mlx-batch retry` tries its rows again"
         )
-        self._fail(places, error)
+        self._fail(self._missing, error)
+
+    def halt(self) -> None:
+        """Begin no more rows."""
+        if self.is_halted:
+            return
+        self.is_halted = True
+        self.again_at.clear()
+        self.engine.cancel_waiting(self.pending.values())
+        self.pending = {
+            place: future for place, future in self.pending.items() if not future.cancelled()
+        }
+
+    def go_on(self) -> None:
+        """Submit the rows that were not begun since the flight was halted."""
+        self.is_halted = False
+        self.submit(self._missing)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it is halted, and all that had begun has ended."""
+        return self.is_halted and not self.pending and not self.is_complete
+
+    @property
+    def _missing(self) -> list[int]:
+        done = self.results.keys() | self.pending.keys()
+        return [place for place in range(len(self.task.samples)) if place not in done]
 
     def submit(self, places: Iterable[int]) -> None:
         """Give the engine the rows of these places, samples of one row together."""
@@ -119,23 +146,25 @@ class ShardFlight(Flight):
         if due:
             self.submit(due)
 
-    def _put_end(self, place: int, _: Future[GenerationOutput]) -> None:
-        self.inbox.put(partial(self._settle, place))  # called on any thread
+    def _put_end(self, place: int, future: Future[GenerationOutput]) -> None:
+        self.inbox.put(partial(self._settle, place, future))  # called on any thread
 
-    def _settle(self, place: int) -> None:
+    def _settle(self, place: int, future: Future[GenerationOutput]) -> None:
         """Take the answer of a row that ended.
 
         Raises:
             EngineStoppedError: the engine has ended before the row did.
         """
-        future = self.pending.pop(place, None)
-        if future is None:  # cancelled
+        if self.pending.get(place) is not future:  # cancelled
             return
+        del self.pending[place]
         error = future.exception()
         if isinstance(error, EngineStoppedError):
             raise error
         output = GenerationOutput.from_error(error, self.spec.model) if error else future.result()
         if output.error_type == EngineError.__name__ and self.tries[place] < len(ROW_BACKOFF):
+            if self.is_halted:  # it is tried again when the run goes on
+                return
             self.again_at[place] = time.monotonic() + ROW_BACKOFF[self.tries[place]]
             self.tries[place] += 1
         elif self._may_be_longer(place, output):

@@ -8,7 +8,7 @@ from typing import Any
 
 from redis import Redis
 
-from jobs.ledger import Ledger, Progress, RunState
+from jobs.ledger import HaltReason, Ledger, Progress, RunState
 from jobs.queue.queue_state import QueueState
 from jobs.queue.run_jobs import open_queue
 from worker.live import Live
@@ -16,13 +16,13 @@ from worker.live import Live
 MOST_ERRORS = 5  # failed jobs whose reasons are told
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus(Progress):
     """One run at one moment.
 
     Attributes:
-        shards: how many are done, queued, started, delayed, failed, or missing: nowhere, so that
-            `--resume` enqueues them.
+        shards: how many are done, queued, started, delayed, deferred (put aside, since the run is
+            halted), failed, or missing: nowhere, so that `--resume` enqueues them.
         workers: what each worker of this model published last, those among them that load it;
             none when the run is over.
         errors: why jobs failed, by job id.
@@ -62,13 +62,22 @@ class RunStatus(Progress):
         return has_failed and not under_way and not self.is_finished
 
     @property
+    def is_at_rest(self) -> bool:
+        """Whether the run is halted, and no row of it is under way."""
+        return self.halt is not None and not self.is_finished and not self.shards["started"]
+
+    @property
     def is_over(self) -> bool:
-        return self.is_finished or self.is_failed
+        return self.is_finished or self.is_failed or self.is_at_rest
 
     @property
     def state_name(self) -> str:
-        """`running`, `finished` or `failed`."""
-        return "failed" if self.is_failed else self.state.value
+        """`running`, `finished`, `failed`, `paused`, or `halted` for another reason."""
+        if self.is_failed:
+            return "failed"
+        if self.halt is None or self.is_finished:
+            return self.state.value
+        return "paused" if self.halt.reason is HaltReason.PAUSED else "halted"
 
     @property
     def tokens_per_second(self) -> float:
@@ -81,6 +90,7 @@ class RunStatus(Progress):
             "model": self.spec.model,
             "out": self.spec.out,
             "state": self.state_name,
+            "halt": asdict(self.halt) if self.halt else None,
             "rows": self.spec.rows,
             "rows_done": self.rows_done,
             "rows_error": self.rows_error,

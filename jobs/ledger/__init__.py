@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from jobs.ledger.counts import Counts
+from jobs.ledger.halt import Halt, HaltReason
 from jobs.ledger.lease import ShardLease, read_row
 from jobs.ledger.ledger import Ledger, Progress, RunState
 
-__all__ = ["Counts", "Ledger", "Progress", "RunState", "ShardLease", "read_row"]
+__all__ = [
+    "Counts",
+    "Halt",
+    "HaltReason",
+    "Ledger",
+    "Progress",
+    "RunState",
+    "ShardLease",
+    "read_row",
+]

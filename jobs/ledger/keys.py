@@ -11,11 +11,12 @@ from jobs.errors import LedgerError
 
 PREFIX = "mlx-batch"
 RUNS = f"{PREFIX}:runs"  # sorted set: run id by creation time
+HALTED = "halted"  # of a run's hash: its `Halt`
 _DAMAGE = ("WRONGTYPE", "is not an integer", "would overflow")
 
 
 def run_key(run_id: str) -> str:
-    """Hash: `spec` (JSON), `state`, and `revision` (see `Ledger.pin_revision`)."""
+    """Hash: `spec` (JSON), `state`, `revision` (see `Ledger.pin_revision`), and `HALTED`."""
     return f"{PREFIX}:run:{run_id}"
 
 

@@ -14,7 +14,9 @@ from redis import Redis
 
 from jobs.errors import LedgerError, ModelMismatchError, RunExistsError, RunNotFoundError
 from jobs.ledger.counts import Counts
+from jobs.ledger.halt import Halt
 from jobs.ledger.keys import (
+    HALTED,
     RUNS,
     done_key,
     explain_damage,
@@ -46,6 +48,7 @@ class Progress:
     Attributes:
         done: counts of the committed shards.
         partial: counts of the recorded rows of the other shards.
+        halt: why no more rows of it begin; None of a run that goes on.
     """
 
     spec: RunSpec
@@ -53,6 +56,7 @@ class Progress:
     done: Counts
     partial: Counts
     shards_done: int
+    halt: Halt | None = None
 
 
 class Ledger:
@@ -135,7 +139,24 @@ class Ledger:
             done=sum(map(Counts.decode, done), Counts()),
             partial=sum(map(Counts.decode, partial), Counts()),
             shards_done=len(done),
+            halt=Halt.read(record.get(HALTED.encode())),
         )
+
+    def halt(self, run_id: str, halt: Halt) -> bool:
+        """Let workers begin no more rows of a run; return False if it is halted already."""
+        return bool(self._redis.hsetnx(run_key(run_id), HALTED, halt.encode()))
+
+    def halted(self, *run_ids: str) -> set[str]:
+        """Return which of these runs are halted."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for run_id in run_ids:
+                pipeline.hexists(run_key(run_id), HALTED)
+            found = pipeline.execute() if run_ids else []
+        return {run_id for run_id, is_halted in zip(run_ids, found, strict=True) if is_halted}
+
+    def take_up(self, run_id: str) -> bool:
+        """Let workers begin rows of a run again; return whether it was halted."""
+        return bool(self._redis.hdel(run_key(run_id), HALTED))
 
     def runs(self) -> list[str]:
         """Return the ids of all runs whose record has not expired, newest first."""
@@ -174,6 +195,7 @@ class Ledger:
         """Mark the run as finished; its record expires after `KEEP_FINISHED`."""
         with self._redis.pipeline() as pipeline:
             pipeline.hset(run_key(run_id), "state", RunState.FINISHED)
+            pipeline.hdel(run_key(run_id), HALTED)
             for key in _keys(run_id):
                 pipeline.expire(key, KEEP_FINISHED)
             pipeline.execute()

@@ -25,17 +25,18 @@ class QueueState:
         self._redis: Redis = queue.connection
 
     def jobs(self) -> dict[str, list[str]]:
-        """Return the ids of jobs that are queued, started, delayed or failed, at one moment."""
+        """Return the ids of jobs by where they stand, at one moment: `queued`, `started`, …"""
         queue = self._queue
         started, delayed = queue.started_job_registry, queue.scheduled_job_registry
+        deferred, failed = queue.deferred_job_registry, queue.failed_job_registry
         with self._redis.pipeline() as pipeline:
             pipeline.lrange(queue.key, 0, -1)
-            for registry in (started, delayed, queue.failed_job_registry):
+            for registry in (started, delayed, deferred, failed):
                 pipeline.zrange(registry.key, 0, -1)
             found = pipeline.execute()
         # Those that have begun stand as `JOB:EXECUTION`.
         ids = [[entry.partition(":")[0] for entry in _texts(entries)] for entries in found]
-        return dict(zip(("queued", "started", "delayed", "failed"), ids, strict=True))
+        return dict(zip(("queued", "started", "delayed", "deferred", "failed"), ids, strict=True))
 
     @property
     def workers(self) -> list[str]:

@@ -13,6 +13,7 @@ from rq.queue import EnqueueData
 from rq.serializers import JSONSerializer
 
 from jobs.queue.job import BatchJob
+from jobs.queue.queue_state import QueueState
 from jobs.queue.tasks import FINALIZE_RUN, GENERATE_SHARD
 from jobs.run_spec import RunSpec
 
@@ -95,6 +96,25 @@ class RunJobs:
             self._queue.enqueue_many(jobs, pipeline=pipeline)
             pipeline.execute()
         return len(jobs)
+
+    def release_parked(self) -> int:
+        """Enqueue the shards that workers have put aside; returns how many.
+
+        They stand among RQ's deferred jobs, with their rows: the input is not read again.
+        """
+        spec, queue = self._spec, self._queue
+        deferred = QueueState(queue).jobs()["deferred"]
+        ours = {each for each in deferred if each.startswith(f"{spec.run_id}-")}
+        ids = sorted(ours - {spec.finalize_id})
+        statuses, _ = self._look_at(ids, with_places=False)
+        ids = [job_id for job_id, at in zip(ids, statuses, strict=True) if at == JobStatus.DEFERRED]
+        with queue.connection.pipeline() as pipeline:
+            for job_id in ids:
+                pipeline.zrem(queue.deferred_job_registry.key, job_id)
+                pipeline.hset(BatchJob.key_for(job_id), "status", JobStatus.QUEUED)
+                pipeline.rpush(queue.key, job_id)
+            pipeline.execute()
+        return len(ids)
 
     @property
     def is_finalizing(self) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,6 +103,12 @@ class DoubleEngine:
         if not self._held:
             self._answer(row)
         return row.future
+
+    def cancel_waiting(self, futures: Iterable[Future[GenerationOutput]]) -> None:
+        """Those beyond `max_num_seqs` have not begun."""
+        waiting = {row.future for row in self.open[self.max_num_seqs :]}
+        for future in waiting.intersection(futures):
+            future.cancel()
 
     @property
     def prompts(self) -> list[Any]:

@@ -100,6 +100,9 @@ def test_a_whole_run_by_three_users(locked: Locked, tmp_path: Path) -> None:
     enqueued = cli(*words, "-u", locked.url(Role.PRODUCER))
     assert enqueued.exit_code == 0, enqueued.output
     run_id = enqueued.stdout.splitlines()[-1]
+    assert cli("pause", run_id, "-u", locked.url(Role.PRODUCER)).exit_code == 0
+    work_in_burst(locked.url(Role.WORKER), DoubleEngine())  # which puts its jobs aside
+    assert cli("continue", run_id, "-u", locked.url(Role.PRODUCER)).exit_code == 0
     work_in_burst(locked.url(Role.WORKER), DoubleEngine())
     status = cli("status", run_id, "--json", "-u", locked.url(Role.MONITOR))
 

@@ -102,7 +102,7 @@ def print_status(console: Console, status: RunStatus) -> None:
     speed = f"{status.tokens_per_second:.1f} tokens/s on {count} worker{'s' * (count != 1)}"
     for name, value in {
         "run": spec.run_id,
-        "state": status.state_name,
+        "state": status.state_name + (f": {status.halt.message}" if status.halt else ""),
         "model": spec.model,
         "dataset": spec.out,
         "rows": rows,

@@ -12,6 +12,7 @@ from jobs.errors import (
     InputFileError,
     OutputTakenError,
     RunExistsError,
+    RunHaltedError,
     RunNotFoundError,
     RunStateError,
     ServerVersionError,
@@ -64,6 +65,8 @@ class ExitCode(IntEnum):
     @classmethod
     def of_error(cls, error: Exception) -> ExitCode:
         """Return what an error that a command ends with comes to."""
+        if isinstance(error, RunHaltedError):
+            return cls.HALTED
         if isinstance(error, _CONFLICT):
             return cls.CONFLICT
         if isinstance(error, _SERVER):

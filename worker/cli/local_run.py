@@ -15,6 +15,7 @@ from redis import Redis
 
 from jobs.connection import connect
 from jobs.dataset import Dataset, Verification, verify
+from jobs.errors import RunHaltedError
 from jobs.producer import Enqueued
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import RunSpec
@@ -58,6 +59,7 @@ def run(
     Raises:
         MLXBatchError: MLX is not installed; nothing was started or written.
         RunFailedError: the run can't be completed; it can be resumed.
+        RunHaltedError: it was halted.
     """
     require_mlx()
     with ExitStack() as stack:
@@ -97,6 +99,11 @@ def _watch(
         show(status)
         if status.is_finished:
             return
+        if status.halt and status.is_at_rest:
+            raise RunHaltedError(
+                f"{spec.run_id}: {status.halt.message}; {status.rows_done} of {spec.rows} rows are "
+                "done, and the same command with --resume goes on"
+            )
         if status.errors:
             reasons = "\n".join(f"{job_id}: {why}" for job_id, why in status.errors.items())
             raise RunFailedError(f"{spec.run_id} can't be completed:\n{reasons}")

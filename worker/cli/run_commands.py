@@ -13,6 +13,7 @@ from rich.console import Console
 from jobs.errors import LedgerError
 from jobs.ledger import Ledger, RunState, read_row
 from jobs.ledger.keys import rows_channel
+from jobs.pause import continue_run, pause_run
 from jobs.producer import Enqueued, forget_run, resume_run
 from jobs.result_row import ResultRow
 from jobs.retry import retry_errors
@@ -56,6 +57,24 @@ def tail(connection: Redis, run_id: str, as_json: bool) -> None:
     Ledger(connection).spec(run_id)
     for row in _rows_as_they_come(connection, run_id):
         click.echo(json.dumps(row.cells()) if as_json else display.row_as_line(row))
+
+
+@click.command(short_help="Let workers begin no more rows of RUN.")
+@click.argument("run_id", metavar="RUN")
+@with_redis
+def pause(connection: Redis, run_id: str) -> None:
+    """Let workers begin no more rows of RUN; those under way end, and are recorded."""
+    pause_run(connection, run_id)
+    click.echo(f"{run_id} is paused; `mlx-batch continue {run_id}` goes on", err=True)
+
+
+@click.command("continue", short_help="Let a paused or halted RUN go on.")
+@click.argument("run_id", metavar="RUN")
+@with_redis
+def continue_(connection: Redis, run_id: str) -> None:
+    """Let a paused or halted RUN go on; unlike `resume`, without reading its input again."""
+    shards = continue_run(connection, run_id)
+    click.echo(f"{run_id} goes on; {shards} shards are enqueued again", err=True)
 
 
 @click.command(short_help="Enqueue again what is missing of RUN.")
@@ -128,4 +147,4 @@ def tell_enqueued(enqueued: Enqueued) -> None:
     click.echo(f"{rows}; {enqueued.shards} of {spec.shards} shards enqueued", err=True)
 
 
-COMMANDS = (status, tail, resume, retry, forget)
+COMMANDS = (status, tail, pause, continue_, resume, retry, forget)

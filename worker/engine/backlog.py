@@ -74,6 +74,11 @@ class Backlog:
         """How many rows the process has not got yet."""
         return sum(not row.sent for row in self._rows.values())
 
+    @property
+    def waiting(self) -> set[Future[GenerationOutput]]:
+        """The futures of the rows that no living process has begun to work on."""
+        return {row.future for row in self._rows.values() if not row.began}
+
     def add(self, rows: Iterable[Pending]) -> None:
         """Add rows, to be answered in this order."""
         self._rows |= {row.key: row for row in rows}

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import logging
 import threading
+from collections.abc import Iterable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import replace
 from functools import partial
@@ -135,6 +136,13 @@ class SupervisedEngine:
         for row in rows:
             row.future.add_done_callback(partial(self._forget, row))
         return [row.future for row in rows]
+
+    def cancel_waiting(self, futures: Iterable[Future[GenerationOutput]]) -> None:
+        """Cancel those of these rows on which no work has begun."""
+        with self._lock:
+            waiting = self._backlog.waiting
+        for future in waiting.intersection(futures):
+            future.cancel()
 
     @property
     def stats(self) -> EngineStats:

@@ -1,7 +1,8 @@
-"""`TextEngine`: what a worker needs of an engine."""
+"""`TextEngine` and `WorkerEngine`: what an engine's process and a worker need of an engine."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -26,3 +27,10 @@ class TextEngine(Protocol):
 
     def submit(self, *requests: Request) -> list[Future[GenerationOutput]]:
         """Queue requests; see `vllm_mlx.batching.core.EngineCore`."""
+
+
+class WorkerEngine(TextEngine, Protocol):
+    """An engine that knows which rows it has not begun."""
+
+    def cancel_waiting(self, futures: Iterable[Future[GenerationOutput]]) -> None:
+        """Cancel those of these rows on which no work has begun."""

@@ -166,6 +166,11 @@ class Bookkeeper(BaseWorker):
             enqueue_now(self.queue, execution.job, pipeline, at_front=True)
             pipeline.execute()
 
+    def forget(self, execution: Execution) -> None:
+        """Forget an execution whose record is gone."""
+        self.executions.pop(execution.id, None)
+        self._idle_if_empty()
+
     # All of them, by the clock.
 
     def send_heartbeats(self) -> None:

@@ -28,7 +28,7 @@ from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 from vllm_mlx.video_params import VideoParams
-from worker.engine import supervisor
+from worker.engine import child, supervisor
 from worker.engine.supervisor import SupervisedEngine
 
 PARAMS = SamplingParams.of(max_tokens=2, temperature=0)
@@ -179,6 +179,20 @@ def test_a_cancelled_row_frees_its_place(start_engine: StartEngine) -> None:
 
     assert not held[1].done()
     assert answer(engine, "next").finish_reason == "stop"
+
+
+def test_only_rows_that_have_not_begun_are_cancelled_as_waiting(
+    start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "END_TIMEOUT", 0.1)
+    engine = start_engine()
+    (begun,) = ask(engine, "sleep")
+    wait_for(lambda: begun not in engine._backlog.waiting)
+    waiting, other = ask(engine, "row", "row")
+
+    engine.cancel_waiting([begun, waiting])
+
+    assert [row.cancelled() for row in (begun, waiting, other)] == [False, True, False]
 
 
 def test_stopping_ends_what_waits_and_the_process(start_engine: StartEngine) -> None:

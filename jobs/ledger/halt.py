@@ -1,0 +1,39 @@
+"""`Halt`: why a run is halted, and so why workers begin no more of its rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from jobs.errors import LedgerError
+from vllm_mlx.json_record import JSONRecord
+
+
+class HaltReason(StrEnum):
+    """What halted a run."""
+
+    PAUSED = "paused"
+
+
+@dataclass(frozen=True, slots=True)
+class Halt(JSONRecord):
+    """A run that was halted goes on when it is continued or resumed.
+
+    Attributes:
+        message: the reason in words, for people.
+    """
+
+    reason: HaltReason
+    message: str
+
+    @classmethod
+    def read(cls, raw: bytes | None) -> Halt | None:
+        """Return what the ledger holds; None of a run that is not halted.
+
+        Raises:
+            LedgerError: it is not what this version writes.
+        """
+        try:
+            return None if raw is None else cls.decode(raw)
+        except ValueError as error:
+            raise LedgerError(f"the ledger holds {raw!r:.80} in place of a halt: {error}") from None

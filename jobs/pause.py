@@ -1,0 +1,45 @@
+"""`pause_run` and `continue_run`: a run rests, and goes on where it was."""
+
+from __future__ import annotations
+
+from redis import Redis
+
+from jobs.errors import RunStateError
+from jobs.ledger import Halt, HaltReason, Ledger, RunState
+from jobs.queue.run_jobs import RunJobs
+
+
+def pause_run(connection: Redis, run_id: str) -> None:
+    """Let workers begin no more rows of a run; those under way end and are recorded.
+
+    Raises:
+        RunNotFoundError: the server knows no such run.
+        RunStateError: it is finished, or halted already.
+    """
+    ledger = Ledger(connection)
+    if ledger.progress(run_id).state is RunState.FINISHED:
+        raise RunStateError(f"{run_id} is finished: there is nothing to pause")
+    command = f"mlx-batch continue {run_id}"
+    if not ledger.halt(run_id, Halt(HaltReason.PAUSED, f"paused; `{command}` goes on")):
+        raise RunStateError(f"{run_id} is halted already; `{command}` lets it go on")
+
+
+def continue_run(connection: Redis, run_id: str) -> int:
+    """Let a halted run go on; returns how many shards are enqueued again.
+
+    Those that workers still have in hand go on there.
+
+    Raises:
+        RunNotFoundError: the server knows no such run.
+        RunStateError: it is not halted.
+    """
+    ledger = Ledger(connection)
+    jobs = RunJobs(connection, ledger.spec(run_id))
+    was_halted = ledger.take_up(run_id)
+    released = jobs.release_parked()  # also what a call left that was cut off in between
+    if not was_halted and not released:
+        raise RunStateError(
+            f"{run_id} is not halted: `mlx-batch status {run_id}` shows where it is, "
+            f"`mlx-batch resume {run_id}` enqueues what is missing of it"
+        )
+    return released
