@@ -152,7 +152,7 @@ class GenerationOutput:
         )
 
 
-HELD_NOW = frozenset({"running", "waiting", "slots", "kv_cache_bytes", "way"})
+HELD_NOW = frozenset({"running", "waiting", "max_num_seqs", "slots", "kv_cache_bytes", "way"})
 """What of `EngineStats` is no count."""
 
 
@@ -164,9 +164,10 @@ class EngineStats:
     the time of the part at hand grows while it goes on. Prompt tokens count as they are computed.
 
     Attributes:
-        running: sequences in the batch.
+        running: sequences in the batch, those whose prompt is being computed among them.
         waiting: sequences that wait for a place in it.
-        slots: places in the batch at its present width (free ones are computed, too).
+        max_num_seqs: most sequences in the batch, now.
+        slots: how wide decode steps are now: their sequences, and free places beside these.
         kv_cache_bytes: memory that the key-value caches of the batch take now.
         way: how the model runs, and why so: "in slots, 28 x keys and values".
         prompt_tokens: tokens of prompts that are behind the engine.
@@ -182,6 +183,7 @@ class EngineStats:
 
     running: int = 0
     waiting: int = 0
+    max_num_seqs: int = 0
     slots: int = 0
     kv_cache_bytes: int = 0
     way: str = ""

@@ -19,20 +19,20 @@ from jobs.model_identity import identify
 from jobs.queue.queue_state import QueueState
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import queue_name
-from vllm_mlx.outputs import EngineStats
 from vllm_mlx.scheduler_config import WINDOW
 from worker.awake import kept_awake
 from worker.engine.text_engine import WorkerEngine
 from worker.flights import Flights
 from worker.idle_notice import IdleNotice
 from worker.live import LiveCounts
+from worker.output_root import OutputRoot
 from worker.redis_patience import RedisPatience
 from worker.rq.bookkeeper import HEARTBEAT, Bookkeeper
 from worker.rq.dequeue import dequeue
 from worker.rq.maintenance import MAINTENANCE, TIDY
-from worker.statistics import Meter, Statistics
 from worker.stop_signal import StopSignal
 from worker.timer import Timer
+from worker.work_log import WorkLog
 
 logger = logging.getLogger("mlx_batch.worker")
 
@@ -81,9 +81,12 @@ class BatchWorker:
         self.bookkeeper = bookkeeper = Bookkeeper(
             self._queue, name, in_hand=lambda job_id: job_id in self.flights
         )
-        self.flights = Flights(bookkeeper, model, engine, output_root)
-        self._live = LiveCounts(connection, bookkeeper.name, model, self._queue.name)
-        self._meter = Meter()
+        root = OutputRoot(output_root)
+        self.flights = Flights(bookkeeper, model, engine, root)
+        self._live = LiveCounts(
+            connection, bookkeeper.name, model, self._queue.name, output_root=str(root) or None
+        )
+        self._log = WorkLog(engine)
         self._idle_notice = IdleNotice(connection, model)
         self._patience = RedisPatience(redis_timeout)
         self._admission = Timer(TICK)
@@ -94,7 +97,7 @@ class BatchWorker:
             (Timer(1), self.flights.heed_halts),
             (Timer(1), self.flights.fail_overdue),
             (Timer(1), self._publish),
-            (Timer(REPORT, due_at=time.monotonic() + REPORT), self._report),
+            (Timer(REPORT, due_at=time.monotonic() + REPORT), self._log.recent),
             (Timer(1), bookkeeper.maintenance.enqueue_delayed_retries),
             (Timer(MAINTENANCE), bookkeeper.forget_lost),
             (Timer(MAINTENANCE), bookkeeper.maintenance.take_back_lost),
@@ -110,12 +113,15 @@ class BatchWorker:
             EngineStoppedError: the engine has ended; its jobs were given back.
             redis.exceptions.RedisError: Redis was away, or full, for longer than `redis_timeout`.
         """
+        self.bookkeeper.announce()
+        self._log.loading(self._identify().name)
         with self._live.loading():
             self._engine.start()
         name, self.flights.revision = self._identify()  # the engine may have fetched it
-        logger.info("answers jobs for %s", name)
         self.register()
         try:
+            with self._patience.one_turn():
+                self._log.ready(name, self._queue.name, self._queue.count)
             with kept_awake():
                 self._work(burst)
             self.settle()  # what ended in the last moment
@@ -203,14 +209,7 @@ class BatchWorker:
             time.sleep(TICK)
 
     def _publish(self) -> None:
-        self._live.publish(self._engine.stats)
-
-    def _report(self) -> None:
-        self._log("%s", self._meter.read(self._engine.stats))
-
-    def _log(self, message: str, statistics: Statistics) -> None:
-        if not statistics.is_idle:
-            logger.info(message, statistics)
+        self._live.publish(self._engine.stats, len(self.flights))
 
     def _is_over(self, burst: bool) -> bool:
         if self.stop_signal.is_requested:
@@ -224,7 +223,7 @@ class BatchWorker:
     def shut_down(self) -> None:
         """Give all jobs back, leave Redis and stop the engine."""
         try:
-            self._log("in all: %s", Statistics.between(EngineStats(), self._engine.stats))
+            self._log.total()
             if self._patience.is_over:  # our jobs are taken back when our record has expired
                 self.bookkeeper.abandon()
                 return

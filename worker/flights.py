@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from queue import SimpleQueue
 
 from redis.exceptions import RedisError
@@ -31,7 +30,7 @@ class Flights(dict[str, Flight]):
     Args:
         model: the worker's model; jobs of runs with another one are refused.
         engine: what answers rows.
-        output_root: jobs of runs whose folder is not below this one are refused.
+        output_root: jobs of runs that it does not allow are refused.
 
     Attributes:
         inbox: what other threads ask this one to do.
@@ -39,7 +38,7 @@ class Flights(dict[str, Flight]):
     """
 
     def __init__(
-        self, bookkeeper: Bookkeeper, model: str, engine: WorkerEngine, output_root: Path | None
+        self, bookkeeper: Bookkeeper, model: str, engine: WorkerEngine, output_root: OutputRoot
     ) -> None:
         super().__init__()
         self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -47,7 +46,7 @@ class Flights(dict[str, Flight]):
         self._bookkeeper = bookkeeper
         self._model = model
         self._engine = engine
-        self._output_root = OutputRoot(output_root)
+        self._output_root = output_root
         self._ledger = Ledger(bookkeeper.connection)
         self._specs: dict[str, RunSpec] = {}
         self._background = ThreadPoolExecutor(1, thread_name_prefix="finalize")

@@ -33,6 +33,8 @@ class Live(Statistics):
     Attributes:
         model: the worker's.
         phase: what it does; an older version does not say.
+        output_root: the folder below which it writes datasets; None if it writes everywhere.
+        jobs: how many it has in hand.
         tokens_per_second: generated tokens, by the clock on the wall.
         prompt_tokens, cached_tokens, completion_tokens, prefill_seconds, decode_seconds: as in
             `EngineStats`, since the worker started.
@@ -40,6 +42,8 @@ class Live(Statistics):
 
     model: str = ""
     phase: Phase | None = None
+    output_root: Annotated[str, Field(max_length=4096)] | None = None
+    jobs: Count = 0
     tokens_per_second: Annotated[float, Field(ge=0)] = 0.0
     prompt_tokens: Count = 0
     cached_tokens: Count = 0
@@ -73,7 +77,15 @@ class Live(Statistics):
 class LiveCounts:
     """Publishes what the engine does."""
 
-    def __init__(self, connection: Redis, worker: str, model: str, queue: str) -> None:
+    def __init__(
+        self,
+        connection: Redis,
+        worker: str,
+        model: str,
+        queue: str,
+        *,
+        output_root: str | None = None,
+    ) -> None:
         self._redis = connection
         self._worker = worker
         self._loading_key = loading_key(queue)
@@ -81,14 +93,14 @@ class LiveCounts:
         self._tokens = 0
         self._at = time.monotonic()
         self._meter = Meter()
-        self._live = Live(model=model)
+        self._live = Live(model=model, output_root=output_root)
 
-    def publish(self, stats: EngineStats) -> None:
+    def publish(self, stats: EngineStats, jobs: int = 0) -> None:
         """Write the counts of now; they expire when they are not renewed."""
         self._measure(stats)
         counts = {name: getattr(stats, name) for name in (*COUNTED, *TIMED)}
         phase = self._phase(stats)
-        self._say(replace(self._live, **held_now(stats), **counts, phase=phase))
+        self._say(replace(self._live, **held_now(stats), **counts, phase=phase, jobs=jobs))
 
     @contextmanager
     def loading(self) -> Iterator[None]:

@@ -28,6 +28,9 @@ class OutputRoot:
         if self._path is not None and not self._path.is_dir():
             raise InvalidRequestError(f"--output-root: {str(path)!r} is not a folder")
 
+    def __str__(self) -> str:
+        return "" if self._path is None else str(self._path)
+
     def check(self, run_id: str, out: str) -> None:
         """Refuse a run whose folder, with links and `..` resolved, may not be written to.
 

@@ -20,7 +20,7 @@ class Statistics(JSONRecord):
     """An engine now, and its work between two moments; None where it did nothing of a kind.
 
     Attributes:
-        running, waiting, slots, kv_cache_bytes, way: as in `EngineStats`.
+        running, waiting, max_num_seqs, slots, kv_cache_bytes, way: as in `EngineStats`.
         prefill_tokens_per_second: prompt tokens computed per second of prefill.
         decode_tokens_per_second: generated tokens per second of decoding.
         padding_share: of the tokens computed in prefill, those that only made rows equally long.
@@ -30,6 +30,7 @@ class Statistics(JSONRecord):
 
     running: Count = 0
     waiting: Count = 0
+    max_num_seqs: Count = 0
     slots: Count = 0
     kv_cache_bytes: Count = 0
     way: Annotated[str, Field(max_length=2000)] = ""
@@ -81,7 +82,7 @@ class Statistics(JSONRecord):
         parts = [
             _formatted("decode {:,.0f} tok/s", self.decode_tokens_per_second),
             _formatted("prefill {:,.0f} tok/s", self.prefill_tokens_per_second),
-            f"slots {self.running}/{self.slots}",
+            f"slots {self.running}" + (f"/{most}" if (most := self.max_num_seqs) else ""),
             _formatted("waiting {}", self.waiting or None),
             _formatted("KV cache {}", kv_cache if self.kv_cache_bytes else None),
             _formatted("padding {:.0f} %", self.padding_share, 100),

@@ -8,10 +8,12 @@ from typing import Any
 
 from redis import Redis
 
-from jobs.ledger import HaltReason, Ledger, Progress, RunState
+from jobs.ledger import Ledger, Progress, RunState
 from jobs.queue.queue_state import QueueState
 from jobs.queue.run_jobs import open_queue
 from worker.live import Live
+from worker.serving import served_models
+from worker.standing import UNDER_WAY, Facts, Standing
 
 MOST_ERRORS = 5  # failed jobs whose reasons are told
 
@@ -26,11 +28,15 @@ class RunStatus(Progress):
         workers: what each worker of this model published last, those among them that load it;
             none when the run is over.
         errors: why jobs failed, by job id.
+        is_finalizing: the run's last job waits for nothing but a worker, or runs.
+        served: of a run that waits, how many workers serve each model.
     """
 
     shards: dict[str, int]
     workers: dict[str, Live] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
+    is_finalizing: bool = False
+    served: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def rows_done(self) -> int:
@@ -51,15 +57,47 @@ class RunStatus(Progress):
         return self.done.incomplete + self.partial.incomplete
 
     @property
-    def is_finished(self) -> bool:
-        return self.state is RunState.FINISHED
+    def standing(self) -> Standing:
+        return Facts(
+            is_finished=self.state is RunState.FINISHED,
+            halt=self.halt,
+            has_rows=self.rows_done > 0,
+            shards=self.shards,
+            has_failed=bool(self.errors or self.shards["failed"]),
+            is_finalizing=self.is_finalizing,
+            workers=self.workers,
+        ).standing
 
     @property
-    def is_failed(self) -> bool:
-        """Whether shards, or the finalize job, have failed and nothing of it is under way."""
-        under_way = any(self.shards[where] for where in ("queued", "started", "delayed"))
-        has_failed = bool(self.errors or self.shards["failed"])
-        return has_failed and not under_way and not self.is_finished
+    def percent(self) -> str:
+        """How much of it is done; 100 % only when all is."""
+        return f"{100 * self.rows_done // self.spec.rows} %"
+
+    @property
+    def is_finished(self) -> bool:
+        return self.standing is Standing.FINISHED
+
+    @property
+    def remark(self) -> str:
+        """What else is to be said of its standing: what it waits for, why it fails, what to do."""
+        model, run_id = self.spec.model, self.spec.run_id
+        match self.standing:
+            case Standing.WAITING if self.workers:
+                return f"the workers that serve {model} are busy with other runs"
+            case Standing.WAITING:
+                return f"no worker serves {model}; {_told(self.served)}"
+            case Standing.STARTING:
+                return f"a worker loads {model}"
+            case Standing.FAILING:
+                return "every job that has ended has failed"
+            case Standing.FAILED:
+                return f"when the reason is gone: mlx-batch resume {run_id}"
+            case Standing.INTERRUPTED:
+                return f"nothing of it is queued; what is missing: mlx-batch resume {run_id}"
+            case Standing.PAUSED | Standing.HALTED if self.halt:
+                ends = "" if self.is_at_rest else "; rows that were begun end yet"
+                return f"{self.halt.message}{ends}; it goes on with: mlx-batch continue {run_id}"
+        return ""
 
     @property
     def is_at_rest(self) -> bool:
@@ -68,16 +106,13 @@ class RunStatus(Progress):
 
     @property
     def is_over(self) -> bool:
-        return self.is_finished or self.is_failed or self.is_at_rest
+        """Whether nothing will happen until somebody does something."""
+        return self.standing.is_over or self.is_at_rest
 
     @property
-    def state_name(self) -> str:
-        """`running`, `finished`, `failed`, `paused`, or `halted` for another reason."""
-        if self.is_failed:
-            return "failed"
-        if self.halt is None or self.is_finished:
-            return self.state.value
-        return "paused" if self.halt.reason is HaltReason.PAUSED else "halted"
+    def reasons(self) -> dict[str, str]:
+        """Why jobs failed, each reason once, with the job that tells it."""
+        return {reason: job_id for job_id, reason in reversed(self.errors.items())}
 
     @property
     def tokens_per_second(self) -> float:
@@ -89,7 +124,8 @@ class RunStatus(Progress):
             "run_id": self.spec.run_id,
             "model": self.spec.model,
             "out": self.spec.out,
-            "state": self.state_name,
+            "state": self.standing.value,
+            "remark": self.remark,
             "halt": asdict(self.halt) if self.halt else None,
             "rows": self.spec.rows,
             "rows_done": self.rows_done,
@@ -118,6 +154,8 @@ def run_status(connection: Redis, run_id: str) -> RunStatus:
         where: {job_id for job_id in job_ids if job_id.startswith(begins)}
         for where, job_ids in there.jobs().items()
     }
+    last = {where for where, job_ids in ours.items() if spec.finalize_id in job_ids}
+    is_deferred = "deferred" in last and progress.shards_done == spec.shards
     shards = {"done": progress.shards_done}
     shards |= {where: len(job_ids - {spec.finalize_id}) for where, job_ids in ours.items()}
     shards["missing"] = max(0, spec.shards - sum(shards.values()))
@@ -126,7 +164,17 @@ def run_status(connection: Redis, run_id: str) -> RunStatus:
         **{each.name: getattr(progress, each.name) for each in fields(progress)},
         shards=shards,
         errors={job_id: reason for job_id, reason in reasons.items() if reason is not None},
+        is_finalizing=is_deferred or not last.isdisjoint(UNDER_WAY),
     )
     if status.is_over:  # the workers are busy with other runs
         return status
-    return replace(status, workers=Live.of_queue(connection, spec.queue, there.workers))
+    status = replace(status, workers=Live.of_queue(connection, spec.queue, there.workers))
+    if status.workers:
+        return status
+    return replace(status, served=served_models(connection))
+
+
+def _told(served: Mapping[str, int]) -> str:
+    if not served:
+        return "no worker is there"
+    return "served: " + ", ".join(f"{model} ({count})" for model, count in served.items())

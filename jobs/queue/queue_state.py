@@ -16,6 +16,8 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from jobs.queue.job import BatchJob
 
+PLACES = ("queued", "started", "delayed", "deferred", "failed")
+
 
 class QueueState:
     """The jobs and workers of one queue."""
@@ -25,18 +27,23 @@ class QueueState:
         self._redis: Redis = queue.connection
 
     def jobs(self) -> dict[str, list[str]]:
-        """Return the ids of jobs by where they stand, at one moment: `queued`, `started`, …"""
+        """Return the ids of jobs by where they stand, at one moment; keys as in `PLACES`.
+
+        One that a worker has taken and not begun is queued yet.
+        """
         queue = self._queue
         started, delayed = queue.started_job_registry, queue.scheduled_job_registry
-        deferred, failed = queue.deferred_job_registry, queue.failed_job_registry
+        registries = (started, delayed, queue.deferred_job_registry, queue.failed_job_registry)
         with self._redis.pipeline() as pipeline:
-            pipeline.lrange(queue.key, 0, -1)
-            for registry in (started, delayed, deferred, failed):
+            for key in (queue.intermediate_queue_key, queue.key):
+                pipeline.lrange(key, 0, -1)
+            for registry in registries:
                 pipeline.zrange(registry.key, 0, -1)
-            found = pipeline.execute()
+            taken, waiting, *others = pipeline.execute()
         # Those that have begun stand as `JOB:EXECUTION`.
+        found = ([*taken, *waiting], *others)
         ids = [[entry.partition(":")[0] for entry in _texts(entries)] for entries in found]
-        return dict(zip(("queued", "started", "delayed", "deferred", "failed"), ids, strict=True))
+        return dict(zip(PLACES, ids, strict=True))
 
     @property
     def workers(self) -> list[str]:

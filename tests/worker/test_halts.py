@@ -44,7 +44,7 @@ def test_rows_under_way_end_and_no_others_begin(bench: Bench) -> None:
     step(bench, worker)
 
     assert [row.future.cancelled() for row in asked] == [False] * 2 + [True] * (len(asked) - 2)
-    assert run_status(bench.redis, spec.run_id).state_name == "paused"
+    assert run_status(bench.redis, spec.run_id).standing == "paused"
     assert not run_status(bench.redis, spec.run_id).is_over
     engine.answer()
     step(bench, worker)
@@ -65,7 +65,7 @@ def test_rows_under_way_end_and_no_others_begin(bench: Bench) -> None:
     bench.burst(DoubleEngine())
     assert texts(spec) == [f"echo prompt {row}" for row in range(12)]
     assert verify(Path(spec.out)).complete
-    assert run_status(bench.redis, spec.run_id).state_name == "finished"
+    assert run_status(bench.redis, spec.run_id).standing == "finished"
 
 
 def test_a_run_that_goes_on_at_once_goes_on_in_its_worker(bench: Bench) -> None:

@@ -87,7 +87,7 @@ def test_a_producer_without_the_folder_names_it_as_the_worker_does(
 
     bench.burst(DoubleEngine(say=as_model(name)), model)
 
-    assert f"answers jobs for {name}" in caplog.text
+    assert f"{name} is loaded" in caplog.text
     assert verify(Path(spec.out)).complete
 
 

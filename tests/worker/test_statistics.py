@@ -23,7 +23,8 @@ BEFORE = EngineStats(
 NOW = EngineStats(
     running=30,
     waiting=12,
-    slots=32,
+    max_num_seqs=32,
+    slots=8,
     kv_cache_bytes=1_250_000_000,
     prompt_tokens=1000 + 1700,
     cached_tokens=100 + 1037,
@@ -40,7 +41,8 @@ NOW = EngineStats(
 def test_every_number_is_of_the_time_between() -> None:
     statistics = Statistics.between(BEFORE, NOW)
 
-    assert (statistics.running, statistics.waiting, statistics.slots) == (30, 12, 32)
+    assert (statistics.running, statistics.waiting, statistics.max_num_seqs) == (30, 12, 32)
+    assert statistics.slots == 8
     assert statistics.kv_cache_bytes == 1_250_000_000
     assert statistics.prefill_tokens_per_second == (1700 - 1037) / 0.5
     assert statistics.decode_tokens_per_second == 812
@@ -68,11 +70,11 @@ def test_an_engine_that_did_nothing_has_no_speed() -> None:
     assert statistics.decode_tokens_per_second is None
     assert statistics.padding_share is None
     assert str(statistics) == "slots 30/32, waiting 12, KV cache 1.2 GB"
-    assert str(Statistics()) == "slots 0/0"
+    assert str(Statistics()) == "slots 0"
 
 
 def test_what_did_not_happen_is_left_out() -> None:
-    decoded = replace(BEFORE, running=1, slots=1, completion_tokens=600, decode_seconds=3.0)
+    decoded = replace(BEFORE, running=1, max_num_seqs=1, completion_tokens=600, decode_seconds=3.0)
 
     said = str(Statistics.between(BEFORE, decoded))
 
@@ -98,7 +100,7 @@ def test_a_meter_measures_from_one_look_to_the_next() -> None:
 def test_a_meter_goes_on_until_a_step_ends() -> None:
     meter = Meter()
     meter.read(BEFORE)
-    inside = replace(BEFORE, running=8, slots=8, prefill_seconds=BEFORE.prefill_seconds + 3)
+    inside = replace(BEFORE, running=8, max_num_seqs=8, prefill_seconds=BEFORE.prefill_seconds + 3)
     ended = replace(inside, prompt_tokens=BEFORE.prompt_tokens + 800)
 
     said = meter.read(inside)

@@ -55,6 +55,7 @@ class Scheduler:
         return self._runner.counters.stats(
             running=len(self.running),
             waiting=self.waiting,
+            max_num_seqs=self.max_num_seqs,
             slots=self._runner.slots,
             kv_cache_bytes=self._runner.kv_cache_bytes,
             way=self._runner.way,

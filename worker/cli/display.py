@@ -11,8 +11,6 @@ from typing import Any
 import pyarrow.dataset as pads
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
 from jobs.dataset import Verification
 from jobs.result_row import ResultRow
@@ -89,34 +87,6 @@ def print_summary(
         highlight=False,
     )
     console.print(f"dataset: {out}", markup=False, emoji=False, highlight=False, soft_wrap=True)
-
-
-def print_status(console: Console, status: RunStatus) -> None:
-    """Print a run as a table."""
-    spec = status.spec
-    table = Table(show_header=False)
-    counted = ", ".join(f"{count} {name}" for name, count in status.shards.items() if count)
-    rows = f"{status.rows_done} of {spec.rows}, {status.rows_error} in error"
-    rows += incomplete(status.rows_incomplete)
-    count = len(status.workers)
-    speed = f"{status.tokens_per_second:.1f} tokens/s on {count} worker{'s' * (count != 1)}"
-    for name, value in {
-        "run": spec.run_id,
-        "state": status.state_name + (f": {status.halt.message}" if status.halt else ""),
-        "model": spec.model,
-        "dataset": spec.out,
-        "rows": rows,
-        "shards": f"{counted} of {spec.shards}",
-        **({} if status.is_over else {"speed": speed}),
-    }.items():
-        table.add_row(name, Text(plain(value)))
-    for name, said in status.workers.items():
-        table.add_row(Text(plain(f"worker {name}")), Text(plain(str(said))))
-        if said.way:
-            table.add_row("", Text(plain(f"runs {said.way}")))
-    for job_id, reason in status.errors.items():
-        table.add_row(Text(plain(f"failed {job_id}")), Text(plain(reason)))
-    console.print(table)
 
 
 def incomplete(rows: int) -> str:

@@ -19,6 +19,7 @@ from jobs.result_row import ResultRow
 from jobs.retry import retry_errors
 from worker.cli import display
 from worker.cli.options import with_redis
+from worker.cli.status_view import print_runs, print_status
 from worker.status import RunStatus, run_status
 
 
@@ -39,10 +40,12 @@ def status(connection: Redis, run_id: str | None, as_json: bool, watch: bool) ->
         for each in statuses:
             if as_json:
                 click.echo(json.dumps(each.as_dict()))
-            else:
-                display.print_status(console, each)
+            elif run_id:
+                print_status(console, each)
         if not statuses:
             click.echo("no runs on this server", err=True)
+        elif not as_json and not run_id:
+            print_runs(console, statuses)
         if not watch or all(each.is_over for each in statuses):
             return
         time.sleep(2)

@@ -106,7 +106,7 @@ class EngineHost:
                 logger.exception("the engine of %s can't be started", self.model)
             self._send(Report(failed=Failure(type(error).__name__, str(error))))
             return
-        self._send(Report(ready=self._engine.max_num_seqs))
+        self._send(Report(ready=self._engine.max_num_seqs, stats=self._engine.stats))
         while not self._is_over:
             with contextlib.suppress(queue.Empty):
                 self.inbox.get(timeout=STATS_EVERY)()

@@ -75,9 +75,14 @@ class Bookkeeper(BaseWorker):
         Raises:
             ValueError: a worker of this name is at work.
         """
+        self.announce()
         self.bootstrap(None)
         self.heartbeat()
         self.maintenance.scheduler.register_birth()
+
+    def announce(self) -> None:
+        """Let the queue stand among those that RQ knows, though no job may have been in it."""
+        self.connection.sadd(Queue.redis_queues_keys, self.queue.key)
 
     def teardown(self) -> None:
         """Remove the worker from Redis and stop listening for commands."""

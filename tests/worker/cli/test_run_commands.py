@@ -68,16 +68,48 @@ def test_status_for_people(bench: Bench) -> None:
     fail = partial(worker.bookkeeper.fail, error=error, retry=False)
     worker.flights.end(worker.flights[spec.shard_id(0)], fail)
 
-    result = cli("status", "-u", bench.url, env={"COLUMNS": "200"})
+    words = ["status", spec.run_id, "-u", bench.url]
+    result = cli(*words, env={"COLUMNS": "200"})
 
     assert result.exit_code == 0
     assert spec.run_id in result.stdout
     assert "1 started, 1 failed of 2" in result.stdout
     assert "RuntimeError: [/INST] is no markup, [bold] neither" in result.stdout
-    assert "running" in result.stdout
+    assert "failing: every job that has ended has failed" in result.stdout
     assert "tokens/s on 0 workers" in result.stdout
     worker.tend()
-    assert "on 1 worker " in cli("status", "-u", bench.url, env={"COLUMNS": "200"}).stdout
+    assert "on 1 worker " in cli(*words, env={"COLUMNS": "200"}).stdout
+
+
+def test_status_tells_a_reason_once(bench: Bench) -> None:
+    spec = bench.enqueue(rows=9, shard_size=1)
+    worker = bench.worker(DoubleEngine(max_num_seqs=8, held=True))
+    worker.admit(wait=False)
+    for flight in list(worker.flights.values()):
+        fail = partial(worker.bookkeeper.fail, error=OSError("no space left"), retry=False)
+        worker.flights.end(flight, fail)
+
+    shown = cli("status", spec.run_id, "-u", bench.url, env={"COLUMNS": "80"}).stdout
+
+    assert "failed: when the reason is gone: mlx-batch resume" in " ".join(shown.split())
+    assert shown.count("OSError: no space left") == 1
+    assert "9 failed of 9" in shown
+    assert "9 jobs; each reason" in shown
+
+
+def test_status_lists_all_runs_in_a_terminal_of_80_columns(bench: Bench) -> None:
+    done = bench.enqueue(rows=3, shard_size=2, say="done")
+    bench.finish(done, bench.worker(DoubleEngine()))
+    waits = bench.enqueue(rows=4, shard_size=2, say="waits", model="other/model")
+
+    head, *lines = cli("status", "-u", bench.url, env={"COLUMNS": "80"}).stdout.splitlines()
+
+    assert head.split() == ["run", "state", "rows", "in", "error", "dataset"]
+    assert all(len(line) <= 80 for line in lines)
+    first, *_ = [line for line in lines if waits.run_id in line]
+    assert first.split()[:6] == [waits.run_id, "waiting", "0", "%", "0/4", "0"]
+    second, *_ = [line for line in lines if done.run_id in line]
+    assert second.split()[:6] == [done.run_id, "finished", "100", "%", "3/3", "0"]
 
 
 def test_a_run_of_which_nothing_is_under_way_but_failed_shards_has_failed(bench: Bench) -> None:
@@ -104,7 +136,7 @@ def test_a_finished_run_shows_no_workers_of_its_queue(bench: Bench) -> None:
     worker.tend()
 
     said = json.loads(cli("status", "-u", bench.url, "--json").stdout)
-    shown = cli("status", "-u", bench.url, env={"COLUMNS": "200"}).stdout
+    shown = cli("status", spec.run_id, "-u", bench.url, env={"COLUMNS": "200"}).stdout
 
     assert (said["state"], said["workers"], said["tokens_per_second"]) == ("finished", {}, 0)
     assert "worker" not in shown
@@ -128,7 +160,7 @@ def test_status_watches_until_the_run_is_finished(bench: Bench) -> None:
     with subprocess.Popen([*words, "--json", "--watch"], stdout=subprocess.PIPE, text=True) as told:
         try:
             assert told.stdout is not None
-            assert json.loads(told.stdout.readline())["state"] == "running"
+            assert json.loads(told.stdout.readline())["state"] == "waiting"
             bench.burst(DoubleEngine())
             assert run_status(bench.redis, spec.run_id).is_finished
             *_, last = told.stdout

@@ -27,7 +27,7 @@ from jobs.run_spec import queue_name
 from tests.helpers.bench import Bench
 from tests.helpers.engines import MODEL, DoubleEngine, wait_for
 from worker.batch_worker import BatchWorker
-from worker.cli.display import print_status
+from worker.cli.status_view import print_status
 from worker.live import Live
 from worker.status import run_status
 

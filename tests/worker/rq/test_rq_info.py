@@ -193,7 +193,7 @@ def test_the_word_of_a_worker_expires(bench: Bench) -> None:
     worker.shut_down()
 
     assert run_status(bench.redis, spec.run_id).workers == {}
-    assert bench.redis.keys("mlx-batch:live:*") == []
+    assert 0 < bench.redis.ttl(key) <= LIVE_TTL, "its last counts are for those that wait for them"
 
 
 def test_a_run_does_not_see_the_jobs_of_another(bench: Bench) -> None:
