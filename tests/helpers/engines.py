@@ -27,6 +27,8 @@ from vllm_mlx.video_params import VideoParams
 from worker.status import RunStatus, run_status
 
 MODEL = "smollm2-135m"
+SEEING = "org/vision-model"
+"""One that no machine here has: nobody can say that it sees no images."""
 
 
 def echo(prompt: Any) -> GenerationOutput:

@@ -14,7 +14,7 @@ from redis import Redis
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from jobs import producer
+from jobs import preparation, producer
 from jobs.errors import InputFileError, RunExistsError
 from jobs.ledger import Counts, Ledger
 from jobs.producer import enqueue_run
@@ -466,7 +466,7 @@ def test_a_file_that_changes_while_it_is_enqueued_is_noticed(
     redis: Redis, tmp_path: Path, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = write_prompts(tmp_path / "prompt.jsonl", 300)
-    after_each(monkeypatch, producer, "survey_input", lambda: write_prompts(prompts, rows))
+    after_each(monkeypatch, preparation, "survey_input", lambda: write_prompts(prompts, rows))
 
     with pytest.raises(InputFileError, match="changed"):
         enqueue_run(redis, prompts, model=MODEL, out=tmp_path / "out")

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from jobs import producer
+from jobs import preparation
 from jobs.errors import InputFileError, RunExistsError
 from jobs.producer import Enqueued, enqueue_run, forget_run
 from jobs.queue.tasks import GenerateShard, read_task
 from jobs.sources import Format
-from tests.helpers.engines import MODEL, job_of
+from tests.helpers.engines import SEEING, job_of
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.video_params import VideoParams
 
@@ -30,7 +30,7 @@ def clips(tmp_path: Path) -> Path:
 
 
 def enqueue(redis: Redis, folder: Path, path: Any = None, **options: Any) -> Enqueued:
-    options = {"model": MODEL, "out": folder / "out", "shard_size": 2} | options
+    options = {"model": SEEING, "out": folder / "out", "shard_size": 2} | options
     return enqueue_run(redis, path, **options)
 
 
@@ -84,14 +84,14 @@ def test_media_files_with_a_changed_file_or_question_are_another_run(
 def test_files_that_appear_while_they_are_enqueued_stop_it(
     redis: Redis, tmp_path: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    survey = producer.survey_input
+    survey = preparation.survey_input
 
     def appear(*arguments: Any, **options: Any) -> Any:
         found = survey(*arguments, **options)
         (clips / "late.mp4").touch()
         return found
 
-    monkeypatch.setattr(producer, "survey_input", appear)
+    monkeypatch.setattr(preparation, "survey_input", appear)
     with pytest.raises(InputFileError, match="clips was changed while it was enqueued"):
         enqueue(redis, tmp_path, videos=clips, prompt="What?")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from jobs.dataset import verify
 from jobs.producer import enqueue_run
 from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench
-from tests.helpers.engines import MODEL, DoubleEngine, echo
+from tests.helpers.engines import MODEL, SEEING, DoubleEngine, echo
 from vllm_mlx.batching.prompts import MediaPrompt
 from vllm_mlx.errors import MediaNotAllowedError
 from vllm_mlx.outputs import GenerationOutput
@@ -153,10 +154,10 @@ def test_media_files_become_rows_named_after_them(bench: Bench) -> None:
         (bench.folder / "clips" / name).touch()
     pattern = bench.folder / "clips" / "*.mp4"
     spec = enqueue_run(
-        bench.redis, videos=pattern, prompt="?", model=MODEL, out=bench.folder / "out"
+        bench.redis, videos=pattern, prompt="?", model=SEEING, out=bench.folder / "out"
     ).spec
 
-    bench.burst(DoubleEngine())
+    bench.burst(DoubleEngine(say=lambda prompt: replace(echo(prompt), model=SEEING)), SEEING)
 
     rows = rows_of(spec)
     assert list(rows) == ["a.mp4", "b.mp4"]

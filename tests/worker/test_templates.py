@@ -18,7 +18,7 @@ from jobs.producer import Enqueued, enqueue_run, resume_run
 from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
-from tests.helpers.engines import MODEL, DoubleEngine, echo
+from tests.helpers.engines import MODEL, SEEING, DoubleEngine, echo
 from vllm_mlx.batching.prompts import MediaPrompt
 
 ROWS = [{"asin": f"B{row}", "title": f"Pan {row}", "messages": "mine"} for row in range(3)]
@@ -171,10 +171,10 @@ def test_images_of_a_column_are_shown_and_get_captions(
     row |= {} if {"prompt", "messages"} & options.keys() else {"prompt": "What is this?"}
     path.write_text(json.dumps(row) + "\n")
     out = bench.folder / "out"
-    enqueue_run(bench.redis, path, model=MODEL, out=out, **options)
-    engine = DoubleEngine(say=lambda prompt: replace(echo(prompt), text="a dot"))
+    enqueue_run(bench.redis, path, model=SEEING, out=out, **options)
+    engine = DoubleEngine(say=lambda prompt: replace(echo(prompt), text="a dot", model=SEEING))
 
-    bench.burst(engine)
+    bench.burst(engine, SEEING)
 
     [prompt] = engine.prompts
     assert isinstance(prompt, MediaPrompt)
@@ -196,10 +196,10 @@ def test_a_file_of_media_is_asked_by_its_names(bench: Bench) -> None:
     (photos / "1.png").touch()
     out = bench.folder / "out"
     asked = {"prompt": "What does the {{ folder }} of {{ name }} do?", "system": "Be brief."}
-    enqueue_run(bench.redis, images=bench.folder / "photos", model=MODEL, out=out, **asked)
-    engine = DoubleEngine()
+    enqueue_run(bench.redis, images=bench.folder / "photos", model=SEEING, out=out, **asked)
+    engine = DoubleEngine(say=lambda prompt: replace(echo(prompt), model=SEEING))
 
-    bench.burst(engine)
+    bench.burst(engine, SEEING)
 
     system, user = engine.prompts[0].messages
     assert system["content"] == "Be brief."

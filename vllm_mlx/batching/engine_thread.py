@@ -28,7 +28,12 @@ from vllm_mlx.batching.media_pool import MediaPool, fail
 from vllm_mlx.batching.runner import Runner
 from vllm_mlx.batching.scheduler import Scheduler
 from vllm_mlx.batching.sequence import Sequence
-from vllm_mlx.errors import EngineStoppedError, InvalidRequestError, RequestAbortedError
+from vllm_mlx.errors import (
+    EngineStoppedError,
+    InvalidRequestError,
+    KVCacheBudgetError,
+    RequestAbortedError,
+)
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.scheduler_config import SchedulerConfig
@@ -70,8 +75,9 @@ class EngineThread(threading.Thread):
     It holds nothing of its owner, so that an owner that is dropped can end it.
 
     Attributes:
-        ready: done when the model is loaded; a `ModelLoadError` says that it can't be, and an
-            `EngineStoppedError` that the thread was stopped meanwhile.
+        ready: done when the model is loaded; a `ModelLoadError` says that it can't be, a
+            `KVCacheBudgetError` that no row would fit, and an `EngineStoppedError` that the thread
+            was stopped meanwhile.
     """
 
     def __init__(
@@ -223,6 +229,8 @@ class EngineThread(threading.Thread):
             platform.wire()
             loaded = self._load(self._model)
             runner = make_runner(loaded.model, vocab_size=loaded.vocab_size, config=self._config)
+            if refusal := runner.refusal(1, 1):
+                raise KVCacheBudgetError(f"{self._model} can't answer even one token: {refusal}")
             scheduler = Scheduler(runner, loaded.tokenizer.eos_token_ids)
             preparer = loaded.new_preparer and loaded.new_preparer(self._policy)
             media = MediaPool(preparer) if preparer else None

@@ -17,6 +17,7 @@ from vllm_mlx.batching.request import Request, cancelled_on_error
 from vllm_mlx.batching.stream import AsyncStream
 from vllm_mlx.errors import EngineStoppedError
 from vllm_mlx.media.policy import UNRESTRICTED, MediaPolicy, VideoReader
+from vllm_mlx.model_files import require_model
 from vllm_mlx.models.loading import load_model
 from vllm_mlx.models.multimodal import Media
 from vllm_mlx.outputs import EngineStats, GenerationOutput
@@ -34,6 +35,9 @@ class Engine:
         trust_remote_code: run code that comes with the model.
         media_policy: what may be read and fetched for a prompt; by default whatever it names.
         video_reader: see `MediaPolicy.video_reader`; `auto` leaves it to the policy.
+
+    Raises:
+        ModelLoadError: the model is not there, as far as this machine knows, or is none.
     """
 
     _config: SchedulerConfig
@@ -49,6 +53,7 @@ class Engine:
     ) -> None:
         if video_reader != "auto":
             media_policy = replace(media_policy, video_reader=video_reader)
+        require_model(model_name)
         self.model_name = model_name
         load = partial(load_model, adapter_path=adapter_path, trust_remote_code=trust_remote_code)
         self._core = EngineCore(model_name, load, self._config, media=media_policy)

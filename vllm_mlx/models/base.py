@@ -15,6 +15,7 @@ from vllm_mlx.batching.prompts import Messages, MoreMediaOptions
 from vllm_mlx.batching.request import Request, cancelled_on_error
 from vllm_mlx.batching.stream import Stream
 from vllm_mlx.media.policy import UNRESTRICTED, VideoReader
+from vllm_mlx.model_files import require_model
 from vllm_mlx.models.loading import load_model
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.scheduler_config import SchedulerConfig
@@ -31,6 +32,9 @@ class Model:
         adapter_path: a folder that mlx_lm.lora has written, LoRA or DoRA.
         trust_remote_code: run code that comes with the model.
         video_reader: see `MediaPolicy.video_reader`.
+
+    Raises:
+        ModelLoadError: the model is not there, as far as this machine knows, or is none.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class Model:
         trust_remote_code: bool = False,
         video_reader: VideoReader = "auto",
     ) -> None:
+        require_model(model_name)
         self.model_name = model_name
         load = partial(load_model, adapter_path=adapter_path, trust_remote_code=trust_remote_code)
         media = replace(UNRESTRICTED, video_reader=video_reader)

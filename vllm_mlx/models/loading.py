@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from vllm_mlx.adapter import Adapter
 from vllm_mlx.batching.loaded_model import LoadedModel
 from vllm_mlx.errors import ModelLoadError
 from vllm_mlx.hub import fetch
-from vllm_mlx.model_files import local_path
+from vllm_mlx.model_files import config_of, local_path
 from vllm_mlx.models.accelerated import accelerate, place, weight_bytes
 from vllm_mlx.models.adapters import put_in
 from vllm_mlx.models.detokenizer import make_new_detokenizer
@@ -84,9 +83,5 @@ def load_model(
 
 def _sees(folder: Path) -> bool:
     """Whether a model has a vision tower, and mlx-vlm is there for it."""
-    config = folder / "config.json"
-    return (
-        importlib.util.find_spec("mlx_vlm") is not None
-        and config.exists()
-        and "vision_config" in json.loads(config.read_bytes())
-    )
+    has_eyes = "vision_config" in config_of(folder)
+    return has_eyes and importlib.util.find_spec("mlx_vlm") is not None

@@ -19,6 +19,7 @@ from rich.console import Console
 from jobs.connection import connect, redacted
 from jobs.dataset import Dataset
 from jobs.dataset import verify as verify_dataset
+from jobs.preparation import prepare_run
 from jobs.producer import enqueue_run
 from vllm_mlx import __version__
 from vllm_mlx.errors import MLXBatchError
@@ -31,6 +32,7 @@ from worker.cli.doctor import doctor
 from worker.cli.exit_codes import ExitCode
 from worker.cli.export import export_command
 from worker.cli.local_run import run as run_everything
+from worker.cli.local_run import tell_moved
 from worker.cli.options import (
     adapter_option,
     enqueue_options,
@@ -115,14 +117,13 @@ def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
     console = Console()
     view = display.RunDisplay(console)
     started = time.perf_counter()
-    out = options["out"].expanduser().absolute()
     config, media = settings_from(SchedulerConfig, options), media_policy_from(options)
     run_options = _run_options(options)
     with view.bar:
+        prepared = prepare_run(**run_options)
         verification = run_everything(
             url,
-            out,
-            enqueue=lambda redis: enqueue_run(redis, **run_options),
+            prepared,
             model=run_options["model"],
             adapter=run_options["adapter"],
             workers=workers,
@@ -130,7 +131,7 @@ def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
             media=media,
             show=view.update,
         )
-    display.print_summary(console, out, verification, time.perf_counter() - started)
+    display.print_summary(console, prepared.folder, verification, time.perf_counter() - started)
     sys.exit(ExitCode.of_rows(verification.ok, verification.error, strict=strict))
 
 
@@ -140,6 +141,7 @@ def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
 def enqueue(connection: Redis, **options: Any) -> None:
     """Validate PROMPTS and enqueue it; prints the run id on the last line."""
     enqueued = enqueue_run(connection, **_run_options(options))
+    tell_moved(Path(enqueued.spec.out), enqueued.moved)
     tell_enqueued(enqueued)
     click.echo(enqueued.spec.run_id)
 

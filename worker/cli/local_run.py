@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -9,17 +10,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import click
 from redis import Redis
 
 from jobs.connection import connect
 from jobs.dataset import Dataset, Verification, verify
 from jobs.errors import RunHaltedError
-from jobs.producer import Enqueued
+from jobs.preparation import PreparedRun
+from jobs.producer import enqueue_prepared, forget_run
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import RunSpec
 from vllm_mlx.errors import MLXBatchError
+from vllm_mlx.hub import require_model_here
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.scheduler_config import SchedulerConfig
 from worker.cli.options import media_flags, scheduler_flags
@@ -37,9 +42,8 @@ class RunFailedError(MLXBatchError):
 
 def run(
     url: str | None,
-    out: Path,
+    prepared: PreparedRun,
     *,
-    enqueue: Callable[[Redis], Enqueued],
     model: str,
     adapter: Path | None,
     workers: int,
@@ -50,7 +54,7 @@ def run(
     """Enqueue, work, and verify.
 
     Args:
-        enqueue: puts the run into Redis.
+        prepared: the run; where nothing of it begins, nothing is left of it either.
         model, adapter: what the workers load.
         config: bounds of each worker's engine.
         media: what a worker may read besides the input's own folder.
@@ -58,16 +62,27 @@ def run(
 
     Raises:
         MLXBatchError: MLX is not installed; nothing was started or written.
+        ModelLoadError: neither this machine nor the hub has the model.
+        FolderLockedError: another run is at work in the folder.
         RunFailedError: the run can't be completed; it can be resumed.
         RunHaltedError: it was halted.
     """
     require_mlx()
+    require_model_here(model, sees=prepared.sees)
+    out = prepared.folder
+    # Our own server's data stays in the folder, so that a run that was killed can go on.
+    own = out / "_job" / "redis"
+    if prepared.overwrite:
+        EmbeddedRedis.require_free(own)
+        if url is None:
+            tell_moved(out, prepared.make_room())
+            prepared = replace(prepared, overwrite=False)
     with ExitStack() as stack:
-        # Our own server's data stays in the folder, so that a run that was killed can go on.
-        own = out / "_job" / "redis"
+        stack.enter_context(_nothing_left_of_a_failed_start(out))
         server_url = url or stack.enter_context(EmbeddedRedis(own)).url
         connection = connect(server_url)
-        enqueued = enqueue(connection)
+        enqueued = enqueue_prepared(connection, prepared)
+        tell_moved(out, enqueued.moved)
         spec = enqueued.spec
         if not Dataset(out).is_whole(spec.shards):
             if url is None:
@@ -77,7 +92,10 @@ def run(
             flags = [*scheduler_flags(config), *media_flags(allowed)]
             if adapter is not None:
                 flags.append(f"--adapter={adapter}")
-            with _workers(server_url, model, out, workers, flags) as processes:
+            with (
+                _forgotten_if_not_begun(connection, spec),
+                _workers(server_url, model, out, workers, flags) as processes,
+            ):
                 _watch(connection, spec, processes, show)
     verification = verify(out)
     if not verification.complete:
@@ -110,11 +128,55 @@ def _watch(
         if not alive:
             log = Path(spec.out) / "_job" / "worker-0.log"
             last_lines = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
+            if not Dataset(Path(spec.out)).is_claimed:
+                raise RunFailedError(
+                    f"no worker is left that could begin; nothing was written:\n{last_lines}"
+                )
             raise RunFailedError(
                 f"no worker is left and {spec.run_id} is not complete; --resume goes on. "
                 f"{log} ends:\n{last_lines}"
             )
         time.sleep(POLL)
+
+
+@contextmanager
+def _nothing_left_of_a_failed_start(out: Path) -> Iterator[None]:
+    """Remove what was made in a new folder if an error comes before a worker has claimed it."""
+    job = out / "_job"
+    if job.exists():  # of a run that was begun
+        yield
+        return
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        yield
+    except RunHaltedError:  # it can go on
+        raise
+    except Exception:
+        if not Dataset(out).is_claimed:
+            shutil.rmtree(job, ignore_errors=True)
+            with contextlib.suppress(OSError):  # somebody has put something there
+                for folder in made:
+                    folder.rmdir()
+        raise
+
+
+@contextmanager
+def _forgotten_if_not_begun(connection: Redis, spec: RunSpec) -> Iterator[None]:
+    """Have the server forget the run if the workers fail before anybody has begun it."""
+    try:
+        yield
+    except RunFailedError:
+        status = run_status(connection, spec.run_id)
+        begun = status.rows_done or status.shards["done"] or status.shards["started"]
+        if not begun and not Dataset(Path(spec.out)).is_claimed:
+            forget_run(connection, spec.run_id)
+        raise
+
+
+def tell_moved(out: Path, moved: Path | None) -> None:
+    """Say where the folder that is overwritten is now."""
+    if moved:
+        click.echo(f"what {out} held is now in {moved}", err=True)
 
 
 @contextmanager

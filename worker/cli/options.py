@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from jobs.connection import connect
-from jobs.producer import DEFAULT_SHARD_SIZE
+from jobs.preparation import DEFAULT_SHARD_SIZE
 from jobs.requests import GenerationRequest
 from jobs.sources import Template
 from vllm_mlx.errors import InvalidRequestError
@@ -99,9 +99,6 @@ def setting_option(setting: Setting, **attributes: Any) -> Decorator:
         if setting.default == "true":
             flag = f"no-{flag}"
             attributes |= {"flag_value": False, "default": True}
-        elif not setting.default:  # either way, and a third where it is not given
-            flag = f"{flag}/--no-{flag}"
-            attributes["default"] = None
     elif setting.default:
         facts.append(f"default {setting.default}")
     description = "; ".join(filter(None, facts))
@@ -323,4 +320,9 @@ enqueue_options = all_of(
         "and once more with four times as many.",
     ),
     click.option("--resume", is_flag=True, help="Enqueue what is missing of this run."),
+    click.option(
+        "--overwrite",
+        is_flag=True,
+        help="Move what --out holds to NAME.old-TIME beside it, and begin anew.",
+    ),
 )

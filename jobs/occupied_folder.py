@@ -1,0 +1,96 @@
+"""What an output folder holds before a run begins in it: whose it is, and how it is moved aside."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from jobs.dataset import Dataset
+from jobs.dataset.atomic import explain_write
+from jobs.errors import OutputTakenError
+from jobs.run_spec import InputSpec, RunSpec
+from vllm_mlx.errors import shown
+
+
+def check_folder(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds another run than the one that is asked for.
+
+    Args:
+        asked: fields of its `RunSpec`; what the input's rows decide need not be among them.
+
+    Raises:
+        OutputTakenError: with what differs, and what to do.
+        DatasetError: its manifest is not one that this version writes.
+    """
+    dataset = Dataset(folder)
+    dataset.check_foreign()
+    if not dataset.is_claimed:
+        return
+    manifest = dataset.manifest()
+    try:
+        spec = {name: value for name, value in manifest.items() if name != "result"}
+        held = RunSpec.model_validate_json(json.dumps(spec))
+        differs = list(_differences(held, asked))
+    except ValueError:
+        differs = ["by which version of mlx-batch it was made"]
+    if differs:
+        state = "finished" if dataset.is_finished else "not finished"
+        raise OutputTakenError(
+            "\n".join(
+                [
+                    f"{folder} holds run {manifest['run_id']} ({state}), which differs in",
+                    *(f"  {each}" for each in differs),
+                    f"Choose another --out, or give --overwrite, which moves that run to "
+                    f"{aside(folder).name}.",
+                ]
+            )
+        )
+
+
+def aside(folder: Path) -> Path:
+    """Return where the folder is moved to make room: beside it, under a name that is free."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    target = folder.with_name(f"{folder.name}.old-{stamp}")
+    number = 1
+    while target.exists():
+        number += 1
+        target = folder.with_name(f"{folder.name}.old-{stamp}-{number}")
+    return target
+
+
+def move_aside(folder: Path) -> Path | None:
+    """Rename the folder if it holds anything; returns its new name.
+
+    Raises:
+        DatasetError: it can't be moved, as the root of a file system can't be.
+    """
+    with explain_write(folder):
+        if not folder.exists() or not any(folder.iterdir()):
+            return None
+        return folder.rename(aside(folder))
+
+
+def _differences(held: RunSpec, asked: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each setting that has another value in the run that is there."""
+    for name, new in asked.items():
+        old = getattr(held, name)
+        if isinstance(new, InputSpec):
+            if (old.fingerprint, old.format) != (new.fingerprint, new.format):
+                same = "with other content" if old.path == new.path else f"not {new.path}"
+                yield f"input: {old.path}, {same}"
+        elif isinstance(old, BaseModel) or isinstance(new, BaseModel):
+            there, here = _settings(old), _settings(new)
+            for each in sorted(there.keys() | here.keys()):
+                if there.get(each) != here.get(each):
+                    yield f"{each}: {shown(there.get(each))}, not {shown(here.get(each))}"
+        elif old != new:
+            yield f"{name}: {shown(old)}, not {shown(new)}"
+
+
+def _settings(settings: BaseModel | None) -> dict[str, Any]:
+    return settings.model_dump(mode="json") if settings else {}

@@ -1,0 +1,217 @@
+"""`prepare_run`: all that can be wrong with a run, found before a server knows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from jobs.dataset import Dataset
+from jobs.errors import RunExistsError
+from jobs.model_identity import ModelIdentity, identify
+from jobs.occupied_folder import aside, check_folder, move_aside
+from jobs.output_folder import output_folder
+from jobs.requests import MAX_SAMPLES
+from jobs.run_spec import InputSpec, RunSpec
+from jobs.sources import Input, MediaFiles, SourceRow, input_of
+from jobs.sources.template import template_of
+from jobs.survey import survey_input
+from vllm_mlx.errors import InvalidRequestError, ModelLoadError
+from vllm_mlx.model_files import require_model
+from vllm_mlx.parameters import whole
+from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.video_params import VideoParams
+
+DEFAULT_SHARD_SIZE = 128
+
+
+class RequiredOptions(TypedDict):
+    """What each run is told."""
+
+    model: str
+    """Whose workers answer, as they name it; where only they have its folder, the name that they
+    log when they start."""
+    out: str | Path
+    """The dataset's folder, as the workers see it."""
+
+
+class RunOptions(RequiredOptions, total=False):
+    """What a run is made of beside its prompt file."""
+
+    adapter: str | Path | None
+    """A folder that mlx_lm.lora has written; its workers have it, too."""
+    videos: str | Path | None
+    """In place of a prompt file, a folder of such files or a pattern (`clips/**/*.mp4`); each
+    file makes a row, in which `prompt` or `messages` ask of it."""
+    images: str | Path | None
+    """The same of images."""
+    prompt: str | None
+    """This and the next five make requests of the input's columns, see `Template`."""
+    system: str | None
+    messages: str | list[dict[str, Any]] | None
+    id_column: str | None
+    image_column: str | None
+    video_column: str | None
+    sampling: SamplingParams | None
+    """Defaults for what a row does not say itself."""
+    video_params: VideoParams | None
+    """The same of videos."""
+    n: int
+    """Samples of a row that does not say itself how many; each is a row of the dataset."""
+    chat: bool | None
+    """Send each plain prompt as the user's message through the chat template; so a `prompt` from
+    here is sent unless this is False."""
+    shard_size: int
+    """Samples a job."""
+    skip_bad_rows: bool
+    """Bad rows become error rows of the dataset instead of refusing the file."""
+    retry_incomplete: bool
+    """Try a constrained answer that `max_tokens` cut again with twice as many, and once more with
+    four times as many."""
+    resume: bool
+    """The run exists; enqueue what is neither done nor on its way."""
+    overwrite: bool
+    """Move what the folder holds to NAME.old-TIME beside it, and have a server forget its run."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRun:
+    """A run that nothing is wrong with as far as its model, folder and input tell.
+
+    Attributes:
+        version: of the input when it was surveyed.
+        bad_rows: the first of them.
+        resume, overwrite: as in `RunOptions`.
+    """
+
+    spec: RunSpec
+    source: Input
+    version: Hashable
+    bad_rows: list[SourceRow]
+    resume: bool
+    overwrite: bool
+
+    @property
+    def folder(self) -> Path:
+        """Of the dataset."""
+        return Path(self.spec.out)
+
+    @property
+    def sees(self) -> bool:
+        """Whether its input is images and videos, or has a column of them."""
+        return _shows(self.source)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether this machine sees the run's dataset, whole."""
+        dataset = Dataset(self.folder)
+        return not self.overwrite and dataset.is_claimed and dataset.is_whole(self.spec.shards)
+
+    def make_room(self) -> Path | None:
+        """Move what the folder holds aside, if it is to be overwritten; returns to where."""
+        return move_aside(self.folder) if self.overwrite else None
+
+
+def prepare_run(path: str | Path | None = None, **options: Unpack[RunOptions]) -> PreparedRun:
+    """Look at a run's model, folder and whole input; writes nothing.
+
+    Args:
+        path: JSONL, OpenAI-batch JSONL, CSV, Parquet or text, recognised by `detect_format`.
+        **options: see `RunOptions`.
+
+    Raises:
+        InputFileError: the file can't be read, or holds bad rows.
+        InvalidRequestError: an option is out of range or unknown, not exactly one input is given,
+            the model is not there or can't be shown what the input holds.
+        RunExistsError: the folder holds this very run, finished, and neither `resume` nor
+            `overwrite` is set.
+        OutputTakenError: the folder holds another run, or files that this one would mix with.
+    """
+    given: dict[str, Any] = dict(options)
+    if unknown := given.keys() - RunOptions.__annotations__.keys():
+        raise InvalidRequestError(f"{', '.join(sorted(unknown))}: no such options of a run")
+    template = template_of(**{name: given.get(name) for name in _OF_TEMPLATE})
+    source = input_of(
+        path, videos=given.get("videos"), images=given.get("images"), template=template
+    )
+    is_media, chat = isinstance(source, MediaFiles), given.get("chat")
+    chat = template.check_chat(chat, sees=is_media) if template else bool(chat)
+    resume, overwrite = given.get("resume", False), given.get("overwrite", False)
+    if resume and overwrite:
+        raise InvalidRequestError("give one of resume, which goes on, and overwrite, which begins")
+    version = source.version()
+    folder = output_folder(given["out"])
+    identity = _identify(given["model"], given.get("adapter"))
+    require_model(given["model"], sees=_shows(source))
+    sampling = given.get("sampling") or SamplingParams.of()
+    asked = {
+        "model": identity.name,
+        "out": str(folder),
+        "input": InputSpec.of(source),
+        "shard_size": given.get("shard_size", DEFAULT_SHARD_SIZE),
+        "sampling": sampling,
+        "video_params": given.get("video_params") or VideoParams.of(),
+        "n": _samples(given.get("n", 1)),
+        "chat": chat,
+        "template": template,
+        "retry_incomplete": given.get("retry_incomplete", False),
+    }
+    if not overwrite:
+        check_folder(folder, asked)
+    survey = survey_input(source, sampling, asked["n"], chat=chat)
+    if survey.bad_rows and not given.get("skip_bad_rows"):
+        raise survey.refuse(source.path)
+    spec = RunSpec.create(
+        **asked,
+        revision=identity.revision,
+        rows=survey.samples,
+        input_rows=survey.rows,
+        samples=survey.most_samples,
+        bad_rows=survey.bad_rows,
+        columns=survey.columns.types,
+        parsed=survey.parsed.type,
+    )
+    if not overwrite:
+        _check_holder(Dataset(folder), spec, resume=resume)
+    return PreparedRun(spec, source, version, survey.first_bad, resume, overwrite)
+
+
+_OF_TEMPLATE = ("prompt", "system", "messages", "id_column", "image_column", "video_column")
+
+
+def _shows(source: Input) -> bool:
+    template = source.template
+    has_column = template and (template.image_column or template.video_column)
+    return isinstance(source, MediaFiles) or bool(has_column)
+
+
+def _samples(n: Any) -> int:
+    n = whole(n)
+    if type(n) is not int or not 1 <= n <= MAX_SAMPLES:
+        raise InvalidRequestError(f"n={n!r}: should be 1 to {MAX_SAMPLES}")
+    return n
+
+
+def _identify(model: str, adapter: str | Path | None) -> ModelIdentity:
+    try:
+        return identify(model, adapter)
+    except ModelLoadError as error:
+        if adapter is None and "/" not in model:
+            raise
+        adapted = "" if adapter is None else " in place of both, model+adapter@0123456789ab"
+        raise InvalidRequestError(
+            f"model={model!r}: {error}. Where only the workers have it, give the name that they "
+            f"log when they start, such as{adapted or ' model@0123456789ab'}"
+        ) from error
+
+
+def _check_holder(dataset: Dataset, spec: RunSpec, *, resume: bool) -> None:
+    if not dataset.is_claimed:
+        return
+    dataset.check_holder(spec.run_id)
+    if dataset.is_finished and not resume:
+        raise RunExistsError(
+            f"{spec.out} holds this very run, {spec.run_id}, finished: --overwrite moves it to "
+            f"{aside(dataset.root).name} and runs again, another --out keeps both"
+        )

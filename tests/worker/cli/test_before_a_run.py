@@ -1,0 +1,239 @@
+"""What is found before a run is made, and that nothing is left where one fails to start."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.ledger import Ledger
+from tests.helpers.bench import Bench
+from tests.helpers.command_line import cli
+from tests.helpers.engines import MODEL, DoubleEngine, write_prompts
+from vllm_mlx.errors import KVCacheBudgetError, ModelLoadError
+from worker.cli.exit_codes import ExitCode
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError("offline")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("name", ["smollm2-135", "SmolLM2-135M", "smolm2-135m"])
+def test_a_typo_of_the_alias_is_told_at_once_and_offline(tmp_path: Path, name: str) -> None:
+    from vllm_mlx import engine, models
+
+    prompts, started = write_prompts(tmp_path / "p.jsonl", 1), time.process_time()
+
+    run = cli("run", prompts, "--model", name, "--out", tmp_path / "new" / "out")
+    worker = cli("worker", "--model", name, "-u", "redis://127.0.0.1:1")
+
+    for said in (run, worker):
+        assert said.exit_code == ExitCode.BAD_INPUT
+        assert f"there is no model {name!r}: did you mean smollm2-135m?" in said.stderr
+    for make in (
+        models.MLXLanguageModel,
+        models.MLXMultimodalLM,
+        engine.BatchedEngine,
+        engine.SimpleEngine,
+    ):
+        with pytest.raises(ModelLoadError, match="did you mean smollm2-135m"):
+            make(name)
+    assert time.process_time() - started < 1.0
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, "no configuration, no weights"),
+        ({"model.safetensors": ""}, "it has no config.json"),
+        ({"config.json": '{"model_type": "llama"}'}, "it has no *.safetensors"),
+        ({"config.json": "{", "model.safetensors": ""}, "config.json can't be read"),
+        ({"config.json": "{}", "model.safetensors": ""}, "names no model_type"),
+        ({"tiny.gguf": "GG"}, "is no GGUF file"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "enqueue"])
+def test_what_is_no_model_is_refused(
+    bench: Bench, command: str, files: dict[str, str], said: str
+) -> None:
+    model = bench.folder / "model"
+    model.mkdir()
+    for name, content in files.items():
+        (model / name).write_text(content)
+    prompts = write_prompts(bench.folder / "p.jsonl", 1)
+    named = model / "tiny.gguf" if "tiny.gguf" in files else model
+    server = [] if command == "run" else ["-u", bench.url]
+
+    result = cli(command, prompts, "--model", named, "--out", bench.folder / "out", *server)
+
+    assert result.exit_code == ExitCode.BAD_INPUT
+    assert said in result.stderr
+    assert not (bench.folder / "out").exists()
+    assert bench.redis.keys("*") == []
+
+
+@pytest.mark.parametrize("words", [["--images", "a.png"], ["p.jsonl", "--image-column", "pic"]])
+def test_a_model_that_does_not_see_is_shown_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.chdir(bench.folder)
+    Path("a.png").touch()
+    Path("p.jsonl").write_text('{"prompt": "?", "pic": "a.png"}\n')
+
+    for command in (["run"], ["enqueue", "-u", bench.url]):
+        result = cli(*command, *words, "--prompt", "?", "--model", MODEL, "--out", "out")
+        assert result.exit_code == ExitCode.BAD_INPUT
+        assert f"{MODEL} sees no images and videos" in result.stderr
+    assert not Path("out").exists()
+
+
+def test_a_budget_that_holds_no_row_ends_before_a_run_begins(
+    tmp_path: Path, text_folder: str
+) -> None:
+    from vllm_mlx.engine import BatchedEngine
+
+    prompts = write_prompts(tmp_path / "p.jsonl", 1)
+    words = ["run", prompts, "--model", text_folder, "--out", tmp_path / "new" / "out"]
+
+    result = cli(*words, "--kv-cache-bytes", 100)
+
+    assert result.exit_code == ExitCode.FAILED
+    assert "can't answer even one token" in result.stderr
+    assert not (tmp_path / "new").exists(), "nothing is left of it"
+
+    import asyncio
+
+    with pytest.raises(KVCacheBudgetError, match="kv_cache_bytes is 100: raise it"):
+        asyncio.run(BatchedEngine(text_folder, kv_cache_bytes=100).start())
+
+
+@pytest.mark.parametrize("command", ["run", "enqueue"])
+def test_an_address_is_no_output_folder(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(bench.folder)
+    prompts = write_prompts(bench.folder / "p.jsonl", 1)
+    server = [] if command == "run" else ["-u", bench.url]
+
+    result = cli(command, prompts, "--model", MODEL, "--out", "s3://bucket/out", *server)
+
+    assert result.exit_code == ExitCode.BAD_INPUT
+    assert "out='s3:/bucket/out': should be a folder" in result.stderr
+    assert sorted(path.name for path in bench.folder.iterdir()) == ["p.jsonl"]
+
+
+def test_a_bad_file_leaves_no_folder(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": ""}\n')
+
+    assert cli("run", prompts, "--model", MODEL, "--out", tmp_path / "a" / "out").exit_code == 2
+    assert not (tmp_path / "a").exists()
+
+
+# Folders that are taken.
+
+
+@pytest.fixture
+def taken(bench: Bench) -> list[object]:
+    """Words that enqueue the run whose dataset is finished already."""
+    prompts = write_prompts(bench.folder / "p.jsonl", 2)
+    words = ["enqueue", prompts, "--model", MODEL, "--out", bench.folder / "out", "-u", bench.url]
+    assert cli(*words, "--prompt", "Say {{ id }}").exit_code == 0
+    bench.burst(DoubleEngine())
+    return words
+
+
+def test_another_run_is_told_what_differs(bench: Bench, taken: list[object]) -> None:
+    write_prompts(bench.folder / "p.jsonl", 3)
+    before = set(bench.redis.keys("*"))
+
+    words = [*taken, "--prompt", "Name {{ id }}", "--temperature", 0.5, "--max-tokens", 7]
+    result = cli(*words)
+
+    assert result.exit_code == ExitCode.CONFLICT
+    for line in (
+        f"input: {bench.folder}/p.jsonl, with other content",
+        "prompt: 'Say {{ id }}', not 'Name {{ id }}'",
+        "temperature: 0.7, not 0.5",
+        "max_tokens: 256, not 7",
+    ):
+        assert f"\n  {line}\n" in result.stderr
+    assert "(finished), which differs in" in result.stderr
+    assert "another --out, or give --overwrite, which moves that run to out.old-" in result.stderr
+    assert set(bench.redis.keys("*")) == before
+
+
+def test_run_finds_the_conflict_before_it_starts_a_server(
+    bench: Bench, taken: list[object]
+) -> None:
+    words = ["run", *taken[1:-2], "--prompt", "Say {{ id }}"]
+
+    again, other = cli(*words), cli(*words, "--seed", 5)
+
+    assert (again.exit_code, other.exit_code) == (ExitCode.CONFLICT, ExitCode.CONFLICT)
+    assert "holds this very run" in again.stderr
+    assert "--overwrite" in again.stderr
+    assert "  seed: None, not 5\n" in other.stderr
+    assert not (bench.folder / "out" / "_job" / "redis").exists()
+
+
+def test_overwriting_moves_the_old_folder_aside(bench: Bench, taken: list[object]) -> None:
+    part = next((bench.folder / "out" / "data").iterdir())
+    old = part.read_bytes()
+    words = [*taken, "--prompt", "Say {{ id }}", "--overwrite"]
+
+    result = cli(*words)
+
+    assert result.exit_code == ExitCode.OK, result.stderr
+    (aside,) = bench.folder.glob("out.old-*")
+    assert f"what {bench.folder}/out held is now in {aside}" in result.stderr
+    assert (aside / "data" / part.name).read_bytes() == old
+    assert not (bench.folder / "out").exists()
+    bench.burst(DoubleEngine())
+    assert (bench.folder / "out" / "_SUCCESS").exists()
+    assert len(Ledger(bench.redis).runs()) == 1
+
+
+def test_a_run_at_work_is_not_overwritten(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=1)
+    words = ["enqueue", bench.folder / "prompt.jsonl", "--model", MODEL, "--out", spec.out]
+
+    result = cli(*words, "-u", bench.url, "--overwrite")
+
+    assert result.exit_code == ExitCode.CONFLICT
+    assert f"`mlx-batch forget {spec.run_id}`" in result.stderr
+    assert Ledger(bench.redis).runs() == [spec.run_id]
+
+
+def test_run_overwrites_and_answers(tmp_path: Path, text_folder: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "README.md").write_text("mine")
+    prompts = write_prompts(tmp_path / "p.jsonl", 1)
+    words = ["run", prompts, "--model", text_folder, "--out", out, "--max-tokens", 2]
+
+    refused = cli(*words)
+    assert refused.exit_code == ExitCode.CONFLICT
+    assert "holds README.md but no manifest of a run" in refused.stderr
+
+    assert cli(*words, "--overwrite").exit_code == ExitCode.OK
+    (aside,) = tmp_path.glob("out.old-*")
+    assert (aside / "README.md").read_text() == "mine"
+    assert json.loads((out / "_job" / "manifest.json").read_text())["result"]["ok"] == 1
+
+
+def test_resume_and_overwrite_exclude_each_other(bench: Bench, taken: list[object]) -> None:
+    result = cli(*taken, "--resume", "--overwrite")
+
+    assert result.exit_code == ExitCode.BAD_INPUT
+    assert "give one of" in result.stderr
