@@ -59,6 +59,9 @@ _CHAINS = {
     "gemma": [
         [":", "<|channel>", "thought", "\n", *THOUGHT, "<channel|>", *ANSWER, END],
     ],
+    "xtml": [
+        [":", "<|open|>", "response", "<|sep|>", *ANSWER, "<|close|>", "response"],
+    ],
     "calls": [
         [":", "I look.", "\n", "<tool_call>", CALL, "</tool_call>", END],
     ],
@@ -70,11 +73,12 @@ _CHAINS = {
 _ADDED = {
     "think": ["<think>", "</think>"],
     "gemma": ["<|channel>", "<channel|>", "thought"],
+    "xtml": ["<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>", "think", "response"],
     "calls": ["I look.", "<tool_call>", CALL, "</tool_call>"],
     "channels": ["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "analysis", "final"],
 }
 TEMPLATES = {"think": SWITCHED, "gemma": CHATS + ":{%- endif -%}", "channels": CHANNELS}
-TEMPLATES["calls"] = WITH_TOOLS
+TEMPLATES |= {"calls": WITH_TOOLS, "xtml": TEMPLATES["gemma"]}
 
 
 def write_thinking_model(folder: Path, kind: str = "think", template: str | None = None) -> str:

@@ -108,8 +108,7 @@ class Sequence:
         self._thoughts = (
             ThoughtText(self.thinking, self.text, self._new_detokenizer) if self.thinking else None
         )
-        parts = self._thoughts or self.text
-        self._push, self._finish = parts.push, parts.finish
+        self._push = (self._thoughts or self.text).push
         self.constraint = self._new_constraint() if self._new_constraint else None
         self.output_tokens: list[int] = []
         self.cached_tokens = 0
@@ -185,6 +184,10 @@ class Sequence:
             thought = self._thoughts.reasoning if self._thoughts else None
             with suppress(InvalidStateError):  # cancelled a moment ago
                 self.future.set_result(self.output(text, thought, calls))
+
+    def _finish(self) -> bool:
+        is_cut = self.finish_reason == "length"
+        return self._thoughts.finish(is_cut=is_cut) if self._thoughts else self.text.finish()
 
     def _split(self) -> tuple[str, tuple[ToolCall, ...] | None]:
         """Return the whole answer without its calls of tools, and these."""

@@ -23,6 +23,7 @@ class ThinkingMarkers:
         header: where each message has a header, the tokens that may begin one; it ends with the
             last token of `start`.
         answers: tokens by which a header is that of an answer, and no part of its text.
+        around: other markers, such as those that open and close an answer, which are no text.
     """
 
     start: tuple[int, ...]
@@ -30,22 +31,24 @@ class ThinkingMarkers:
     closing: tuple[int, ...]
     header: frozenset[int] = frozenset()
     answers: frozenset[int] = frozenset()
+    around: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
     def of(cls, tokenizer: Any) -> Self | None:
         """Return those that mlx-lm knows of its tokenizer, or gpt-oss' channels; None without."""
+
+        def written(text: str) -> tuple[int, ...]:
+            return tuple(tokenizer.encode(text, add_special_tokens=False))
+
         if tokenizer.has_thinking:
             start, end = tokenizer.think_start_tokens, tokenizer.think_end_tokens
-            return cls(tuple(start), tuple(end), tuple(end))
+            around = (written(text) for text in tokenizer.structural_markers)
+            return cls(tuple(start), tuple(end), tuple(end), around=tuple(around))
         names = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
         vocab = tokenizer.get_vocab()
         if not all(name in vocab for name in names):
             return None
         begin, channel, _, end = (vocab[name] for name in names)
-
-        def written(text: str) -> tuple[int, ...]:
-            return tuple(tokenizer.encode(text, add_special_tokens=False))
-
         answer = written("<|start|>assistant<|channel|>final<|message|>")
         return cls(
             written("<|channel|>analysis<|message|>"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from vllm_mlx.batching.text import Detokenizer, TextStream
 from vllm_mlx.batching.thinking import Thinking, ThinkingMarkers
@@ -25,6 +25,7 @@ class ThoughtText:
         self._thought: TextStream | None = None
         self._pending: list[int] = []  # may be of a marker
         self._header: list[int] | None = None
+        self._around: list[int] = []  # may be of a marker around the answer
         self._held = ""  # white space that may be the thought's last
         if thinking.state.is_open:
             self._begin()
@@ -36,6 +37,7 @@ class ThoughtText:
         if state.is_open != before.is_open:
             self._pending.clear()
             self._header = None
+            self._around.clear()
             self._begin() if state.is_open else self.answer.trim()
             return False
         ready = len(self._pending) - state.matched
@@ -45,12 +47,22 @@ class ThoughtText:
             self._pending.clear()
         return is_stopped
 
-    def finish(self) -> bool:
-        """Return what was held back, but no part of a marker; True when it completes a stop
-        string."""
-        self._pending.clear()
+    def finish(self, *, is_cut: bool) -> bool:
+        """Return what was held back; True when it completes a stop string.
+
+        What may be of a marker is text only if nothing could have followed to make it one.
+
+        Args:
+            is_cut: the text would have gone on.
+        """
+        pending, self._pending = self._pending, []
         if self._thought:
             self._thought.finish()
+        if not (is_cut or self._thinking.state.is_open):
+            is_stopped = any(map(self._write, pending))
+            held, self._around = self._around, []
+            if is_stopped or any(map(self.answer.push, held)):
+                return True
         return self.answer.finish()
 
     def take_reasoning(self) -> str | None:
@@ -77,8 +89,23 @@ class ThoughtText:
     def _write(self, token: int) -> bool:
         if self._thinking.state.is_open and self._thought:
             return self._thought.push(token)
-        tokens = self._after_header(self._thinking.markers, token)
+        markers = self._thinking.markers
+        tokens = self._after_header(markers, token)
+        if markers.around:
+            tokens = self._between(markers.around, tokens)
         return any(self.answer.push(each) for each in tokens)
+
+    def _between(self, markers: Collection[tuple[int, ...]], tokens: list[int]) -> list[int]:
+        """Return what is of no marker around the answer, as soon as that is certain."""
+        certain = []
+        for token in tokens:
+            held = self._around
+            held.append(token)
+            while held and not any(marker[: len(held)] == tuple(held) for marker in markers):
+                certain.append(held.pop(0))
+            if tuple(held) in markers:
+                held.clear()
+        return certain
 
     def _after_header(self, markers: ThinkingMarkers, token: int) -> list[int]:
         """Return what is text: not the header of an answer, but the whole one of a tool's call."""

@@ -24,10 +24,14 @@ CHANNELS = ThinkingMarkers(
     frozenset((HEADER, E1)),
     frozenset((FINAL,)),
 )
+AROUND = ThinkingMarkers((S1,), (E1,), (E1,), around=((HEADER, A, FINAL), (MESSAGE, FINAL)))
 
 
 def texts(
-    markers: ThinkingMarkers, tokens: list[int], prompt: list[int] | None = None
+    markers: ThinkingMarkers,
+    tokens: list[int],
+    prompt: list[int] | None = None,
+    is_cut: bool = False,
 ) -> tuple[str | None, str, list[str], list[str], int]:
     thinking = Thinking(markers, None, prompt or [], ())
     answer = TextStream(Pieces(PIECES), ("b\nb",))
@@ -39,7 +43,7 @@ def texts(
         answers.append(answer.take())
         if stopped:
             break
-    parts.finish()
+    parts.finish(is_cut=is_cut)
     thoughts.append(parts.take_reasoning() or "")
     answers.append(answer.take())
     return parts.reasoning, answer.text, thoughts, answers, thinking.state.spent
@@ -58,7 +62,14 @@ def texts(
         (TWO, [S1, S2, A, E1, A, E1, E2, B], "a Ea", "b"),
         (TWO, [S1, A, B], None, "Sa  b"),
         (TWO, [S1, S1, S2, A, E1], "a", "S"),
-        (TWO, [B, S1], None, " b"),
+        (TWO, [B, S1], None, " bS"),  # it would have been a marker's first token
+        (TWO, [S1, S2, A, E1, E2, B, S1], "a", "bS"),
+        (TWO, [BREAK, B, S1], None, "\n bS"),
+        (AROUND, [S1, A, E1, HEADER, A, FINAL, B, MESSAGE, FINAL], "a", "b"),
+        (AROUND, [HEADER, A, FINAL, B, MESSAGE, B], None, " bM b"),
+        (AROUND, [HEADER, B, HEADER, A, FINAL, A], None, "H ba "),
+        (AROUND, [B, HEADER, A], None, " bHa "),
+        (AROUND, [A, MESSAGE, MESSAGE, FINAL], None, "a M"),
         (CHANNELS, [HEADER, S1, MESSAGE, A, E1, HEADER, FINAL, MESSAGE, B], "a", "b"),
         (CHANNELS, [HEADER, FINAL, MESSAGE, A, B], None, "a  b"),
         (CHANNELS, [HEADER, A, MESSAGE, B], None, "Ha M b"),
@@ -70,6 +81,16 @@ def test_what_was_thought_and_what_was_said(
 ) -> None:
     found = texts(markers, tokens)
     assert (found[0], found[1]) == (reasoning, text)
+
+
+@pytest.mark.parametrize(
+    ("markers", "tokens", "text"),
+    [(TWO, [B, S1], " b"), (AROUND, [B, HEADER, A], " b"), (AROUND, [B, MESSAGE], " b")],
+)
+def test_what_is_cut_may_have_become_a_marker(
+    markers: ThinkingMarkers, tokens: list[int], text: str
+) -> None:
+    assert texts(markers, tokens, is_cut=True)[1] == text
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,20 @@ def test_logprobs_are_those_of_all_tokens(models: dict[str, MLXLanguageModel]) -
     assert [each.token for each in output.logprobs[:2]] == ["<think>", "a"]
 
 
+def test_markers_around_an_answer_are_no_text(tmp_path: Path) -> None:
+    """Kimi-K3's, which stand around an answer whether it follows a thought or not."""
+    with MLXLanguageModel(write_thinking_model(tmp_path / "m", "xtml")) as model:
+        markers = ThinkingMarkers.of(model.tokenizer)
+        assert markers
+        assert model.tokenizer.decode(markers.start) == "<|open|>think<|sep|>"
+        output = model.chat(ASKED, temperature=0, max_tokens=12)
+        pieces = [chunk.text for chunk in model.stream_chat(ASKED, temperature=0, max_tokens=12)]
+
+    assert (output.text, output.reasoning) == ("xyzxyz", None)
+    assert output.completion_tokens == 12
+    assert "".join(pieces) == "xyzxyz"
+
+
 def test_markers_are_those_of_the_tokenizer(tmp_path: Path) -> None:
     """A tokenizer with no markers has no thoughts, and its rows take the shorter way."""
     assert ThinkingMarkers.of(load_model("smollm2-135m").tokenizer) is None
