@@ -1,5 +1,6 @@
-"""The documents' code runs as written, in a copy of the clone's examples
-that in `make test` has only the first rows of their prompts.
+"""The documents' code runs as written, in a copy of the clone's examples.
+
+In `make test` the examples have their first prompts only, and `smollm2-135m` is a tiny model.
 
 Blocks that use what another one made run after it, in one test; all others stand alone.
 """
@@ -19,6 +20,7 @@ import pytest
 
 from tests.helpers.hub import COMMIT
 from tests.helpers.thinking_folder import write_thinking_model
+from tests.helpers.tiny_smollm2 import ALIAS, write_tiny_smollm2
 
 THINKS = "mlx-community/Qwen3-4B-4bit"
 ROOT = Path(__file__).parents[1]
@@ -49,12 +51,13 @@ BLOCKS = list(blocks())
 
 
 def cases() -> Iterator[Any]:
-    """The tests, and how many of the 64 rows of `examples/prompts.jsonl` each has."""
+    """The tests, and whether each is at full size: with SmolLM2 and all 64 of its prompts."""
     for test in dict.fromkeys(block.test for block in BLOCKS):
-        pages = {block.page for block in BLOCKS if block.test == test}
-        yield pytest.param(test, 12, marks=pytest.mark.slow if pages == {"recipes.md"} else ())
-        if any("prompts.jsonl" in block.code for block in BLOCKS if block.test == test):
-            yield pytest.param(test, 64, marks=pytest.mark.slow)
+        ours = [block for block in BLOCKS if block.test == test]
+        if {block.page for block in ours} != {"recipes.md"}:
+            yield pytest.param(test, False, id=f"{test}-tiny")
+        if any(block.page == "recipes.md" or ALIAS in block.code for block in ours):
+            yield pytest.param(test, True, id=f"{test}-full", marks=pytest.mark.slow)
 
 
 @pytest.fixture
@@ -102,12 +105,20 @@ def train(adapter):
     write_adapter(adapter, base, keys=["self_attn.q_proj"], noise=0.02)
 
 
-@pytest.mark.parametrize(("test", "rows"), list(cases()))
-def test_blocks(test, rows, clone, environment):
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """What the environment has first on its path, for a tiny model."""
+    return write_tiny_smollm2(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.mark.parametrize(("test", "full"), list(cases()))
+def test_blocks(test, full, clone, environment, tiny):
     if any("my-adapter" in block.code for block in BLOCKS if block.test == test):
         train(clone / "my-adapter")
-    prompts = clone / "examples" / "prompts.jsonl"
-    prompts.write_text("".join(prompts.read_text().splitlines(keepends=True)[:rows]))
+    if not full:
+        environment = {**environment, "PYTHONPATH": f"{tiny}:{environment.get('PYTHONPATH', '')}"}
+        prompts = clone / "examples" / "prompts.jsonl"
+        prompts.write_text("".join(prompts.read_text().splitlines(keepends=True)[:12]))
     for block in [each for each in BLOCKS if each.test == test]:
         command = ["bash", "-euo", "pipefail"] if block.language == "sh" else [sys.executable]
         ran = subprocess.run(

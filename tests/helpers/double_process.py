@@ -25,7 +25,6 @@ from vllm_mlx.batching.request import Request
 from vllm_mlx.errors import ContextLengthError, EngineStoppedError, ModelLoadError
 from vllm_mlx.outputs import EngineStats, GenerationOutput, MediaInfo, TokenLogprob
 from vllm_mlx.sampling_params import SamplingParams
-from worker.engine.supervisor import SupervisedEngine
 from worker.engine.wire import Setup
 
 MAKE = "tests.helpers.double_process:make"
@@ -183,6 +182,8 @@ def make_impatient(setup: Setup) -> FailingEngine:
 
 
 def main(model: str, prompt: str, count: str = "1") -> None:
+    from worker.engine.supervisor import SupervisedEngine  # too slow for each of many engines
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     engine = SupervisedEngine(model, make=MAKE)
     engine.start()

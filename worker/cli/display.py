@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.dataset as pads
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -108,6 +107,8 @@ def plain(text: str) -> str:
 
 
 def _sample(out: Path, count: int) -> list[dict[str, Any]]:
+    import pyarrow.dataset as pads  # brings pandas where there is one: no other command needs it
+
     dataset = pads.dataset(out / "data", format="parquet")
     inputs = [
         name for name in ("prompt", "messages", CONVERSATIONS) if name in dataset.schema.names
