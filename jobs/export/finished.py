@@ -10,15 +10,22 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from jobs.column_types import JSON_TEXT, TypeSpec
 from jobs.column_values import json_decoder, json_values
 from jobs.dataset import Dataset, dataset_names
 from jobs.dataset.layout import schema_of
 from jobs.dataset.part import read_part
 from jobs.errors import DatasetError
+from jobs.requests import GenerationRequest
 from jobs.sources import Template
+from jobs.sources.dialect import SHORTHANDS, written_out
+from jobs.sources.templated import Templated
 
 Row = dict[str, Any]
+
+_SAYING = ("prompt", "messages", *SHORTHANDS, *SHORTHANDS.values())
 
 
 @dataclass(frozen=True)
@@ -75,23 +82,42 @@ class Finished:
         Raises:
             DatasetError: a part can't be read.
         """
-        columns: Mapping[str, TypeSpec] = self.manifest["columns"]
         wanted, shards = schema_of(self.manifest), self.manifest["shards"]
-        decoders = {self.names[column]: json_decoder(spec) for column, spec in columns.items()}
-        decoders["parsed"] = json_decoder(self.manifest.get("parsed", JSON_TEXT))
         layout = Dataset(self.root).layout
         for shard in range(shards):
-            part = read_part(layout.part(shard, shards), wanted).combine_chunks()
-            cells = {name: json_values(part[name].chunk(0)) for name in wanted.names}
-            for name, decode in decoders.items():
-                cells[name] = list(map(decode, cells[name]))
-            for values in zip(*cells.values(), strict=True):
-                yield dict(zip(cells, values, strict=True))
+            yield from self.rows_of(read_part(layout.part(shard, shards), wanted))
+
+    def rows_of(self, part: pa.Table) -> Iterator[Row]:
+        """Yield the rows of a part, or of some rows and columns of one, as JSON has them."""
+        columns: Mapping[str, TypeSpec] = self.manifest["columns"]
+        decoders = {self.names[column]: json_decoder(spec) for column, spec in columns.items()}
+        decoders["parsed"] = json_decoder(self.manifest.get("parsed", JSON_TEXT))
+        part = part.combine_chunks()
+        cells = {name: json_values(part[name].chunk(0)) for name in part.column_names}
+        for name in decoders.keys() & cells.keys():
+            cells[name] = list(map(decoders[name], cells[name]))
+        for values in zip(*cells.values(), strict=True):
+            yield dict(zip(cells, values, strict=True))
 
     def requests(self) -> Iterator[list[Row]]:
         """Yield the rows of each request: its samples, of which there is mostly one."""
         for _, samples in groupby(self.rows(), itemgetter("row")):
             yield list(samples)
+
+    def request(self, row: Row) -> GenerationRequest:
+        """Return what a row asked, as far as the dataset holds it: its text and its media.
+
+        Raises:
+            InvalidRequestError: it was a bad row.
+        """
+        template = self.template
+        named = (template.image_column, template.video_column) if template else ()
+        fields = {name: self.given(row, name) for name in (*_SAYING, *filter(None, named))}
+        given = {name: value for name, value in fields.items() if value is not None}
+        if template is None:
+            return GenerationRequest.parse(written_out(given))
+        dialect = Templated(template)
+        return dialect.request(dialect.restored(given))
 
     def given(self, row: Row, column: str) -> Any:
         """Return the value that the input had in a column; None if it had none."""

@@ -7,13 +7,8 @@ from pathlib import Path
 
 from jobs.errors import DatasetError
 from jobs.export.finished import Finished, Row
-from jobs.requests import GenerationRequest
-from jobs.sources.dialect import SHORTHANDS, written_out
-from jobs.sources.templated import Templated
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.media.names import SCHEME, located
-
-_SAYING = ("prompt", "messages", *SHORTHANDS, *SHORTHANDS.values())
 
 
 def sidecars(finished: Finished, out: Path | None) -> dict[int, Path]:
@@ -43,7 +38,7 @@ def sidecars(finished: Finished, out: Path | None) -> dict[int, Path]:
 def _medium(finished: Finished, row: Row) -> Path:
     """Return the one file that a row is about."""
     try:
-        media = _request(finished, row).media
+        media = finished.request(row).media
     except InvalidRequestError as error:
         raise DatasetError(f"row {row['id']!r}: {error}") from error
     if len(media) != 1:
@@ -54,17 +49,6 @@ def _medium(finished: Finished, row: Row) -> Path:
     if SCHEME.match(source) or not Path(source).is_file():
         raise DatasetError(f"row {row['id']!r}: {source} is no file here")
     return Path(os.path.normpath(source))
-
-
-def _request(finished: Finished, row: Row) -> GenerationRequest:
-    template = finished.template
-    named = (template.image_column, template.video_column) if template else ()
-    fields = {name: finished.given(row, name) for name in (*_SAYING, *filter(None, named))}
-    given = {name: value for name, value in fields.items() if value is not None}
-    if template is None:
-        return GenerationRequest.parse(written_out(given))
-    dialect = Templated(template)
-    return dialect.request(dialect.restored(given))
 
 
 def _sidecar(finished: Finished, row: Row, out: Path | None) -> Path:

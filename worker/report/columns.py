@@ -1,0 +1,103 @@
+"""`Columns`: the columns of a dataset that may have a million rows, added up piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.acero as acero
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
+from jobs.dataset.layout import Layout
+from jobs.errors import DatasetError
+
+_BATCH = 16_384  # rows in memory at once, of the columns that are asked for
+ROWS = "rows"
+
+
+class Columns:
+    """The rows of all parts that are there, whether the run has ended or not.
+
+    Raises:
+        DatasetError: there is no part, or one can't be read.
+    """
+
+    def __init__(self, root: Path, shards: int) -> None:
+        layout = Layout(root)
+        parts = (layout.part(shard, shards) for shard in range(shards))
+        self.parts = [part for part in parts if part.exists()]
+        if not self.parts:
+            raise DatasetError(f"{layout.data} holds no rows yet: its first part is not written")
+        # Each file's own footer says what it has, which the first one's says for all.
+        self._dataset = pads.dataset([str(part) for part in self.parts], format="parquet")
+
+    @property
+    def names(self) -> list[str]:
+        names: list[str] = self._dataset.schema.names
+        return names
+
+    def type(self, name: str) -> pa.DataType:
+        return self._dataset.schema.field(name).type
+
+    def rows(self) -> list[int]:
+        """Return how many rows each part has."""
+        return [fragment.count_rows() for fragment in self._dataset.get_fragments()]
+
+    def grouped(
+        self,
+        by: Mapping[str, pc.Expression],
+        aggregates: Mapping[str, tuple[str, pc.Expression]] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return a record for each group of rows, with its number of rows under `rows`.
+
+        Args:
+            by: what the rows of a group have in common, by name.
+            aggregates: what else is asked of a group, by name: one of Arrow's functions, such as
+                `sum`, and of what.
+        """
+        wanted = aggregates or {}
+        columns = {**by, **{name: value for name, (_, value) in wanted.items()}}
+        steps = [
+            acero.Declaration(
+                "scan",
+                acero.ScanNodeOptions(self._dataset, columns=columns, batch_size=_BATCH),
+            ),
+            acero.Declaration(
+                "project", acero.ProjectNodeOptions(list(columns.values()), list(columns))
+            ),
+            acero.Declaration(
+                "aggregate",
+                acero.AggregateNodeOptions(
+                    [
+                        *((name, f"hash_{how}", None, name) for name, (how, _) in wanted.items()),
+                        ([], "hash_count_all", None, ROWS),
+                    ],
+                    keys=list(by),
+                ),
+            ),
+        ]
+        table = acero.Declaration.from_sequence(steps).to_table(use_threads=False)
+        records: list[dict[str, Any]] = table.to_pylist()
+        return records
+
+    def counted(self, column: str) -> dict[Any, int]:
+        """Return how many rows have each value of a column."""
+        groups = self.grouped({column: pc.field(column)})
+        return {group[column]: group[ROWS] for group in groups}
+
+    def values(self, *columns: str) -> Iterator[tuple[Any, ...]]:
+        """Yield the values of these columns, row by row."""
+        for batch in self._dataset.to_batches(
+            columns=list(columns), batch_size=_BATCH, use_threads=False
+        ):
+            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+    def first(self, columns: Sequence[str], where: pc.Expression, count: int) -> pa.Table:
+        """Return the first rows of which this is true."""
+        scanner = self._dataset.scanner(
+            columns=list(columns), filter=where, batch_size=1024, use_threads=False
+        )
+        return scanner.head(count)
