@@ -5,7 +5,7 @@ from __future__ import annotations
 from redis import Redis
 
 from jobs.errors import RunStateError
-from jobs.ledger import Halt, HaltReason, Ledger, RunState
+from jobs.ledger import Halt, Halting, HaltReason, Ledger, RunState
 from jobs.queue.run_jobs import RunJobs
 
 
@@ -16,11 +16,10 @@ def pause_run(connection: Redis, run_id: str) -> None:
         RunNotFoundError: the server knows no such run.
         RunStateError: it is finished, or halted already.
     """
-    ledger = Ledger(connection)
-    if ledger.progress(run_id).state is RunState.FINISHED:
+    if Ledger(connection).progress(run_id).state is RunState.FINISHED:
         raise RunStateError(f"{run_id} is finished: there is nothing to pause")
     command = f"mlx-batch continue {run_id}"
-    if not ledger.halt(run_id, Halt(HaltReason.PAUSED, f"paused; `{command}` goes on")):
+    if not Halting(connection).halt(run_id, Halt(HaltReason.PAUSED, "paused")):
         raise RunStateError(f"{run_id} is halted already; `{command}` lets it go on")
 
 
@@ -33,10 +32,11 @@ def continue_run(connection: Redis, run_id: str) -> int:
         RunNotFoundError: the server knows no such run.
         RunStateError: it is not halted.
     """
-    ledger = Ledger(connection)
-    jobs = RunJobs(connection, ledger.spec(run_id))
-    was_halted = ledger.take_up(run_id)
-    released = jobs.release_parked()  # also what a call left that was cut off in between
+    spec = Ledger(connection).spec(run_id)
+    was_halted = Halting(connection).take_up(spec)
+    released = RunJobs(
+        connection, spec
+    ).release_parked()  # also what a call left that was cut off in between
     if not was_halted and not released:
         raise RunStateError(
             f"{run_id} is not halted: `mlx-batch status {run_id}` shows where it is, "

@@ -13,6 +13,7 @@ from jobs.model_identity import ModelIdentity, identify
 from jobs.occupied_folder import aside, check_folder, move_aside
 from jobs.output_folder import output_folder
 from jobs.requests import MAX_SAMPLES
+from jobs.run_bounds import RunBounds
 from jobs.run_spec import InputSpec, RunSpec
 from jobs.sources import Input, MediaFiles, SourceRow, input_of
 from jobs.sources.template import template_of
@@ -69,6 +70,11 @@ class RunOptions(RequiredOptions, total=False):
     retry_incomplete: bool
     """Try a constrained answer that `max_tokens` cut again with twice as many, and once more with
     four times as many."""
+    max_errors: str | int | None
+    """This and the next three halt the run early, see `RunBounds`."""
+    max_time: str | float | None
+    until: str | None
+    max_output_tokens: int | None
     resume: bool
     """The run exists; enqueue what is neither done nor on its way."""
     overwrite: bool
@@ -145,6 +151,7 @@ def prepare_run(path: str | Path | None = None, **options: Unpack[RunOptions]) -
     identity = _identify(given["model"], given.get("adapter"))
     require_model(given["model"], sees=_shows(source))
     sampling = given.get("sampling") or SamplingParams.of()
+    bounds = RunBounds.of(**{name: given.get(name) for name in RunBounds.model_fields})
     asked = {
         "model": identity.name,
         "out": str(folder),
@@ -171,6 +178,7 @@ def prepare_run(path: str | Path | None = None, **options: Unpack[RunOptions]) -
         bad_rows=survey.bad_rows,
         columns=survey.columns.types,
         parsed=survey.parsed.type,
+        bounds=bounds,
     )
     if not overwrite:
         _check_holder(Dataset(folder), spec, resume=resume)

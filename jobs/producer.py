@@ -13,7 +13,7 @@ from redis import Redis
 
 from jobs.dataset import Dataset
 from jobs.errors import InputFileError, RunExistsError, RunStateError
-from jobs.ledger import Ledger, RunState
+from jobs.ledger import Halting, Ledger, RunState
 from jobs.preparation import PreparedRun, RunOptions, prepare_run
 from jobs.queue.run_jobs import RunJobs
 from jobs.run_spec import InputSpec, RunSpec
@@ -142,7 +142,8 @@ def _enqueue(connection: Redis, spec: RunSpec, payloads: Iterable[Shard], *, res
             )
         if not _reopen(ledger, spec):
             return 0
-        ledger.take_up(spec.run_id)
+        known = ledger.spec(spec.run_id)
+        Halting(connection).take_up(known.model_copy(update={"bounds": spec.bounds}))
     done = ledger.done_shards(spec.run_id)
     jobs = RunJobs(connection, spec)
     jobs.defer_finalize(release=len(done) == spec.shards)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 
 from jobs.column_types import JSON_TEXT, TypeSpec
 from jobs.requests import MAX_SAMPLES
+from jobs.run_bounds import RunBounds
 from jobs.sources import Format, Input, MediaFiles, Template
 from jobs.sources.dialect import Dialect
 from jobs.sources.templated import dialect_of
@@ -72,6 +73,7 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
         template: what made the requests of the rows, if they were none themselves.
         retry_incomplete: a constrained answer that `max_tokens` cut is tried again with more.
         parsed: the type of the answers that are JSON.
+        bounds: what ends it early; as it is no part of the content, none of the identity.
     """
 
     run_id: str
@@ -93,6 +95,7 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
     retry_incomplete: bool = False
     columns: dict[str, TypeSpec]
     parsed: TypeSpec = JSON_TEXT
+    bounds: RunBounds = RunBounds.of()
     created_at: str
     versions: dict[str, str]
 

@@ -36,6 +36,7 @@ def test_the_tables_of_settings_and_columns_say_what_the_code_says() -> None:
 
     assert {found[1] for text in texts.values() for found in SETTINGS.findall(text)} == {
         "GenerationRequest",
+        "RunBounds",
         "SchedulerConfig",
         "Template",
         "VideoParams",

@@ -17,6 +17,7 @@ from jobs.run_spec import RunSpec
 from vllm_mlx.errors import MLXBatchError
 from worker.engine.text_engine import WorkerEngine
 from worker.flight import FinalizeFlight, Flight
+from worker.halts import Halts
 from worker.output_root import OutputRoot
 from worker.rq import Execution, Job
 from worker.rq.bookkeeper import Bookkeeper
@@ -48,6 +49,7 @@ class Flights(dict[str, Flight]):
         self._engine = engine
         self._output_root = output_root
         self._ledger = Ledger(bookkeeper.connection)
+        self._halts = Halts(bookkeeper.connection)
         self._specs: dict[str, RunSpec] = {}
         self._background = ThreadPoolExecutor(1, thread_name_prefix="finalize")
 
@@ -90,7 +92,7 @@ class Flights(dict[str, Flight]):
 
     def _park(self, execution: Execution, spec: RunSpec) -> bool:
         """Put a job aside if its run is halted."""
-        if not self._ledger.halted(spec.run_id):
+        if self._halts.begin(spec.run_id):
             return False
         return park(self._bookkeeper, execution, spec.run_id)
 
@@ -136,7 +138,19 @@ class Flights(dict[str, Flight]):
     def save(self) -> None:
         """Record what has been answered."""
         for flight in list(self.values()):
-            self._attempt(flight, flight.save)
+            if self._attempt(flight, flight.save) and isinstance(flight, ShardFlight):
+                self._heed_bounds(flight)
+
+    def _heed_bounds(self, flight: ShardFlight) -> None:
+        """Halt the run of a flight that has recorded rows, if they reach a bound."""
+        stretch, flight.stretch = flight.stretch, None
+        if stretch is None or not self._halts.halt_if_due(
+            flight.spec.run_id, stretch, flight.example_error
+        ):
+            return
+        for each in self.values():
+            if isinstance(each, ShardFlight) and each.spec.run_id == flight.spec.run_id:
+                each.halt()
 
     def commit(self, flight: Flight) -> None:
         """End a job that is complete."""
@@ -151,7 +165,7 @@ class Flights(dict[str, Flight]):
     def heed_halts(self) -> None:
         """Begin no rows of runs that are halted, and put their jobs aside once they rest."""
         flights = [each for each in self.values() if isinstance(each, ShardFlight)]
-        halted = self._ledger.halted(*{flight.spec.run_id for flight in flights})
+        halted = self._halts.among(flight.spec.run_id for flight in flights)
         for flight in flights:
             if flight.spec.run_id in halted:
                 flight.halt()

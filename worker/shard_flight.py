@@ -17,7 +17,7 @@ from typing import Any
 from jobs.column_values import Convert, cell_encoder
 from jobs.dataset import Dataset
 from jobs.errors import JobPayloadError, LeaseLostError, LedgerError
-from jobs.ledger import Counts, ShardLease
+from jobs.ledger import Counts, ShardLease, Stretch
 from jobs.parsed import parser
 from jobs.queue.tasks import GenerateShard, ShardRow
 from jobs.requests import GenerationRequest
@@ -51,6 +51,7 @@ class ShardFlight(Flight):
         longer: how often an answer was tried again because `max_tokens` had cut it.
         again_at: when a row at which the engine failed is submitted again, by `time.monotonic()`.
         is_halted: no more rows begin; those that have begun end.
+        stretch: what of the run had been done when rows were last recorded, until it is looked at.
     """
 
     task: GenerateShard
@@ -64,6 +65,7 @@ class ShardFlight(Flight):
     longer: Counter[int] = field(default_factory=Counter)
     again_at: dict[int, float] = field(default_factory=dict)
     is_halted: bool = False
+    stretch: Stretch | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -106,6 +108,12 @@ class ShardFlight(Flight):
         self.pending = {
             place: future for place, future in self.pending.items() if not future.cancelled()
         }
+
+    @property
+    def example_error(self) -> str | None:
+        """What one of its rows ended in, if any did in an error."""
+        failed = (row for row in self.results.values() if row.output.error_type)
+        return next((f"{row.id}: {row.output.error}" for row in failed), None)
 
     def go_on(self) -> None:
         """Submit the rows that were not begun since the flight was halted."""
@@ -197,7 +205,9 @@ class ShardFlight(Flight):
     def save(self) -> None:
         if self.unsaved:
             rows = {place: self.results[place] for place in sorted(self.unsaved)}
-            self.lease.record(rows, Counts.of(self.results.values()))
+            foreseen = {place for place in rows if self.task.samples[place][0].error}
+            counts = Counts.of(self.results.values())
+            self.stretch = self.lease.record(rows, counts, foreseen)
             self.unsaved.clear()
 
     def commit(self) -> None:

@@ -102,7 +102,8 @@ class RunStatus(Progress):
     @property
     def is_at_rest(self) -> bool:
         """Whether the run is halted, and no row of it is under way."""
-        return self.halt is not None and not self.is_finished and not self.shards["started"]
+        is_halted = self.halt is not None and self.shards_done < self.spec.shards
+        return is_halted and not self.shards["started"]
 
     @property
     def is_over(self) -> bool:

@@ -16,6 +16,7 @@ import click
 from docs.scripts.blocks import ROOT, replaced, table
 from jobs.dataset.card import columns_table
 from jobs.requests import GenerationRequest
+from jobs.run_bounds import RunBounds
 from jobs.sources import Template
 from vllm_mlx.parameters import settings_of
 from vllm_mlx.sampling_params import SamplingParams
@@ -26,7 +27,14 @@ from worker.cli.exit_codes import ExitCode
 
 CLASSES = {
     each.__name__: each
-    for each in (GenerationRequest, SamplingParams, SchedulerConfig, Template, VideoParams)
+    for each in (
+        GenerationRequest,
+        RunBounds,
+        SamplingParams,
+        SchedulerConfig,
+        Template,
+        VideoParams,
+    )
 }
 SETTINGS = re.compile(r"(<!-- settings: (\w+)([\w ]*) -->\n).*?(<!-- end -->)", re.DOTALL)
 

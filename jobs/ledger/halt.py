@@ -13,6 +13,10 @@ class HaltReason(StrEnum):
     """What halted a run."""
 
     PAUSED = "paused"
+    MAX_ERRORS = "max_errors"
+    MAX_TIME = "max_time"
+    UNTIL = "until"
+    MAX_OUTPUT_TOKENS = "max_output_tokens"
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,11 @@ def rows_channel(run_id: str) -> str:
     return f"{PREFIX}:run:{run_id}:recorded"
 
 
+def stretch_key(run_id: str) -> str:
+    """Hash: a `Stretch` of the run, the one at hand."""
+    return f"{PREFIX}:run:{run_id}:stretch"
+
+
 def out_key(folder: str) -> str:
     """String: id of the run that an output folder belongs to."""
     return f"{PREFIX}:out:{folder}"

@@ -11,7 +11,7 @@ A shard's rows stay in Redis until it is committed: a few KB a row, some hundred
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -26,7 +26,9 @@ from jobs.ledger.keys import (
     partial_key,
     rows_channel,
     rows_key,
+    stretch_key,
 )
+from jobs.ledger.stretch import ERROR, Stretch
 from jobs.result_row import ResultRow
 
 logger = logging.getLogger("mlx_batch.ledger")
@@ -53,13 +55,22 @@ _CHECK = f"""{_HELD}
 return 1
 """
 _RECORD = f"""{_HELD}
-for i = 5, #ARGV, 2 do
-  redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
+local function count(what, by)
+  if by > 0 then redis.call('HINCRBY', KEYS[5], what, by) end
+end
+local ok, tokens = 0, 0
+for i = 5, #ARGV, 4 do
+  if redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) == 1 then
+    tokens = tokens + tonumber(ARGV[i + 2])
+    if ARGV[i + 3] == 'ok' then ok = ok + 1 elseif ARGV[i + 3] ~= '' then count(ARGV[i + 3], 1) end
+  end
   redis.call('PUBLISH', ARGV[4], ARGV[i + 1])
 end
+count('ok', ok)
+count('output_tokens', tokens)
 redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
 redis.call('HDEL', KEYS[1], ARGV[1] .. ':idle')
-return 1
+return redis.call('HGETALL', KEYS[5])
 """
 _COMMIT = f"""{_HELD}
 redis.call('HSET', KEYS[4], ARGV[1], ARGV[3])
@@ -111,15 +122,28 @@ class ShardLease:
         known = dict(_readable(zip(flat[::2], flat[1::2], strict=True)))
         return cls(connection, run_id, shard, token, idle, known)
 
-    def record(self, rows: Mapping[int, ResultRow], counts: Counts) -> None:
+    def record(
+        self, rows: Mapping[int, ResultRow], counts: Counts, foreseen: Container[int] = ()
+    ) -> Stretch:
         """Record rows that have ended.
 
         Args:
             rows: by their place in the shard.
             counts: of all rows of the shard that are done, these included.
+            foreseen: places of rows whose error was known before.
+
+        Returns:
+            What has been done in the stretch of the run at hand.
         """
-        entries = [word for place, row in rows.items() for word in (place, row.encode())]
-        self._run(_RECORD, counts.encode(), rows_channel(self.run_id), *entries)
+        entries: list[Any] = []
+        for place, row in rows.items():
+            output = row.output
+            outcome = "ok" if output.error_type is None else f"{ERROR}{output.error_type}"
+            outcome = "" if place in foreseen else outcome
+            entries += (place, row.encode(), output.completion_tokens, outcome)
+        flat = self._run(_RECORD, counts.encode(), rows_channel(self.run_id), *entries)
+        is_counted = isinstance(flat, list)  # and no repetition of what was committed
+        return Stretch.read(dict(zip(flat[::2], flat[1::2], strict=True)) if is_counted else {})
 
     def commit(self, counts: Counts) -> None:
         """Mark the shard as done, once its part is on disk, and delete its rows."""
@@ -133,16 +157,18 @@ class ShardLease:
         """Make sure that the lease is the shard's latest one."""
         self._run(_CHECK)
 
-    def _run(self, script: str, *more: Any) -> None:
+    def _run(self, script: str, *more: Any) -> Any:
         run_id, shard = self.run_id, self.shard
         keys = [leases_key(run_id), rows_key(run_id, shard), partial_key(run_id), done_key(run_id)]
+        keys.append(stretch_key(run_id))
         args = [shard, self.fencing_token, *more]
         with explain_damage(run_id):
-            is_held = self.connection.register_script(script)(keys=keys, args=args)
-        if not is_held:
+            reply = self.connection.register_script(script)(keys=keys, args=args)
+        if reply == 0:
             raise LeaseLostError(
                 f"shard {shard} of {run_id} was claimed by another worker meanwhile"
             )
+        return reply
 
 
 def read_row(raw: bytes) -> ResultRow:

@@ -15,6 +15,7 @@ from redis import Redis
 from jobs.errors import LedgerError, ModelMismatchError, RunExistsError, RunNotFoundError
 from jobs.ledger.counts import Counts
 from jobs.ledger.halt import Halt
+from jobs.ledger.halting import begin_stretch
 from jobs.ledger.keys import (
     HALTED,
     RUNS,
@@ -25,6 +26,7 @@ from jobs.ledger.keys import (
     partial_key,
     rows_key,
     run_key,
+    stretch_key,
 )
 from jobs.ledger.lease import read_number
 from jobs.result_row import ResultRow
@@ -87,6 +89,7 @@ class Ledger:
             pipeline.hsetnx(key, "spec", spec.model_dump_json())
             pipeline.hsetnx(key, "state", RunState.RUNNING)
             pipeline.zadd(RUNS, {spec.run_id: created}, nx=True)
+            begin_stretch(pipeline, spec)
             is_new, *_ = pipeline.execute()
         return bool(is_new)
 
@@ -148,22 +151,6 @@ class Ledger:
             halt=Halt.read(record.get(HALTED.encode())),
         )
 
-    def halt(self, run_id: str, halt: Halt) -> bool:
-        """Let workers begin no more rows of a run; return False if it is halted already."""
-        return bool(self._redis.hsetnx(run_key(run_id), HALTED, halt.encode()))
-
-    def halted(self, *run_ids: str) -> set[str]:
-        """Return which of these runs are halted."""
-        with self._redis.pipeline(transaction=False) as pipeline:
-            for run_id in run_ids:
-                pipeline.hexists(run_key(run_id), HALTED)
-            found = pipeline.execute() if run_ids else []
-        return {run_id for run_id, is_halted in zip(run_ids, found, strict=True) if is_halted}
-
-    def take_up(self, run_id: str) -> bool:
-        """Let workers begin rows of a run again; return whether it was halted."""
-        return bool(self._redis.hdel(run_key(run_id), HALTED))
-
     def runs(self) -> list[str]:
         """Return the ids of all runs whose record has not expired, newest first."""
         found = cast(list[bytes], self._redis.zrevrange(RUNS, 0, -1))
@@ -221,7 +208,7 @@ class Ledger:
 
 def _keys(run_id: str) -> tuple[str, ...]:
     """Return the keys that a finished run keeps; its leases refuse a suspended one."""
-    return run_key(run_id), done_key(run_id), leases_key(run_id)
+    return run_key(run_id), done_key(run_id), leases_key(run_id), stretch_key(run_id)
 
 
 def _spec(raw: bytes, run_id: str) -> RunSpec:

@@ -13,6 +13,7 @@ import click
 from jobs.connection import connect
 from jobs.preparation import DEFAULT_SHARD_SIZE
 from jobs.requests import GenerationRequest
+from jobs.run_bounds import RunBounds
 from jobs.sources import Template
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.media.policy import VIDEO_READERS, MediaPolicy
@@ -108,9 +109,8 @@ def setting_option(setting: Setting, **attributes: Any) -> Decorator:
         setting.name,
         type=_TYPES.get(setting.items or setting.type),
         multiple=setting.type == "array",
-        metavar=_METAVARS.get(setting.type),
         help=setting.help + (f" [{description}]" if description else ""),
-        **attributes,
+        **{"metavar": _METAVARS.get(setting.type)} | attributes,
     )
 
 
@@ -276,6 +276,14 @@ def structured_outputs_from(options: dict[str, Any]) -> StructuredOutputs | None
         raise InvalidRequestError(f"{flags}: {error}") from None
 
 
+_BOUNDS = {"max_errors": "N|P%", "max_time": "TIME", "until": "HH:MM"}
+bounds_options = all_of(
+    *(
+        setting_option(setting, **({"metavar": _BOUNDS[name]} if name in _BOUNDS else {}))
+        for name, setting in settings_of(RunBounds).items()
+    )
+)
+
 enqueue_options = all_of(
     click.argument("prompts", type=click.Path(path_type=Path), required=False),
     *(
@@ -319,6 +327,7 @@ enqueue_options = all_of(
         help="Try a constrained answer that --max-tokens cut again with twice as many tokens, "
         "and once more with four times as many.",
     ),
+    bounds_options,
     click.option("--resume", is_flag=True, help="Enqueue what is missing of this run."),
     click.option(
         "--overwrite",
