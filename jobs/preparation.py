@@ -15,7 +15,8 @@ from jobs.output_folder import output_folder
 from jobs.requests import MAX_SAMPLES
 from jobs.run_bounds import RunBounds
 from jobs.run_spec import InputSpec, RunSpec
-from jobs.sources import Input, MediaFiles, SourceRow, input_of
+from jobs.sources import Input, Selected, Selection, SourceRow, input_of, shows_files
+from jobs.sources.selection import selection_of
 from jobs.sources.template import template_of
 from jobs.survey import survey_input
 from vllm_mlx.errors import InvalidRequestError, ModelLoadError
@@ -70,6 +71,10 @@ class RunOptions(RequiredOptions, total=False):
     retry_incomplete: bool
     """Try a constrained answer that `max_tokens` cut again with twice as many, and once more with
     four times as many."""
+    limit: int | None
+    """This and the next two choose rows of the input, see `Selection`."""
+    sample: int | None
+    sample_seed: int | None
     max_errors: str | int | None
     """This and the next three halt the run early, see `RunBounds`."""
     max_time: str | float | None
@@ -138,11 +143,18 @@ def prepare_run(path: str | Path | None = None, **options: Unpack[RunOptions]) -
     if unknown := given.keys() - RunOptions.__annotations__.keys():
         raise InvalidRequestError(f"{', '.join(sorted(unknown))}: no such options of a run")
     template = template_of(**{name: given.get(name) for name in _OF_TEMPLATE})
+    sampling = given.get("sampling") or SamplingParams.of()
+    chosen = {name: given.get(name) for name in Selection.model_fields}
+    selection = selection_of(**chosen, seed=sampling.seed)
     source = input_of(
-        path, videos=given.get("videos"), images=given.get("images"), template=template
+        path,
+        videos=given.get("videos"),
+        images=given.get("images"),
+        template=template,
+        selection=selection,
     )
-    is_media, chat = isinstance(source, MediaFiles), given.get("chat")
-    chat = template.check_chat(chat, sees=is_media) if template else bool(chat)
+    chat = given.get("chat")
+    chat = template.check_chat(chat, sees=shows_files(source)) if template else bool(chat)
     resume, overwrite = given.get("resume", False), given.get("overwrite", False)
     if resume and overwrite:
         raise InvalidRequestError("give one of resume, which goes on, and overwrite, which begins")
@@ -150,7 +162,6 @@ def prepare_run(path: str | Path | None = None, **options: Unpack[RunOptions]) -
     folder = output_folder(given["out"])
     identity = _identify(given["model"], given.get("adapter"))
     require_model(given["model"], sees=_shows(source))
-    sampling = given.get("sampling") or SamplingParams.of()
     bounds = RunBounds.of(**{name: given.get(name) for name in RunBounds.model_fields})
     asked = {
         "model": identity.name,
@@ -163,6 +174,7 @@ def prepare_run(path: str | Path | None = None, **options: Unpack[RunOptions]) -
         "chat": chat,
         "template": template,
         "retry_incomplete": given.get("retry_incomplete", False),
+        "selection": selection,
     }
     if not overwrite:
         check_folder(folder, asked)
@@ -179,6 +191,7 @@ def prepare_run(path: str | Path | None = None, **options: Unpack[RunOptions]) -
         columns=survey.columns.types,
         parsed=survey.parsed.type,
         bounds=bounds,
+        drawn_from=source.drawn_from if isinstance(source, Selected) else None,
     )
     if not overwrite:
         _check_holder(Dataset(folder), spec, resume=resume)
@@ -191,7 +204,7 @@ _OF_TEMPLATE = ("prompt", "system", "messages", "id_column", "image_column", "vi
 def _shows(source: Input) -> bool:
     template = source.template
     has_column = template and (template.image_column or template.video_column)
-    return isinstance(source, MediaFiles) or bool(has_column)
+    return shows_files(source) or bool(has_column)
 
 
 def _samples(n: Any) -> int:

@@ -120,7 +120,7 @@ def _forget_holder(connection: Redis, spec: RunSpec) -> None:
 def _input_again(spec: RunSpec) -> Input:
     path, kind = spec.input.path, spec.input.media
     named = {f"{kind}s" if kind else "path": path}
-    source = input_of(**named, template=spec.template)
+    source = input_of(**named, template=spec.template, selection=spec.selection)
     found = InputSpec.of(source)
     if (found.fingerprint, found.format) != (spec.input.fingerprint, spec.input.format):
         raise InputFileError(

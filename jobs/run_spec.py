@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from jobs.column_types import JSON_TEXT, TypeSpec
 from jobs.requests import MAX_SAMPLES
 from jobs.run_bounds import RunBounds
-from jobs.sources import Format, Input, MediaFiles, Template
+from jobs.sources import Format, Input, MediaFiles, Selected, Selection, Template
 from jobs.sources.dialect import Dialect
 from jobs.sources.templated import dialect_of
 from vllm_mlx.content import MediaKind
@@ -46,7 +46,8 @@ class InputSpec(BaseModel, frozen=True, extra="forbid"):
     @classmethod
     def of(cls, source: Input) -> InputSpec:
         """Read the input once for its fingerprint."""
-        files = source if isinstance(source, MediaFiles) else None
+        whole = source.whole if isinstance(source, Selected) else source
+        files = whole if isinstance(whole, MediaFiles) else None
         return cls(
             path=str(source.path.absolute()),
             fingerprint=source.fingerprint(),
@@ -66,12 +67,14 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
         revision: of that identity. No part of the run's: after the first worker has downloaded a
             model, the same command is still the same run.
         rows: rows of the dataset: the samples of all rows of the input.
-        input_rows: rows of the input.
+        input_rows: rows of the input that the run takes.
         samples: the most that one row of the input has.
         sampling, video_params, n: what holds for a row that does not say it itself; `n` is the
             number of its samples.
         template: what made the requests of the rows, if they were none themselves.
         retry_incomplete: a constrained answer that `max_tokens` cut is tried again with more.
+        selection: which rows of the input it takes; all without one.
+        drawn_from: of how many rows of the input a sample was drawn.
         parsed: the type of the answers that are JSON.
         bounds: what ends it early; as it is no part of the content, none of the identity.
     """
@@ -94,6 +97,8 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
     template: Template | None = None
     retry_incomplete: bool = False
     columns: dict[str, TypeSpec]
+    selection: Selection | None = None
+    drawn_from: int | None = None
     parsed: TypeSpec = JSON_TEXT
     bounds: RunBounds = RunBounds.of()
     created_at: str
@@ -110,6 +115,8 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
             identity["video_params"] = video_params.model_dump(mode="json")
         if (template := fields.get("template")) is not None:
             identity["template"] = template.model_dump(mode="json")
+        if (selection := fields.get("selection")) is not None:
+            identity["selection"] = selection.model_dump(mode="json")
         if fields.get("retry_incomplete"):
             identity["retry_incomplete"] = True
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -38,6 +38,7 @@ def test_the_tables_of_settings_and_columns_say_what_the_code_says() -> None:
         "GenerationRequest",
         "RunBounds",
         "SchedulerConfig",
+        "Selection",
         "Template",
         "VideoParams",
     }

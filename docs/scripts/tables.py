@@ -17,7 +17,7 @@ from docs.scripts.blocks import ROOT, replaced, table
 from jobs.dataset.card import columns_table
 from jobs.requests import GenerationRequest
 from jobs.run_bounds import RunBounds
-from jobs.sources import Template
+from jobs.sources import Selection, Template
 from vllm_mlx.parameters import settings_of
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
@@ -32,6 +32,7 @@ CLASSES = {
         RunBounds,
         SamplingParams,
         SchedulerConfig,
+        Selection,
         Template,
         VideoParams,
     )

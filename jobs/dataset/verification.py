@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from jobs.dataset.layout import Layout, read_manifest, schema_of
 from jobs.dataset.part import read_part
 from jobs.errors import DatasetError
+from jobs.sources import Selection
 from vllm_mlx.outputs import FinishReason
 
 _TOKENS = ("prompt_tokens", "completion_tokens")
@@ -53,11 +54,38 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class _Owed:
-    """What a dataset should hold: `rows` in all, of each input row `samples` at most."""
+    """What a dataset should hold: `rows` in all, of each input row `samples` at most.
+
+    Attributes:
+        drawn: the positions of the rows in the input; None where they are the first.
+    """
 
     rows: int
     input_rows: int
     samples: int
+    drawn: Sequence[int] | None = None
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> _Owed:
+        rows = manifest["rows"]
+        input_rows = manifest.get("input_rows", rows)
+        samples = manifest.get("samples", 1)
+        drawn = None
+        if (of := manifest.get("drawn_from")) is not None:
+            drawn = Selection.of(**manifest["selection"]).drawn(of)
+        return cls(rows, input_rows, samples, drawn)
+
+    def ranked(self, rows: pa.Table) -> pa.Table:
+        """Return rows with their place among those that the run took, -1 of any other."""
+        if self.drawn is None:
+            return rows
+        ranks = pc.index_in(rows["row"], value_set=pa.array(self.drawn, pa.int64()))
+        at = rows.schema.get_field_index("row")
+        return rows.set_column(at, "row", ranks.cast(pa.int64()).fill_null(-1))
+
+    def position(self, rank: int) -> int:
+        """Return the position in the input of the row of this place."""
+        return rank if self.drawn is None else self.drawn[rank]
 
     @property
     def is_uniform(self) -> bool:
@@ -74,11 +102,7 @@ def verify(root: Path) -> Verification:
     """
     layout = Layout(root)
     manifest = read_manifest(layout.manifest)
-    owed = _Owed(
-        rows=manifest["rows"],
-        input_rows=manifest.get("input_rows", manifest["rows"]),
-        samples=manifest.get("samples", 1),
-    )
+    owed = _Owed.of(manifest)
     found = Verification(rows_in=owed.rows)
     parts = _check_folder(layout, manifest["shards"], found)
     rows = _read_parts(parts, schema_of(manifest), found)
@@ -149,10 +173,11 @@ def _counts(values: pa.ChunkedArray) -> dict[Any, int]:
 
 def _check_positions(rows: pa.Table, owed: _Owed, found: Verification) -> None:
     samples = owed.samples
+    found_at, rows = rows["row"], owed.ranked(rows)
     inside = pc.and_(_below(rows["row"], owed.input_rows), _below(rows["sample_index"], samples))
     outside = rows.filter(pc.invert(inside))
     if outside.num_rows:
-        positions = outside["row"].slice(0, _SHOWN).to_pylist()
+        positions = found_at.filter(pc.invert(inside)).slice(0, _SHOWN).to_pylist()
         found.problems.append(f"rows out of range: {_list(positions, outside.num_rows)}")
 
     rows = rows.filter(inside)
@@ -163,7 +188,7 @@ def _check_positions(rows: pa.Table, owed: _Owed, found: Verification) -> None:
     steps = pc.pairwise_diff(edges).fill_null(1)
     repeats = edges.filter(pc.equal(steps, 0))
     absent = owed.rows - (len(keys) - len(repeats))
-    missing = list(islice(_positions_missing(edges, steps, owed), _SHOWN))
+    missing = [owed.position(at) for at in islice(_places_missing(edges, steps, owed), _SHOWN)]
     if missing:
         found.problems.append(f"rows missing: {_list(missing, max(absent, len(missing)))}")
     elif absent > 0:
@@ -171,7 +196,8 @@ def _check_positions(rows: pa.Table, owed: _Owed, found: Verification) -> None:
     if absent < 0:
         found.problems.append(f"rows too many: {-absent}")
     if len(repeats):
-        positions = [key // samples - 1 for key in repeats.unique().slice(0, _SHOWN).to_pylist()]
+        keys = repeats.unique().slice(0, _SHOWN).to_pylist()
+        positions = [owed.position(key // samples - 1) for key in keys]
         found.problems.append(f"rows more than once: {_list(positions, len(repeats))}")
 
 
@@ -180,8 +206,8 @@ def _below(values: pa.ChunkedArray, limit: int) -> pa.ChunkedArray:
     return inside.fill_null(False)
 
 
-def _positions_missing(edges: pa.Array, steps: pa.Array, owed: _Owed) -> Iterator[int]:
-    """Yield the input positions of the keys that `edges` leaves out, ascending, each once."""
+def _places_missing(edges: pa.Array, steps: pa.Array, owed: _Owed) -> Iterator[int]:
+    """Yield the places of the rows of the keys that `edges` leaves out, ascending, each once."""
     ends = pc.indices_nonzero(_is_gap(edges, steps, owed)).slice(0, _SHOWN).to_pylist()
     gaps = (_gap(edges[end - 1].as_py(), edges[end].as_py(), owed) for end in ends)
     positions = (key // owed.samples - 1 for key in chain.from_iterable(gaps))

@@ -9,10 +9,11 @@ makes requests of rows that are none; it is rendered here, never where they are 
 from __future__ import annotations
 
 from jobs.sources.formats import Format, detect_format
-from jobs.sources.inputs import Input, input_of
+from jobs.sources.inputs import Input, input_of, shows_files
 from jobs.sources.media_files import MediaFiles
 from jobs.sources.prompt_file import PromptFile
 from jobs.sources.rows import RawRow, SourceRow
+from jobs.sources.selection import Selected, Selection
 from jobs.sources.template import Template
 from jobs.sources.validation import read_requests, validated
 
@@ -22,10 +23,13 @@ __all__ = [
     "MediaFiles",
     "PromptFile",
     "RawRow",
+    "Selected",
+    "Selection",
     "SourceRow",
     "Template",
     "detect_format",
     "input_of",
     "read_requests",
+    "shows_files",
     "validated",
 ]

@@ -7,10 +7,11 @@ from typing import TypeAlias
 from jobs.sources.files import FilePath
 from jobs.sources.media_files import MediaFiles
 from jobs.sources.prompt_file import PromptFile
+from jobs.sources.selection import Selected, Selection
 from jobs.sources.template import Template
 from vllm_mlx.errors import InvalidRequestError
 
-Input: TypeAlias = PromptFile | MediaFiles
+Input: TypeAlias = PromptFile | MediaFiles | Selected
 """What a producer reads.
 
 Both have a `path` (of a file, a folder or a pattern) and a `format`, the `template` that makes
@@ -26,6 +27,7 @@ def input_of(
     videos: FilePath | None = None,
     images: FilePath | None = None,
     template: Template | None = None,
+    selection: Selection | None = None,
 ) -> Input:
     """Return the one input that is named.
 
@@ -33,6 +35,7 @@ def input_of(
         path: a prompt file.
         videos, images: a file, a folder, or a pattern such as `clips/**/*.mp4`.
         template: what makes requests of its rows; files of media need one.
+        selection: which of its rows are read; without one all.
 
     Raises:
         InvalidRequestError: none or several are given, or the template does not suit them.
@@ -42,6 +45,21 @@ def input_of(
         raise InvalidRequestError(
             "give one of a prompt file, videos and images; a pattern of files stands in quotes"
         )
+    whole = _whole(path, videos, images, template)
+    return whole if selection is None else Selected(whole, selection)
+
+
+def shows_files(source: Input) -> bool:
+    """Return whether an input is images or videos."""
+    return isinstance(source.whole if isinstance(source, Selected) else source, MediaFiles)
+
+
+def _whole(
+    path: FilePath | None,
+    videos: FilePath | None,
+    images: FilePath | None,
+    template: Template | None,
+) -> PromptFile | MediaFiles:
     if path is not None:
         return PromptFile.of(path, template=template)
     template = template or Template()

@@ -14,7 +14,7 @@ from jobs.connection import connect
 from jobs.preparation import DEFAULT_SHARD_SIZE
 from jobs.requests import GenerationRequest
 from jobs.run_bounds import RunBounds
-from jobs.sources import Template
+from jobs.sources import Selection, Template
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.media.policy import VIDEO_READERS, MediaPolicy
 from vllm_mlx.parameters import Parameters, Setting, settings_of, whole
@@ -327,6 +327,7 @@ enqueue_options = all_of(
         help="Try a constrained answer that --max-tokens cut again with twice as many tokens, "
         "and once more with four times as many.",
     ),
+    setting_options(Selection),
     bounds_options,
     click.option("--resume", is_flag=True, help="Enqueue what is missing of this run."),
     click.option(
