@@ -19,7 +19,6 @@ from jobs.model_identity import identify
 from jobs.queue.queue_state import QueueState
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import queue_name
-from vllm_mlx.scheduler_config import WINDOW
 from worker.awake import kept_awake
 from worker.engine.text_engine import WorkerEngine
 from worker.flights import Flights
@@ -30,6 +29,7 @@ from worker.redis_patience import RedisPatience
 from worker.rq.bookkeeper import HEARTBEAT, Bookkeeper
 from worker.rq.dequeue import dequeue
 from worker.rq.maintenance import MAINTENANCE, TIDY
+from worker.sharing import Sharing
 from worker.stop_signal import StopSignal
 from worker.timer import Timer
 from worker.work_log import WorkLog
@@ -38,10 +38,6 @@ logger = logging.getLogger("mlx_batch.worker")
 
 TICK = 0.2  # seconds the loop waits at most for the engine before it checks its timers
 REPORT = 60  # seconds between log lines of what the engine does
-# Rows held, in batches: one runs, one waits so that no slot stays empty. More only as long as no
-# other worker goes short of them: the engine orders the rows of a whole window, and fills it.
-LOOKAHEAD = 2
-FULL_WINDOW = 1 + WINDOW
 
 
 class BatchWorker:
@@ -87,6 +83,7 @@ class BatchWorker:
             connection, bookkeeper.name, model, self._queue.name, output_root=str(root) or None
         )
         self._log = WorkLog(engine)
+        self._sharing = Sharing(connection, self._queue.name, bookkeeper.name)
         self._idle_notice = IdleNotice(connection, model)
         self._patience = RedisPatience(redis_timeout)
         self._admission = Timer(TICK)
@@ -95,6 +92,7 @@ class BatchWorker:
             (Timer(0), self.flights.stop_on_command),
             (Timer(0), self.flights.submit_again),
             (Timer(1), self.flights.heed_halts),
+            (Timer(1), self._hand_over),
             (Timer(1), self.flights.fail_overdue),
             (Timer(1), self._publish),
             (Timer(REPORT, due_at=time.monotonic() + REPORT), self._log.recent),
@@ -195,12 +193,14 @@ class BatchWorker:
         if self.flights.complete:  # commit first: jobs that need no engine would pile up
             return False
         batches = self.flights.rows_in_engine / self._engine.max_num_seqs
-        return batches < LOOKAHEAD or (batches < FULL_WINDOW and self._others_have_enough())
+        self._sharing.look(len(self.flights))
+        return self._sharing.wants(len(self.flights), batches)
 
-    def _others_have_enough(self) -> bool:
-        """Whether every other worker could take as many jobs as are held here."""
-        waiting, workers = QueueState(self._queue).load()
-        return waiting > 0 and waiting >= (workers - 1) * len(self.flights)
+    def _hand_over(self) -> None:
+        """Let workers that have nothing have what waits here."""
+        held = len(self.flights)
+        self._sharing.look(held)
+        self.flights.hand_over(self._sharing.surplus(held))
 
     def _rest(self) -> None:
         """Ask Redis for a job again only after a tick; when idle, with a pause."""

@@ -51,6 +51,7 @@ class Flights(dict[str, Flight]):
         self._ledger = Ledger(bookkeeper.connection)
         self._halts = Halts(bookkeeper.connection)
         self._specs: dict[str, RunSpec] = {}
+        self._leaving: set[str] = set()  # jobs that are handed over when their rows have ended
         self._background = ThreadPoolExecutor(1, thread_name_prefix="finalize")
 
     @property
@@ -169,7 +170,7 @@ class Flights(dict[str, Flight]):
         for flight in flights:
             if flight.spec.run_id in halted:
                 flight.halt()
-            elif flight.is_halted:
+            elif flight.is_halted and flight.job.id not in self._leaving:
                 flight.go_on()
             if flight.is_at_rest and self._attempt(flight, flight.save):
                 self._set_aside(flight)
@@ -181,6 +182,26 @@ class Flights(dict[str, Flight]):
         flight.release()
         if self._park(flight.execution, flight.spec):
             self._land(flight)
+        elif flight.job.id in self._leaving:
+            self.end(flight, self._bookkeeper.give_back)
+
+    def hand_over(self, count: int) -> None:
+        """Give up to so many jobs back to the queue, the last ones first: others have none.
+
+        Of each the rows that were begun end here, and are recorded; one of which all were stays.
+        """
+        if not count:
+            return
+        staying = [f for f in self.values() if isinstance(f, ShardFlight) and not f.is_halted]
+        for flight in reversed(staying):
+            flight.halt()
+            if not flight.missing:
+                flight.go_on()
+                continue
+            self._leaving.add(flight.job.id)
+            if (count := count - 1) == 0:
+                break
+        self.heed_halts()
 
     def stop_on_command(self) -> None:
         """Stop the jobs that a command of `rq` asks to stop."""
@@ -238,4 +259,5 @@ class Flights(dict[str, Flight]):
 
     def _land(self, flight: Flight) -> None:
         flight.cancel()
+        self._leaving.discard(flight.job.id)
         self.pop(flight.job.id, None)

@@ -37,7 +37,7 @@ class OutputRoot:
         Raises:
             OutputNotAllowedError: it may not.
         """
-        if self._path is None or _is_below(out, self._path):
+        if self._path is None or is_below(out, self._path):
             return
         raise OutputNotAllowedError(
             f"{run_id} wants to write to {out!r:.300}, but this worker writes only below "
@@ -45,7 +45,8 @@ class OutputRoot:
         )
 
 
-def _is_below(out: str, root: Path) -> bool:
+def is_below(out: str, root: Path) -> bool:
+    """Whether a folder, with links and `..` resolved, is this one or below it."""
     try:
         if not out or len(os.fsencode(out)) > _LONGEST_PATH:
             return False

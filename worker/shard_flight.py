@@ -90,13 +90,13 @@ class ShardFlight(Flight):
             and (row.row, row.sample_index) == (samples[place][0].row, samples[place][1])
         }
         if self.lease.idle <= MAX_IDLE_CLAIMS:
-            self.submit(self._missing)
+            self.submit(self.missing)
             return
         error = WorkerKilled(
             f"{MAX_IDLE_CLAIMS} workers in a row ended while they held this shard, before one more "
             "of its rows was done; `mlx-batch retry` tries its rows again"
         )
-        self._fail(self._missing, error)
+        self._fail(self.missing, error)
 
     def halt(self) -> None:
         """Begin no more rows."""
@@ -118,7 +118,7 @@ class ShardFlight(Flight):
     def go_on(self) -> None:
         """Submit the rows that were not begun since the flight was halted."""
         self.is_halted = False
-        self.submit(self._missing)
+        self.submit(self.missing)
 
     @property
     def is_at_rest(self) -> bool:
@@ -126,7 +126,8 @@ class ShardFlight(Flight):
         return self.is_halted and not self.pending and not self.is_complete
 
     @property
-    def _missing(self) -> list[int]:
+    def missing(self) -> list[int]:
+        """The places of the rows that are neither done nor in the engine."""
         done = self.results.keys() | self.pending.keys()
         return [place for place in range(len(self.task.samples)) if place not in done]
 

@@ -12,7 +12,7 @@ from jobs.ledger import Ledger, Progress, RunState
 from jobs.queue.queue_state import QueueState
 from jobs.queue.run_jobs import open_queue
 from worker.live import Live
-from worker.serving import served_models
+from worker.serving import served_models, told
 from worker.standing import UNDER_WAY, Facts, Standing
 
 MOST_ERRORS = 5  # failed jobs whose reasons are told
@@ -85,7 +85,7 @@ class RunStatus(Progress):
             case Standing.WAITING if self.workers:
                 return f"the workers that serve {model} are busy with other runs"
             case Standing.WAITING:
-                return f"no worker serves {model}; {_told(self.served)}"
+                return f"no worker serves {model}; {told(self.served)}"
             case Standing.STARTING:
                 return f"a worker loads {model}"
             case Standing.FAILING:
@@ -173,9 +173,3 @@ def run_status(connection: Redis, run_id: str) -> RunStatus:
     if status.workers:
         return status
     return replace(status, served=served_models(connection))
-
-
-def _told(served: Mapping[str, int]) -> str:
-    if not served:
-        return "no worker is there"
-    return "served: " + ", ".join(f"{model} ({count})" for model, count in served.items())

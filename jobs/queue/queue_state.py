@@ -61,13 +61,18 @@ class QueueState:
             or any(each.get_job_count(cleanup=False) for each in registries)
         )
 
-    def load(self) -> tuple[int, int]:
-        """Return how many jobs wait and how many workers there are, for a minute also dead ones."""
+    def load(self) -> tuple[int, int, int]:
+        """Return how many jobs wait, how many have begun, and how many workers there are.
+
+        For a minute dead workers are counted, too.
+        """
+        queue = self._queue
         with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.llen(self._queue.key)
-            pipeline.scard(WORKERS_BY_QUEUE_KEY % self._queue.name)
-            waiting, workers = pipeline.execute()
-        return waiting, workers
+            pipeline.llen(queue.key)
+            pipeline.zcard(queue.started_job_registry.key)
+            pipeline.scard(WORKERS_BY_QUEUE_KEY % queue.name)
+            waiting, begun, workers = pipeline.execute()
+        return waiting, begun, workers
 
     def reason(self, job_id: str) -> str | None:
         """Return why a job failed; None if there is no such job any more."""

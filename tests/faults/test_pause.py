@@ -6,7 +6,7 @@ import time
 
 from tests.faults.harness import SEQS, Stage, Undisturbed, mlx_batch
 from tests.helpers.engines import wait_for
-from worker.batch_worker import LOOKAHEAD
+from worker.sharing import LOOKAHEAD
 from worker.status import run_status
 
 ROWS = 400

@@ -113,7 +113,8 @@ class Bench:
 
     def be_due(self, worker: BatchWorker) -> None:
         """Let all be due that a worker does by the clock, asking for jobs included."""
-        for timer in (worker._admission, *(timer for timer, _ in worker._chores)):
+        timers = (worker._admission, worker._sharing.timer)
+        for timer in (*timers, *(timer for timer, _ in worker._chores)):
             timer.due_at = 0.0
 
     def finish(self, spec: RunSpec, worker: BatchWorker) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from worker import batch_worker
+from worker import sharing
 
 
 @pytest.fixture
 def two_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers hold two batches and no more, as where others need the rest."""
-    monkeypatch.setattr(batch_worker, "FULL_WINDOW", batch_worker.LOOKAHEAD)
+    monkeypatch.setattr(sharing, "FULL_WINDOW", sharing.LOOKAHEAD)

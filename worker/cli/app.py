@@ -143,7 +143,7 @@ def enqueue(connection: Redis, **options: Any) -> None:
     """Validate PROMPTS and enqueue it; prints the run id on the last line."""
     enqueued = enqueue_run(connection, **_run_options(options))
     tell_moved(Path(enqueued.spec.out), enqueued.moved)
-    tell_enqueued(enqueued)
+    tell_enqueued(connection, enqueued)
     click.echo(enqueued.spec.run_id)
 
 

@@ -20,6 +20,7 @@ from jobs.retry import retry_errors
 from worker.cli import display
 from worker.cli.options import with_redis
 from worker.cli.status_view import print_runs, print_status
+from worker.serving import obstacles
 from worker.status import RunStatus, run_status
 
 
@@ -85,7 +86,7 @@ def continue_(connection: Redis, run_id: str) -> None:
 @with_redis
 def resume(connection: Redis, run_id: str) -> None:
     """Enqueue again what of RUN is neither done nor queued nor in a worker."""
-    tell_enqueued(resume_run(connection, run_id))
+    tell_enqueued(connection, resume_run(connection, run_id))
     click.echo(run_id)
 
 
@@ -99,7 +100,7 @@ def retry(connection: Redis, run_id: str, error_type: str | None, **_: bool) -> 
     rows, enqueued = retry_errors(connection, run_id, error_type=error_type)
     click.echo(f"{rows} rows are tried again", err=True)
     if enqueued is not None:
-        tell_enqueued(enqueued)
+        tell_enqueued(connection, enqueued)
     click.echo(run_id)
 
 
@@ -136,7 +137,8 @@ def _all_runs(connection: Redis) -> list[RunStatus]:
     return statuses
 
 
-def tell_enqueued(enqueued: Enqueued) -> None:
+def tell_enqueued(connection: Redis, enqueued: Enqueued) -> None:
+    """Say what was enqueued, and what keeps it from being worked on."""
     spec = enqueued.spec
     if spec.bad_rows:
         click.echo(f"{spec.bad_rows} bad rows will be error rows of the dataset:", err=True)
@@ -148,6 +150,8 @@ def tell_enqueued(enqueued: Enqueued) -> None:
     if spec.rows != spec.input_rows:
         rows += f" with {spec.rows} samples"
     click.echo(f"{rows}; {enqueued.shards} of {spec.shards} shards enqueued", err=True)
+    for obstacle in obstacles(connection, spec) if enqueued.shards else ():
+        click.echo(f"warning: {display.plain(obstacle)}", err=True)
 
 
 COMMANDS = (status, tail, pause, continue_, resume, retry, forget)

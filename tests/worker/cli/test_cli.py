@@ -50,6 +50,26 @@ def test_enqueue_prints_the_run_id_on_the_last_line(bench: Bench) -> None:
     assert "5 rows; 3 of 3 shards enqueued" in result.stderr
 
 
+def test_enqueue_warns_where_no_worker_will_do_the_jobs(bench: Bench) -> None:
+    other = write_prompts(bench.folder / "other.jsonl", 1)
+    said = cli(*enqueue_words(other, bench.url)).stderr
+    assert f"warning: no worker listens for {MODEL}" in said
+    assert "no worker is there" in said
+
+    root = bench.folder / "root"
+    root.mkdir()
+    bench.worker(DoubleEngine(), name="w", output_root=root).tend()
+    words = enqueue_words(write_prompts(bench.folder / "p.jsonl", 2), bench.url)
+    words[words.index("--out") + 1] = bench.folder / "elsewhere"
+    said = cli(*words).stderr
+    assert f"{bench.folder / 'elsewhere'} is not below {root.resolve()}, where worker w" in said
+
+    words[words.index("--out") + 1] = root / "inside"
+    result = cli(*words)
+    assert result.exit_code == 0
+    assert "warning" not in result.stderr
+
+
 def test_the_url_comes_from_the_environment_as_in_rq(bench: Bench) -> None:
     prompts = write_prompts(bench.folder / "p.jsonl", 1)
     words = enqueue_words(prompts, bench.url)[:-2]
