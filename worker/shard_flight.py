@@ -23,7 +23,6 @@ from jobs.queue.tasks import GenerateShard, ShardRow
 from jobs.requests import GenerationRequest
 from jobs.result_row import ResultRow
 from jobs.sources.dialect import Dialect
-from vllm_mlx.batching.prompts import MediaPrompt, Prompt
 from vllm_mlx.batching.request import Request
 from vllm_mlx.errors import EngineError, EngineStoppedError, InvalidRequestError, WorkerKilled
 from vllm_mlx.outputs import GenerationOutput
@@ -31,6 +30,7 @@ from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.seeds import row_seed, sample_seed
 from worker.engine.text_engine import WorkerEngine
 from worker.flight import Flight
+from worker.row_prompt import prompt_of
 
 MAX_IDLE_CLAIMS = 5  # of a shard, in a row, before its rows are given up
 MAX_LONGER = 2  # times that a constrained answer that was cut is tried again, each twice as long
@@ -253,7 +253,7 @@ class ShardFlight(Flight):
         """Return the samples of one row."""
         row, _ = self.task.samples[places[0]]
         request = self._request(row)
-        prompt = self._prompt(request)
+        prompt = prompt_of(request, self.spec.video_params, chat=self.spec.chat)
         return [Request(prompt, self._params(request, place)) for place in places]
 
     def _request(self, row: ShardRow) -> GenerationRequest:
@@ -278,13 +278,6 @@ class ShardFlight(Flight):
             run_seed = self.spec.sampling.seed
             seed = row_seed(self.spec.run_id if run_seed is None else str(run_seed), row.row)
         return params.model_copy(update={"seed": sample_seed(seed, sample)})
-
-    def _prompt(self, request: GenerationRequest) -> Prompt:
-        if request.media:
-            return MediaPrompt(request.chat(), request.over(self.spec.video_params))
-        if request.prompt is not None and not self.spec.chat:
-            return request.prompt
-        return request.chat()
 
     def _columns(self, row: ShardRow, encoders: dict[str, Convert]) -> dict[str, Any]:
         columns = self._dialect.columns(row.data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import threading
 import time
 import weakref
@@ -143,9 +144,31 @@ class EngineCore:
                     for request in each
                 ]
                 futures += [sample.future for sample in samples]
-                ready += self._prepare(thread, samples)
+                ready += self._prepare(thread, samples, thread.add)
             thread.add(*ready)
         return futures
+
+    def examine(self, request: Request) -> list[Sequence]:
+        """Return the sequences that `submit` would run for a request, and run none of them.
+
+        Its media are read, and given back.
+
+        Raises:
+            MLXBatchError: what the request's future would have.
+            EngineStoppedError: the engine is not started, or it is being stopped.
+        """
+        thread = self._running()
+        future: Future[GenerationOutput] = Future()
+        made: queue.SimpleQueue[list[Sequence]] = queue.SimpleQueue()
+        future.add_done_callback(lambda _: made.put([]))  # it has failed
+        samples = [_Submitted(request, future, time.perf_counter(), True)]
+        ready = self._prepare(thread, samples, lambda *sequences: made.put([*sequences]))
+        found = ready or made.get()
+        if not found:
+            future.result()
+        for sequence in found:
+            sequence.future.cancel()
+        return found
 
     def abort(self, request_id: str) -> None:
         """End a request; its future raises `RequestAbortedError`. Unknown ids are ignored."""
@@ -167,6 +190,15 @@ class EngineCore:
         return self._running().parts.loaded
 
     @property
+    def runner(self) -> Runner:
+        """What runs it; to be looked at only, since the engine's thread steps it.
+
+        Raises:
+            EngineStoppedError: there is none.
+        """
+        return self._running().parts.runner
+
+    @property
     def stats(self) -> EngineStats:
         """Counts since the start, and what the engine holds at this moment."""
         with contextlib.suppress(EngineStoppedError):
@@ -182,8 +214,14 @@ class EngineCore:
             return "loading" if self._thread and not self._thread.ready.done() else "not loaded"
         return f"{type(runner).__name__}, {stats.running} running, {stats.waiting} waiting"
 
-    def _prepare(self, thread: EngineThread, samples: list[_Submitted]) -> list[Sequence]:
-        """Return the sequences of a prompt's samples; none yet if its media are to be read."""
+    def _prepare(
+        self, thread: EngineThread, samples: list[_Submitted], add: Callable[..., None]
+    ) -> list[Sequence]:
+        """Return the sequences of a prompt's samples; none yet if its media are to be read.
+
+        Args:
+            add: takes them when the media are read.
+        """
         prompt = samples[0].request.prompt
         allowed = samples[0].request.params.allow_special_tokens
         try:
@@ -203,7 +241,7 @@ class EngineCore:
             media.submit(
                 prompt,
                 [future for _, future, *_ in samples],
-                lambda prepared: thread.add(*self._sequences(thread, samples, prepared)),
+                lambda prepared: add(*self._sequences(thread, samples, prepared)),
             )
         except Exception as error:  # one prompt must never cost its neighbours
             for _, future, *_ in samples:

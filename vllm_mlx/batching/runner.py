@@ -14,6 +14,7 @@ from vllm_mlx.batching.counters import Counters
 from vllm_mlx.batching.logprobs import Logprobs
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.budget import KVBudget, Need
+from vllm_mlx.batching.slots.prefix import PrefixCache
 from vllm_mlx.scheduler_config import Bounds
 
 
@@ -134,6 +135,15 @@ class Runner(ABC):
         """Return why a sequence of this size can never run, or None. Safe on any thread."""
         budget = self._whole_budget  # a GPU's failure may pass, and is no reason to refuse
         return budget.refusal(prompt_tokens, max_tokens) if budget else None
+
+    @property
+    def budget(self) -> KVBudget | None:
+        """What may be held at once; None where nothing bounds it."""
+        return self._budget
+
+    def new_prefixes(self) -> PrefixCache | None:
+        """Return what finds and keeps prefixes that prompts share; None if it shares nothing."""
+        return None
 
     def announce(self, sequence: Sequence) -> None:  # noqa: B027
         """Take note that a sequence waits, and of what it shares with others."""

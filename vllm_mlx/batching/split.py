@@ -7,6 +7,8 @@ from collections import deque
 from vllm_mlx import platform
 from vllm_mlx.batching.runner import PrefillError, Produced, Runner
 from vllm_mlx.batching.sequence import Sequence
+from vllm_mlx.batching.slots.budget import KVBudget
+from vllm_mlx.batching.slots.prefix import PrefixCache
 from vllm_mlx.scheduler_config import Bounds
 
 
@@ -92,6 +94,13 @@ class SplitRunner(Runner):
 
     def refusal(self, prompt_tokens: int, max_tokens: int) -> str | None:
         return self._text.refusal(prompt_tokens, max_tokens)
+
+    @property
+    def budget(self) -> KVBudget | None:
+        return self._text.budget
+
+    def new_prefixes(self) -> PrefixCache | None:
+        return self._text.new_prefixes()
 
     def announce(self, sequence: Sequence) -> None:
         if not sequence.media:

@@ -48,6 +48,7 @@ from worker.cli.options import (
     url_option,
     with_redis,
 )
+from worker.cli.plan import plan
 from worker.cli.report import report_command
 from worker.cli.run_commands import tell_enqueued
 from worker.logs import log_to_stderr
@@ -89,7 +90,7 @@ def main() -> None:
     """Bulk inference for MLX: a prompt file in, a Parquet dataset out."""
 
 
-for command in (*run_commands.COMMANDS, acl, doctor, export_command, report_command):
+for command in (*run_commands.COMMANDS, acl, doctor, export_command, plan, report_command):
     main.add_command(command)
 
 

@@ -47,7 +47,7 @@ class ExitCode(IntEnum):
         return code
 
     OK = 0, "all went well; rows may be in error, unless all of them are"
-    ROWS_IN_ERROR = 1, "rows ended in error, and `--strict` was given"
+    ROWS_IN_ERROR = 1, "rows ended in error, and `--strict` was given; or `plan` says they would"
     BAD_INPUT = 2, "bad usage or bad input: an option, the prompts, the model; nothing was begun"
     SERVER = 3, "no Redis: it can't be reached or started, is full, or too old; what is done stays"
     NOTHING_SUCCEEDED = 4, "the run has ended, and every row of it is in error"

@@ -284,7 +284,7 @@ bounds_options = all_of(
     )
 )
 
-enqueue_options = all_of(
+input_options = all_of(
     click.argument("prompts", type=click.Path(path_type=Path), required=False),
     *(
         click.option(
@@ -297,12 +297,9 @@ enqueue_options = all_of(
     setting_options(Template),
     model_option,
     adapter_option,
-    click.option(
-        "--out",
-        required=True,
-        type=click.Path(path_type=Path, file_okay=False),
-        help="Folder of the dataset, as the workers see it.",
-    ),
+)
+
+row_options = all_of(
     setting_options(SamplingParams),
     structured_options,
     setting_options(VideoParams),
@@ -313,6 +310,17 @@ enqueue_options = all_of(
         help="Send plain prompts through the chat template, as the user's message; so is what "
         "--prompt makes, unless --no-chat is given.",
     ),
+)
+
+enqueue_options = all_of(
+    input_options,
+    click.option(
+        "--out",
+        required=True,
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Folder of the dataset, as the workers see it.",
+    ),
+    row_options,
     click.option(
         "--shard-size",
         type=click.IntRange(min=1),

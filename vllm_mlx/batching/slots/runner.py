@@ -70,7 +70,7 @@ class SlotRunner(Runner):
         self._budget: KVBudget = budget
         self._whole = whole
         self.scores_prompts = not whole  # what has seen the end of a prompt can't tell how likely
-        self._prefixes = PrefixCache(0 if whole else budget.prefix_bytes, budget.footprint)
+        self._prefixes = self.new_prefixes()
         shapes = platform.prefill_shapes()
         self._shapes = shapes if pads else shapes._replace(multiple=1)
         self._pads = pads
@@ -96,6 +96,10 @@ class SlotRunner(Runner):
         self._is_tight = False
         self._prefilling: list[PrefillBatch] = []  # what is being computed
         self._pieces: list[Piece] = []  # of these
+
+    def new_prefixes(self) -> PrefixCache:
+        share = 0 if self._whole else self._budget.prefix_bytes
+        return PrefixCache(share, self._budget.footprint)
 
     # What may join.
 
