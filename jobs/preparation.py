@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+from jobs.bad_rows import BadRows
 from jobs.dataset import Dataset
 from jobs.errors import RunExistsError
 from jobs.model_identity import ModelIdentity, identify
@@ -15,7 +16,7 @@ from jobs.output_folder import output_folder
 from jobs.requests import MAX_SAMPLES
 from jobs.run_bounds import RunBounds
 from jobs.run_spec import InputSpec, RunSpec
-from jobs.sources import Input, Selected, Selection, SourceRow, input_of, shows_files
+from jobs.sources import Input, Selected, Selection, input_of, shows_files
 from jobs.sources.selection import selection_of
 from jobs.sources.template import template_of
 from jobs.survey import survey_input
@@ -92,14 +93,13 @@ class PreparedRun:
 
     Attributes:
         version: of the input when it was surveyed.
-        bad_rows: the first of them.
         resume, overwrite: as in `RunOptions`.
     """
 
     spec: RunSpec
     source: Input
     version: Hashable
-    bad_rows: list[SourceRow]
+    bad_rows: BadRows
     resume: bool
     overwrite: bool
 
@@ -187,7 +187,7 @@ def prepare_run(path: str | Path | None = None, **options: Unpack[RunOptions]) -
         rows=survey.samples,
         input_rows=survey.rows,
         samples=survey.most_samples,
-        bad_rows=survey.bad_rows,
+        bad_rows=len(survey.bad_rows),
         columns=survey.columns.types,
         parsed=survey.parsed.type,
         bounds=bounds,
@@ -195,7 +195,7 @@ def prepare_run(path: str | Path | None = None, **options: Unpack[RunOptions]) -
     )
     if not overwrite:
         _check_holder(Dataset(folder), spec, resume=resume)
-    return PreparedRun(spec, source, version, survey.first_bad, resume, overwrite)
+    return PreparedRun(spec, source, version, survey.bad_rows, resume, overwrite)
 
 
 _OF_TEMPLATE = ("prompt", "system", "messages", "id_column", "image_column", "video_column")

@@ -11,6 +11,7 @@ from typing import Unpack
 
 from redis import Redis
 
+from jobs.bad_rows import BadRows
 from jobs.dataset import Dataset
 from jobs.errors import InputFileError, RunExistsError, RunStateError
 from jobs.ledger import Halting, Ledger, RunState
@@ -18,7 +19,7 @@ from jobs.preparation import PreparedRun, RunOptions, prepare_run
 from jobs.queue.run_jobs import RunJobs
 from jobs.run_spec import InputSpec, RunSpec
 from jobs.shards import Shard, shards_of
-from jobs.sources import Input, SourceRow, input_of
+from jobs.sources import Input, input_of
 
 ENQUEUE_BATCH = 100  # jobs a round trip; more gains nothing (measured)
 
@@ -29,14 +30,13 @@ class Enqueued:
 
     Attributes:
         shards: how many it enqueued; 0 if there was nothing left to do.
-        bad_rows: the first of them.
         folder: the input's; its relative paths of images and videos start there.
         moved: where the folder that was overwritten is now.
     """
 
     spec: RunSpec
     shards: int
-    bad_rows: list[SourceRow]
+    bad_rows: BadRows
     folder: Path
     moved: Path | None = None
 
@@ -85,7 +85,7 @@ def resume_run(connection: Redis, run_id: str) -> Enqueued:
     source = _input_again(spec)
     payloads = shards_of(source, spec, source.version())
     shards = _enqueue(connection, spec, payloads, resume=True)
-    return Enqueued(spec, shards, [], source.folder)
+    return Enqueued(spec, shards, BadRows(), source.folder)
 
 
 def forget_run(connection: Redis, run_id: str) -> int:

@@ -5,6 +5,7 @@ Their shards are reopened, keeping all other rows: the worker that claims one ge
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ from jobs.producer import Enqueued, resume_run
 from jobs.queue.run_jobs import RunJobs
 from jobs.result_row import RESULT_COLUMNS, ResultRow
 from jobs.run_spec import RunSpec
+from vllm_mlx.errors import InvalidRequestError
 
 
 def retry_errors(
@@ -34,6 +36,7 @@ def retry_errors(
     Raises:
         RunNotFoundError: the server knows no such run.
         RunStateError: the run has not ended.
+        InvalidRequestError: no row ended in this error; the message lists those there are.
         DatasetError: its dataset can't be seen from here, or is damaged.
         InputFileError: the input can't be read, or is not what the run was made of.
     """
@@ -46,21 +49,24 @@ def retry_errors(
             f"{run_id} has not ended: `mlx-batch status {run_id}` shows where it is"
         )
     dataset.check_holder(run_id)
-    retried = 0
+    retried, types = 0, Counter[str]()
     for shard in range(spec.shards):
         part = _part(dataset, spec, shard)
         ends = zip(part["finish_reason"].to_pylist(), part["error_type"].to_pylist(), strict=True)
-        failed = {
-            place
-            for place, (reason, type) in enumerate(ends)
-            if reason == "error" and error_type in (None, type)
-        }
+        errors = {place: type for place, (reason, type) in enumerate(ends) if reason == "error"}
+        types.update(errors.values())
+        failed = {place for place, type in errors.items() if error_type in (None, type)}
         if failed:
             rows = enumerate(_rows(part, dataset.layout.part(shard, spec.shards)))
             kept = {place: row for place, row in rows if place not in failed}
             dataset.unfinish()
             ledger.reopen(run_id, {shard: kept})
             retried += len(failed)
+    if error_type is not None and not retried:
+        there = ", ".join(f"{type} ({rows})" for type, rows in types.most_common()) or "none"
+        raise InvalidRequestError(
+            f"no row of {run_id} ended in {error_type!r}; the error types there are: {there}"
+        )
     return retried, resume_run(connection, run_id) if retried else None
 
 

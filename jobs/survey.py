@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jobs.bad_rows import BadRows
 from jobs.dataset import ColumnTypes
 from jobs.errors import InputFileError
 from jobs.parsed import ParsedType
-from jobs.sources import Input, SourceRow, validated
+from jobs.sources import Input, validated
 from vllm_mlx.sampling_params import SamplingParams
-
-LISTED_BAD_ROWS = 20
 
 
 @dataclass(slots=True)
@@ -27,17 +26,15 @@ class Survey:
     rows: int = 0
     samples: int = 0
     most_samples: int = 1
-    bad_rows: int = 0
-    first_bad: list[SourceRow] = field(default_factory=list)
+    bad_rows: BadRows = field(default_factory=BadRows)
     columns: ColumnTypes = field(default_factory=ColumnTypes)
     parsed: ParsedType = field(default_factory=ParsedType)
 
     def refuse(self, path: Path) -> InputFileError:
-        """Return the error that lists the first bad rows."""
-        lines = [f"{path}: {self.bad_rows} of {self.rows} rows are bad; nothing was enqueued."]
-        lines += [f"  line {bad.line}, row {bad.row}: {bad.error}" for bad in self.first_bad]
-        if more := self.bad_rows - len(self.first_bad):
-            lines.append(f"  ... and {more} more")
+        """Return the error that tells what is wrong with the bad rows."""
+        bad = self.bad_rows
+        lines = [f"{path}: {len(bad)} of {self.rows} rows are bad; nothing was enqueued."]
+        lines += [f"  {each}" for each in bad.described()]
         lines.append("Mend them, or pass --skip-bad-rows to make them error rows of the dataset.")
         return InputFileError("\n".join(lines))
 
@@ -58,7 +55,5 @@ def survey_input(source: Input, sampling: SamplingParams, n: int, *, chat: bool)
         if row.request:
             survey.parsed.observe(row.request.over(sampling).structured_outputs)
         if row.error:
-            survey.bad_rows += 1
-            if len(survey.first_bad) < LISTED_BAD_ROWS:
-                survey.first_bad.append(row)
+            survey.bad_rows.add(row)
     return survey

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,17 @@ def test_what_it_names_is_there(document: Path) -> None:
 def test_its_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
         assert (document.parent / target).exists(), f"{target} is not there"
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="git knows what is ignored")
+def test_folders_that_the_readme_makes_are_ignored_by_git() -> None:
+    made = re.findall(r"--out ([\w-]+)|\bout=\"([\w-]+)\"", (ROOT / "README.md").read_text())
+    names = {first or second for first, second in made} | {"answers.old-20260101-120000"}
+
+    words = ["git", "check-ignore", *(f"{name}/" for name in sorted(names))]
+    said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout
+
+    assert set(said.split()) == {f"{name}/" for name in names}
 
 
 def test_the_tables_of_settings_and_columns_say_what_the_code_says() -> None:

@@ -69,9 +69,9 @@ def _settings(class_name: str, names: str) -> str:
 
 
 def _commands() -> str:
-    helps = []
+    helps, above = [], click.Context(main, **main.context_settings)
     for name, command in sorted(main.commands.items()):
-        context = click.Context(command, info_name=f"mlx-batch {name}", terminal_width=96)
+        context = click.Context(command, above, f"mlx-batch {name}", terminal_width=96)
         helps.append(f"\n## {name}\n\n```\n{command.get_help(context)}\n```\n")
     return "".join(helps)
 

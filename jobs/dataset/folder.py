@@ -47,6 +47,7 @@ class Dataset:
             self.check_foreign()
             if not self.is_claimed:
                 create_file(self.layout.manifest, _json(manifest), self.layout.temporary)
+                create_file(self.layout.ignored, b"*\n", self.layout.temporary)
             self.check_holder(manifest["run_id"])
             self.layout.data.mkdir(exist_ok=True)
 

@@ -2,6 +2,7 @@
 
 DIR/data/train-00000-of-00012.parquet   only finished parts, each with the one full schema
 DIR/_job/manifest.json                  what the run was asked for and, at its end, what came of it
+DIR/_job/.gitignore                     keeps all in _job/ out of a repository
 DIR/_job/tmp/                           files being written, on the same file system as data/
 DIR/README.md                           the dataset card
 DIR/_SUCCESS                            empty, written last
@@ -35,6 +36,7 @@ class Layout:
 
     def __init__(self, root: Path) -> None:
         self.data = root / "data"
+        self.ignored = root / "_job" / ".gitignore"
         self.manifest = root / "_job" / "manifest.json"
         self.temporary = root / "_job" / "tmp"
         self.card = root / "README.md"

@@ -15,6 +15,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from jobs import preparation, producer
+from jobs.bad_rows import BadRows
 from jobs.errors import InputFileError, RunExistsError
 from jobs.ledger import Counts, Ledger
 from jobs.producer import enqueue_run
@@ -22,6 +23,7 @@ from jobs.queue.job import BatchJob
 from jobs.queue.run_jobs import FAILURE_TTL, JOB_TIMEOUT, RESULT_TTL, RETRY, RunJobs, open_queue
 from jobs.queue.tasks import GenerateShard, read_task
 from jobs.run_spec import RunSpec
+from jobs.sources import SourceRow
 from tests.helpers.engines import MODEL, commit_shard, enqueue, job_of, status_of, write_prompts
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams
@@ -211,26 +213,40 @@ def test_a_file_with_bad_rows_is_refused_whole(redis: Redis, tmp_path: Path) -> 
     with pytest.raises(InputFileError) as refused:
         enqueue_run(redis, prompts, model=MODEL, out=tmp_path / "out")
 
-    first, *listed, more, advice = str(refused.value).splitlines()
+    first, told, advice = str(refused.value).splitlines()
     assert first == f"{prompts}: 25 of 30 rows are bad; nothing was enqueued."
-    assert len(listed) == 20
-    assert listed[0].startswith("  line 6, row 5: temperature=3: ")
-    assert listed[-1].startswith("  line 25, row 24: ")
-    assert more == "  ... and 5 more"
+    assert told.startswith("  25 rows: temperature=3: ")
+    assert told.endswith(", lines 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 and 15 more")
     assert "--skip-bad-rows" in advice
     assert redis.keys("*") == []
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("bad", [1, 20])
-def test_up_to_twenty_bad_rows_are_all_listed(redis: Redis, tmp_path: Path, bad: int) -> None:
-    prompts = write_bad(tmp_path / "prompts.jsonl", good=1, bad=bad)
+def test_bad_rows_are_told_by_kind_whatever_their_values(redis: Redis, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    wrong: list[dict[str, object]] = [{"temperature": 3}, {"top_p": 0}, {"temperature": 2.5}]
+    wrong += [{f"field_{letter}": {"not": letter}, "prompt": ""} for letter in "ab"]
+    rows = [{"prompt": "a", **each} for each in wrong]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     with pytest.raises(InputFileError) as refused:
         enqueue_run(redis, prompts, model=MODEL, out=tmp_path / "out")
 
-    assert "more" not in str(refused.value)
-    assert str(refused.value).count("  line ") == bad
+    _, temperature, top_p, prompt, _ = str(refused.value).splitlines()
+    assert temperature.startswith("  2 rows: temperature=3: ")
+    assert temperature.endswith(", lines 1, 3")
+    assert top_p.startswith("  line 2, row 1: top_p=0: ")
+    assert prompt.startswith("  2 rows: prompt=''")
+
+
+def test_no_more_kinds_are_told_than_a_screen_holds() -> None:
+    bad = BadRows()
+    for row, name in enumerate("abcdefghijklmnopqrstuvwxy"):
+        bad.add(SourceRow(row, row + 1, str(row), {}, None, 1, InvalidRequestError(f"no {name}")))
+
+    *listed, more = bad.described()
+
+    assert (len(bad), len(listed), more) == (25, 20, "... and 5 more rows")
 
 
 def test_bad_rows_are_skipped_on_request_and_keep_their_place(redis: Redis, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
 from tests.helpers.engines import DoubleEngine, echo, wait_for
-from vllm_mlx.errors import EngineError, NonFiniteLogitsError
+from vllm_mlx.errors import EngineError, InvalidRequestError, NonFiniteLogitsError
 from vllm_mlx.outputs import GenerationOutput
 from worker import shard_flight
 from worker.status import run_status
@@ -124,7 +124,8 @@ def test_retry_runs_error_rows_again_and_only_those(bench: Bench) -> None:
     bench.burst(DoubleEngine(say=Moody(NonFiniteLogitsError("NaN"), n1=1, n7=1)))
     before = rows_of(spec)
 
-    assert retry_errors(bench.redis, spec.run_id, error_type="MediaError") == (0, None)
+    with pytest.raises(InvalidRequestError, match=r"'MediaError'; .* NonFiniteLogitsError \(\d\)"):
+        retry_errors(bench.redis, spec.run_id, error_type="MediaError")
     retried, enqueued = retry_errors(bench.redis, spec.run_id, error_type="NonFiniteLogitsError")
     assert retried == 2
     assert enqueued is not None

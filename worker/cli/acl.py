@@ -34,7 +34,7 @@ ACL SETUSER default off"""
     f"without it the line says {PLACEHOLDER}.",
 )
 @url_option(
-    "URL of a Redis, which is asked for the commands that it has (environment: RQ_REDIS_URL); "
+    "URL of a Redis, which is asked for the commands that it has; "
     f"without one the lines are for {_ANY_SERVER}."
 )
 def acl(role: str | None, user: str | None, password_env: str | None, url: str | None) -> None:

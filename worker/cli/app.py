@@ -31,6 +31,7 @@ from worker.cli.acl import acl
 from worker.cli.doctor import doctor
 from worker.cli.exit_codes import ExitCode
 from worker.cli.export import export_command
+from worker.cli.grouped_help import GroupedCommand, examples, group
 from worker.cli.local_run import run as run_everything
 from worker.cli.local_run import tell_moved
 from worker.cli.options import (
@@ -84,7 +85,7 @@ class _Cli(click.Group):
             context.exit(ExitCode.SERVER)
 
 
-@click.group(cls=_Cli)
+@click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mlx-batch")
 def main() -> None:
     """Bulk inference for MLX: a prompt file in, a Parquet dataset out."""
@@ -94,14 +95,25 @@ for command in (*run_commands.COMMANDS, acl, doctor, export_command, plan, repor
     main.add_command(command)
 
 
-@main.command(short_help="Enqueue PROMPTS, work and verify: all in one.")
+@main.command(
+    cls=GroupedCommand,
+    short_help="Enqueue PROMPTS, work and verify: all in one.",
+    epilog=examples(
+        "mlx-batch run prompts.jsonl --model smollm2-135m --out answers",
+        "mlx-batch run reviews.csv --prompt 'Good or bad? {{ review }}' \\",
+        "    --choices good,bad --model smollm2-135m --out labels",
+    ),
+)
 @enqueue_options
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Worker processes, each with a model of its own.",
+@group(
+    "Batch",
+    click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Worker processes, each with a model of its own.",
+    ),
 )
 @scheduler_options
 @media_options
@@ -137,7 +149,16 @@ def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
     sys.exit(ExitCode.of_rows(verification.ok, verification.error, strict=strict))
 
 
-@main.command(short_help="Validate PROMPTS and enqueue it.")
+@main.command(
+    cls=GroupedCommand,
+    short_help="Validate PROMPTS and enqueue it.",
+    epilog=examples(
+        "mlx-batch enqueue prompts.jsonl --model smollm2-135m --out answers \\",
+        "    -u redis://localhost",
+        "mlx-batch enqueue --images 'photos/*.jpg' --prompt 'Describe it.' \\",
+        "    --model mlx-community/Qwen3-VL-4B-Instruct-3bit --out captions",
+    ),
+)
 @enqueue_options
 @with_redis
 def enqueue(connection: Redis, **options: Any) -> None:
@@ -148,9 +169,8 @@ def enqueue(connection: Redis, **options: Any) -> None:
     click.echo(enqueued.spec.run_id)
 
 
-@main.command()
-@model_option
-@adapter_option
+@main.command(cls=GroupedCommand)
+@group("Model", model_option, adapter_option)
 @server_option
 @scheduler_options
 @media_options

@@ -19,7 +19,7 @@ _MARKS = {"ok": ("ok", "green"), "advice": ("!", "yellow"), "failed": ("FAILED",
 
 
 @click.command(short_help="Look whether this machine has what a worker needs.")
-@url_option("The Redis to look at (environment: RQ_REDIS_URL); default: our own.")
+@url_option("The Redis to look at; default: our own.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def doctor(url: str | None, as_json: bool) -> None:
     """Look at machine, packages, MLX, kernels, Redis and models; say what to do.

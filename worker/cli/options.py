@@ -22,9 +22,9 @@ from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 from vllm_mlx.structured_outputs import StructuredOutputs
 from vllm_mlx.video_params import VideoParams
+from worker.cli.grouped_help import Decorator, all_of, group
 
 P = TypeVar("P", bound=Parameters)
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def integer(text: str) -> int:
@@ -59,17 +59,6 @@ def object_of(text: str) -> dict[str, Any]:
 _TYPES = {"integer": integer, "number": float, "object": object_of}
 _SHORTER = {"score-choices": ("--score",)}
 _METAVARS = {"size": "SIZE", "object": "JSON"}
-
-
-def all_of(*options: Decorator) -> Decorator:
-    """Return the options as one decorator; `--help` lists them in this order."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
 
 
 def seconds_option(name: str, default: float, text: str) -> Decorator:
@@ -136,14 +125,20 @@ def url_option(text: str, *, required: bool = False) -> Decorator:
         context.find_root().meta["url"] = url
         return url
 
-    return click.option(
-        "-u", "--url", envvar="RQ_REDIS_URL", required=required, callback=remember, help=text
+    return group(
+        "Redis",
+        click.option(
+            *("-u", "--url"),
+            envvar="RQ_REDIS_URL",
+            show_envvar=True,
+            required=required,
+            callback=remember,
+            help=text,
+        ),
     )
 
 
-server_option = url_option(
-    "URL of the Redis server, as for `rq` (environment: RQ_REDIS_URL).", required=True
-)
+server_option = url_option("URL of the Redis server, as for `rq`.", required=True)
 
 
 def with_redis(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -178,7 +173,7 @@ output_root_option = click.option(
 )
 
 
-scheduler_options = setting_options(SchedulerConfig)
+scheduler_options = group("Batch", setting_options(SchedulerConfig))
 
 
 def scheduler_flags(config: SchedulerConfig) -> list[str]:
@@ -187,7 +182,8 @@ def scheduler_flags(config: SchedulerConfig) -> list[str]:
     return [f"--{name.replace('_', '-')}={int(value)}" for name, value in given]
 
 
-media_options = all_of(
+media_options = group(
+    "Images and videos that may be read",
     click.option(
         "--allowed-media-path",
         multiple=True,
@@ -277,70 +273,88 @@ def structured_outputs_from(options: dict[str, Any]) -> StructuredOutputs | None
 
 
 _BOUNDS = {"max_errors": "N|P%", "max_time": "TIME", "until": "HH:MM"}
-bounds_options = all_of(
+bounds_options = group(
+    "What ends it early",
     *(
         setting_option(setting, **({"metavar": _BOUNDS[name]} if name in _BOUNDS else {}))
         for name, setting in settings_of(RunBounds).items()
-    )
+    ),
 )
 
 input_options = all_of(
     click.argument("prompts", type=click.Path(path_type=Path), required=False),
-    *(
-        click.option(
-            f"--{media}",
-            metavar="PATTERN",
-            help=f"In place of PROMPTS: a folder of {media}, or a pattern in quotes.",
-        )
-        for media in ("videos", "images")
+    group(
+        "Input",
+        *(
+            click.option(
+                f"--{media}",
+                metavar="PATTERN",
+                help=f"In place of PROMPTS: a folder of {media}, or a pattern in quotes.",
+            )
+            for media in ("videos", "images")
+        ),
+        setting_options(Template),
     ),
-    setting_options(Template),
-    model_option,
-    adapter_option,
+    group("Model", model_option, adapter_option),
 )
 
 row_options = all_of(
-    setting_options(SamplingParams),
-    structured_options,
-    setting_options(VideoParams),
-    setting_option(settings_of(GenerationRequest)["n"], default=1),
-    click.option(
-        "--chat/--no-chat",
-        default=None,
-        help="Send plain prompts through the chat template, as the user's message; so is what "
-        "--prompt makes, unless --no-chat is given.",
+    group(
+        "Model",
+        click.option(
+            "--chat/--no-chat",
+            default=None,
+            help="Send plain prompts through the chat template, as the user's message; so is what "
+            "--prompt makes, unless --no-chat is given.",
+        ),
     ),
+    group(
+        "Answers",
+        setting_options(SamplingParams),
+        setting_option(settings_of(GenerationRequest)["n"], default=1),
+    ),
+    group("Form of the answers", structured_options),
+    group("Videos", setting_options(VideoParams)),
 )
 
 enqueue_options = all_of(
     input_options,
-    click.option(
-        "--out",
-        required=True,
-        type=click.Path(path_type=Path, file_okay=False),
-        help="Folder of the dataset, as the workers see it.",
+    group(
+        "Input",
+        setting_options(Selection),
+        click.option("--skip-bad-rows", is_flag=True, help="Bad rows become error rows."),
+    ),
+    group(
+        "Output",
+        click.option(
+            "--out",
+            required=True,
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Folder of the dataset, as the workers see it.",
+        ),
+        click.option(
+            "--shard-size",
+            type=click.IntRange(min=1),
+            default=DEFAULT_SHARD_SIZE,
+            show_default=True,
+            help="Rows of the dataset a job, and a Parquet part.",
+        ),
+        click.option("--resume", is_flag=True, help="Enqueue what is missing of this run."),
+        click.option(
+            "--overwrite",
+            is_flag=True,
+            help="Move what --out holds to NAME.old-TIME beside it, and begin anew.",
+        ),
     ),
     row_options,
-    click.option(
-        "--shard-size",
-        type=click.IntRange(min=1),
-        default=DEFAULT_SHARD_SIZE,
-        show_default=True,
-        help="Rows of the dataset a job, and a Parquet part.",
+    group(
+        "Form of the answers",
+        click.option(
+            "--retry-incomplete",
+            is_flag=True,
+            help="Try a constrained answer that --max-tokens cut again with twice as many tokens, "
+            "and once more with four times as many.",
+        ),
     ),
-    click.option("--skip-bad-rows", is_flag=True, help="Bad rows become error rows."),
-    click.option(
-        "--retry-incomplete",
-        is_flag=True,
-        help="Try a constrained answer that --max-tokens cut again with twice as many tokens, "
-        "and once more with four times as many.",
-    ),
-    setting_options(Selection),
     bounds_options,
-    click.option("--resume", is_flag=True, help="Enqueue what is missing of this run."),
-    click.option(
-        "--overwrite",
-        is_flag=True,
-        help="Move what --out holds to NAME.old-TIME beside it, and begin anew.",
-    ),
 )

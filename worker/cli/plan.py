@@ -18,6 +18,7 @@ from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 from vllm_mlx.video_params import VideoParams
 from worker.cli.exit_codes import ExitCode
+from worker.cli.grouped_help import GroupedCommand, group
 from worker.cli.options import (
     input_options,
     media_options,
@@ -31,10 +32,10 @@ from worker.cli.options import (
 from worker.engine.process import require_mlx
 
 
-@click.command(short_help="Say what a run of PROMPTS would take and meet.")
+@click.command(cls=GroupedCommand, short_help="Say what a run of PROMPTS would take and meet.")
 @input_options
 @row_options
-@setting_options(Selection)
+@group("Input", setting_options(Selection))
 @scheduler_options
 @media_options
 @click.option(

@@ -142,10 +142,8 @@ def tell_enqueued(connection: Redis, enqueued: Enqueued) -> None:
     spec = enqueued.spec
     if spec.bad_rows:
         click.echo(f"{spec.bad_rows} bad rows will be error rows of the dataset:", err=True)
-        for bad in enqueued.bad_rows:
-            click.echo(f"  line {bad.line}, row {bad.row}: {bad.error}", err=True)
-        if more := spec.bad_rows - len(enqueued.bad_rows):
-            click.echo(f"  ... and {more} more", err=True)
+        for each in enqueued.bad_rows.described():
+            click.echo(f"  {each}", err=True)
     rows = f"{spec.input_rows} rows"
     if spec.rows != spec.input_rows:
         rows += f" with {spec.rows} samples"

@@ -220,7 +220,7 @@ def test_a_finished_folder_holds_these_files_and_no_others(finished: Path) -> No
     files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     parts = {f"data/train-0000{shard}-of-00004.parquet" for shard in range(4)}
 
-    assert files == parts | {"_job/manifest.json", "README.md", "_SUCCESS"}
+    assert files == parts | {"_job/.gitignore", "_job/manifest.json", "README.md", "_SUCCESS"}
     assert (finished / "_SUCCESS").read_bytes() == b""
     assert json.loads((finished / "_job" / "manifest.json").read_text())["result"] == {
         "rows_in": 10,

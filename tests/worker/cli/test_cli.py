@@ -74,7 +74,9 @@ def test_the_url_comes_from_the_environment_as_in_rq(bench: Bench) -> None:
     prompts = write_prompts(bench.folder / "p.jsonl", 1)
     words = enqueue_words(prompts, bench.url)[:-2]
 
-    assert cli(*words).exit_code == 2
+    refused = cli(*words)
+    assert refused.exit_code == 2
+    assert "Missing option '-u' / '--url' (env var: 'RQ_REDIS_URL')" in refused.stderr
     assert cli(*words, env={"RQ_REDIS_URL": bench.url}).exit_code == 0
     assert len(Ledger(bench.redis).runs()) == 1
 

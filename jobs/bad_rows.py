@@ -1,0 +1,65 @@
+"""`BadRows`: what is wrong with rows of an input, each kind of it once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from jobs.sources import SourceRow
+
+MOST_KINDS = 20
+MOST_LINES = 10
+_VALUE = re.compile(r"""'[^']*'|"[^"]*"|-?\d+(?:\.\d+)?""")
+
+
+@dataclass(slots=True)
+class _Kind:
+    """Rows with one thing wrong; their values may differ.
+
+    Attributes:
+        first: of them.
+        lines: of the first few.
+    """
+
+    first: SourceRow
+    rows: int = 0
+    lines: list[int] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        first, lines = self.first, ", ".join(map(str, self.lines))
+        if self.rows == 1:
+            return f"line {first.line}, row {first.row}: {first.error}"
+        more = self.rows - len(self.lines)
+        listed = f"{lines} and {more} more" if more else lines
+        return f"{self.rows} rows: {first.error}, lines {listed}"
+
+
+class BadRows:
+    """Counts bad rows and tells them by kind; `len()` is how many there are."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._kinds: dict[str, _Kind] = {}
+
+    def add(self, row: SourceRow) -> None:
+        """Count a row with an error."""
+        self._count += 1
+        name = _VALUE.sub("…", str(row.error))
+        kind = self._kinds.get(name)
+        if kind is None:
+            if len(self._kinds) == MOST_KINDS:
+                return
+            kind = self._kinds[name] = _Kind(row)
+        kind.rows += 1
+        if len(kind.lines) < MOST_LINES:
+            kind.lines.append(row.line)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def described(self) -> Iterator[str]:
+        """Yield a line for each kind: one row with its error, or the first of many."""
+        yield from map(str, self._kinds.values())
+        if more := self._count - sum(kind.rows for kind in self._kinds.values()):
+            yield f"... and {more} more rows"

@@ -1,0 +1,58 @@
+"""What the help of the commands says, and completion."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.command_line import cli
+from worker.cli.app import main
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in sorted(main.commands))])
+def test_h_is_help_everywhere_and_fits_80_columns(command: list[str]) -> None:
+    short, long = cli(*command, "-h", terminal_width=80), cli(*command, "--help")
+
+    assert short.exit_code == long.exit_code == 0
+    assert short.stdout.startswith("Usage: ")
+    assert max(map(len, short.stdout.splitlines())) <= 80
+    assert "-h, --help" in long.stdout
+
+
+@pytest.mark.parametrize("command", ["run", "enqueue", "worker"])
+def test_options_are_listed_in_groups_each_once(command: str) -> None:
+    said = cli(command, "-h").stdout
+    groups = re.findall(r"^(\w.*):$", said, re.MULTILINE)
+
+    input = ["Input", "Model", "Output", "Answers", "Form of the answers", "Videos"]
+    here = ["Batch", "Images and videos that may be read"]
+    expected = {"run": input + here, "enqueue": input, "worker": ["Model"]}[command]
+    assert [name for name in groups if name in expected] == expected
+    assert "Redis" in groups
+    assert groups[-1] == "Other"
+    assert len(groups) == len(set(groups))
+
+
+@pytest.mark.parametrize("command", ["run", "enqueue"])
+def test_two_examples_whose_options_there_are(command: str) -> None:
+    said = cli(command, "-h").stdout
+    given = said.partition("Examples:")[2]
+
+    assert given.count(f"mlx-batch {command} ") == 2
+    known = {name for option in main.commands[command].params for name in option.opts}
+    assert set(re.findall(r"(?<= )--?[a-z-]+", given)) <= known
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes(shell: str) -> None:
+    command = str(Path(sys.executable).with_name("mlx-batch"))
+    at = "--max-t" if shell == "fish" else "2"
+    asked = {"COMP_WORDS": "mlx-batch run --max-t", "COMP_CWORD": at}
+    environment = {**os.environ, **asked, "_MLX_BATCH_COMPLETE": f"{shell}_complete"}
+    said = subprocess.run([command], env=environment, capture_output=True, text=True)
+    assert "--max-tokens" in said.stdout, said.stderr

@@ -1,0 +1,53 @@
+"""`GroupedCommand`: a command whose `--help` lists its options in named groups, with examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+_OTHER = "Other"
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def all_of(*options: Decorator) -> Decorator:
+    """Return the options as one decorator; `--help` lists them in this order."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def group(name: str, *options: Decorator) -> Decorator:
+    """Return the options as one decorator, which `--help` lists under this name."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        before = len(getattr(command, "__click_params__", ()))
+        command = all_of(*options)(command)
+        for option in command.__click_params__[before:]:  # type: ignore[attr-defined]
+            option.help_group = name
+        return command
+
+    return decorate
+
+
+class GroupedCommand(click.Command):
+    """Lists options by their `group`, in the order in which the groups begin; others at the end."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for option in self.get_params(ctx):
+            if isinstance(option, click.Option) and (record := option.get_help_record(ctx)):
+                groups.setdefault(getattr(option, "help_group", _OTHER), []).append(record)
+        for name, records in sorted(groups.items(), key=lambda each: each[0] == _OTHER):
+            with formatter.section(name):
+                formatter.write_dl(records)
+
+
+def examples(*lines: str) -> str:
+    """Return example commands for the end of a command's help."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
