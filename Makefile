@@ -27,6 +27,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	rm -rf $(DEMO_OUT)
 	$(BIN)/mlx-batch run examples/prompts.jsonl --model smollm2-135m --out $(DEMO_OUT) --shard-size 16
+	@echo
+	@echo "Your turn, after \`source $(BIN)/activate\`:"
+	@echo "  mlx-batch run YOUR.jsonl --model smollm2-135m --out answers   # CSV, Parquet and text, too"
+	@echo "  mlx-batch run examples/questions.txt --model smollm2-135m --out labels --choices yes,no"
+	@echo "  mlx-batch run --help; README.md has more: tables, images and video, several machines"
 
 # On all cores, at most four: each process has a Redis server and a model of its own.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal

@@ -67,13 +67,28 @@ def _read(terminal: int) -> bytes:
 
 def picture(words: list[str], written: str, folder: Path) -> str:
     """Return the terminal as SVG: each line as it was last drawn."""
-    text = written.replace(f"{folder}/", "").replace("\r\n", "\n")
-    lines = [re.split(r"\r|\x1b\[2K", line)[-1] for line in text.split("\n")]
+    lines = screen(written.replace(f"{folder}/", ""))
     console = Console(record=True, width=COLUMNS, file=io.StringIO())
     console.print(f"[bold]$ {shlex.join(words)}[/]", highlight=False)
     for line in filter(None, lines):
         console.print(Text.from_ansi(line))
     return console.export_svg(title="mlx-batch", code_format=TEMPLATE, unique_id="run")
+
+
+def screen(written: str) -> list[str]:
+    """Return the lines of the terminal in the end, after all that was drawn over others."""
+    lines, at = [""], 0
+    for part in re.split(r"(\x1b\[1A|\x1b\[2K|\r\n|\r)", written):
+        if part == "\x1b[1A":
+            at -= 1
+        elif part == "\r\n":
+            at += 1
+            lines += [""] * (at == len(lines))
+        elif part in ("\r", "\x1b[2K"):
+            lines[at] = ""
+        else:
+            lines[at] += part
+    return [re.sub(r"\x1b\[\?\d+[hl]", "", line) for line in lines]
 
 
 def three_rows(dataset: Path) -> str:

@@ -7,7 +7,6 @@ import os
 import signal
 import stat
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +18,36 @@ from rich.console import Console
 from jobs.connection import connect, redacted
 from jobs.dataset import Dataset
 from jobs.dataset import verify as verify_dataset
-from jobs.preparation import prepare_run
 from jobs.producer import enqueue_run
 from vllm_mlx import __version__
 from vllm_mlx.errors import MLXBatchError
-from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
-from vllm_mlx.video_params import VideoParams
 from worker.cli import display, run_commands
 from worker.cli.acl import acl
 from worker.cli.doctor import doctor
 from worker.cli.exit_codes import ExitCode
 from worker.cli.export import export_command
 from worker.cli.grouped_help import GroupedCommand, examples, group
-from worker.cli.local_run import run as run_everything
-from worker.cli.local_run import tell_moved
 from worker.cli.options import (
     adapter_option,
     enqueue_options,
     media_options,
-    media_policy_from,
     model_option,
     output_root_option,
     scheduler_options,
     seconds_option,
     server_option,
-    settings_from,
-    structured_outputs_from,
     url_option,
     with_redis,
 )
 from worker.cli.plan import plan
 from worker.cli.report import report_command
 from worker.cli.run_commands import tell_enqueued
+from worker.cli.summary import print_summary
+from worker.file_run import run_file
 from worker.logs import log_to_stderr
+from worker.run_display import RunDisplay
+from worker.run_settings import media_policy_from, run_options_from, settings_from
 
 logger = logging.getLogger("mlx_batch")
 
@@ -119,7 +114,7 @@ for command in (*run_commands.COMMANDS, acl, doctor, export_command, plan, repor
 @media_options
 @url_option("A Redis to use instead of our own.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if a row ended in error.")
-def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
+def run(strict: bool, **options: Any) -> None:
     """Everything in one: enqueue PROMPTS, work, verify, with a progress display.
 
     Images and videos are read from the folder of PROMPTS (or of --videos, --images), and from
@@ -129,24 +124,10 @@ def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
         if signal.getsignal(signum) is not signal.SIG_IGN:  # by nohup
             signal.signal(signum, _terminate)
     console = Console()
-    view = display.RunDisplay(console)
-    started = time.perf_counter()
-    config, media = settings_from(SchedulerConfig, options), media_policy_from(options)
-    run_options = _run_options(options)
-    with view.bar:
-        prepared = prepare_run(**run_options)
-        verification = run_everything(
-            url,
-            prepared,
-            model=run_options["model"],
-            adapter=run_options["adapter"],
-            workers=workers,
-            config=config,
-            media=media,
-            show=view.update,
-        )
-    display.print_summary(console, prepared.folder, verification, time.perf_counter() - started)
-    sys.exit(ExitCode.of_rows(verification.ok, verification.error, strict=strict))
+    with RunDisplay(console) as view:
+        result = run_file(progress=view.update, **options)
+    print_summary(console, result, has_server=options["url"] is not None)
+    sys.exit(ExitCode.of_rows(result.ok, result.error, strict=strict))
 
 
 @main.command(
@@ -163,8 +144,9 @@ def run(url: str | None, workers: int, strict: bool, **options: Any) -> None:
 @with_redis
 def enqueue(connection: Redis, **options: Any) -> None:
     """Validate PROMPTS and enqueue it; prints the run id on the last line."""
-    enqueued = enqueue_run(connection, **_run_options(options))
-    tell_moved(Path(enqueued.spec.out), enqueued.moved)
+    enqueued = enqueue_run(connection, **run_options_from(options))
+    if enqueued.moved:
+        click.echo(f"what {enqueued.spec.out} held is now in {enqueued.moved}", err=True)
     tell_enqueued(connection, enqueued)
     click.echo(enqueued.spec.run_id)
 
@@ -228,19 +210,6 @@ def verify(folder: Path, strict: bool) -> None:
         sys.exit(ExitCode.NOT_WHOLE)
     if strict and verification.error:
         sys.exit(ExitCode.ROWS_IN_ERROR)
-
-
-def _run_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `enqueue_run` from the options of `enqueue_options`.
-
-    Raises:
-        InvalidRequestError: a setting is out of range.
-    """
-    options["structured_outputs"] = structured_outputs_from(options)
-    sampling = settings_from(SamplingParams, options)
-    video_params = settings_from(VideoParams, options)
-    path = options.pop("prompts")
-    return {"path": path, "sampling": sampling, "video_params": video_params, **options}
 
 
 def _terminate(signum: int, _: Any) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -15,16 +15,12 @@ from jobs.preparation import DEFAULT_SHARD_SIZE
 from jobs.requests import GenerationRequest
 from jobs.run_bounds import RunBounds
 from jobs.sources import Selection, Template
-from vllm_mlx.errors import InvalidRequestError
-from vllm_mlx.media.policy import VIDEO_READERS, MediaPolicy
+from vllm_mlx.media.policy import VIDEO_READERS
 from vllm_mlx.parameters import Parameters, Setting, settings_of, whole
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
-from vllm_mlx.structured_outputs import StructuredOutputs
 from vllm_mlx.video_params import VideoParams
 from worker.cli.grouped_help import Decorator, all_of, group
-
-P = TypeVar("P", bound=Parameters)
 
 
 def integer(text: str) -> int:
@@ -108,16 +104,6 @@ def setting_options(parameters: type[Parameters]) -> Decorator:
     return all_of(*map(setting_option, settings_of(parameters).values()))
 
 
-def settings_from(parameters: type[P], options: dict[str, Any]) -> P:
-    """Take the settings out of a command's options.
-
-    Raises:
-        InvalidRequestError: a value is out of range.
-    """
-    given = {name: options.pop(name) for name in parameters.model_fields}
-    return parameters.of(**{name: None if value == () else value for name, value in given.items()})
-
-
 def url_option(text: str, *, required: bool = False) -> Decorator:
     """Return the option of the server's URL, which the message about a Redis that fails shows."""
 
@@ -175,13 +161,6 @@ output_root_option = click.option(
 
 scheduler_options = group("Batch", setting_options(SchedulerConfig))
 
-
-def scheduler_flags(config: SchedulerConfig) -> list[str]:
-    """Return the flags from which `settings_from` makes this config."""
-    given = config.model_dump(exclude_none=True).items()
-    return [f"--{name.replace('_', '-')}={int(value)}" for name, value in given]
-
-
 media_options = group(
     "Images and videos that may be read",
     click.option(
@@ -207,23 +186,6 @@ media_options = group(
 )
 
 
-def media_policy_from(options: dict[str, Any]) -> MediaPolicy:
-    """Take the flags of media out of a command's options; without any, nothing is allowed.
-
-    Raises:
-        InvalidRequestError: a folder is not there, or a domain is not spelled as one.
-    """
-    paths, domains = options.pop("allowed_media_path"), options.pop("allowed_media_domain")
-    return MediaPolicy.of(paths, domains, options.pop("video_reader"))
-
-
-def media_flags(policy: MediaPolicy) -> list[str]:
-    """Return the flags from which `media_policy_from` makes this policy."""
-    paths = [f"--allowed-media-path={path}" for path in policy.allowed_paths or ()]
-    domains = [f"--allowed-media-domain={host}" for host in policy.allowed_domains or ()]
-    return [*paths, *domains, f"--video-reader={policy.video_reader}"]
-
-
 structured_options = all_of(
     click.option(
         "--json-schema",
@@ -240,36 +202,6 @@ structured_options = all_of(
         help="Each answer is one of this grammar (Lark, or llama.cpp's GBNF).",
     ),
 )
-
-
-def structured_outputs_from(options: dict[str, Any]) -> StructuredOutputs | None:
-    """Take the flags of constraints out of a command's options.
-
-    Raises:
-        InvalidRequestError: more than one is given, or one can't be held.
-    """
-    given: dict[str, Any] = {
-        flag: value
-        for flag in ("structured_outputs", "json_schema", "choices", "regex", "grammar")
-        if (value := options.pop(flag)) is not None
-    }
-    flags = " and ".join(f"--{flag.replace('_', '-')}" for flag in given)
-    if len(given) > 1:
-        raise InvalidRequestError(f"{flags}: give one of them")
-    if not given:
-        return None
-    ((flag, value),) = given.items()
-    kind = {"json_schema": "json", "choices": "choice"}.get(flag, flag)
-    try:
-        if flag == "structured_outputs":
-            return StructuredOutputs.of(value)
-        if flag == "choices":
-            value = [label.strip() for label in value.split(",")]
-        elif isinstance(value, Path):
-            value = value.read_text(encoding="utf-8")
-        return StructuredOutputs.of({kind: value})
-    except (ValueError, OSError) as error:  # an UnicodeDecodeError is one
-        raise InvalidRequestError(f"{flags}: {error}") from None
 
 
 _BOUNDS = {"max_errors": "N|P%", "max_time": "TIME", "until": "HH:MM"}

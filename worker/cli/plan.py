@@ -22,14 +22,12 @@ from worker.cli.grouped_help import GroupedCommand, group
 from worker.cli.options import (
     input_options,
     media_options,
-    media_policy_from,
     row_options,
     scheduler_options,
     setting_options,
-    settings_from,
-    structured_outputs_from,
 )
 from worker.engine.process import require_mlx
+from worker.run_settings import media_policy_from, settings_from, structured_outputs_from
 
 
 @click.command(cls=GroupedCommand, short_help="Say what a run of PROMPTS would take and meet.")

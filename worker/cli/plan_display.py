@@ -9,8 +9,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from worker.cli.display import plain
 from worker.doctor.machine import size_of
+from worker.plain_text import plain
 from worker.plan.plan import Plan, Range
 from worker.plan.prompts import Failures, PlannedPrompts, histogram
 

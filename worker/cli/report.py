@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from worker.cli.options import media_options, media_policy_from
+from worker.cli.options import media_options
+from worker.run_settings import media_policy_from
 
 
 @click.command(name="report", short_help="Write a page about FOLDER: figures, charts and rows.")

@@ -17,9 +17,9 @@ from jobs.pause import continue_run, pause_run
 from jobs.producer import Enqueued, forget_run, resume_run
 from jobs.result_row import ResultRow
 from jobs.retry import retry_errors
-from worker.cli import display
 from worker.cli.options import with_redis
 from worker.cli.status_view import print_runs, print_status
+from worker.plain_text import plain, row_as_line
 from worker.serving import obstacles
 from worker.status import RunStatus, run_status
 
@@ -60,7 +60,7 @@ def tail(connection: Redis, run_id: str, as_json: bool) -> None:
     """Show RUN's rows as they come, until it is finished."""
     Ledger(connection).spec(run_id)
     for row in _rows_as_they_come(connection, run_id):
-        click.echo(json.dumps(row.cells()) if as_json else display.row_as_line(row))
+        click.echo(json.dumps(row.cells()) if as_json else row_as_line(row))
 
 
 @click.command(short_help="Let workers begin no more rows of RUN.")
@@ -133,7 +133,7 @@ def _all_runs(connection: Redis) -> list[RunStatus]:
         try:
             statuses.append(run_status(connection, name))
         except LedgerError as error:
-            click.echo(f"mlx-batch: {display.plain(str(error))}", err=True)
+            click.echo(f"mlx-batch: {plain(str(error))}", err=True)
     return statuses
 
 
@@ -149,7 +149,7 @@ def tell_enqueued(connection: Redis, enqueued: Enqueued) -> None:
         rows += f" with {spec.rows} samples"
     click.echo(f"{rows}; {enqueued.shards} of {spec.shards} shards enqueued", err=True)
     for obstacle in obstacles(connection, spec) if enqueued.shards else ():
-        click.echo(f"warning: {display.plain(obstacle)}", err=True)
+        click.echo(f"warning: {plain(obstacle)}", err=True)
 
 
 COMMANDS = (status, tail, pause, continue_, resume, retry, forget)

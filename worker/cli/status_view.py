@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from worker.cli.display import incomplete, plain
+from worker.cli.display import incomplete
+from worker.plain_text import plain
 from worker.status import RunStatus
 
 

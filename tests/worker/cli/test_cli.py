@@ -438,7 +438,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             started.append(command)
             super().__init__([sys.executable, "-c", ""], **options)
 
-    monkeypatch.setattr("worker.cli.local_run.subprocess.Popen", Ended)
+    monkeypatch.setattr("worker.local_workers.subprocess.Popen", Ended)
     return started
 
 
@@ -508,7 +508,7 @@ def test_the_url_is_not_on_the_command_line_of_a_worker(
             commands.append(command)
             super().__init__(command, **options)
 
-    monkeypatch.setattr("worker.cli.local_run.subprocess.Popen", Recorded)
+    monkeypatch.setattr("worker.local_workers.subprocess.Popen", Recorded)
     prompts = write_prompts(bench.folder / "p.jsonl", 1)
     (bench.folder / "config.json").write_text('{"model_type": "llama"}')
     (bench.folder / "model.safetensors").touch()

@@ -88,9 +88,9 @@ def test_a_run_ends_well_and_says_where_its_dataset_is(finished: Finished) -> No
     said = finished.result.stdout
     assert f"dataset: {finished.out}" in said
     assert "4 rows answered, 2 in error" in said
-    assert re.search(r"[1-9]\d* tokens in [\d.]+ s: [\d.]+ tokens/s", said)
-    assert "3 of 6 rows" in said, "three sample rows"
-    assert "What is the capital of France?" in said
+    assert re.search(r"[\d,]+ tokens in, [1-9]\d* tokens out in [\d.]+ s; at work: prefill", said)
+    assert "first  capital: What is the capital of France?" in said
+    assert "finished, 6/6 rows, 2 in error: " in said, "the last line of progress"
 
 
 def test_every_row_of_the_input_is_in_the_dataset(finished: Finished) -> None:

@@ -18,16 +18,13 @@ from vllm_mlx.structured_outputs import StructuredOutputs
 from vllm_mlx.video_params import VideoParams
 from worker.cli.app import main, run, worker
 from worker.cli.options import (
-    media_flags,
     media_options,
-    media_policy_from,
-    scheduler_flags,
     scheduler_options,
     setting_option,
-    settings_from,
     structured_options,
-    structured_outputs_from,
 )
+from worker.local_workers import media_flags, scheduler_flags
+from worker.run_settings import media_policy_from, settings_from, structured_outputs_from
 
 FULL = SchedulerConfig.of(max_num_seqs=7, max_num_batched_tokens=512, kv_cache_bytes=8 * 2**30)
 

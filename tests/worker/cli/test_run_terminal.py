@@ -1,0 +1,91 @@
+"""`mlx-batch run` on a terminal of 24 lines and 80 columns, with a real model."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.command_line import cli
+from tests.helpers.decoding import ENDLESS
+from tests.helpers.engines import wait_for, write_prompts
+from tests.helpers.terminal import Terminal
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "RQ_REDIS_URL"}
+ENVIRONMENT["TERM"] = "xterm-256color"
+ENVIRONMENT.pop("NO_COLOR", None)
+ENVIRONMENT.pop("COLUMNS", None)
+
+
+def run(*words: object, **environment: str) -> Terminal:
+    command = [sys.executable, "-m", "worker.cli", "run", *map(str, words)]
+    return Terminal(command, ENVIRONMENT | environment)
+
+
+def test_a_run_shows_each_phase_its_rows_and_what_became_of_them(
+    tmp_path: Path, text_folder: str
+) -> None:
+    rows = [{"id": f"r{n}", "prompt": f"Tell me of {n}", "max_tokens": 30} for n in range(6)]
+    rows += [{"id": "hot", "prompt": "a", "top_p": 7}]
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out"
+
+    terminal = run(
+        prompts, "--model", text_folder, "--out", out, "--skip-bad-rows", "--max-num-seqs", 2
+    )
+    code = terminal.finish()
+    terminal.close()
+
+    text = terminal.text
+    assert code == 0, text
+    drawn = re.findall(r"^[⠀-⣿✓] ([a-z ]+?) [━╸╺ ]+ +(\d+%)? *\d:\d\d:\d\d", text, re.MULTILINE)
+    phases = list(dict.fromkeys(phase for phase, _ in drawn))
+    assert phases[:3] == ["reading the input", "starting", "loading the model"]
+    assert drawn[-1] == ("finished", "100%"), "and not 64/64 loading the model"
+    assert max(map(len, text[: text.index("   first  ")].splitlines())) <= 80
+    assert "7/7 rows, 1 in error: 1 InvalidRequestError" in text
+    assert b"\x1b[31m, 1 in error" in terminal.written
+    assert "6 rows answered, 1 in error" in text
+    assert "1 InvalidRequestError, such as hot: " in text
+    assert re.search(r"at work: prefill [\d,]+ tokens/s, decode [\d,]+ tokens/s", text)
+    assert f"dataset: {out}" in text
+    assert f"mlx-batch export {out} --format openai" in text
+    assert cli("export", out, "--format", "openai").exit_code == 0, "what is proposed works"
+
+
+@pytest.fixture
+def endless(tmp_path: Path, text_folder: str) -> Iterator[Terminal]:
+    """A run of two rows that do not end, one of them in the batch."""
+    prompts = write_prompts(tmp_path / "prompts.jsonl", 2, **ENDLESS)
+    words = ["--model", text_folder, "--out", tmp_path / "out", "--max-num-seqs", 1]
+    terminal = run(prompts, *words, NO_COLOR="1")
+    wait_for(lambda: re.search(r"answering .* \d+% .* ETA ≤ \d", terminal.text), timeout=60)
+    assert re.search(r"in \d+ tok/s, out \d+ tok/s, 1 of 1 slots, 1 waiting", terminal.text)
+    yield terminal
+    terminal.process.send_signal(signal.SIGTERM)
+    terminal.close()
+
+
+def test_ctrl_c_answers_at_once_and_a_second_one_ends_it_now(endless: Terminal) -> None:
+    pressed = time.monotonic()
+    endless.press("\x03")
+    wait_for(lambda: "ending 1 row, at most 10 s; Ctrl-C again to stop now" in endless.text)
+    assert time.monotonic() - pressed < 2
+    wait_for(lambda: "at most 9 s" in endless.text), "the display is alive"
+
+    endless.press("\x03")
+
+    assert endless.finish(8) == 130
+    assert time.monotonic() - pressed < 10, "the grace was not waited for"
+    assert "stopping now" in endless.text
+    assert "--resume goes on" in endless.text
+    assert "Traceback" not in endless.text
+    assert b"\x1b[3" not in re.sub(rb"\x1b\[3[JK]", b"", endless.written), "NO_COLOR"

@@ -1,0 +1,135 @@
+"""What `run` prints when it has ended."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from jobs.dataset import Dataset, verify
+from jobs.result_row import ResultRow
+from vllm_mlx.outputs import GenerationOutput
+from worker.cli.summary import print_summary
+from worker.phase import Phase
+from worker.progress import RunProgress
+from worker.run_result import ErrorType, RunResult
+
+ENDED = RunProgress(
+    phase=Phase.FINISHED,
+    elapsed_seconds=2.0,
+    prefill_tokens_per_second=1234.4,
+    decode_tokens_per_second=56.7,
+)
+
+
+def finished(folder: Path, columns: dict[str, Any], *rows: ResultRow) -> RunResult:
+    """A run that has these rows."""
+    manifest = {"run_id": "run-1", "model": "m", "rows": len(rows), "shards": 1}
+    dataset = Dataset(folder)
+    dataset.prepare(manifest | {"columns": columns})
+    dataset.write_part(0, rows)
+    return RunResult.of(folder, verify(folder), ENDED)
+
+
+def summary(result: RunResult, *, has_server: bool = False) -> str:
+    console = Console(record=True, width=80, file=io.StringIO())
+    print_summary(console, result, has_server=has_server)
+    return console.export_text()
+
+
+def row(place: int, output: GenerationOutput, prompt: Any = "why?") -> ResultRow:
+    return ResultRow(f"id{place}", place, output, columns={"prompt": prompt})
+
+
+def test_the_summary_of_a_run(tmp_path: Path) -> None:
+    result = finished(
+        tmp_path,
+        {"prompt": "string"},
+        row(0, GenerationOutput("one", 3, 5, "stop")),
+        row(1, GenerationOutput.from_error(ValueError("not this"))),
+        row(2, GenerationOutput("a long one", 3, 9, "stop")),
+        row(3, GenerationOutput("two", 3, 2, "length")),
+        row(4, GenerationOutput.from_error(KeyError("no"))),
+        row(5, GenerationOutput.from_error(ValueError("nor that"))),
+    )
+
+    said = summary(result).splitlines()
+
+    assert said == [
+        "   first  id0: why?",
+        "          → one (stop)",
+        " longest  id2: why?",
+        "          → a long one (stop)",
+        "shortest  id3: why?",
+        "          → two (length)",
+        "   error  id1: why?",
+        "          → not this (error)",
+        "3 rows answered, 3 in error",
+        "  2 ValueError, such as id1: not this",
+        "  1 KeyError, such as id4: 'no'",
+        "9 tokens in, 16 tokens out in 2.0 s; at work: prefill 1,234 tokens/s, decode 57 tokens/s",
+        f"dataset: {tmp_path}",
+        f"look at it:    mlx-batch report {tmp_path}",
+        f"other formats: mlx-batch export {tmp_path} --format openai",
+    ]
+    assert result.errors == {
+        "ValueError": ErrorType(2, "id1", "not this"),
+        "KeyError": ErrorType(1, "id4", "'no'"),
+    }
+    assert "mlx-batch retry run-1 --errors" in summary(result, has_server=True)
+
+
+def test_a_result_reads_its_rows_in_the_order_of_the_input(tmp_path: Path) -> None:
+    outputs = [GenerationOutput(str(n), 1, n, "stop") for n in range(3)]
+    result = finished(tmp_path, {"prompt": "string"}, *map(row, range(3), outputs))
+
+    assert [each["text"] for each in result.read()] == ["0", "1", "2"]
+    assert list(result.read("id", "completion_tokens"))[2] == {"id": "id2", "completion_tokens": 2}
+    assert result.dataset().count_rows() == 3
+
+
+def test_one_row_is_shown_once(tmp_path: Path) -> None:
+    said = summary(finished(tmp_path, {"prompt": "string"}, row(0, GenerationOutput("one"))))
+    assert said.count("id0") == 1
+
+
+def test_any_text_is_shown_as_it_is(tmp_path: Path) -> None:
+    """Rich would take `[/INST]` for its own markup, and raise."""
+    text = "[bold]not bold[/INST] :smile:"
+    output = GenerationOutput(text, 1, 5, "stop")
+
+    said = summary(finished(tmp_path, {"prompt": "string"}, row(0, output, text)))
+
+    assert said.count(text) == 2
+
+
+def test_of_a_chat_with_media_its_text_is_shown(tmp_path: Path) -> None:
+    parts = [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What is it?"}]
+    columns = {"messages": json.dumps([{"role": "user", "content": parts}])}
+    chat = ResultRow("0", 0, GenerationOutput("a cat"), columns=columns)
+
+    assert "[image] What is it?" in summary(finished(tmp_path, {"messages": "json"}, chat))
+
+
+@pytest.mark.parametrize(
+    ("column", "who", "said"), [("messages", "role", "content"), ("conversations", "from", "value")]
+)
+def test_of_a_chat_of_typed_turns_its_last_is_shown(
+    tmp_path: Path, column: str, who: str, said: str
+) -> None:
+    columns = {column: {"list": {"struct": {who: "string", said: "string"}}}}
+    turns = [{who: "system", said: "Be brief."}, {who: "user", said: "Why?"}]
+    chat = ResultRow("0", 0, GenerationOutput("so"), columns={column: turns})
+
+    assert "0: Why?" in summary(finished(tmp_path, columns, chat))
+
+
+def test_a_prompt_that_is_no_text(tmp_path: Path) -> None:
+    """Bad rows that were skipped may hold anything, so the column may be of numbers."""
+    output = GenerationOutput.from_error(ValueError("a prompt is a string"))
+
+    assert "id0: 5" in summary(finished(tmp_path, {"prompt": "int64"}, row(0, output, 5)))

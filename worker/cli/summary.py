@@ -1,0 +1,116 @@
+"""What `mlx-batch run` prints when a run has ended: how, how fast, some rows, and what to do."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.text import Text
+
+from jobs.sources.conversations import CONVERSATIONS
+from worker.cli.display import incomplete
+from worker.plain_text import clip, plain
+from worker.run_display import clock
+from worker.run_result import RunResult
+
+_SAID = ("text", "error", "finish_reason")
+_ASKED = ("prompt", "messages", CONVERSATIONS)
+
+
+def print_summary(console: Console, result: RunResult, *, has_server: bool) -> None:
+    """Print how a run ended.
+
+    Args:
+        has_server: its server goes on, so that commands can ask it about the run.
+    """
+    for line in _lines(result, has_server):
+        # As it is, however long: a path is copied, and rows may hold anything.
+        console.print(line, soft_wrap=True)
+
+
+def _lines(result: RunResult, has_server: bool) -> Iterator[Text]:
+    for name, row in samples_of(result).items():
+        said = row["text"] or row["error"] or ""
+        yield Text(f"{name:>8}  {plain(row['id'])}: {clip(said_to(row), 70)}", "dim")
+        yield Text(f"          → {clip(said)} ({row['finish_reason']})")
+    yield Text(
+        f"{result.ok:,} rows answered, {result.error:,} in error{incomplete(result.incomplete)}",
+        "bold",
+    )
+    for kind, found in result.errors.items():
+        example = f"{plain(found.id)}: {clip(found.error, 100)}"
+        yield Text(f"  {found.count:,} {plain(kind)}, such as {example}", "red")
+    yield Text(_speed(result))
+    yield Text(f"dataset: {result.out}")
+    yield from _next(result, has_server)
+
+
+def _speed(result: RunResult) -> str:
+    text = f"{result.prompt_tokens:,} tokens in, {result.completion_tokens:,} tokens out in "
+    text += clock(result.seconds) if result.seconds >= 60 else f"{result.seconds:.1f} s"
+    speeds = {
+        "prefill": result.prefill_tokens_per_second,
+        "decode": result.decode_tokens_per_second,
+    }
+    told = ", ".join(f"{part} {speed:,.0f} tokens/s" for part, speed in speeds.items() if speed)
+    return f"{text}; at work: {told}" if told else text
+
+
+def _next(result: RunResult, has_server: bool) -> Iterator[Text]:
+    folder = shlex.quote(str(result.out))
+    if result.error and has_server:
+        yield Text(f"errors again:  mlx-batch retry {result.run_id} --errors")
+    yield Text(f"look at it:    mlx-batch report {folder}")
+    yield Text(f"other formats: mlx-batch export {folder} --format openai")
+
+
+def samples_of(result: RunResult) -> dict[str, dict[str, Any]]:
+    """Return some rows by what they are: the first, the longest, the shortest, one in error."""
+    import pyarrow.compute as pc  # for this command only
+
+    known = ("row", "sample_index", "finish_reason", "completion_tokens")
+    table = result.dataset().to_table(columns=list(known))
+    failed = pc.fill_null(pc.equal(table["finish_reason"], "error"), False)
+    answered = table.filter(pc.invert(failed))
+    chosen = {"first": answered.slice(0, 1)}
+    if len(answered) > 1:
+        by_length = pc.sort_indices(answered, [("completion_tokens", "descending")])
+        chosen["longest"] = answered.take(by_length[:1])
+        chosen["shortest"] = answered.take(by_length[-1:])
+    chosen["error"] = table.filter(failed).slice(0, 1)
+    found: dict[str, dict[str, Any]] = {}
+    for name, rows in chosen.items():
+        if len(rows) and (row := _row(result, rows)) not in found.values():
+            found[name] = row
+    return found
+
+
+def _row(result: RunResult, which: pa.Table) -> dict[str, Any]:
+    import pyarrow.compute as pc
+
+    dataset = result.dataset()
+    inputs = [name for name in _ASKED if name in dataset.schema.names]
+    place = which.select(["row", "sample_index"]).to_pylist()[0]
+    same = (pc.field("row") == place["row"]) & (pc.field("sample_index") == place["sample_index"])
+    rows = dataset.to_table(columns=["id", *_SAID, *inputs], filter=same).to_pylist()
+    row: dict[str, Any] = rows[0]
+    return row
+
+
+def said_to(row: Mapping[str, Any]) -> str:
+    """Return the prompt, or a chat's last message."""
+    if row.get("prompt"):
+        return str(row["prompt"])
+    try:
+        turns: Any = row.get("messages") or row.get(CONVERSATIONS)
+        last = (json.loads(turns) if isinstance(turns, str) else turns)[-1]
+        content = last["content"] if "content" in last else last["value"]
+        if isinstance(content, list):
+            return " ".join(part.get("text") or f"[{part['type']}]" for part in content)
+        return str(content)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return ""
