@@ -4,7 +4,7 @@ import asyncio
 
 from vllm_mlx.engine import BatchedEngine
 from vllm_mlx.models import MLXLanguageModel
-from vllm_mlx.sampling_params import SamplingOptions
+from vllm_mlx.sampling_options import SamplingOptions
 
 MODEL = "smollm2-135m"  # or a hub id, a local folder, a .gguf file
 

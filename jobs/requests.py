@@ -15,7 +15,8 @@ from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.media.names import located
 from vllm_mlx.messages import Message, Messages
 from vllm_mlx.parameters import Parameters, describe, whole
-from vllm_mlx.sampling_params import SamplingParams, as_tuple
+from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.sampling_types import as_tuple
 from vllm_mlx.video_params import VideoParams
 
 P = TypeVar("P", bound=Parameters)

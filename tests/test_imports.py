@@ -35,10 +35,12 @@ sys.meta_path.insert(0, Absent())
 LIGHT = {
     "vllm_mlx.adapter",
     "vllm_mlx.content",
+    "vllm_mlx.contradictions",
     "vllm_mlx.messages",
     "vllm_mlx.media.names",
     "vllm_mlx.parameters",
     "vllm_mlx.sampling_params",
+    "vllm_mlx.sampling_types",
     "vllm_mlx.structured_outputs",
     "vllm_mlx.video_params",
     "vllm_mlx.json_record",

@@ -23,7 +23,7 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from vllm_mlx.content import Content, content_of
-from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.errors import InvalidRequestError, shown
 from vllm_mlx.parameters import describe
 
 _ANY_SOURCE = "any_source"
@@ -162,3 +162,19 @@ def messages_of(given: Sequence[Any]) -> list[Message]:
     except ValidationError as error:
         raise InvalidRequestError(describe(error, tuple(sorted(_KEYS)))) from None
     return chat["messages"]
+
+
+def check_final(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Make sure that the last message can be gone on with.
+
+    Raises:
+        InvalidRequestError: it is not the assistant's, calls tools, or has no text.
+    """
+    last = messages[-1]
+    role, content = last.get("role"), last.get("content")
+    is_text = isinstance(content, str) and bool(content.strip())
+    if role != "assistant" or not is_text or "tool_calls" in last:
+        raise InvalidRequestError(
+            "continue_final_message: the last message should be text of the assistant, without "
+            f"tool_calls; its role is {shown(role)}, its content {shown(content)}"
+        )

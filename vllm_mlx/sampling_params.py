@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, Self, TypedDict
+from typing import Any, Self
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.parameters import Parameters, plain_scalar, whole
+from vllm_mlx.sampling_types import Biases, StopStrings, TokenIds
 from vllm_mlx.seeds import sample_seed
 from vllm_mlx.structured_outputs import StructuredOutputs, StructuredOutputsField
-from vllm_mlx.template_settings import TemplateKwargsField, Thinking, ThinkingField
+from vllm_mlx.template_settings import TemplateKwargsField, ThinkingField
 from vllm_mlx.tools import (
     ToolChoiceField,
     ToolsField,
@@ -19,44 +19,6 @@ from vllm_mlx.tools import (
     forced_outputs,
     is_forced,
 )
-
-
-def as_tuple(strings: Any) -> Any:
-    """Return one string or a collection of them as a tuple."""
-    if isinstance(strings, str):
-        return (strings,)
-    if isinstance(strings, list | tuple | set | frozenset):
-        return tuple(strings)
-    if strings is not None:
-        raise ValueError("should be a string, or a list of strings")
-    return None
-
-
-def as_tokens(tokens: Any) -> Any:
-    """Return one token id or a collection of them as a tuple."""
-    if isinstance(tokens, list | tuple | set | frozenset):
-        return tuple(map(whole, tokens))
-    return None if tokens is None else (whole(tokens),)
-
-
-def as_biases(biases: Any) -> Any:
-    """Return what is added to logits by token id, which JSON has as a string."""
-    if not isinstance(biases, Mapping):
-        return biases
-    given = {key: value for key, value in biases.items() if value is not None}
-    return {int(key) if str(key).isdecimal() else key: value for key, value in given.items()}
-
-
-StopString = Annotated[str, StringConstraints(min_length=1)]
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-Bias = Annotated[float, Field(ge=-100.0, le=100.0, allow_inf_nan=False)]
-
-
-_UNSCORED = (
-    *("prompt_logprobs", "logit_bias", "repetition_penalty", "presence_penalty"),
-    *("frequency_penalty", "stop_on_repetition"),
-)
-"""What would not act on labels that are given."""
 
 
 class SamplingParams(Parameters):
@@ -78,11 +40,11 @@ class SamplingParams(Parameters):
     """Subtract this from the logits of tokens that were generated; 0 is off."""
     frequency_penalty: float = Field(0.0, ge=-2.0, le=2.0, allow_inf_nan=False)
     """Subtract this once for each time that a token was generated; 0 is off."""
-    logit_bias: Annotated[dict[TokenId, Bias] | None, BeforeValidator(as_biases)] = None
+    logit_bias: Biases = None
     """Add to the logits of tokens, by id: -100 bans one, 100 leaves hardly another choice."""
-    stop: Annotated[tuple[StopString, ...] | None, BeforeValidator(as_tuple)] = None
+    stop: StopStrings = None
     """Strings (or one) that end the text; they are trimmed from it."""
-    stop_token_ids: Annotated[tuple[TokenId, ...] | None, BeforeValidator(as_tokens)] = None
+    stop_token_ids: TokenIds = None
     """Tokens (or one) that end the text, as the model's own end tokens do."""
     min_tokens: int = Field(0, ge=0, le=2**31 - 1)
     """Tokens to generate before an end token or a stop string may end the text."""
@@ -119,6 +81,10 @@ class SamplingParams(Parameters):
 
     A name that the template does not read is an error of the row.
     """
+    add_generation_prompt: bool | None = None
+    """Whether the prompt of a chat ends where an answer begins; yes, unless one is gone on with."""
+    continue_final_message: bool = False
+    """Go on with the assistant's last message in place of a new one; the text is what is added."""
     tools: ToolsField = None
     """Functions that the model may call, as OpenAI describes them; its chat template shows them.
 
@@ -181,6 +147,11 @@ class SamplingParams(Parameters):
             raise InvalidRequestError(
                 f"min_tokens={self.min_tokens}: more than max_tokens={self.max_tokens}"
             )
+        if self.add_generation_prompt and self.continue_final_message:
+            raise InvalidRequestError(
+                "continue_final_message: goes on with a message; add_generation_prompt begins "
+                "another one: give one of them"
+            )
         check_tools(self.tools, self.tool_choice)
         if self.tools and self.structured_outputs and self.tool_choice != "none":
             raise InvalidRequestError(
@@ -195,41 +166,6 @@ class SamplingParams(Parameters):
                     "structured_outputs says; leave one of them out"
                 )
         return self
-
-    def check_score(self, *, sees_media: bool) -> None:
-        """Make sure that nothing contradicts what is asked of given text.
-
-        Args:
-            sees_media: images or videos are in the prompt.
-
-        Raises:
-            InvalidRequestError: naming what does.
-        """
-        if sees_media and (self.score_choices or self.prompt_logprobs is not None):
-            name = "score_choices" if self.score_choices else "prompt_logprobs"
-            raise InvalidRequestError(
-                f"{name}: a prompt with images or videos has none; leave it out"
-            )
-        if self.normalize_scores and not self.score_choices:
-            raise InvalidRequestError(
-                "normalize_scores: goes with score_choices; give both, or neither"
-            )
-        if not self.score_choices:
-            return
-        if not self.choices:
-            raise InvalidRequestError(
-                "score_choices: ranks the labels of a choice; give structured_outputs "
-                '{"choice": [labels]}, or --choices'
-            )
-        if self.thinking == "on":
-            raise InvalidRequestError(
-                "thinking='on': labels follow the prompt at once; leave one of the two out"
-            )
-        for name in _UNSCORED:
-            if (value := getattr(self, name)) != type(self).model_fields[name].default:
-                raise InvalidRequestError(
-                    f"{name}={value!r}: changes no score of a given label; leave it out"
-                )
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -282,58 +218,7 @@ class SamplingParams(Parameters):
         seeds = (sample_seed(self.seed, index) for index in range(n))
         return [self.model_copy(update={"seed": seed}) for seed in seeds]
 
-    def check_plain_prompt(self) -> None:
-        """Refuse what only a chat template reads.
-
-        Raises:
-            InvalidRequestError: it is given.
-        """
-        for name in ("thinking", "chat_template_kwargs", "tools"):
-            if getattr(self, name):
-                raise InvalidRequestError(
-                    f"{name}: no chat template reads it, since the prompt is continued as it "
-                    "stands: give messages, or send the prompt as a chat (--chat)"
-                )
-
     @property
     def greedy(self) -> bool:
         """Whether nothing is drawn: at 0, or so near that 1/T overflows, or without a token."""
         return self.temperature < 1e-6 or self.max_tokens == 0 or self.score_choices
-
-
-class MoreOptions(TypedDict, total=False):
-    """`SamplingOptions` of calls that have `max_tokens` as an argument of its own."""
-
-    temperature: float | None
-    top_p: float | None
-    top_k: int | None
-    min_p: float | None
-    repetition_penalty: float | None
-    presence_penalty: float | None
-    frequency_penalty: float | None
-    logit_bias: Mapping[int, float] | None
-    stop: str | Collection[str] | None
-    stop_token_ids: int | Collection[int] | None
-    min_tokens: int | None
-    ignore_eos: bool | None
-    seed: int | None
-    logprobs: int | None
-    prompt_logprobs: int | None
-    stop_on_repetition: bool | None
-    allow_special_tokens: bool | None
-    tools: Sequence[Mapping[str, Any]] | None
-    tool_choice: str | Mapping[str, Any] | None
-    parallel_tool_calls: bool | None
-    structured_outputs: StructuredOutputs | Mapping[str, Any] | None
-    response_format: Mapping[str, Any] | None
-    score_choices: bool | None
-    normalize_scores: bool | None
-    thinking: Thinking | bool | None
-    thinking_budget: int | None
-    chat_template_kwargs: Mapping[str, Any] | None
-
-
-class SamplingOptions(MoreOptions, total=False):
-    """The keyword arguments of every `generate` and `chat`: see `SamplingParams`."""
-
-    max_tokens: int | None

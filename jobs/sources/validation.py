@@ -12,7 +12,9 @@ from jobs.sources.inputs import Input
 from jobs.sources.prompt_file import PromptFile
 from jobs.sources.rows import SourceRow
 from jobs.sources.template import Template
+from vllm_mlx.contradictions import check_plain_prompt, check_scores
 from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.messages import check_final
 from vllm_mlx.sampling_params import SamplingParams
 
 
@@ -56,8 +58,7 @@ def validated(
             try:
                 request = dialect.request(data).located(source.folder)
                 samples = _samples(request, sampling, n)
-                if not (chat or request.messages or request.media):
-                    request.over(sampling).check_plain_prompt()
+                _check_prompt(request, sampling, chat)
             except InvalidRequestError as wrong:
                 request, error = None, _bare(wrong)
         try:
@@ -68,9 +69,17 @@ def validated(
         yield SourceRow(row, line, id, data, request, samples, error)
 
 
+def _check_prompt(request: GenerationRequest, sampling: SamplingParams, chat: bool) -> None:
+    params = request.over(sampling)
+    if not (chat or request.messages or request.media):
+        check_plain_prompt(params)
+    elif params.continue_final_message:
+        check_final(request.chat())
+
+
 def _samples(request: GenerationRequest, sampling: SamplingParams, n: int) -> int:
     samples, params = request.samples(n), request.over(sampling).agreeing()
-    params.check_score(sees_media=bool(request.media))
+    check_scores(params, sees_media=bool(request.media))
     if samples > 1 and params.greedy:
         raise InvalidRequestError(
             f"n={samples}: with temperature=0, max_tokens=0 or score_choices every sample is the "

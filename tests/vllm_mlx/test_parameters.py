@@ -14,7 +14,8 @@ from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.models import MLXLanguageModel, MLXMultimodalLM
 from vllm_mlx.models.multimodal import DESCRIPTION_TOKENS
 from vllm_mlx.parameters import Parameters, Setting, settings_of
-from vllm_mlx.sampling_params import SamplingOptions, SamplingParams
+from vllm_mlx.sampling_options import SamplingOptions
+from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 from vllm_mlx.video_params import VideoOptions, VideoParams
 

@@ -24,6 +24,11 @@ ROWS: dict[str, dict[str, Any]] = {
     "bias": CHAT | {"logit_bias": {"7042": -100, "198": 3}},
     "stop": CHAT | {"stop_token_ids": [7042.0]},
     "longer": CHAT | {"min_tokens": 14, "stop": "France"},
+    "goes on": {
+        "messages": [*CHAT["messages"], {"role": "assistant", "content": "It is the city of"}],
+        "continue_final_message": True,
+        "add_generation_prompt": False,
+    },
     "endless": CHAT | {"ignore_eos": True},
 }
 RUN = [sys.executable, "-m", "worker.cli", "run", "p.jsonl", "--model", "smollm2-135m"]

@@ -23,6 +23,7 @@ from vllm_mlx.batching.prompts import MediaPrompt, Prepared, require_text
 from vllm_mlx.batching.request import Request, by_prompt, cancelled_on_error
 from vllm_mlx.batching.runner import Runner
 from vllm_mlx.batching.sequence import Sequence
+from vllm_mlx.contradictions import check_scores
 from vllm_mlx.errors import (
     EngineStoppedError,
     InvalidRequestError,
@@ -342,7 +343,7 @@ def _release(media: PromptMedia, _: Future[GenerationOutput]) -> None:
 
 
 def _require_scores(runner: Runner, params: SamplingParams, media: PromptMedia | None) -> None:
-    params.check_score(sees_media=media is not None)
+    check_scores(params, sees_media=media is not None)
     if (params.score_choices or params.prompt_logprobs is not None) and not runner.scores_prompts:
         name = "score_choices" if params.score_choices else "prompt_logprobs"
         raise InvalidRequestError(

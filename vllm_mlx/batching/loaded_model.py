@@ -22,8 +22,10 @@ from vllm_mlx.batching.template_arguments import TemplateArguments
 from vllm_mlx.batching.text import Detokenizer
 from vllm_mlx.batching.thinking import Thinking, ThinkingMarkers
 from vllm_mlx.batching.tool_calls import Calls, calls_of
+from vllm_mlx.contradictions import check_plain_prompt
 from vllm_mlx.errors import ChatTemplateError, ContextLengthError, InvalidRequestError, MediaError
 from vllm_mlx.media.policy import MediaPolicy
+from vllm_mlx.messages import check_final
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.tools import as_shown
 
@@ -145,8 +147,10 @@ class LoadedModel:
             InvalidRequestError: a plain prompt has no template.
         """
         if isinstance(prompt, str):
-            params.check_plain_prompt()
+            check_plain_prompt(params)
             return prompt, {}
+        if params.continue_final_message:
+            check_final(prompt.messages if isinstance(prompt, MediaPrompt) else prompt)
         arguments, tools = self._template.of(params), as_shown(params.tools, params.tool_choice)
         with self.lock:
             if tools and self._chat_form.takes_tools:
@@ -234,7 +238,7 @@ class LoadedModel:
     def _write_chat(self, messages: Messages, arguments: Mapping[str, Any]) -> str:
         write = self._template.write
         with template_errors(f"the chat template of {self.name}"):
-            return str(write(messages, arguments, tokenize=False, add_generation_prompt=True))
+            return str(write(messages, arguments, tokenize=False))
 
     def _encode_chat(
         self, messages: Messages, arguments: Mapping[str, Any] = NO_ARGUMENTS
@@ -247,7 +251,7 @@ class LoadedModel:
                 "plain prompt, or an instruction-tuned model"
             )
         with template_errors(f"the chat template of {self.name}"):
-            return list(self._template.write(messages, arguments, add_generation_prompt=True))
+            return list(self._template.write(messages, arguments))
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from vllm_mlx.batching.prompt_media import PromptMedia
 from vllm_mlx.content import MEDIA_PARTS, Part, media_of, refuse_media_beside
 from vllm_mlx.errors import InvalidRequestError, shown
 from vllm_mlx.messages import messages_of
-from vllm_mlx.sampling_params import MoreOptions, SamplingOptions, SamplingParams
+from vllm_mlx.sampling_options import MoreOptions, SamplingOptions
+from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.video_params import VideoOptions, VideoParams
 
 Messages = Sequence[Mapping[str, Any]]

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Self
 
 from vllm_mlx.batching.prompts import Options, Prompt, chat_prompt, split_options, user_prompt
 from vllm_mlx.outputs import GenerationOutput
-from vllm_mlx.sampling_params import SamplingOptions, SamplingParams
+from vllm_mlx.sampling_options import SamplingOptions
+from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.template_settings import Thinking
 
 ChunkCallback = Callable[[GenerationOutput], None]
@@ -83,11 +84,19 @@ class _Encoded(NamedTuple):
     prompt: int
     thinking: Thinking | None
     arguments: dict[str, Any] | None
+    begins: bool | None
+    goes_on: bool
 
     @classmethod
     def of(cls, request: Request) -> Self:
         params = request.params
-        return cls(id(request.prompt), params.thinking, params.chat_template_kwargs)
+        return cls(
+            id(request.prompt),
+            params.thinking,
+            params.chat_template_kwargs,
+            params.add_generation_prompt,
+            params.continue_final_message,
+        )
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -18,6 +19,9 @@ from vllm_mlx.sampling_params import SamplingParams
 SWITCHES = ("enable_thinking", "thinking")
 """What templates call their switch: Qwen, GLM and SmolLM, or DeepSeek and Granite."""
 _GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt", "bos_token"})
+
+_OPEN = {"add_generation_prompt": False}
+_CONTINUED = {**_OPEN, "continue_final_message": True}
 
 
 class TemplateArguments:
@@ -39,6 +43,7 @@ class TemplateArguments:
             InvalidRequestError: two of them contradict each other.
         """
         given = dict(params.chat_template_kwargs or {})
+        ends = self._ends(params)
         if self._read is not None and (unread := given.keys() - self._read):
             raise ChatTemplateError(
                 f"chat_template_kwargs: {', '.join(sorted(unread))}: the chat template of "
@@ -46,7 +51,7 @@ class TemplateArguments:
                 f"{', '.join(sorted(self._read - _GIVEN)) or 'none'}"
             )
         if params.thinking is None:
-            return given
+            return given | ends
         wanted, switch = params.thinking == "on", self._switch
         if switch is None:
             raise ChatTemplateError(
@@ -59,15 +64,33 @@ class TemplateArguments:
                 f"thinking={params.thinking!r} and chat_template_kwargs with {switch}="
                 f"{given[switch]!r}: give one of them"
             )
-        return {**given, switch: wanted}
+        return {**given, switch: wanted, **ends}
 
     def write(self, messages: Any, arguments: Mapping[str, Any], **options: Any) -> Any:
         """Call the template, as `TokenizerWrapper.apply_chat_template` does."""
+        options = {"add_generation_prompt": True, **options, **arguments}
         if self._read is None:
-            return self._tokenizer.apply_chat_template(messages, **options, **arguments)
+            return self._tokenizer.apply_chat_template(messages, **options)
         # mlx-lm switches thinking on wherever there are markers for it.
         inner: Any = self._tokenizer._tokenizer
-        return inner.apply_chat_template(messages, return_dict=False, **options, **arguments)
+        return inner.apply_chat_template(messages, return_dict=False, **options)
+
+    def _ends(self, params: SamplingParams) -> dict[str, bool]:
+        """Return where the prompt ends, if not where an answer begins."""
+        goes_on = params.continue_final_message
+        if not goes_on and params.add_generation_prompt is not False:
+            return {}
+        name = "continue_final_message" if goes_on else "add_generation_prompt"
+        if (function := self._tokenizer._chat_template) is not None:
+            is_read = name in signature(function).parameters
+        else:  # transformers cuts what any Jinja template writes, to go on with it
+            is_read = goes_on or self._read is None or name in self._read
+        if not is_read:
+            raise ChatTemplateError(
+                f"{name}: the chat template of {self._name} ends its messages whatever is asked: "
+                "leave it out"
+            )
+        return _CONTINUED if goes_on else _OPEN
 
     @property
     def _switch(self) -> str | None:

@@ -8,7 +8,7 @@ from vllm_mlx.batching.request import Request
 from vllm_mlx.batching.stream import Stream
 from vllm_mlx.models.base import Model
 from vllm_mlx.outputs import GenerationOutput
-from vllm_mlx.sampling_params import MoreOptions
+from vllm_mlx.sampling_options import MoreOptions
 
 
 class MLXLanguageModel(Model):

@@ -12,7 +12,7 @@ from vllm_mlx.batching.stream import Stream
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.models.base import Model
 from vllm_mlx.outputs import GenerationOutput
-from vllm_mlx.sampling_params import MoreOptions
+from vllm_mlx.sampling_options import MoreOptions
 from vllm_mlx.video_params import VideoOptions
 
 DESCRIPTION_TOKENS = 512

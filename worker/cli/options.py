@@ -85,6 +85,9 @@ def setting_option(setting: Setting, **attributes: Any) -> Decorator:
         if setting.default == "true":
             flag = f"no-{flag}"
             attributes |= {"flag_value": False, "default": True}
+        elif not setting.default:  # either way, and a third where it is not given
+            flag = f"{flag}/--no-{flag}"
+            attributes["default"] = None
     elif setting.default:
         facts.append(f"default {setting.default}")
     description = "; ".join(filter(None, facts))

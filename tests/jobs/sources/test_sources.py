@@ -569,3 +569,21 @@ def test_reading_is_fast(tmp_path: Path) -> None:
             assert sum(1 for _ in read(path)) == count
             took.append(time.perf_counter() - start)
         assert min(took) / count < limit
+
+
+@pytest.mark.parametrize(("own", "run"), [(True, None), (None, True)])
+def test_rows_are_told_that_have_nothing_to_go_on_with(
+    tmp_path: Path, own: bool | None, run: bool | None
+) -> None:
+    user, begun = ({"role": role, "content": "a"} for role in ("user", "assistant"))
+    own_setting = {} if own is None else {"continue_final_message": own}
+    chats = [{"messages": [user]}, {"messages": [user, begun]}, {"prompt": "a"}]
+    path = file(tmp_path, [chat | own_setting for chat in chats])
+
+    asked, goes_on, plain = read_requests(
+        path, sampling=SamplingParams.of(continue_final_message=run)
+    )
+
+    assert error_of(asked).startswith("continue_final_message: the last message should be text of")
+    assert goes_on.error is None
+    assert error_of(plain).startswith("continue_final_message: no chat template reads it")

@@ -87,6 +87,8 @@ def test_all_sampling_fields_are_mapped() -> None:
         "logprobs": 3,
         "stop_on_repetition": True,
         "allow_special_tokens": True,
+        "continue_final_message": True,
+        "add_generation_prompt": False,
         "tools": [{"type": "function", "function": {"name": "f"}}],
         "tool_choice": "auto",
         "parallel_tool_calls": False,

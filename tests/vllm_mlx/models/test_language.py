@@ -183,6 +183,55 @@ def test_wrong_values_and_unknown_keywords_raise(language_model, options):
             call("x", **options)
 
 
+def test_the_last_message_is_gone_on_with(language_model):
+    begun = [*CHAT, {"role": "assistant", "content": "The capital of "}]
+    tokenizer = language_model.tokenizer
+    prompt = tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, tokenize=False)
+    options = {"max_tokens": 8, "temperature": 0}
+
+    output = language_model.chat(begun, **options, continue_final_message=True)
+
+    written = language_model.generate(prompt + "The capital of ", **options)
+    assert (output.text, output.prompt_tokens) == (written.text, written.prompt_tokens)
+    pairs = {"continue_final_message": True, "add_generation_prompt": False}
+    assert language_model.chat(begun, **options, **pairs).text == output.text
+    assert begun[-1]["content"] == "The capital of "
+    assert language_model.chat(begun, **options).prompt_tokens > output.prompt_tokens
+
+
+def test_no_answer_is_begun_where_none_is_asked_for(language_model):
+    tokenizer = language_model.tokenizer
+    prompt = tokenizer.apply_chat_template(CHAT, add_generation_prompt=False, tokenize=False)
+    options = {"max_tokens": 4, "temperature": 0}
+
+    output = language_model.chat(CHAT, **options, add_generation_prompt=False)
+
+    written = language_model.generate(prompt, **options)
+    assert (output.text, output.prompt_tokens) == (written.text, written.prompt_tokens)
+    begun = language_model.chat(CHAT, **options, add_generation_prompt=True)
+    assert begun.prompt_tokens > output.prompt_tokens
+
+
+CALL = {"type": "function", "function": {"name": "f", "arguments": {}}}
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        [],
+        [{"role": "assistant", "content": " "}],
+        [{"role": "assistant", "content": "So", "tool_calls": [CALL]}],
+    ],
+)
+def test_there_is_a_message_to_go_on_with(language_model, last):
+    with pytest.raises(InvalidRequestError, match="continue_final_message: the last message"):
+        language_model.chat([*CHAT, *last], continue_final_message=True)
+    with pytest.raises(InvalidRequestError, match="continue_final_message: no chat template"):
+        language_model.generate("x", continue_final_message=True)
+    with pytest.raises(InvalidRequestError, match="continue_final_message: goes on with"):
+        language_model.chat(CHAT, continue_final_message=True, add_generation_prompt=True)
+
+
 def test_an_empty_prompt_raises(language_model):
     for call in (language_model.generate, language_model.chat):
         with pytest.raises(InvalidRequestError, match="empty"):

@@ -100,6 +100,7 @@ def test_sampling_flags_reach_the_run(bench: Bench) -> None:
     flags += ["--presence-penalty", 0.5]
     flags += ["--frequency-penalty", -1, "--logit-bias", '{"5": -100, "6": 2}', "--min-tokens", 3]
     flags += ["--stop-token-ids", 7, "--stop-token-ids", 8, "--allow-special-tokens"]
+    flags += ["--no-add-generation-prompt"]
 
     run_id = cli(*enqueue_words(prompts, bench.url, *flags)).stdout.strip()
 
@@ -125,6 +126,8 @@ def test_sampling_flags_reach_the_run(bench: Bench) -> None:
         "stop_on_repetition": True,
         "allow_special_tokens": True,
         "parallel_tool_calls": True,
+        "continue_final_message": False,
+        "add_generation_prompt": False,
         "score_choices": False,
         "normalize_scores": False,
     }

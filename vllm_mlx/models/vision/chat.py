@@ -76,14 +76,19 @@ class Chat:
 
     def _written(self, messages: Messages, arguments: Mapping[str, Any]) -> str:
         given: Any = list(messages)
+        options = {"add_generation_prompt": True, **arguments}
         count, has_videos = _count(messages, "image"), bool(_count(messages, "video"))
         with template_errors():
             if has_videos or (count and self._format is None):
-                return str(get_chat_template(self._processor, given, True, **arguments))
-            made = apply_chat_template(
-                self._processor, self._config, given, num_images=count, **arguments
-            )
-        return str(made["content"]) if isinstance(made, dict) else str(made)
+                made = get_chat_template(self._processor, given, **options)
+            else:
+                made = apply_chat_template(
+                    self._processor, self._config, given, num_images=count, **options
+                )
+        text = str(made["content"]) if isinstance(made, dict) else str(made)
+        if "continue_final_message" in arguments:
+            _check_continued(text, messages)
+        return text
 
     def _refuse_marks(self, messages: Messages) -> None:
         # The texts that stand for media, as far as the processor names them.
@@ -113,6 +118,17 @@ class Chat:
                 raise MediaError(
                     f"the chat template writes {found} places {mark} for {wanted} {name}s"
                 )
+
+
+def _check_continued(text: str, messages: Messages) -> None:
+    # mlx-vlm writes some models' prompts itself, and knows no such argument then.
+    last = messages[-1]["content"]
+    said = last if isinstance(last, str) else "".join(part.get("text", "") for part in last)
+    if not text.rstrip().endswith(said.strip()):
+        raise ChatTemplateError(
+            "continue_final_message: the model's chat template does not end with the message that "
+            "is to be gone on with; leave it out"
+        )
 
 
 def _count(messages: Messages, kind: str) -> int:

@@ -82,8 +82,7 @@ class Expander:
                 ],
                 chat_template=getattr(self._processor, "chat_template", None),
                 tokenize=False,
-                add_generation_prompt=True,
-                **prompt.arguments,
+                **{"add_generation_prompt": True, **prompt.arguments},
             )
         return str(text)
 

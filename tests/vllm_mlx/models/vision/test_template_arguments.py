@@ -41,5 +41,21 @@ def test_they_reach_the_template(write: Callable[[Path], Path], tmp_path: Path) 
             model.chat(asked, chat_template_kwargs={"other": 1})
 
 
+@pytest.mark.parametrize(
+    "write", [random_vlm, lambda parent: write_folder(parent, "smolvlm")], ids=["ours", "mlx-vlm"]
+)
+def test_the_last_message_is_gone_on_with(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    begun = {"role": "assistant", "content": "It is a"}
+    with MLXMultimodalLM(str(write(tmp_path))) as model:
+        for content in ([{"type": "image", "image": image()}, *_text("what?")], "what?"):
+            asked = [{"role": "user", "content": content}]
+            fresh, going_on = (
+                model.chat(messages, max_tokens=1, continue_final_message=goes_on).prompt_tokens
+                for messages, goes_on in ((asked, False), ([*asked, begun], True))
+            )
+            added = len(model.tokenizer.encode("It is a", add_special_tokens=False))
+            assert abs(going_on - fresh - added) <= 1  # a blank may stand before it
+
+
 def _text(text: str) -> list[dict[str, str]]:
     return [{"type": "text", "text": text}]

@@ -1,0 +1,66 @@
+"""What of a request's settings contradicts the prompt, or what is asked of given text."""
+
+from __future__ import annotations
+
+from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.sampling_params import SamplingParams
+
+_UNSCORED = (
+    *("prompt_logprobs", "logit_bias", "repetition_penalty", "presence_penalty"),
+    *("frequency_penalty", "stop_on_repetition"),
+)
+"""What would not act on labels that are given."""
+
+_OF_CHATS = (
+    *("thinking", "chat_template_kwargs", "tools", "add_generation_prompt"),
+    "continue_final_message",
+)
+"""What only a chat template reads."""
+
+
+def check_scores(params: SamplingParams, *, sees_media: bool) -> None:
+    """Make sure that nothing contradicts what is asked of given text.
+
+    Args:
+        sees_media: images or videos are in the prompt.
+
+    Raises:
+        InvalidRequestError: naming what does.
+    """
+    if sees_media and (params.score_choices or params.prompt_logprobs is not None):
+        name = "score_choices" if params.score_choices else "prompt_logprobs"
+        raise InvalidRequestError(f"{name}: a prompt with images or videos has none; leave it out")
+    if params.normalize_scores and not params.score_choices:
+        raise InvalidRequestError(
+            "normalize_scores: goes with score_choices; give both, or neither"
+        )
+    if not params.score_choices:
+        return
+    if not params.choices:
+        raise InvalidRequestError(
+            "score_choices: ranks the labels of a choice; give structured_outputs "
+            '{"choice": [labels]}, or --choices'
+        )
+    if params.thinking == "on":
+        raise InvalidRequestError(
+            "thinking='on': labels follow the prompt at once; leave one of the two out"
+        )
+    for name in _UNSCORED:
+        if (value := getattr(params, name)) != type(params).model_fields[name].default:
+            raise InvalidRequestError(
+                f"{name}={value!r}: changes no score of a given label; leave it out"
+            )
+
+
+def check_plain_prompt(params: SamplingParams) -> None:
+    """Refuse what only a chat template reads.
+
+    Raises:
+        InvalidRequestError: it is given.
+    """
+    for name in _OF_CHATS:
+        if getattr(params, name) not in (type(params).model_fields[name].default, {}):
+            raise InvalidRequestError(
+                f"{name}: no chat template reads it, since the prompt is continued as it "
+                "stands: give messages, or send the prompt as a chat (--chat)"
+            )
