@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from vllm_mlx.parameters import whole
+
 _SCHEMA = frozenset(
     {
         "additionalItems",
@@ -79,6 +81,9 @@ _REMARKS = frozenset(
 )
 """Keywords that bound nothing."""
 KEYWORDS = _SCHEMA | _NAMED | _LISTS | _VALUES | _REMARKS
+_SIZES = frozenset(
+    f"{bound}{each}" for bound in ("min", "max") for each in ("Items", "Length", "Properties")
+)
 _MEANT = {"nullable": 'a type of null, as in {"type": ["string", "null"]}', "example": "examples"}
 
 
@@ -94,6 +99,23 @@ def require_keywords(schema: Mapping[str, Any]) -> None:
         meant = _MEANT.get(keyword) or next(iter([*by_case, *close]), None)
         hint = f"did you mean {meant}?" if meant else "leave it out"
         raise ValueError(f"{path}.{keyword}: unknown keyword of a JSON schema; {hint}")
+
+
+def with_whole_sizes(schema: Any) -> Any:
+    """Return a schema whose sizes are integers: by the standard `2.0` is one."""
+    if isinstance(schema, list):
+        return list(map(with_whole_sizes, schema))
+    if not isinstance(schema, Mapping):
+        return schema
+    found: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _NAMED and isinstance(value, Mapping):
+            found[key] = {name: with_whole_sizes(each) for name, each in value.items()}
+        elif key in _SCHEMA | _LISTS:
+            found[key] = with_whole_sizes(value)
+        else:
+            found[key] = whole(value) if key in _SIZES else value
+    return found
 
 
 def closed(schema: Mapping[str, Any]) -> dict[str, Any]:

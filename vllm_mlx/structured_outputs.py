@@ -14,7 +14,7 @@ from llguidance import LLMatcher, LLParserLimits, grammar_from
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 from vllm_mlx.errors import shown
-from vllm_mlx.json_schema import closed, require_keywords
+from vllm_mlx.json_schema import closed, require_keywords, with_whole_sizes
 
 Kind = Literal["json", "regex", "choice", "grammar", "json_object", "text"]
 KINDS: tuple[Kind, ...] = ("json", "regex", "choice", "grammar", "json_object")
@@ -62,7 +62,9 @@ class StructuredOutputs:
             raise ValueError(f"should be an object with one of {', '.join(KINDS)}")
         if given == {"type": "text"}:
             return cls("text")
-        said = {key: each for key, each in given.items() if each not in (None, False)}
+        said = {key: each for key, each in given.items() if each is not None}
+        if said.get("json_object") is False:
+            del said["json_object"]
         if unknown := [key for key in said if key not in KINDS]:
             raise ValueError(f"{unknown[0]}: unknown field; allowed are {', '.join(KINDS)}")
         if len(said) != 1:
@@ -157,6 +159,7 @@ def _schema(value: Any) -> str:
         raise ValueError(f"json={shown(schema)}: should be a JSON schema, an object")
     try:
         require_keywords(schema)
+        schema = with_whole_sizes(schema)
         return json.dumps(schema, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except RecursionError:
         raise ValueError("json: the schema is nested too deeply") from None
@@ -228,6 +231,15 @@ def _escaped(label: str) -> str:
     )
 
 
+_WORDS = {
+    "Unimplemented keys:": "not supported:",
+    "patternProperty regexes": "patternProperties:",
+    "oneOf constraints are not supported. Enable 'coerce_one_of' option to approximate oneOf with "
+    "anyOf": "oneOf: not supported where more than one of its schemas might hold; use anyOf",
+}
+"""What llguidance says, and what is said to people who do not know it."""
+
+
 @lru_cache(maxsize=4096)
 def _refusal(found: StructuredOutputs) -> str | None:
     """Return why no answer could be held to it, or None."""
@@ -239,7 +251,9 @@ def _refusal(found: StructuredOutputs) -> str | None:
         error = str(raised)
     if not error or error.startswith("WARNING"):
         return None
-    return " ".join(error.replace("Unimplemented keys:", "not supported:").split())
+    for theirs, ours in _WORDS.items():
+        error = error.replace(theirs, ours)
+    return " ".join(error.split())
 
 
 def _of(given: Any) -> StructuredOutputs | None:

@@ -82,6 +82,8 @@ def test_response_formats(given: Any, same: Any) -> None:
         ({"json": {"type": "string", "format": "colour"}}, "Unknown format: colour"),
         ({"json": {"$ref": "https://example.org/a.json"}}, "example.org"),
         ({"json": {"type": "integer", "minimum": 3, "maximum": 2}}, "Unsatisfiable"),
+        ({"json": False}, "json=False: should be a JSON schema"),
+        ({"json": {"oneOf": [{}, {"minimum": 1}]}}, "oneOf: not supported where .*anyOf"),
         ({"json": {"default": float("nan")}}, "json: "),
         ({"json": {"properties": {}, "required": [["a"]]}}, "json: "),
         ({"regex": "(a"}, "regex: .*unclosed group"),
