@@ -9,38 +9,21 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
-from functools import partial
-from typing import NamedTuple
 
 from vllm_mlx import platform
-from vllm_mlx.batching.choice_scores import ChoiceScoring
 from vllm_mlx.batching.engine_thread import EngineThread, refuse_fork
 from vllm_mlx.batching.loaded_model import LoadedModel
-from vllm_mlx.batching.media_pool import fail
-from vllm_mlx.batching.prompt_media import PromptMedia
-from vllm_mlx.batching.prompts import MediaPrompt, Prepared, require_text
+from vllm_mlx.batching.preparation import Preparation, Submitted
 from vllm_mlx.batching.request import Request, by_prompt, cancelled_on_error
+from vllm_mlx.batching.request_list import raise_first
 from vllm_mlx.batching.runner import Runner
 from vllm_mlx.batching.sequence import Sequence
-from vllm_mlx.contradictions import check_scores
 from vllm_mlx.errors import (
     EngineStoppedError,
-    InvalidRequestError,
-    KVCacheBudgetError,
-    MediaError,
 )
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.outputs import EngineStats, GenerationOutput
-from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
-
-
-class _Submitted(NamedTuple):
-    request: Request
-    future: Future[GenerationOutput]
-    at: float  # by `time.perf_counter()`
-    in_order: bool
 
 
 class EngineCore:
@@ -118,11 +101,17 @@ class EngineCore:
             if thread:
                 thread.stop(wait=wait)
 
-    def submit(self, *requests: Request) -> list[Future[GenerationOutput]]:
+    def submit(
+        self, *requests: Request, all_or_none: bool = False
+    ) -> list[Future[GenerationOutput]]:
         """Queue requests at once, so that what any of them share is computed once.
 
         Calls start first come, first served. The prompts of one call may overtake each other, and
         those of the next such call: the longest answers start first, which ends sooner in total.
+
+        Args:
+            all_or_none: begin no request if something is wrong with one, and raise that; what only
+                reading its media tells is still its future's exception.
 
         Returns:
             A future of each whole output, in order. Cancelling it frees the sequence's place. What
@@ -132,20 +121,23 @@ class EngineCore:
 
         Raises:
             EngineStoppedError: the engine is not started, or it is being stopped.
+            InvalidRequestError: something is wrong with a request, where it is all or none.
         """
         thread, now = self._running(), time.perf_counter()
         futures: list[Future[GenerationOutput]] = []
         ready: list[Sequence] = []
         with cancelled_on_error(futures):
-            prompts = list(by_prompt(requests))
+            prompts, prepare = list(by_prompt(requests)), Preparation(thread, self.model_name)
             for each in prompts:
                 in_order = len(prompts) == 1
                 samples = [
-                    _Submitted(request, thread.expect(request.request_id), now, in_order)
+                    Submitted(request, thread.expect(request.request_id), now, in_order)
                     for request in each
                 ]
                 futures += [sample.future for sample in samples]
-                ready += self._prepare(thread, samples, thread.add)
+                ready += prepare(samples, thread.add)
+            if all_or_none:
+                raise_first(futures)
             thread.add(*ready)
         return futures
 
@@ -162,8 +154,9 @@ class EngineCore:
         future: Future[GenerationOutput] = Future()
         made: queue.SimpleQueue[list[Sequence]] = queue.SimpleQueue()
         future.add_done_callback(lambda _: made.put([]))  # it has failed
-        samples = [_Submitted(request, future, time.perf_counter(), True)]
-        ready = self._prepare(thread, samples, lambda *sequences: made.put([*sequences]))
+        samples = [Submitted(request, future, time.perf_counter(), True)]
+        prepare = Preparation(thread, self.model_name)
+        ready = prepare(samples, lambda *sequences: made.put([*sequences]))
         found = ready or made.get()
         if not found:
             future.result()
@@ -215,137 +208,8 @@ class EngineCore:
             return "loading" if self._thread and not self._thread.ready.done() else "not loaded"
         return f"{type(runner).__name__}, {stats.running} running, {stats.waiting} waiting"
 
-    def _prepare(
-        self, thread: EngineThread, samples: list[_Submitted], add: Callable[..., None]
-    ) -> list[Sequence]:
-        """Return the sequences of a prompt's samples; none yet if its media are to be read.
-
-        Args:
-            add: takes them when the media are read.
-        """
-        prompt = samples[0].request.prompt
-        allowed = samples[0].request.params.allow_special_tokens
-        try:
-            loaded, *_, media = thread.parts
-            require_text(prompt)
-            prompt, arguments = loaded.fitted(prompt, samples[0].request.params)
-            if not isinstance(prompt, MediaPrompt):
-                tokens = loaded.encode(prompt, arguments, allow_special_tokens=allowed)
-                return self._sequences(thread, samples, Prepared(tokens))
-            if media is None:
-                raise MediaError(f"{self.model_name} sees no images and videos: use a vision model")
-            if not allowed:
-                loaded.refuse_control(prompt)
-            for request, *_ in samples:
-                if request.on_begin:
-                    request.on_begin()
-            media.submit(
-                prompt,
-                [future for _, future, *_ in samples],
-                lambda prepared: add(*self._sequences(thread, samples, prepared)),
-            )
-        except Exception as error:  # one prompt must never cost its neighbours
-            for _, future, *_ in samples:
-                fail(future, error)
-        return []
-
-    def _sequences(
-        self, thread: EngineThread, samples: list[_Submitted], prepared: Prepared
-    ) -> list[Sequence]:
-        """Return the sequences of a prepared prompt's samples.
-
-        Raises:
-            ContextLengthError, KVCacheBudgetError: it is too long.
-            InvalidRequestError: it asks for a constraint that the model's tokens do not suit, or
-                for a budget of thoughts that it has not.
-        """
-        sequences = []
-        loaded, runner, *_ = thread.parts
-        media = prepared.media_of_samples(len(samples))
-        for (_, future, *_), each in zip(samples, media, strict=True):
-            if each:
-                future.add_done_callback(partial(_release, each))
-        for (asked, future, at, in_order), each in zip(samples, media, strict=True):
-            params = asked.params.within(loaded.vocab_size).held()
-            request = asked if params is asked.params else replace(asked, params=params)
-            _require_scores(runner, params, each)
-            if params.score_choices:
-                scored = _Submitted(request, future, at, in_order)
-                sequences += self._labels(thread, scored, prepared.tokens)
-                continue
-            max_tokens = loaded.room(len(prepared.tokens), params.max_tokens)
-            if refusal := runner.refusal(len(prepared.tokens), max_tokens):
-                raise KVCacheBudgetError(refusal)
-            new_thinking = loaded.new_thinking(prepared.tokens, params.thinking_budget)
-            new_constraint = loaded.new_constraint(params, new_thinking)
-            sequences.append(
-                Sequence(
-                    request,
-                    prepared.tokens,
-                    max_tokens=max_tokens,
-                    model=self.model_name,
-                    new_detokenizer=loaded.new_detokenizer,
-                    token_text=loaded.token_text,
-                    new_thinking=new_thinking,
-                    media=each,
-                    future=future,
-                    submitted=at,
-                    in_order=in_order,
-                    new_constraint=new_constraint,
-                    calls=loaded.calls(params),
-                )
-            )
-        return sequences
-
-    def _labels(
-        self, thread: EngineThread, submitted: _Submitted, prompt: list[int]
-    ) -> list[Sequence]:
-        """Return a sequence for each label that is to be ranked behind a prompt.
-
-        Raises:
-            InvalidRequestError, ContextLengthError, KVCacheBudgetError: a label is too long.
-        """
-        loaded, runner, *_ = thread.parts
-        request, future, at, in_order = submitted
-        scoring = ChoiceScoring(request, loaded.encode_label, len(prompt), future)
-        for label in scoring.labels:
-            size = len(prompt) + len(label)
-            loaded.room(size, 0)
-            if refusal := runner.refusal(size, 0):
-                raise KVCacheBudgetError(refusal)
-        futures = [thread.expect(each.request_id) for each in scoring.requests]
-        scoring.follow(futures)
-        return [
-            Sequence(
-                each,
-                prompt + label,
-                max_tokens=0,
-                model=self.model_name,
-                new_detokenizer=loaded.new_detokenizer,
-                token_text=loaded.token_text,
-                future=own,
-                submitted=at,
-                in_order=in_order,
-                scored_from=len(prompt),
-            )
-            for each, label, own in zip(scoring.requests, scoring.labels, futures, strict=True)
-        ]
-
     def _running(self) -> EngineThread:
         refuse_fork(self.model_name)
         if (thread := self._thread) is None:
             raise EngineStoppedError(f"the engine of {self.model_name} is not started")
         return thread
-
-
-def _release(media: PromptMedia, _: Future[GenerationOutput]) -> None:
-    media.release()
-
-
-def _require_scores(runner: Runner, params: SamplingParams, media: PromptMedia | None) -> None:
-    check_scores(params, sees_media=media is not None)
-    if (params.score_choices or params.prompt_logprobs is not None) and not runner.scores_prompts:
-        name = "score_choices" if params.score_choices else "prompt_logprobs"
-        raise InvalidRequestError(
-            f"{name}: a model that runs {runner.way} tells nothing of its prompts; leave it out"
-        )

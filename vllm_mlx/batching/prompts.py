@@ -86,7 +86,10 @@ def user_prompt(prompt: object, images: Any, videos: Any, video: VideoParams | N
     """
     if not isinstance(prompt, str):
         given = type(prompt).__name__
-        raise InvalidRequestError(f"prompt is a {given}: should be a string; chat() takes messages")
+        several = "; generate() takes a list of prompts" if isinstance(prompt, list | tuple) else ""
+        raise InvalidRequestError(
+            f"prompt is a {given}: should be a string; chat() takes messages{several}"
+        )
     if not prompt:
         raise InvalidRequestError("the prompt is empty: give at least one character")
     parts = [*_parts("image", images), *_parts("video", videos)]
@@ -106,6 +109,10 @@ def chat_prompt(messages: object, video: VideoParams | None = None) -> Prompt:
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         given = type(messages).__name__
         raise InvalidRequestError(f"messages is a {given}: should be a list of messages")
+    if messages and isinstance(messages[0], list | tuple):
+        raise InvalidRequestError(
+            "messages is a list of chats: should be one; chat() takes several, and no stream does"
+        )
     for at, message in enumerate(messages):
         _refuse_media_beside(at, message)
     _require_text(messages, "messages")

@@ -7,24 +7,22 @@ from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Self, Unpack
+from typing import Self
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from vllm_mlx.batching.core import EngineCore
-from vllm_mlx.batching.prompts import Messages, MoreMediaOptions
-from vllm_mlx.batching.request import Request, cancelled_on_error
-from vllm_mlx.batching.stream import AsyncStream
+from vllm_mlx.batching.request import Request
+from vllm_mlx.engine.calls import EngineCalls
 from vllm_mlx.errors import EngineStoppedError
 from vllm_mlx.media.policy import UNRESTRICTED, MediaPolicy, VideoReader
 from vllm_mlx.model_files import require_model
 from vllm_mlx.models.loading import load_model
-from vllm_mlx.models.multimodal import Media
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.scheduler_config import SchedulerConfig
 
 
-class Engine:
+class Engine(EngineCalls):
     """A model behind `async` calls. Using it before `start()` starts it.
 
     One that is dropped without `stop()` ends and frees its model, as at the end of the process.
@@ -80,135 +78,6 @@ class Engine:
         self._stopped = True
         await asyncio.to_thread(self._core.stop)
 
-    async def generate(
-        self,
-        prompt: str,
-        max_tokens: int | None = None,
-        *,
-        images: Media = None,
-        videos: Media = None,
-        request_id: str | None = None,
-        **options: Unpack[MoreMediaOptions],
-    ) -> GenerationOutput:
-        """Continue a plain prompt, or answer one about images and videos.
-
-        Cancelling the call frees its place in the batch at once.
-
-        Args:
-            prompt: continued as it stands; with images or videos it goes through the model's chat
-                template, after them.
-            max_tokens: most tokens to generate; 256 by default.
-            images: a list of them, or just one; see `MLXMultimodalLM`.
-            videos: the same.
-            request_id: a name for `abort()`.
-            **options: see `SamplingParams`, and `VideoParams` for videos.
-
-        Returns:
-            The whole output.
-
-        Raises:
-            MediaError: an image or a video can't be read.
-            InvalidRequestError: a value out of range, an unknown keyword, an empty prompt, or one
-                beyond the model's context.
-            EngineStoppedError: `stop()` was called.
-            RequestAbortedError: `abort(request_id)` was called.
-        """
-        request = Request.of_user(
-            prompt, {"max_tokens": max_tokens, **options}, images, videos, request_id
-        )
-        return (await self._answers(request))[0]
-
-    async def generate_samples(
-        self,
-        prompt: str,
-        n: int,
-        max_tokens: int | None = None,
-        *,
-        images: Media = None,
-        videos: Media = None,
-        **options: Unpack[MoreMediaOptions],
-    ) -> list[GenerationOutput]:
-        """Answer a prompt `n` times; takes what `generate` takes and reads its media once.
-
-        Args:
-            n: how many answers. With a seed all are repeatable, and the first is `generate`'s.
-
-        Returns:
-            The answers.
-
-        Raises:
-            InvalidRequestError: as for `generate`, or `n > 1` at temperature 0.
-            MediaError, EngineStoppedError: as for `generate`.
-        """
-        request = Request.of_user(prompt, {"max_tokens": max_tokens, **options}, images, videos)
-        return await self._answers(*request.samples(n))
-
-    async def chat(
-        self,
-        messages: Messages,
-        max_tokens: int | None = None,
-        *,
-        request_id: str | None = None,
-        **options: Unpack[MoreMediaOptions],
-    ) -> GenerationOutput:
-        """Answer a conversation with the model's own chat template; takes what `generate` takes.
-
-        Args:
-            messages: as for `MLXMultimodalLM.chat`, with images and videos among their parts.
-
-        Returns:
-            The whole answer.
-
-        Raises:
-            ChatTemplateError: the model has no template, or it rejects the messages.
-            MediaError, InvalidRequestError, EngineStoppedError, RequestAbortedError: as for
-                `generate`.
-        """
-        request = Request.of_chat(messages, {"max_tokens": max_tokens, **options}, request_id)
-        return (await self._answers(request))[0]
-
-    def stream_generate(
-        self,
-        prompt: str,
-        max_tokens: int | None = None,
-        *,
-        images: Media = None,
-        videos: Media = None,
-        request_id: str | None = None,
-        **options: Unpack[MoreMediaOptions],
-    ) -> AsyncStream:
-        """Answer a prompt, piece by piece; takes what `generate` takes.
-
-        Returns:
-            A stream; it begins with the first chunk, and leaving a loop over it ends it.
-
-        Raises:
-            InvalidRequestError: an argument is wrong; what is found later is the stream's.
-        """
-        request = Request.of_user(
-            prompt, {"max_tokens": max_tokens, **options}, images, videos, request_id
-        )
-        return AsyncStream(self._submit, request)
-
-    def stream_chat(
-        self,
-        messages: Messages,
-        max_tokens: int | None = None,
-        *,
-        request_id: str | None = None,
-        **options: Unpack[MoreMediaOptions],
-    ) -> AsyncStream:
-        """Answer a conversation, piece by piece; takes what `chat` takes.
-
-        Returns:
-            A stream, as of `stream_generate`.
-
-        Raises:
-            InvalidRequestError: an argument is wrong; what is found later is the stream's.
-        """
-        request = Request.of_chat(messages, {"max_tokens": max_tokens, **options}, request_id)
-        return AsyncStream(self._submit, request)
-
     async def abort(self, request_id: str) -> None:
         """End a request; its call raises `RequestAbortedError`.
 
@@ -231,17 +100,14 @@ class Engine:
         """
         return self._core.loaded.tokenizer
 
-    async def _answers(self, *requests: Request) -> list[GenerationOutput]:
-        futures = await self._submit(*requests)
-        with cancelled_on_error(futures):
-            return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
-
-    async def _submit(self, *requests: Request) -> list[Future[GenerationOutput]]:
+    async def _submit(
+        self, *requests: Request, all_or_none: bool = False
+    ) -> list[Future[GenerationOutput]]:
         if self._stopped:
             raise EngineStoppedError(f"the engine of {self.model_name} was stopped")
         if not self._core.is_running:
             await asyncio.wrap_future(self._core.begin())
-        return self._core.submit(*requests)
+        return self._core.submit(*requests, all_or_none=all_or_none)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.model_name}: {self._core.state}>"

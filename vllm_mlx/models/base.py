@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Self, Unpack
+from typing import Self, Unpack, overload
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from vllm_mlx.batching.core import EngineCore
-from vllm_mlx.batching.prompts import Messages, MoreMediaOptions
+from vllm_mlx.batching.prompts import Messages, MoreMediaOptions, Options
 from vllm_mlx.batching.request import Request, cancelled_on_error
+from vllm_mlx.batching.request_list import are_chats, each_of, naming
 from vllm_mlx.batching.stream import Stream
 from vllm_mlx.media.policy import UNRESTRICTED, VideoReader
 from vllm_mlx.model_files import require_model
@@ -22,16 +24,17 @@ from vllm_mlx.scheduler_config import SchedulerConfig
 
 
 class Model:
-    """A model behind plain, synchronous calls, each of them a batch of one.
+    """A model behind plain, synchronous calls: one prompt, or a list of them as one batch.
 
-    Using a model before `load()` loads it. Calls from several threads wait their turn, first come,
-    first served. Ctrl-C ends the call that it interrupts, and a model that is dropped is freed.
+    Using a model before `load()` loads it. Calls from several threads share the batch. Ctrl-C ends
+    the call that it interrupts, and a model that is dropped is freed.
 
     Args:
         model_name: a hub id, a local folder, a `.gguf` file, or an alias.
         adapter_path: a folder that mlx_lm.lora has written, LoRA or DoRA.
         trust_remote_code: run code that comes with the model.
         video_reader: see `MediaPolicy.video_reader`.
+        max_num_seqs: most prompts in the batch; more than that wait. By default the backend's.
 
     Raises:
         ModelLoadError: the model is not there, as far as this machine knows, or is none.
@@ -44,12 +47,15 @@ class Model:
         adapter_path: str | Path | None = None,
         trust_remote_code: bool = False,
         video_reader: VideoReader = "auto",
+        max_num_seqs: int | None = None,
     ) -> None:
         require_model(model_name)
         self.model_name = model_name
         load = partial(load_model, adapter_path=adapter_path, trust_remote_code=trust_remote_code)
         media = replace(UNRESTRICTED, video_reader=video_reader)
-        self._core = EngineCore(model_name, load, SchedulerConfig(max_num_seqs=1), media=media)
+        self._core = EngineCore(
+            model_name, load, SchedulerConfig.of(max_num_seqs=max_num_seqs), media=media
+        )
 
     def load(self) -> None:
         """Bring the model into memory; does nothing when it is there.
@@ -74,10 +80,24 @@ class Model:
         self._core.start()
         return self._core.loaded.tokenizer
 
+    @overload
     def chat(
         self, messages: Messages, max_tokens: int | None = None, **options: Unpack[MoreMediaOptions]
-    ) -> GenerationOutput:
-        """Answer a conversation with the model's own chat template.
+    ) -> GenerationOutput: ...
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Messages],
+        max_tokens: int | None = None,
+        **options: Unpack[MoreMediaOptions],
+    ) -> list[GenerationOutput]: ...
+    def chat(
+        self,
+        messages: Messages | Sequence[Messages],
+        max_tokens: int | None = None,
+        **options: Unpack[MoreMediaOptions],
+    ) -> GenerationOutput | list[GenerationOutput]:
+        """Answer a conversation with the model's own chat template, or several in one batch.
 
         Args:
             messages: `{"role", "content"}` each. Of a model that sees, content may be a list of
@@ -87,13 +107,16 @@ class Model:
             **options: see `SamplingParams`, and `VideoParams` if there are videos.
 
         Returns:
-            The whole answer.
+            The whole answer; of several conversations, a list of them, in order.
 
         Raises:
             ChatTemplateError: the model has no chat template, or it rejects the messages.
             MediaError, InvalidRequestError, ModelLoadError: as for `generate`.
         """
-        return self._answers(Request.of_chat(messages, {"max_tokens": max_tokens, **options}))[0]
+        given: Options = {"max_tokens": max_tokens, **options}
+        if are_chats(messages):
+            return self._all(each_of(messages, lambda chat: Request.of_chat(chat, given)))
+        return self._answers(Request.of_chat(messages, given))[0]
 
     def stream_chat(
         self, messages: Messages, max_tokens: int | None = None, **options: Unpack[MoreMediaOptions]
@@ -108,6 +131,17 @@ class Model:
         """
         request = Request.of_chat(messages, {"max_tokens": max_tokens, **options})
         return Stream(self._submit, request)
+
+    def _all(self, requests: list[Request]) -> list[GenerationOutput]:
+        """Answer what belongs to one call: if something is wrong with one, none is begun."""
+        self._core.start()
+        futures = self._core.submit(*requests, all_or_none=True)
+        outputs = []
+        with cancelled_on_error(futures):
+            for at, future in enumerate(futures):
+                with naming(at):
+                    outputs.append(future.result())
+        return outputs
 
     def _answers(self, *requests: Request) -> list[GenerationOutput]:
         futures = self._submit(*requests)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Unpack, overload
 
 from vllm_mlx.batching.request import Request
+from vllm_mlx.batching.request_list import each_of
 from vllm_mlx.batching.stream import Stream
 from vllm_mlx.models.base import Model
 from vllm_mlx.outputs import GenerationOutput
-from vllm_mlx.sampling_options import MoreOptions
+from vllm_mlx.sampling_options import MoreOptions, SamplingOptions
 
 
 class MLXLanguageModel(Model):
@@ -19,25 +20,43 @@ class MLXLanguageModel(Model):
         >>> model.generate("The capital of France is", max_tokens=8).text
     """
 
+    @overload
     def generate(
         self, prompt: str, max_tokens: int | None = None, **options: Unpack[MoreOptions]
-    ) -> GenerationOutput:
-        """Continue a plain prompt.
+    ) -> GenerationOutput: ...
+    @overload
+    def generate(
+        self,
+        prompt: list[str] | tuple[str, ...],
+        max_tokens: int | None = None,
+        **options: Unpack[MoreOptions],
+    ) -> list[GenerationOutput]: ...
+    def generate(
+        self,
+        prompt: str | list[str] | tuple[str, ...],
+        max_tokens: int | None = None,
+        **options: Unpack[MoreOptions],
+    ) -> GenerationOutput | list[GenerationOutput]:
+        """Continue a plain prompt, or a list of them in one batch.
 
         Args:
-            prompt: continued as it stands, without a chat template.
+            prompt: continued as it stands, without a chat template. Of a list with something wrong
+                in it none is begun, and the error names the index.
             max_tokens: most tokens to generate; 256 by default.
             **options: see `SamplingParams`.
 
         Returns:
-            The whole output.
+            The whole output; of a list, a list of them, in order.
 
         Raises:
             InvalidRequestError: a value out of range, an unknown keyword, an empty prompt, or one
                 beyond the model's context.
             ModelLoadError: the model was not loaded yet and can't be.
         """
-        return self._answers(Request.of_user(prompt, {"max_tokens": max_tokens, **options}))[0]
+        given: SamplingOptions = {"max_tokens": max_tokens, **options}
+        if isinstance(prompt, list | tuple):
+            return self._all(each_of(prompt, lambda each: Request.of_user(each, given)))
+        return self._answers(Request.of_user(prompt, given))[0]
 
     def generate_samples(
         self, prompt: str, n: int, max_tokens: int | None = None, **options: Unpack[MoreOptions]

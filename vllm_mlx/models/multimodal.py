@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Any, Unpack, overload
 
 from vllm_mlx.batching.prompts import Options
 from vllm_mlx.batching.request import Request
+from vllm_mlx.batching.request_list import each_of, with_media
 from vllm_mlx.batching.stream import Stream
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.models.base import Model
@@ -35,19 +36,36 @@ class MLXMultimodalLM(Model):
         >>> model.answer_about_image("photo.jpg", "What color is the car?")
     """
 
+    @overload
     def generate(
         self, prompt: str, images: Media = None, videos: Media = None, **options: Unpack[Options]
-    ) -> GenerationOutput:
-        """Answer a prompt about images and videos, which the model sees before it.
+    ) -> GenerationOutput: ...
+    @overload
+    def generate(
+        self,
+        prompt: list[str] | tuple[str, ...],
+        images: Sequence[Media] | None = None,
+        videos: Sequence[Media] | None = None,
+        **options: Unpack[Options],
+    ) -> list[GenerationOutput]: ...
+    def generate(
+        self,
+        prompt: str | list[str] | tuple[str, ...],
+        images: Media = None,
+        videos: Media = None,
+        **options: Unpack[Options],
+    ) -> GenerationOutput | list[GenerationOutput]:
+        """Answer a prompt about images and videos, which the model sees before it, or several.
 
         Args:
-            prompt: what the user says, through the model's chat template.
-            images: a list of them, or just one.
+            prompt: what the user says, through the model's chat template. Of a list with something
+                wrong in it none is begun, and the error names the index.
+            images: a list of them, or just one; of a list of prompts, a list with those of each.
             videos: the same.
             **options: see `SamplingParams` and `VideoParams`.
 
         Returns:
-            The whole answer; its `media` says what the model saw.
+            The whole answer; its `media` says what the model saw. Of a list, a list of them.
 
         Raises:
             MediaError: one of them can't be read; the message says which, why and what to do.
@@ -55,6 +73,9 @@ class MLXMultimodalLM(Model):
                 beyond the model's context.
             ModelLoadError: the model was not loaded yet and can't be.
         """
+        if isinstance(prompt, list | tuple):
+            asked = with_media(prompt, images, videos)
+            return self._all(each_of(asked, lambda each: _request(*each, options)))
         return self._answers(_request(prompt, images, videos, options))[0]
 
     def generate_samples(

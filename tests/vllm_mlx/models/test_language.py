@@ -257,7 +257,7 @@ def test_a_message_is_checked_as_in_files(language_model):
         language_model.chat([{"role": "user", "content": "hi"}, {"role": "user"}])
 
 
-@pytest.mark.parametrize("prompt", [5, None, ["a"], b"hi", [{"role": "user", "content": "x"}]])
+@pytest.mark.parametrize("prompt", [5, None, [["a"]], b"hi", [{"role": "user", "content": "x"}]])
 def test_a_plain_prompt_is_a_string(language_model, prompt):
     for call in (language_model.generate, language_model.stream_generate):
         with pytest.raises(InvalidRequestError, match=r"prompt is a .*should be a string"):
@@ -354,24 +354,26 @@ def test_leaving_a_stream_ends_the_generation(tiny_model):
     assert output.latency_s < 20
 
 
-def test_calls_from_threads_are_first_come_first_served(tiny_model):
+def test_calls_from_threads_are_first_come_first_served(text_folder):
     limits, ended = [30, 60, 30, 90, 15], []
+    model = MLXLanguageModel(text_folder, max_num_seqs=1)
 
     def call(limit: int) -> None:
-        tiny_model.generate("Once upon a time", limit, temperature=0)
+        model.generate("Once upon a time", limit, temperature=0)
         ended.append(limit)
 
     threads = [threading.Thread(target=call, args=(limit,)) for limit in limits]
-    stream = tiny_model.stream_generate("Once upon a time", **ENDLESS)
+    stream = model.stream_generate("Once upon a time", **ENDLESS)
     next(stream)
     for waiting, thread in enumerate(threads, 1):
         thread.start()
-        while tiny_model._core.stats.waiting < waiting:
+        while model._core.stats.waiting < waiting:
             time.sleep(0.01)
     stream.close()
     for thread in threads:
         thread.join()
     assert ended == limits
+    model.unload()
 
 
 def test_a_model_loads_itself_and_again_after_unload(text_folder):
