@@ -10,6 +10,7 @@ import signal
 # Two threads on two busy cores are many times slower than one each.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MLX_BATCH_REPORT", "0")  # each takes a second or two
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 from collections.abc import Iterator

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -52,6 +52,8 @@ class BatchWorker:
         grace: seconds that jobs may go on after a stop was asked for, before they are given back.
         redis_timeout: seconds to wait for a Redis that went away.
         output_root: a run whose folder is not below this one is refused; None takes every run.
+        report_media: flags that say what the reports at the end of runs may read for pictures;
+            None writes no reports.
 
     Raises:
         InvalidRequestError: `output_root` is not a folder.
@@ -68,6 +70,7 @@ class BatchWorker:
         grace: float = 10.0,
         redis_timeout: float = 300.0,
         output_root: Path | None = None,
+        report_media: Sequence[str] | None = None,
     ) -> None:
         self.stop_signal = StopSignal(grace)
         self._engine = engine
@@ -78,7 +81,7 @@ class BatchWorker:
             self._queue, name, in_hand=lambda job_id: job_id in self.flights
         )
         root = OutputRoot(output_root)
-        self.flights = Flights(bookkeeper, model, engine, root)
+        self.flights = Flights(bookkeeper, model, engine, root, report_media)
         self._live = LiveCounts(
             connection, bookkeeper.name, model, self._queue.name, output_root=str(root) or None
         )

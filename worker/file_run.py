@@ -32,6 +32,7 @@ def run_file(
     out: str | Path,
     url: str | None = None,
     workers: int = 1,
+    report: bool | None = None,
     progress: Callable[[RunProgress], None] | bool = False,
     **settings: Any,
 ) -> RunResult:
@@ -47,6 +48,8 @@ def run_file(
         out: the folder of the dataset.
         url: of a Redis to use in place of our own.
         workers: how many processes, each with a model of its own.
+        report: whether it ends with `_job/report.html`; None is as `MLX_BATCH_REPORT` says, and
+            without that yes.
         progress: called twice a second with where the run stands; True shows what `mlx-batch run`
             shows, on a terminal or in a notebook.
         settings: all options of `mlx-batch run` by their names, with underscores: `max_tokens`,
@@ -77,6 +80,7 @@ def run_file(
             workers=workers,
             config=config,
             media=media,
+            report=report,
             show=show,
         )
 

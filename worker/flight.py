@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from jobs.dataset import Dataset, Verification
 from jobs.ledger import Ledger
 from jobs.run_spec import RunSpec
+from worker.report_process import ReportProcess
 from worker.rq import Execution, Job
 
 logger = logging.getLogger("mlx_batch.worker")
@@ -84,11 +85,13 @@ class FinalizeFlight(Flight):
 
     Attributes:
         holds: whether an execution still belongs to this worker.
+        report: what writes the run's report when the dataset is whole.
     """
 
     ledger: Ledger
     background: Executor
     holds: Callable[[Execution], bool]
+    report: ReportProcess | None
     done: Future[Verification] = field(init=False)
 
     @property
@@ -96,8 +99,18 @@ class FinalizeFlight(Flight):
         return self.done.done()
 
     def launch(self) -> None:
-        self.done = self.background.submit(Dataset(Path(self.spec.out)).finalize)
+        self.done = self.background.submit(self._finalize)
         self.done.add_done_callback(lambda _: self.inbox.put(lambda: None))
+
+    def _finalize(self) -> Verification:
+        verification = Dataset(Path(self.spec.out)).finalize()
+        if self.report is not None:
+            self.report.write(Path(self.spec.out))
+        return verification
+
+    def cancel(self) -> None:
+        if self.report is not None:
+            self.report.stop()
 
     def commit(self) -> None:
         self.done.result()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from queue import SimpleQueue
@@ -19,6 +19,7 @@ from worker.engine.text_engine import WorkerEngine
 from worker.flight import FinalizeFlight, Flight
 from worker.halts import Halts
 from worker.output_root import OutputRoot
+from worker.report_process import ReportProcess
 from worker.rq import Execution, Job
 from worker.rq.bookkeeper import Bookkeeper
 from worker.rq.parking import park
@@ -32,6 +33,7 @@ class Flights(dict[str, Flight]):
         model: the worker's model; jobs of runs with another one are refused.
         engine: what answers rows.
         output_root: jobs of runs that it does not allow are refused.
+        report_media: see `ReportProcess`; None writes no reports.
 
     Attributes:
         inbox: what other threads ask this one to do.
@@ -39,7 +41,12 @@ class Flights(dict[str, Flight]):
     """
 
     def __init__(
-        self, bookkeeper: Bookkeeper, model: str, engine: WorkerEngine, output_root: OutputRoot
+        self,
+        bookkeeper: Bookkeeper,
+        model: str,
+        engine: WorkerEngine,
+        output_root: OutputRoot,
+        report_media: Sequence[str] | None,
     ) -> None:
         super().__init__()
         self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -48,6 +55,7 @@ class Flights(dict[str, Flight]):
         self._model = model
         self._engine = engine
         self._output_root = output_root
+        self._report_media = report_media
         self._ledger = Ledger(bookkeeper.connection)
         self._halts = Halts(bookkeeper.connection)
         self._specs: dict[str, RunSpec] = {}
@@ -111,6 +119,7 @@ class Flights(dict[str, Flight]):
                 ledger=self._ledger,
                 background=self._background,
                 holds=self._bookkeeper.holds,
+                report=None if self._report_media is None else ReportProcess(self._report_media),
             )
         lease = ShardLease.claim(self._bookkeeper.connection, spec.run_id, task.shard)
         if lease is None:

@@ -54,6 +54,7 @@ def run_locally(
     workers: int,
     config: SchedulerConfig,
     media: MediaPolicy,
+    report: bool | None,
     show: Show,
 ) -> RunResult:
     """Enqueue, work, and verify.
@@ -63,6 +64,7 @@ def run_locally(
         model, adapter: what the workers load.
         config: bounds of each worker's engine.
         media: what a worker may read besides the input's own folder.
+        report: whether a worker writes the report at the end; None is the worker's own default.
         show: called twice a second with where the run stands.
 
     Raises:
@@ -100,6 +102,8 @@ def run_locally(
             paths = [enqueued.folder, *(media.allowed_paths or ())]
             allowed = MediaPolicy.of(paths, media.allowed_domains or (), media.video_reader)
             flags = [*scheduler_flags(config), *media_flags(allowed), f"--grace={GRACE:g}"]
+            if report is not None:
+                flags.append("--report" if report else "--no-report")
             if adapter is not None:
                 flags.append(f"--adapter={adapter}")
             stack.enter_context(forgotten_if_not_begun(connection, spec))

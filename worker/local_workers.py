@@ -7,6 +7,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -108,3 +109,8 @@ def media_flags(policy: MediaPolicy) -> list[str]:
     paths = [f"--allowed-media-path={path}" for path in policy.allowed_paths or ()]
     domains = [f"--allowed-media-domain={host}" for host in policy.allowed_domains or ()]
     return [*paths, *domains, f"--video-reader={policy.video_reader}"]
+
+
+def report_media_flags(policy: MediaPolicy) -> list[str]:
+    """Return flags of `report` that let it read what a worker may, but fetch nothing again."""
+    return media_flags(replace(policy, allowed_domains=()))

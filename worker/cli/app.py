@@ -34,6 +34,7 @@ from worker.cli.options import (
     media_options,
     model_option,
     output_root_option,
+    report_option,
     scheduler_options,
     seconds_option,
     server_option,
@@ -45,6 +46,7 @@ from worker.cli.report import report_command
 from worker.cli.run_commands import tell_enqueued
 from worker.cli.summary import print_summary
 from worker.file_run import run_file
+from worker.local_workers import report_media_flags
 from worker.logs import log_to_stderr
 from worker.run_display import RunDisplay
 from worker.run_settings import media_policy_from, run_options_from, settings_from
@@ -114,6 +116,7 @@ for command in (*run_commands.COMMANDS, acl, doctor, export_command, plan, repor
 @media_options
 @url_option("A Redis to use instead of our own.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if a row ended in error.")
+@report_option
 def run(strict: bool, **options: Any) -> None:
     """Everything in one: enqueue PROMPTS, work, verify, with a progress display.
 
@@ -165,6 +168,7 @@ def enqueue(connection: Redis, **options: Any) -> None:
     "--redis-timeout", 300.0, "How long to wait for a Redis that is away, before the worker ends."
 )
 @output_root_option
+@report_option
 @click.option("-v", "--verbose", is_flag=True, help="Log what RQ does, too.")
 def worker(
     model: str,
@@ -172,6 +176,7 @@ def worker(
     url: str,
     burst: bool,
     redis_timeout: float,
+    report: bool,
     verbose: bool,
     **options: Any,
 ) -> None:
@@ -185,6 +190,7 @@ def worker(
     with connect(url, patience=redis_timeout) as connection:
         try:
             given = {"connection": connection, "redis_timeout": redis_timeout, **options}
+            given["report_media"] = report_media_flags(media) if report else None
             BatchWorker(model, engine, adapter=adapter, **given).work(burst=burst)
         except ValueError as error:  # RQ: a worker of this name is at work
             raise click.UsageError(str(error)) from error

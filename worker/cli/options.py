@@ -189,6 +189,16 @@ media_options = group(
 )
 
 
+report_option = click.option(
+    "--report/--no-report",
+    default=True,
+    show_default=True,
+    envvar="MLX_BATCH_REPORT",
+    show_envvar=True,
+    help="Write _job/report.html at the end of a run.",
+)
+
+
 structured_options = all_of(
     click.option(
         "--json-schema",

@@ -13,7 +13,9 @@ from worker.report.distribution import Distribution
 from worker.report.figures import OTHERS, Figures, Slice
 
 _WIDTH, _HEIGHT, _BAR = 470, 170, 22
+_LONGEST = 60  # characters of a label
 _PALETTE = [f"var(--c{number})" for number in range(1, 9)]
+_ENDED = "How rows ended"
 _SHORT = {"labelExpr": "datum.value >= 1e4 ? format(datum.value, '~s') : datum.label"}
 _UP = {"tickCount": 4, **_SHORT}
 _CONFIG = {
@@ -29,7 +31,7 @@ _CONFIG = {
         "tickColor": "var(--line)",
         "labelFontSize": 11,
         "titleFontSize": 11,
-        "labelLimit": 190,
+        "labelLimit": 150,
     },
     "legend": {
         "labelColor": "var(--ink)",
@@ -62,7 +64,7 @@ def charts_of(figures: Figures) -> list[Chart]:
     Raises:
         ImportError: vl-convert is not installed.
     """
-    drawn = [_bars("How rows ended", figures.finish_reasons.items())]
+    drawn = [_bars(_ENDED, figures.finish_reasons.items())]
     for title, distribution, unit in (
         ("Latency, waiting included", figures.latency, "seconds"),
         ("Prompt tokens", figures.prompt_tokens, "tokens"),
@@ -108,12 +110,13 @@ def _bars(title: str, counted: Iterable[tuple[str, int]], note: str = "") -> Cha
     total = sum(count for _, count in rows) or 1
     values = [
         {
-            "label": label or "(empty)",
+            "label": _clipped(label, place) or "(empty)",
+            "color": "var(--bad)" if (title, label) == (_ENDED, "error") else "var(--c1)",
             "rows": count,
             "number": f"{count:,}",
-            "said": f"{label or '(empty)'}: {count:,} of {total:,} ({count / total:.1%})",
+            "said": f"{label[:300] or '(empty)'}: {count:,} of {total:,} ({count / total:.1%})",
         }
-        for label, count in rows
+        for place, (label, count) in enumerate(rows)
     ]
     order = [value["label"] for value in values]
     y = {"field": "label", "type": "nominal", "sort": order, "title": None}
@@ -130,6 +133,7 @@ def _bars(title: str, counted: Iterable[tuple[str, int]], note: str = "") -> Cha
                 "scale": {"domain": [0, max(count for _, count in rows) * 1.15]},
             },
             "description": {"field": "said", "type": "nominal"},
+            "fill": {"field": "color", "type": "nominal", "scale": None},
         },
         "layer": [
             {"mark": {"type": "bar", "height": {"band": 0.72}, "cornerRadiusEnd": 3}},
@@ -138,10 +142,12 @@ def _bars(title: str, counted: Iterable[tuple[str, int]], note: str = "") -> Cha
                     "type": "text",
                     "align": "left",
                     "dx": 5,
-                    "fill": "var(--muted)",
                     "aria": False,
                 },
-                "encoding": {"text": {"field": "number", "type": "nominal"}},
+                "encoding": {
+                    "text": {"field": "number", "type": "nominal"},
+                    "fill": {"value": "var(--muted)"},
+                },
             },
         ],
     }
@@ -210,7 +216,13 @@ def _over_time(title: str, slices: Sequence[Slice], what: str) -> Chart:
                 "type": "temporal",
                 "scale": {"type": "utc", "nice": False},
                 "title": "time (UTC)",
-                "axis": {"grid": False, "tickCount": 10, "format": _clock(slices)},
+                "axis": {
+                    "grid": False,
+                    "tickCount": 8,
+                    "format": _clock(slices),
+                    "labelFlush": False,
+                    "labelOverlap": True,
+                },
             },
             "x2": {"field": "end"},
             "y": {"field": "from", "type": "quantitative", "title": None, "axis": _UP},
@@ -225,6 +237,11 @@ def _over_time(title: str, slices: Sequence[Slice], what: str) -> Chart:
         },
     }
     return Chart(title, _render(spec), is_wide=True)
+
+
+def _clipped(label: str, place: int) -> str:
+    """Return a label that is not too long, and differs from those that begin alike."""
+    return label if len(label) <= _LONGEST else f"{label[:_LONGEST]}… ({place + 1})"
 
 
 def _clock(slices: Sequence[Slice]) -> str:

@@ -52,8 +52,9 @@ class Field:
     @property
     def labels(self) -> list[tuple[str, int]] | None:
         """The most frequent values, and all others as one; None of text that hardly repeats."""
-        many = len(self.counted) > MOST_LABELS and self.values < 4 * len(self.counted)
-        if self.is_free or many:
+        times = 2 if len(self.counted) <= MOST_LABELS else 4  # that each should stand on average
+        is_text = len(self.counted) > MOST_LABELS // 2 and self.values < times * len(self.counted)
+        if self.is_free or is_text:
             return None
         first = [(_text(value), rows) for value, rows in self.counted.most_common(MOST_LABELS)]
         rest = self.values - sum(rows for _, rows in first)

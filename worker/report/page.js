@@ -113,9 +113,15 @@ function figure(medium, ...caption) {
   return made;
 }
 
+function told(medium) {
+  const made = element("small", "", `${medium.name.split("/").pop()} (${medium.note})`);
+  made.title = medium.name;
+  return made;
+}
+
 function media(row) {
   if (!row.media.length) return null;
-  const figures = row.media.map((each) => figure(each, `${each.name} (${each.note})`));
+  const figures = row.media.map((each) => figure(each, told(each)));
   return element("div", "media", ...figures);
 }
 
@@ -137,10 +143,10 @@ function turn(role, value, words, className = "asked") {
 
 function details(row) {
   const shown = { ...row.given };
-  const told = ["parsed", "scores", "tool_calls", "row", "worker", "finished_at", "seed"];
-  if (row.attempts > 1) told.push("attempts");
-  if (row.cached_tokens) told.push("cached_tokens");
-  for (const name of told) if (row[name] !== undefined) shown[name] = row[name];
+  const names = ["parsed", "scores", "tool_calls", "row", "worker", "finished_at", "seed"];
+  if (row.attempts > 1) names.push("attempts");
+  if (row.cached_tokens) names.push("cached_tokens");
+  for (const name of names) if (row[name] !== undefined) shown[name] = row[name];
   const made = element("table");
   for (const [name, value] of Object.entries(shown)) {
     made.append(element("tr", "", element("th", "", name), element("td", "", text(value))));
@@ -165,9 +171,10 @@ function card(row, words) {
 }
 
 function picture(row, words) {
-  const figures = row.media.map((each) => figure(each, element("small", "", `${each.name} (${each.note})`)));
+  const figures = row.media.map((each) => figure(each, told(each)));
   const caption = element("figcaption", "", element("b", "", row.id), ": ", ...marked(said(row), words));
-  return element("figure", "card", ...figures, caption);
+  const isStrip = row.media.some((each) => each.kind === "video" && each.at !== undefined);
+  return element("figure", isStrip ? "card strip" : "card", ...figures, caption);
 }
 
 let found = [];

@@ -8,7 +8,7 @@ import time
 from base64 import b64encode
 from typing import TYPE_CHECKING, TypedDict
 
-from vllm_mlx.errors import MLXBatchError
+from vllm_mlx.errors import MediaNotAllowedError, MLXBatchError
 from vllm_mlx.media.names import abridged
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.media.url import printable, safe_name
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 _IMAGE, _FRAME, _FRAMES, _GAP = (240, 160), (160, 120), 6, 2  # pixels, frames, pixels
 _IS_URL = re.compile("https?://", re.I)
+_NOT_ALLOWED = (
+    "not read: neither its folder nor its host was allowed; `mlx-batch report` takes "
+    "--allowed-media-path and --allowed-media-domain"
+)
 _QUALITY = 75  # of JPEG
 _SECONDS = 60.0  # that reading may take
 
@@ -71,6 +75,8 @@ class Pictures:
             image, note = (_video if kind == "video" else _image)(source, self._policy)
         except ImportError as error:
             return picture | {"note": f"not read: {error.name} is not installed"}
+        except MediaNotAllowedError:
+            return picture | {"note": _NOT_ALLOWED}
         except (MLXBatchError, OSError, ValueError) as error:
             return picture | {"note": f"not read: {error}"}
         url = _url(image)
@@ -103,7 +109,7 @@ def _video(source: str, policy: MediaPolicy) -> tuple[Image.Image, str]:
     for frame in frames:
         frame.thumbnail(_FRAME)
     width, height = frames[0].size
-    strip = Image.new("RGB", (len(frames) * (width + _GAP) - _GAP, height), "white")
+    strip = Image.new("RGB", (len(frames) * (width + _GAP) - _GAP, height), "grey")
     for at, frame in enumerate(frames):
         strip.paste(frame, (at * (width + _GAP), 0))
     times = ", ".join(f"{seconds:.1f}" for seconds in clip.timestamps)

@@ -94,9 +94,7 @@ def _shown(dataset: Finished, row: Row) -> ShownRow:
 def _said(content: Any) -> str:
     if isinstance(content, str) or content is None:
         return content or ""
-    return "\n".join(
-        part["text"] if part["type"] == "text" else f"[{part['type']}]" for part in content
-    )
+    return "\n".join(part["text"] for part in content if part["type"] == "text")
 
 
 def _short(value: Any) -> Any:

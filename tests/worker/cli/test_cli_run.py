@@ -74,7 +74,7 @@ class Finished:
         prompts = folder / "prompts.jsonl"
         prompts.write_text("".join(json.dumps(row) + "\n" for row in SIX_ROWS))
         self.words = ["run", prompts, "--model", MODEL, "--out", self.out, "--max-tokens", 8]
-        self.words += ["--shard-size", 2, "--skip-bad-rows"]
+        self.words += ["--shard-size", 2, "--skip-bad-rows", "--report"]
         self.result = run(*self.words)
 
 
@@ -124,6 +124,7 @@ def test_a_finished_run_leaves_no_server_and_no_clutter(finished: Finished) -> N
         "data",
     ]
     assert not (finished.out / "_job" / "redis").exists()
+    assert "All 6 rows." in (finished.out / "_job" / "report.html").read_text()
     manifest = json.loads((finished.out / "_job" / "manifest.json").read_text())
     assert manifest["result"] | {"ok": 4, "error": 2, "rows_in": 6} == manifest["result"]
 
