@@ -62,8 +62,9 @@ def _failures(prompts: PlannedPrompts, measured: dict[str, str] | None = None) -
     if not prompts.failures and not measured:
         return Text("none")
     text = Text(f"{prompts.failing:,} rows", style="red" if prompts.failing else "")
-    for name, each in prompts.failures.items():
-        text.append(f"\n{name}: {each.count:,} rows, {_places(each)}: {_short(each.example)}")
+    for each in prompts.failures.values():
+        text.append(f"\n{each.count:,} rows, {_places(each)}: {each.error_type}: ")
+        text.append(_short(each.example))
     for name, message in (measured or {}).items():
         text.append(f"\n{name} of a row that was run: {_short(message)}", style="red")
     return text

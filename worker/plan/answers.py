@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.batching.request import new_request_id
-from worker.plan.prompts import Planned, Sampled
+from worker.plan.shares import Planned, Sampled
 
 ROWS = 20
 """Rows of each class that are run."""

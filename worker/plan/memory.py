@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.batching.slots.budget import KVBudget, Need
 from vllm_mlx.batching.slots.ring import columns_for
-from worker.plan.prompts import Planned
+from worker.plan.shares import Planned
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from worker.plan.answers import Answers, run_some
 from worker.plan.memory import Memory
 from worker.plan.prompts import PlannedPrompts, Reading, histogram, read_prompts
 from worker.plan.schedule import decode_seconds
-from worker.plan.timings import Clock, Timings, measure, process_start
+from worker.plan.timings import Clock, Timings, measure, overhead
 
 MODEL_ERROR = 0.2
 """How far a prediction is off on a quiet machine, as a share of it."""
@@ -75,7 +75,7 @@ class Plan:
             "rows": prompts.rows,
             "bad_rows": prompts.bad_rows,
             "failing_rows": prompts.failing,
-            "failures": {name: asdict(each) for name, each in prompts.failures.items()},
+            "failures": [asdict(each) for each in prompts.failures.values()],
             "duplicate_rows": prompts.duplicates.rows,
             "prompt_tokens": prompts.prompt_tokens,
             "computed_prompt_tokens": prompts.computed_tokens,
@@ -123,7 +123,7 @@ def make_plan(
         answers = timings = None
         if prompts.planned:
             tell("timing a few prompts and steps")
-            start += 2 * process_start(clock)
+            start += overhead(clock)
             width = min(memory.width, len(prompts.planned))
             timings = measure(core, prompts.sample, width, start=start, clock=clock)
             if measures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,12 +10,13 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.batching.request import Request, new_request_id
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
-from worker.plan.prompts import Planned, Sampled
+from worker.plan.shares import Planned, Sampled
 
 POINT_SECONDS = 1.5
 """What the steps of one width are to take: a busy machine hides what less would tell."""
@@ -22,6 +24,8 @@ STEPS = (8, 64)
 """Least and most tokens of each row at one width."""
 CONTEXTS = 4
 """Prompts that rows of a timed step go on from."""
+END_STARTS = 2
+"""Starts of a command that the last job, verification and summary take: 2 s and 1 s, measured."""
 LEAST_SHARED = 0.05
 """Of the computed tokens; where fewer are shared, these are not timed apart."""
 
@@ -34,7 +38,7 @@ class Timings:
         own: a prompt token that one row needs, joining the batch included.
         shared: a prompt token that several rows need.
         steps: a step of so many rows.
-        start: until a worker's engine is ready.
+        start: all but the rows, which is mostly until a worker's engine is ready.
         spread: how far two timings of the same lie apart, as a share of them.
     """
 
@@ -69,7 +73,7 @@ def measure(
     Args:
         sample: rows of the input that would run; at least one.
         width: most rows side by side.
-        start: seconds until a worker's engine is ready.
+        start: seconds of a run beside its rows.
         clock: tells seconds.
     """
     prober = _Prober(core, clock)
@@ -84,11 +88,20 @@ def measure(
     return Timings(own, shared, steps, start, abs(first - last) / (first + last))
 
 
-def process_start(clock: Clock) -> float:
-    """Return how long a process of ours takes to start, before any model is loaded."""
+def overhead(clock: Clock) -> float:
+    """Return how long a run takes beside its rows and the loading of the model.
+
+    The command, the worker and its engine start one after the other.
+    """
+    started = _import("worker.cli.app", clock)
+    return (2 + END_STARTS) * started + _import("vllm_mlx.models.loading", clock)
+
+
+def _import(module: str, clock: Clock) -> float:
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+    command = [sys.executable, "-P", "-c", f"import {module}"]
     started = clock()
-    command = [sys.executable, "-m", "worker.cli", "--version"]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": path})
     return clock() - started
 
 

@@ -31,7 +31,7 @@ WIDTH = 4
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time a few steps only: how good the timings are is for `benchmarks/planned.py`."""
     monkeypatch.setattr(timings, "POINT_SECONDS", 0.02)
-    monkeypatch.setattr("worker.plan.plan.process_start", lambda _: 0.5)
+    monkeypatch.setattr("worker.plan.plan.overhead", lambda _: 0.5)
 
 
 @pytest.fixture
@@ -89,15 +89,17 @@ def test_a_plan_of_rows_that_all_run(tmp_path: Path, text_folder: str) -> None:
 
 def test_what_is_printed_fits_in_80_columns(tmp_path: Path, text_folder: str) -> None:
     rows = [{"prompt": "a" * size} for size in (5, 30, 31, 40, 100)]
-    path = write(tmp_path, *rows, {"prompt": ""}, "{", {"prompt": "x", "temperature": 9})
+    hot = [{"prompt": "x", "temperature": each} for each in (9, 10, 11)]
+    path = write(tmp_path, *rows, "{", *hot)
 
     result = cli("plan", path, "--model", text_folder, "--max-tokens", 5, env={"COLUMNS": "80"})
 
     assert result.exit_code == ExitCode.ROWS_IN_ERROR
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 80
-    assert "8, 3 of them bad" in result.stdout
-    assert "InvalidRequestError: 3 rows, lines 6, 7, 8" in result.stdout
+    assert "9, 4 of them bad" in result.stdout
+    assert "1 rows, line 6: InvalidRequestError" in result.stdout
+    assert "3 rows, lines 7, 8, 9: InvalidRequestError" in result.stdout
     bars = [line for line in lines if "█" in line]
     assert max(bar.count("█") for bar in bars) == 40
     assert sum(int(bar.split()[-1]) for bar in bars) == 5
@@ -119,7 +121,7 @@ def test_rows_that_could_not_run_are_told(tmp_path: Path, text_folder: str) -> N
 
     assert code == ExitCode.ROWS_IN_ERROR
     assert found["failing_rows"] == 3
-    assert {name: each["lines"] for name, each in found["failures"].items()} == {
+    assert {each["error_type"]: each["lines"] for each in found["failures"]} == {
         "ContextLengthError": [2],
         "MediaError": [3],
         "InvalidRequestError": [4],
@@ -137,7 +139,7 @@ def test_media_that_can_not_be_read_or_may_not(tmp_path: Path, vision_folder: Pa
     code, found = plan_json(path, "--model", vision_folder)
 
     assert code == ExitCode.ROWS_IN_ERROR
-    assert {name: each["lines"] for name, each in found["failures"].items()} == {
+    assert {each["error_type"]: each["lines"] for each in found["failures"]} == {
         "MediaNotAllowedError": [1],
         "MediaError": [2],
     }
@@ -191,8 +193,8 @@ def test_prefixes_save_as_much_as_in_a_run(tmp_path: Path, new_core: NewCore, n:
     assert found.computed_tokens < 0.4 * found.prompt_tokens
 
 
-def test_a_start_of_a_process_is_timed() -> None:
-    assert timings.process_start(time.perf_counter) > 0.05
+def test_what_a_run_takes_beside_its_rows_is_timed() -> None:
+    assert timings.overhead(time.perf_counter) > 0.05
 
 
 def test_nothing_runs_without_measure(tmp_path: Path, new_core: NewCore) -> None:
@@ -214,7 +216,7 @@ def test_fewer_slots_where_the_budget_is_small(tmp_path: Path, text_folder: str)
     assert found["memory"]["slots"] == found["memory"]["max_num_seqs"]
     assert 1 <= small["memory"]["slots"] < 6
     assert code == ExitCode.ROWS_IN_ERROR
-    assert {name: each["lines"] for name, each in small["failures"].items()} == {
+    assert {each["error_type"]: each["lines"] for each in small["failures"]} == {
         "KVCacheBudgetError": [2]
     }
 
@@ -223,14 +225,12 @@ def test_measured_answers_narrow_the_range(tmp_path: Path, text_folder: str) -> 
     rows = [{"prompt": f"row {n}", "max_tokens": 6} for n in range(30)]
     path = write(tmp_path, *rows)
 
-    _, guessed = plan_json(path, "--model", text_folder)
     _, measured = plan_json(path, "--model", text_folder, "--measure")
 
-    assert guessed["output_tokens"] == [0, 180]
     assert sum(measured["measured"]["finish_reasons"].values()) == 20
     low, high = measured["output_tokens"]
     assert 0 < low <= high
-    assert high - low < 180
+    assert high - low < 180, "what it is without"
 
 
 def test_rows_that_fail_when_they_are_run_are_told(
