@@ -10,6 +10,7 @@ from typing import Any
 
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.cluster import RedisCluster
 from redis.connection import AbstractConnection
 from redis.exceptions import (
     ConnectionError,
@@ -21,14 +22,20 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from jobs.errors import ServerVersionError
-from vllm_mlx.errors import InvalidRequestError
+from jobs.errors import ServerVersionError, UnsuitableServerError
+from vllm_mlx.errors import InvalidRequestError, MLXBatchError
 
 # The first with `SET … NX GET` and with patterns of keys that a user may only read. Valkey tells
 # the version of Redis that it stands for, which is 7.2 at least.
 LEAST_REDIS = (7, 0)
 # Seconds a server may take to answer: a frozen one must be noticed, and no command is slow.
 SOCKET_TIMEOUT = 15.0
+LARGEST_VALUE = 512 << 20  # bytes that Redis takes as one by default
+_LARGEST = "proto-max-bulk-len"
+_TOLD = re.compile(r"^(\w+):(\S+)", re.MULTILINE)
+_NO_CLUSTER = (
+    "a run's records change together, so they are on one server; give the URL of one that is none"
+)
 _SAFE = ("Redis URL must", "Invalid value for", "got an unexpected", "Invalid SSL", "ssl_")
 _PASSING = (ConnectionError, TimeoutError, OutOfMemoryError, ReadOnlyError)
 
@@ -43,7 +50,8 @@ def is_passing(error: Exception) -> bool:
 def connect(url: str, *, patience: float = SOCKET_TIMEOUT) -> Redis:
     """Return a connection for RQ and the ledger; `rediss://` is encrypted.
 
-    Its first command raises `ServerVersionError` if the server is older than `LEAST_REDIS`.
+    Its first command raises `ServerVersionError` if the server is older than `LEAST_REDIS`, and
+    `UnsuitableServerError` if it is a cluster.
     redis-py would repeat a command whose reply was lost, and so apply a transaction twice; the
     worker repeats what is safe to repeat itself.
 
@@ -70,20 +78,63 @@ def connect(url: str, *, patience: float = SOCKET_TIMEOUT) -> Redis:
     except (ValueError, TypeError, RedisError) as error:
         reason = _why_no_url(error, url)
         raise InvalidRequestError(f"{redacted(url)} is not the URL of a Redis: {reason}") from None
+    _require_bytes(connection)
     return connection
 
 
-def _greet(server: str, connection: AbstractConnection) -> None:
-    """Log in, as redis-py does by itself, and refuse a server that is too old."""
-    connection.on_connect()
-    connection.send_command("INFO", "server", check_health=False)
-    found = re.search(rb"redis_version:((\d+)\.(\d+)\S*)", connection.read_response())
-    if found and (int(found[2]), int(found[3])) < LEAST_REDIS:
-        connection.disconnect()
+def require_suitable(connection: Redis) -> None:
+    """Look at a connection that `connect` may not have made, before anything is written.
+
+    Raises:
+        InvalidRequestError: it decodes answers, or is a cluster's.
+        ServerVersionError, UnsuitableServerError: as of `connect`.
+    """
+    if isinstance(connection, RedisCluster):
+        raise InvalidRequestError(f"a RedisCluster can't be used: {_NO_CLUSTER}")
+    _require_bytes(connection)
+    _require_suitable("the server", connection.execute_command("INFO", "server"))
+
+
+def largest_value(connection: Redis) -> int:
+    """Return how many bytes a server takes as one value."""
+    try:
+        found: Any = connection.config_get(_LARGEST)
+    except ResponseError:  # it is not for us to know
+        found = {}
+    return int(found.get(_LARGEST, LARGEST_VALUE))
+
+
+def _require_bytes(connection: Redis) -> None:
+    if connection.get_connection_kwargs().get("decode_responses"):
+        raise InvalidRequestError(
+            "decode_responses: RQ and the ledger read bytes; leave it out, as "
+            "jobs.connection.connect(url) does"
+        )
+
+
+def _require_suitable(server: str, said: Any) -> None:
+    """Refuse a server by what `INFO server` says of it; redis-py may have parsed that."""
+    told = said if isinstance(said, dict) else dict(_TOLD.findall(bytes(said).decode()))
+    version = str(told.get("redis_version", ""))
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found and (int(found[1]), int(found[2])) < LEAST_REDIS:
         least = ".".join(map(str, LEAST_REDIS))
         raise ServerVersionError(
-            f"{server} is Redis {found[1].decode()}: mlx-batch needs Redis {least}, or Valkey"
+            f"{server} is Redis {version}: mlx-batch needs Redis {least}, or Valkey"
         )
+    if "cluster" in (told.get("redis_mode"), told.get("server_mode")):  # the latter is Valkey's
+        raise UnsuitableServerError(f"{server} is a Redis Cluster: {_NO_CLUSTER}")
+
+
+def _greet(server: str, connection: AbstractConnection) -> None:
+    """Log in, as redis-py does by itself, and refuse a server that does not suit."""
+    connection.on_connect()
+    connection.send_command("INFO", "server", check_health=False)
+    try:
+        _require_suitable(server, connection.read_response())
+    except MLXBatchError:
+        connection.disconnect()
+        raise
 
 
 def redacted(url: str) -> str:

@@ -41,6 +41,10 @@ class LedgerError(MLXBatchError):
     """The ledger in Redis holds what this version does not write."""
 
 
+class UnsuitableServerError(MLXBatchError):
+    """The Redis is a cluster, or takes less than a job needs."""
+
+
 class LeaseLostError(MLXBatchError):
     """A worker that was suspended, or without Redis, came back after its shard was claimed."""
 

@@ -93,6 +93,7 @@ class PreparedRun:
 
     Attributes:
         version: of the input when it was surveyed.
+        largest_job: characters of the rows of one job.
         resume, overwrite: as in `RunOptions`.
     """
 
@@ -100,6 +101,7 @@ class PreparedRun:
     source: Input
     version: Hashable
     bad_rows: BadRows
+    largest_job: int
     resume: bool
     overwrite: bool
 
@@ -178,7 +180,7 @@ def prepare_run(path: str | Path | None = None, **options: Unpack[RunOptions]) -
     }
     if not overwrite:
         check_folder(folder, asked)
-    survey = survey_input(source, sampling, asked["n"], chat=chat)
+    survey = survey_input(source, sampling, asked["n"], chat=chat, shard_size=asked["shard_size"])
     if survey.bad_rows and not given.get("skip_bad_rows"):
         raise survey.refuse(source.path)
     spec = RunSpec.create(
@@ -195,7 +197,9 @@ def prepare_run(path: str | Path | None = None, **options: Unpack[RunOptions]) -
     )
     if not overwrite:
         _check_holder(Dataset(folder), spec, resume=resume)
-    return PreparedRun(spec, source, version, survey.bad_rows, resume, overwrite)
+    return PreparedRun(
+        spec, source, version, survey.bad_rows, survey.largest_job, resume, overwrite
+    )
 
 
 _OF_TEMPLATE = ("prompt", "system", "messages", "id_column", "image_column", "video_column")

@@ -12,15 +12,17 @@ from typing import Unpack
 from redis import Redis
 
 from jobs.bad_rows import BadRows
+from jobs.connection import largest_value, require_suitable
 from jobs.dataset import Dataset
-from jobs.errors import InputFileError, RunExistsError, RunStateError
+from jobs.errors import InputFileError, RunExistsError, RunStateError, UnsuitableServerError
 from jobs.ledger import Halting, Ledger, RunState
 from jobs.preparation import PreparedRun, RunOptions, prepare_run
-from jobs.queue.run_jobs import RunJobs
+from jobs.queue.run_jobs import RunJobs, stored_size
 from jobs.run_spec import InputSpec, RunSpec
 from jobs.shards import Shard, shards_of
 from jobs.sources import Input, input_of
 
+ALWAYS_TAKEN = 1 << 20  # bytes; no server can be set to take less as one value
 ENQUEUE_BATCH = 100  # jobs a round trip; more gains nothing (measured)
 
 
@@ -64,6 +66,8 @@ def enqueue_run(
 
 def enqueue_prepared(connection: Redis, prepared: PreparedRun) -> Enqueued:
     """Enqueue a run that was prepared; raises what `enqueue_run` raises of the server."""
+    require_suitable(connection)
+    _require_room(connection, prepared)
     spec, shards, moved = prepared.spec, 0, None
     if prepared.overwrite:
         _forget_holder(connection, spec)
@@ -72,6 +76,28 @@ def enqueue_prepared(connection: Redis, prepared: PreparedRun) -> Enqueued:
         payloads = shards_of(prepared.source, spec, prepared.version)
         shards = _enqueue(connection, spec, payloads, resume=prepared.resume)
     return Enqueued(spec, shards, prepared.bad_rows, prepared.source.folder, moved)
+
+
+def _require_room(connection: Redis, prepared: PreparedRun) -> None:
+    """Refuse jobs that are larger than what a server takes as one value.
+
+    Raises:
+        UnsuitableServerError: one is; nothing is enqueued.
+    """
+    if prepared.largest_job < ALWAYS_TAKEN or prepared.largest_job < (
+        most := largest_value(connection)
+    ):
+        return
+    for shard, payload in shards_of(prepared.source, prepared.spec, prepared.version):
+        size = stored_size(payload)
+        if size > most:
+            rows = prepared.spec.shard_rows(shard)
+            fewer = max(1, len(rows) * most // (2 * size))
+            raise UnsuitableServerError(
+                f"rows {rows.start} to {rows.stop - 1} make a job of {size:,} bytes, and the "
+                f"server takes {most:,} (proto-max-bulk-len): give a --shard-size of {fewer}, or "
+                "name images and videos by their paths"
+            )
 
 
 def resume_run(connection: Redis, run_id: str) -> Enqueued:

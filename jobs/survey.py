@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from jobs.bad_rows import BadRows
 from jobs.dataset import ColumnTypes
 from jobs.errors import InputFileError
 from jobs.parsed import ParsedType
-from jobs.sources import Input, validated
+from jobs.sources import Input, SourceRow, validated
 from vllm_mlx.sampling_params import SamplingParams
 
 
@@ -21,6 +22,7 @@ class Survey:
         rows: rows of the input.
         samples: rows of the dataset that they make.
         most_samples: of one row of the input.
+        largest_job: characters of the rows of one job.
     """
 
     rows: int = 0
@@ -29,6 +31,18 @@ class Survey:
     bad_rows: BadRows = field(default_factory=BadRows)
     columns: ColumnTypes = field(default_factory=ColumnTypes)
     parsed: ParsedType = field(default_factory=ParsedType)
+    largest_job: int = 0
+    _job: tuple[int, int] = (0, 0)
+
+    def weigh(self, row: SourceRow, shard_size: int) -> None:
+        """Add a row to the job that it falls into, and its text to that job's."""
+        samples, size = self._job
+        samples, size = samples + row.samples, size + len(json.dumps(row.data))
+        self.largest_job = max(self.largest_job, size)
+        if samples >= shard_size:
+            samples %= shard_size
+            size = len(json.dumps(row.data)) if samples else 0
+        self._job = samples, size
 
     def refuse(self, path: Path) -> InputFileError:
         """Return the error that tells what is wrong with the bad rows."""
@@ -39,8 +53,13 @@ class Survey:
         return InputFileError("\n".join(lines))
 
 
-def survey_input(source: Input, sampling: SamplingParams, n: int, *, chat: bool) -> Survey:
+def survey_input(
+    source: Input, sampling: SamplingParams, n: int, *, chat: bool, shard_size: int
+) -> Survey:
     """Read and count every row.
+
+    Args:
+        shard_size: samples a job.
 
     Raises:
         InputFileError: the file is missing, empty or unreadable.
@@ -51,6 +70,7 @@ def survey_input(source: Input, sampling: SamplingParams, n: int, *, chat: bool)
         survey.rows += 1
         survey.samples += row.samples
         survey.most_samples = max(survey.most_samples, row.samples)
+        survey.weigh(row, shard_size)
         survey.columns.observe(dialect.columns(row.data))
         if row.request:
             survey.parsed.observe(row.request.over(sampling).structured_outputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,11 @@ _ON_ITS_WAY = {
 def open_queue(connection: Redis, name: str) -> Queue:
     """Open a queue as every part of mlx-batch does: JSON only, our job class."""
     return Queue(name, connection=connection, serializer=JSONSerializer, job_class=BatchJob)
+
+
+def stored_size(payload: dict[str, Any]) -> int:
+    """Return about how many bytes RQ keeps of a job, which it compresses."""
+    return len(zlib.compress(JSONSerializer.dumps(payload)))
 
 
 def enqueue_now(queue: Queue, job: Job, pipeline: Pipeline, *, at_front: bool = False) -> None:

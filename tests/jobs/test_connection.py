@@ -5,19 +5,28 @@ An old server is a real one whose `INFO` is rewritten on its way.
 
 from __future__ import annotations
 
+import base64
+import json
+import os
 import re
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from redis import Redis
+from redis.exceptions import RedisError
 
 from jobs.connection import connect
-from jobs.errors import ServerVersionError
+from jobs.errors import ServerVersionError, UnsuitableServerError
+from jobs.producer import enqueue_run
 from tests.helpers.command_line import cli
-from tests.helpers.engines import MODEL, write_prompts
+from tests.helpers.engines import MODEL, wait_for, write_prompts
+from vllm_mlx.errors import InvalidRequestError
+from worker.embedded_redis import find_server
 
 Claim = Callable[[str], str]
 
@@ -84,4 +93,89 @@ def test_every_command_says_it_in_one_line(claim: Claim, tmp_path: Path, command
 
     assert result.exit_code == 3
     assert f"mlx-batch: {url} is Redis 6.2.9: mlx-batch needs Redis 7.0, or Valkey" in result.stderr
-    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+
+
+# Servers and connections that do not suit.
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[str]:
+    """The URL of a server that is a cluster of one."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = [find_server(), "--port", str(port), "--cluster-enabled", "yes", "--save", ""]
+    words += ["--cluster-port", str(port - 1000), "--dir", str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as server:
+        url = f"redis://127.0.0.1:{port}/0"
+        wait_for(lambda: answers(url), timeout=20)
+        yield url
+        server.kill()
+
+
+def answers(url: str) -> bool:
+    with suppress(RedisError), Redis.from_url(url) as connection:
+        return bool(connection.ping())
+    return False
+
+
+def test_a_cluster_is_refused_before_anything_is_written(cluster: str, tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl", 2)
+    words = [prompts, "--model", MODEL, "--out", tmp_path / "out", "-u", cluster]
+
+    for command in ("enqueue", "run"):
+        result = cli(command, *words)
+        assert result.exit_code == 3
+        assert f"mlx-batch: {cluster} is a Redis Cluster: " in result.stderr
+        assert result.stderr.count("\n") == 1
+    with Redis.from_url(cluster) as plain:
+        with pytest.raises(UnsuitableServerError, match="the server is a Redis Cluster"):
+            enqueue_run(plain, prompts, model=MODEL, out=tmp_path / "out")
+        assert plain.keys("*") == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_connection_that_decodes_is_refused(redis_url: str, tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl", 2)
+    with (
+        Redis.from_url(redis_url, decode_responses=True) as decoding,
+        pytest.raises(InvalidRequestError, match="decode_responses: RQ and the ledger read bytes"),
+    ):
+        enqueue_run(decoding, prompts, model=MODEL, out=tmp_path / "out")
+    result = cli("status", "-u", f"{redis_url}?decode_responses=True")
+    assert result.exit_code == 2
+    assert "decode_responses: RQ and the ledger read bytes" in result.stderr
+
+
+@pytest.mark.parametrize("version", ["6.2.9"])
+def test_an_old_server_of_a_connection_of_ones_own(
+    claim: Claim, tmp_path: Path, version: str
+) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl", 2)
+    with (
+        Redis.from_url(claim(version)) as own,
+        pytest.raises(ServerVersionError, match=f"the server is Redis {version}: "),
+    ):
+        enqueue_run(own, prompts, model=MODEL, out=tmp_path / "out")
+
+
+def test_a_job_that_the_server_would_not_take_is_told_before_any_is_there(
+    redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    noise = [base64.b64encode(os.urandom(200_000)).decode() for _ in range(8)]
+    prompts = tmp_path / "p.jsonl"
+    rows = [{"prompt": "a"}] * 8 + [{"prompt": "b", "note": each} for each in noise]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["enqueue", prompts, "--model", MODEL, "--out", tmp_path / "out", "-u", redis_url]
+    redis.config_set("proto-max-bulk-len", 1 << 20)
+    try:
+        refused = cli(*words, "--shard-size", 8)
+        (count,) = re.findall(r"give a --shard-size of (\d+)", refused.stderr)
+        assert redis.keys("*") == []
+        taken = cli(*words, "--shard-size", count)
+    finally:
+        redis.config_set("proto-max-bulk-len", 512 << 20)
+
+    assert refused.exit_code == 3
+    assert re.search(r"rows 8 to 15 make a job of 1,\d{3},\d{3} bytes", refused.stderr)
+    assert taken.exit_code == 0, taken.stderr

@@ -16,12 +16,13 @@ from jobs.errors import (
     RunNotFoundError,
     RunStateError,
     ServerVersionError,
+    UnsuitableServerError,
 )
 from vllm_mlx.errors import InvalidRequestError, ModelLoadError
 from worker.embedded_redis import FolderLockedError, RedisServerError
 
 _CONFLICT = (FolderLockedError, OutputTakenError, RunExistsError, RunStateError)
-_SERVER = (RedisError, RedisServerError, ServerVersionError)
+_SERVER = (RedisError, RedisServerError, ServerVersionError, UnsuitableServerError)
 _BAD_INPUT = (
     DatasetError,
     InputFileError,
@@ -49,7 +50,10 @@ class ExitCode(IntEnum):
     OK = 0, "all went well; rows may be in error, unless all of them are"
     ROWS_IN_ERROR = 1, "rows ended in error, and `--strict` was given; or `plan` says they would"
     BAD_INPUT = 2, "bad usage or bad input: an option, the prompts, the model; nothing was begun"
-    SERVER = 3, "no Redis: it can't be reached or started, is full, or too old; what is done stays"
+    SERVER = (
+        3,
+        "no Redis: none can be reached or started, or it is full or unsuitable; what is done stays",
+    )
     NOTHING_SUCCEEDED = 4, "the run has ended, and every row of it is in error"
     HALTED = (
         5,
