@@ -169,10 +169,10 @@ def prepare_run(path: str | Path | None = None, **options: Unpack[RunOptions]) -
         "model": identity.name,
         "out": str(folder),
         "input": InputSpec.of(source),
-        "shard_size": given.get("shard_size", DEFAULT_SHARD_SIZE),
+        "shard_size": _count("shard_size", given.get("shard_size", DEFAULT_SHARD_SIZE)),
         "sampling": sampling,
         "video_params": given.get("video_params") or VideoParams.of(),
-        "n": _samples(given.get("n", 1)),
+        "n": _count("n", given.get("n", 1), MAX_SAMPLES),
         "chat": chat,
         "template": template,
         "retry_incomplete": given.get("retry_incomplete", False),
@@ -211,11 +211,12 @@ def _shows(source: Input) -> bool:
     return shows_files(source) or bool(has_column)
 
 
-def _samples(n: Any) -> int:
-    n = whole(n)
-    if type(n) is not int or not 1 <= n <= MAX_SAMPLES:
-        raise InvalidRequestError(f"n={n!r}: should be 1 to {MAX_SAMPLES}")
-    return n
+def _count(name: str, given: Any, most: int | None = None) -> int:
+    count = whole(given)
+    if type(count) is not int or count < 1 or (most is not None and count > most):
+        allowed = "at least 1" if most is None else f"1 to {most}"
+        raise InvalidRequestError(f"{name}={given!r}: should be {allowed}")
+    return count
 
 
 def _identify(model: str, adapter: str | Path | None) -> ModelIdentity:

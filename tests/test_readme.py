@@ -26,7 +26,9 @@ THINKS = "mlx-community/Qwen3-4B-4bit"
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-MADE = re.compile(r"\b(?:answers|clips|extracted)/?\b")  # folders one block makes, others read
+MADE = re.compile(
+    r"\b(?:answers|clips|extracted|batch_output)/?\b"
+)  # folders one block makes, others read
 
 
 class Block(NamedTuple):

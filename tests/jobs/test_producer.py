@@ -114,7 +114,7 @@ def test_samples_are_the_rows_of_shards(redis: Redis, tmp_path: Path) -> None:
 
 
 def test_rows_that_do_not_say_have_as_many_samples_as_the_run(redis: Redis, tmp_path: Path) -> None:
-    spec = enqueue(redis, tmp_path, rows=2, shard_size=128, n=3)
+    spec = enqueue(redis, tmp_path, rows=2, shard_size=128.0, n=3.0)
 
     assert (spec.n, spec.rows, spec.input_rows, spec.samples) == (3, 6, 2, 3)
     assert samples_of(redis, spec) == [[(row, sample) for row in range(2) for sample in range(3)]]

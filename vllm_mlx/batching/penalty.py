@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Self
 
 import mlx.core as mx
 from mlx_lm.sample_utils import make_logits_processors
 
+from vllm_mlx.batching.logits import Choose, LogitsProcessor
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.sampling_params import SamplingParams
-
-Choose = Callable[[mx.array], mx.array]
-LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 
 
 def has_penalties(params: SamplingParams) -> bool:

@@ -6,14 +6,13 @@ chosen and not read yet, and that one is compared where it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import mlx.core as mx
 
+from vllm_mlx.batching.logits import Choose
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.thinking import Thinking
-
-Choose = Callable[[mx.array], mx.array]
 
 
 class ThoughtBudgets:

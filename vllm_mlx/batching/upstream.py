@@ -17,12 +17,13 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from vllm_mlx import platform
 from vllm_mlx.batching.cache_budget import in_place_budget
+from vllm_mlx.batching.logits import Choose
 from vllm_mlx.batching.masks import make_mask, masked, take_last
 from vllm_mlx.batching.penalty import Shaping, make_processors, shaped
 from vllm_mlx.batching.prompt_scores import score_prompt
 from vllm_mlx.batching.runner import Produced, Runner, prompt_read
 from vllm_mlx.batching.sequence import Sequence
-from vllm_mlx.batching.slots.draws import Choose, Sampling, make_choose
+from vllm_mlx.batching.slots.draws import Sampling, make_choose
 from vllm_mlx.batching.thought_budgets import ThoughtBudgets
 from vllm_mlx.scheduler_config import Bounds
 

@@ -29,6 +29,7 @@ from worker.cli.exit_codes import ExitCode
 from worker.cli.export import export_command
 from worker.cli.grouped_help import GroupedCommand, examples, group
 from worker.cli.options import (
+    Count,
     adapter_option,
     enqueue_options,
     media_options,
@@ -106,7 +107,7 @@ for command in (*run_commands.COMMANDS, acl, doctor, export_command, plan, repor
     "Batch",
     click.option(
         "--workers",
-        type=click.IntRange(min=1),
+        type=Count(),
         default=1,
         show_default=True,
         help="Worker processes, each with a model of its own.",

@@ -41,6 +41,16 @@ def _float(text: str) -> float | None:
         return None
 
 
+class Count(click.IntRange):
+    """An integer from 1 on, which may be written as a float, too."""
+
+    def __init__(self) -> None:
+        super().__init__(min=1)
+
+    def convert(self, value: Any, *where: Any) -> Any:
+        return super().convert(integer(value) if isinstance(value, str) else value, *where)
+
+
 def object_of(text: str) -> dict[str, Any]:
     """Return a JSON object."""
     try:
@@ -279,7 +289,7 @@ enqueue_options = all_of(
         ),
         click.option(
             "--shard-size",
-            type=click.IntRange(min=1),
+            type=Count(),
             default=DEFAULT_SHARD_SIZE,
             show_default=True,
             help="Rows of the dataset a job, and a Parquet part.",

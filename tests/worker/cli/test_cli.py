@@ -42,7 +42,7 @@ def enqueue_words(prompts: Path, url: str, *more: object) -> list[object]:
 def test_enqueue_prints_the_run_id_on_the_last_line(bench: Bench) -> None:
     prompts = write_prompts(bench.folder / "p.jsonl", 5)
 
-    result = cli(*enqueue_words(prompts, bench.url, "--shard-size", 2))
+    result = cli(*enqueue_words(prompts, bench.url, "--shard-size", "2.0"))
 
     assert result.exit_code == 0
     (run_id,) = Ledger(bench.redis).runs()
@@ -217,6 +217,7 @@ def test_a_bad_file_is_listed_and_nothing_is_enqueued(bench: Bench) -> None:
         ["--video-max-frames", "5000"],
         ["--stop", ""],
         ["--shard-size", "0"],
+        ["--shard-size", "2.5"],
         ["--temperature", "warm"],
         ["--no-such-flag"],
     ],

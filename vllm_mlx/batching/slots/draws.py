@@ -7,18 +7,16 @@ depends on the row alone. Shapes: S rows of the batch, R of them sample, V vocab
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from vllm_mlx import platform
+from vllm_mlx.batching.logits import Choose
 from vllm_mlx.batching.slots.filters import Filters, column, inverse_cdf
 from vllm_mlx.sampling_params import SamplingParams
-
-Choose = Callable[[mx.array], mx.array]
-"""From logits or log-probabilities `[S, V]` to token ids, int32 `[S]`."""
 
 
 class Sampling(NamedTuple):
