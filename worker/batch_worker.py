@@ -49,7 +49,8 @@ class BatchWorker:
         adapter: the folder of the adapter that the engine has put into it; part of the identity.
         engine: what answers rows.
         name: the worker's name; by default a random one.
-        grace: seconds that jobs may go on after a stop was asked for, before they are given back.
+        grace: seconds that rows under way may go on after a stop was asked for; their jobs are
+            given back with what is done of them.
         redis_timeout: seconds to wait for a Redis that went away.
         output_root: a run whose folder is not below this one is refused; None takes every run.
         report_media: flags that say what the reports at the end of runs may read for pictures;
@@ -73,6 +74,7 @@ class BatchWorker:
         report_media: Sequence[str] | None = None,
     ) -> None:
         self.stop_signal = StopSignal(grace)
+        self._is_winding_down = False
         self._engine = engine
         self._identify = partial(identify, model, adapter)
         model = self._identify().name
@@ -96,6 +98,7 @@ class BatchWorker:
             (Timer(0), self.flights.submit_again),
             (Timer(1), self.flights.heed_halts),
             (Timer(1), self._hand_over),
+            (Timer(0), self._wind_down),
             (Timer(1), self.flights.fail_overdue),
             (Timer(1), self._publish),
             (Timer(REPORT, due_at=time.monotonic() + REPORT), self._log.recent),
@@ -204,6 +207,12 @@ class BatchWorker:
         held = len(self.flights)
         self._sharing.look(held)
         self.flights.hand_over(self._sharing.surplus(held))
+
+    def _wind_down(self) -> None:
+        """Once a stop was asked for, begin no more rows; what others can do goes back at once."""
+        if self.stop_signal.is_requested and not self._is_winding_down:
+            self.flights.hand_over(len(self.flights))
+            self._is_winding_down = True
 
     def _rest(self) -> None:
         """Ask Redis for a job again only after a tick; when idle, with a pause."""

@@ -176,7 +176,7 @@ class Flights(dict[str, Flight]):
         """Begin no rows of runs that are halted, and put their jobs aside once they rest."""
         flights = [each for each in self.values() if isinstance(each, ShardFlight)]
         halted = self._halts.among(flight.spec.run_id for flight in flights)
-        for flight in flights:
+        for flight in reversed(flights):  # what goes back to the front of the queue keeps its order
             if flight.spec.run_id in halted:
                 flight.halt()
             elif flight.is_halted and flight.job.id not in self._leaving:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
+from rich.jupyter import JupyterMixin
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
@@ -27,8 +28,8 @@ _AT_THE_END = (Phase.VERIFYING, Phase.FINISHED)
 class RunDisplay:
     """Shows what `update` is told while it is entered.
 
-    A terminal has some lines that are drawn again and again, everything else a line every ten
-    seconds and one at the end.
+    A terminal and a notebook have some lines that are drawn again and again, everything else a line
+    every ten seconds and one at the end.
     """
 
     def __init__(self, console: Console) -> None:
@@ -38,6 +39,7 @@ class RunDisplay:
         self._spinner = Spinner("dots")
         self._next_line = Timer(PLAIN_EVERY)
         self._live: Live | None = None
+        self._cell: Any = None
         if console.is_interactive:
             self._live = Live(get_renderable=self._draw, console=console, refresh_per_second=FRAMES)
 
@@ -52,11 +54,22 @@ class RunDisplay:
                 highlight=False,
                 soft_wrap=True,
             )
+        if self._console.is_jupyter:
+            self._show_in_cell(_Drawn(progress, self._spinner))
+            return
         is_news = progress.phase in (Phase.ENDING, Phase.FINISHED)
         is_news &= before is None or before.phase is not progress.phase
         if not self._live and (self._next_line.is_due or is_news):
             self._next_line.restart()
             self._console.print(as_line(progress), markup=False, highlight=False, soft_wrap=True)
+
+    def _show_in_cell(self, shown: _Drawn) -> None:
+        if self._cell is None:
+            from IPython.display import display  # a notebook has it
+
+            self._cell = display(shown, display_id=True)
+        else:
+            self._cell.update(shown)
 
     def __enter__(self) -> Self:
         if self._live:
@@ -73,6 +86,17 @@ class RunDisplay:
         if self._progress is None:
             return Text("")
         return drawn(self._progress, self._spinner, time.monotonic() - self._told_at)
+
+
+class _Drawn(JupyterMixin):
+    """A progress that a notebook shows as HTML, and Rich as lines."""
+
+    def __init__(self, progress: RunProgress, spinner: Spinner) -> None:
+        self._progress = progress
+        self._spinner = spinner
+
+    def __rich__(self) -> RenderableType:
+        return drawn(self._progress, self._spinner)
 
 
 def drawn(progress: RunProgress, spinner: Spinner, since: float = 0.0) -> RenderableType:

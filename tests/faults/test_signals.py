@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import Counter
 
 import pytest
 
@@ -15,7 +16,7 @@ SIGNALS = pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids
 
 
 @SIGNALS
-def test_a_worker_with_time_ends_its_jobs_and_takes_no_more(
+def test_a_worker_with_time_ends_its_rows_and_begins_no_more(
     stage: Stage, undisturbed: Undisturbed, signum: signal.Signals
 ) -> None:
     spec = stage.enqueue(ROWS, shard_size=SHARD_SIZE)
@@ -26,18 +27,21 @@ def test_a_worker_with_time_ends_its_jobs_and_takes_no_more(
 
     assert worker.wait(timeout=12) == 0
 
-    asked = [event for event in stage.events() if event.what == "asked"]
-    assert [event for event in asked if event.at > at + 0.2] == []
-    assert stage.open_rows(worker) == set()
-    taken = {event.row // SHARD_SIZE for event in asked}
+    begun = [event for event in stage.events() if event.what == "begun"]
+    assert [event for event in begun if event.at > at + 0.5] == []
+    rows = {event.row for event in begun}
+    assert rows == set(stage.rows("answered", worker))
+    per_shard = Counter(row // SHARD_SIZE for row in rows)
+    whole = {shard for shard, count in per_shard.items() if count == SHARD_SIZE}
     with stage.server.client() as redis:
-        assert front_of_queue(redis, spec) == sorted(set(range(4)) - taken)
-        assert {status_of(redis, spec, shard) for shard in taken} == {"finished"}
+        assert front_of_queue(redis, spec) == sorted(set(range(4)) - whole)
+        assert {status_of(redis, spec, shard) for shard in whole} <= {"finished"}
         assert known_workers(redis, spec) == []
     stage.start("--burst", delay=0)
     stage.finish(spec)
     stage.check(spec, undisturbed(ROWS))
-    assert stage.generated_again() == 0
+    # A row may begin in the very moment in which the worker cancels it.
+    assert stage.generated_again() <= 1
 
 
 @SIGNALS

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import sys
+import types
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -128,3 +131,33 @@ def test_what_rows_hold_moves_no_cursor() -> None:
     written = console.file.getvalue()
     assert not any(code in written for code in ("\x1b[2J", "\x1b[1A", "\x1b[H"))
     assert "[red]" in written
+
+
+def test_a_notebook_has_one_cell_that_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Handle:
+        def __init__(self) -> None:
+            self.shown: list[Any] = []
+
+        def update(self, what: Any) -> None:
+            self.shown.append(what)
+
+    handle = Handle()
+
+    def display(what: Any, *, display_id: bool) -> Handle:
+        assert display_id
+        handle.update(what)
+        return handle
+
+    notebook = types.ModuleType("IPython.display")
+    notebook.display = display  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    console = Console(force_jupyter=True, file=io.StringIO())
+    with RunDisplay(console) as shown:
+        shown.update(RunProgress(phase=Phase.READING))
+        shown.update(ANSWERING)
+
+    assert len(handle.shown) == 2
+    html = handle.shown[-1]._repr_mimebundle_([], [])["text/html"]
+    assert "answering" in html
+    assert "262,143/640,000 rows" in html

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -131,3 +132,34 @@ def _watch(redis: Redis, spec: RunSpec, over: list[str]) -> bool:
         if said.max_num_seqs and said.running > said.max_num_seqs:
             over.append(f"{name}: {said}")
     return run_status(redis, spec.run_id).is_finished
+
+
+def test_a_worker_that_is_to_end_begins_no_more_rows_and_gives_back_what_is_not_begun(
+    bench: Bench,
+) -> None:
+    spec = bench.enqueue(rows=24, shard_size=8)
+    engine = DoubleEngine(max_num_seqs=12, held=True)
+    worker = bench.worker(engine, name="w", grace=60)
+
+    def has_all() -> bool:
+        step(bench, worker)
+        return len(worker.flights) == 3
+
+    wait_for(has_all)
+
+    worker.stop_signal.request(signal.SIGTERM)
+    step(bench, worker)
+    assert (len(engine.open), len(worker.flights)) == (12, 2), "all of one, and half of another"
+    assert bench.status(spec, 2) == "queued"
+    assert not worker._is_over(burst=False), "rows are under way"
+
+    engine.answer()
+    step(bench, worker)
+    step(bench, worker)
+
+    assert worker._is_over(burst=False), "long before its grace is over"
+    assert [bench.status(spec, shard) for shard in range(3)] == ["finished", "queued", "queued"]
+    assert run_status(bench.redis, spec.run_id).rows_done == 12, "what was begun is recorded"
+    assert bench.redis.lrange(f"rq:queue:{spec.queue}", 0, -1) == [
+        spec.shard_id(shard).encode() for shard in (1, 2)
+    ]

@@ -162,9 +162,7 @@ def enqueue(connection: Redis, **options: Any) -> None:
 @media_options
 @click.option("--burst", is_flag=True, help="End when nothing is left to do.")
 @click.option("--name", help="The worker's name; default: a random one.")
-@seconds_option(
-    "--grace", 10.0, "How long jobs may go on after Ctrl-C or SIGTERM, before they are put back."
-)
+@seconds_option("--grace", 10.0, "How long rows under way may go on after Ctrl-C or SIGTERM.")
 @seconds_option(
     "--redis-timeout", 300.0, "How long to wait for a Redis that is away, before the worker ends."
 )
