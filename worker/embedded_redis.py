@@ -175,6 +175,16 @@ def _socket_path() -> Path:
     return path
 
 
+def living_server(folder: Path) -> str | None:
+    """Return the URL of the server whose data lies in `folder`, if one is at work there."""
+    with contextlib.suppress(OSError, RedisError):
+        url = f"unix://{(folder / 'server.lock').read_text()}"
+        with Redis.from_url(url) as client:
+            client.ping()
+        return url
+    return None
+
+
 def _try_lock(path: Path) -> IO[str] | None:
     """Return the file, locked (the kernel frees it) and empty; None if another process holds it."""
     file = path.open("a+")

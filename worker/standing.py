@@ -25,6 +25,7 @@ class Standing(StrEnum):
         PAUSED: workers begin no more of its rows, since somebody paused it.
         HALTED: they begin no more, since it has reached a bound.
         INTERRUPTED: it is not done, and nothing of it is queued.
+        UNKNOWN: it is not done, and no server says more.
         FINISHED: its dataset is verified.
     """
 
@@ -36,12 +37,18 @@ class Standing(StrEnum):
     PAUSED = "paused"
     HALTED = "halted"
     INTERRUPTED = "interrupted"
+    UNKNOWN = "unknown"
     FINISHED = "finished"
 
     @property
     def is_over(self) -> bool:
         """Whether nothing of it is under way; a halted run may have rows that end yet."""
-        return self in (Standing.FINISHED, Standing.FAILED, Standing.INTERRUPTED)
+        return self in (
+            Standing.FINISHED,
+            Standing.FAILED,
+            Standing.INTERRUPTED,
+            Standing.UNKNOWN,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,7 @@ class Facts:
     Attributes:
         is_finished: the ledger says so.
         halt: why no more rows of it begin, if so.
+        has_server: a server says so, and not the folder alone.
         has_rows: of the run, at least one row is done.
         shards: how many are done, queued, started, delayed, failed or missing.
         has_failed: a job has failed for good, the one that finalizes among them.
@@ -60,6 +68,7 @@ class Facts:
 
     is_finished: bool
     halt: Halt | None
+    has_server: bool
     has_rows: bool
     shards: Mapping[str, int]
     has_failed: bool
@@ -70,6 +79,8 @@ class Facts:
     def standing(self) -> Standing:
         if self.is_finished:
             return Standing.FINISHED
+        if not self.has_server:
+            return Standing.UNKNOWN
         if self.halt:
             return Standing.PAUSED if self.halt.reason is HaltReason.PAUSED else Standing.HALTED
         is_under_way = self.is_finalizing or any(self.shards[where] for where in UNDER_WAY)

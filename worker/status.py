@@ -30,6 +30,7 @@ class RunStatus(Progress):
         errors: why jobs failed, by job id.
         is_finalizing: the run's last job waits for nothing but a worker, or runs.
         served: of a run that waits, how many workers serve each model.
+        has_server: a Redis that knows the run was asked, and not its folder alone.
     """
 
     shards: dict[str, int]
@@ -37,6 +38,7 @@ class RunStatus(Progress):
     errors: dict[str, str] = field(default_factory=dict)
     is_finalizing: bool = False
     served: Mapping[str, int] = field(default_factory=dict)
+    has_server: bool = True
 
     @property
     def rows_done(self) -> int:
@@ -60,6 +62,7 @@ class RunStatus(Progress):
     def standing(self) -> Standing:
         return Facts(
             is_finished=self.state is RunState.FINISHED,
+            has_server=self.has_server,
             halt=self.halt,
             has_rows=self.rows_done > 0,
             shards=self.shards,
@@ -81,6 +84,8 @@ class RunStatus(Progress):
     def remark(self) -> str:
         """What else is to be said of its standing: what it waits for, why it fails, what to do."""
         model, run_id = self.spec.model, self.spec.run_id
+        if not self.has_server:
+            return "told from its folder alone, as no Redis that knows it is there"
         match self.standing:
             case Standing.WAITING if self.workers:
                 return f"the workers that serve {model} are busy with other runs"
@@ -119,6 +124,17 @@ class RunStatus(Progress):
     def tokens_per_second(self) -> float:
         return sum((said.tokens_per_second for said in self.workers.values()), 0.0)
 
+    @property
+    def seconds_left(self) -> int | None:
+        """How long it will take yet, at the speed of now; None if that is not known."""
+        stretch = self.stretch
+        rows = stretch.ok + sum(stretch.errors.values())
+        speed = self.tokens_per_second or stretch.tokens_per_second
+        if self.standing is not Standing.RUNNING or not rows or not speed:
+            return None
+        left = (self.spec.rows - self.rows_done) * stretch.output_tokens / rows
+        return round(left / speed)
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, for `status --json`."""
         return {
@@ -136,6 +152,9 @@ class RunStatus(Progress):
             "committed": asdict(self.done),
             "shards": {"total": self.spec.shards, **self.shards},
             "tokens_per_second": self.tokens_per_second,
+            "mean_tokens_per_second": round(self.stretch.tokens_per_second, 1),
+            "seconds_at_work": self.stretch.seconds,
+            "seconds_left": self.seconds_left,
             "workers": {name: asdict(said) for name, said in self.workers.items()},
             "errors": self.errors,
         }

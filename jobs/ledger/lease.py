@@ -33,6 +33,8 @@ from jobs.result_row import ResultRow
 
 logger = logging.getLogger("mlx_batch.ledger")
 
+GAP = 300  # seconds; of a longer time without a row, nobody was at work
+
 _CLAIM = """
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then return {0} end
 local held = redis.call('HGET', KEYS[2], ARGV[1])
@@ -41,6 +43,7 @@ if held and string.sub(held, 1, 1) == '-' then
 end
 local token = redis.call('HINCRBY', KEYS[2], ARGV[1], 1)
 local idle = redis.call('HINCRBY', KEYS[2], ARGV[1] .. ':idle', 1)
+redis.call('HSETNX', KEYS[4], 'at', redis.call('TIME')[1])
 return {token, idle, redis.call('HGETALL', KEYS[3])}
 """
 # A commit makes the token negative. The same commit may be repeated, but not once the shard is
@@ -66,6 +69,9 @@ for i = 5, #ARGV, 4 do
   end
   redis.call('PUBLISH', ARGV[4], ARGV[i + 1])
 end
+local now, at = redis.call('TIME')[1], tonumber(redis.call('HGET', KEYS[5], 'at') or '')
+if at then count('seconds', math.min(now - at, {GAP})) end
+redis.call('HSET', KEYS[5], 'at', now)
 count('ok', ok)
 count('output_tokens', tokens)
 redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
@@ -113,7 +119,7 @@ class ShardLease:
             LedgerError: a record of the run is not one that this version writes.
         """
         claim = connection.register_script(_CLAIM)
-        keys = [done_key(run_id), leases_key(run_id), rows_key(run_id, shard)]
+        keys = [done_key(run_id), leases_key(run_id), rows_key(run_id, shard), stretch_key(run_id)]
         with explain_damage(run_id):
             token, *rest = cast(list[Any], claim(keys=keys, args=[shard]))
         if not token:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import cast
 
@@ -28,7 +28,8 @@ from jobs.ledger.keys import (
     run_key,
     stretch_key,
 )
-from jobs.ledger.lease import read_number
+from jobs.ledger.lease import read_number, read_row
+from jobs.ledger.stretch import Stretch
 from jobs.result_row import ResultRow
 from jobs.run_spec import RunSpec
 
@@ -51,6 +52,7 @@ class Progress:
         done: counts of the committed shards.
         partial: counts of the recorded rows of the other shards.
         halt: why no more rows of it begin; None of a run that goes on.
+        stretch: what was done since it was enqueued or let go on.
     """
 
     spec: RunSpec
@@ -59,6 +61,7 @@ class Progress:
     partial: Counts
     shards_done: int
     halt: Halt | None = None
+    stretch: Stretch = field(default_factory=Stretch.nothing)
 
 
 class Ledger:
@@ -138,8 +141,9 @@ class Ledger:
             pipeline.hgetall(run_key(run_id))
             pipeline.hvals(done_key(run_id))
             pipeline.hvals(partial_key(run_id))
+            pipeline.hgetall(stretch_key(run_id))
             with explain_damage(run_id):
-                record, done, partial = pipeline.execute()
+                record, done, partial, stretch = pipeline.execute()
         if b"spec" not in record:
             raise RunNotFoundError(f"no run {run_id!r} on this server")
         return Progress(
@@ -149,6 +153,7 @@ class Ledger:
             partial=sum(map(Counts.decode, partial), Counts()),
             shards_done=len(done),
             halt=Halt.read(record.get(HALTED.encode())),
+            stretch=Stretch.read(stretch),
         )
 
     def runs(self) -> list[str]:
@@ -160,6 +165,11 @@ class Ledger:
                 pipeline.exists(run_key(name))
             known = pipeline.execute() if names else []
         return [name for name, exists in zip(names, known, strict=True) if exists]
+
+    def run_of(self, folder: str) -> str | None:
+        """Return the run that an output folder belongs to."""
+        holder = cast(bytes | None, self._redis.get(out_key(folder)))
+        return None if holder is None else holder.decode(errors="replace")
 
     def reopen(self, run_id: str, shards: Mapping[int, Mapping[int, ResultRow]]) -> None:
         """Let a run go on, without these shards; of each these rows are kept, by their place."""
@@ -173,6 +183,17 @@ class Ledger:
             for key in _keys(run_id):
                 pipeline.persist(key)
             pipeline.execute()
+
+    def recorded(self, run_id: str) -> list[ResultRow]:
+        """Return the rows of the shards that are not committed."""
+        with explain_damage(run_id):
+            shards = cast(list[bytes], self._redis.hkeys(partial_key(run_id)))
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for shard in shards:
+                pipeline.hvals(rows_key(run_id, read_number(shard, "a shard")))
+            with explain_damage(run_id):
+                found = pipeline.execute() if shards else []
+        return [read_row(raw) for rows in found for raw in rows]
 
     def done_shards(self, run_id: str) -> set[int]:
         """Return the committed shards."""

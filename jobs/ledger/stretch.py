@@ -27,6 +27,7 @@ class Stretch:
         began: when its first job began, if that matters.
         ok, output_tokens, errors: what was recorded in it; errors by type. Bad rows, whose errors
             were known before, do not count.
+        seconds: in which it was worked on.
     """
 
     bounds: RunBounds
@@ -36,6 +37,12 @@ class Stretch:
     ok: int = 0
     output_tokens: int = 0
     errors: Mapping[str, int] = field(default_factory=dict)
+    seconds: int = 0
+
+    @classmethod
+    def nothing(cls) -> Stretch:
+        """Return a stretch without bounds, in which nothing was done."""
+        return cls.read({})
 
     @staticmethod
     def fields(spec: RunSpec) -> dict[Any, Any]:
@@ -67,9 +74,15 @@ class Stretch:
                 ok=int(said.get("ok", 0)),
                 output_tokens=int(said.get("output_tokens", 0)),
                 errors=errors,
+                seconds=int(said.get("seconds", 0)),
             )
         except ValueError as error:
             raise LedgerError(f"the ledger holds {hash!r:.80} in place of a stretch") from error
+
+    @property
+    def tokens_per_second(self) -> float:
+        """How many were generated in a second, on an average; 0 if that is not known yet."""
+        return self.output_tokens / self.seconds if self.seconds else 0.0
 
     @property
     def is_to_be_timed(self) -> bool:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from worker.cli.display import incomplete
 from worker.plain_text import plain
+from worker.run_display import clock
 from worker.status import RunStatus
 
 
@@ -38,7 +39,7 @@ def print_runs(console: Console, statuses: Iterable[RunStatus]) -> None:
 
 
 def _facts(status: RunStatus) -> Iterator[tuple[str, str]]:
-    spec = status.spec
+    spec, stretch = status.spec, status.stretch
     yield "run", spec.run_id
     remark = f": {status.remark}" if status.remark else ""
     yield "state", status.standing.value + remark
@@ -48,6 +49,11 @@ def _facts(status: RunStatus) -> Iterator[tuple[str, str]]:
     yield "rows", rows + incomplete(status.rows_incomplete)
     counted = ", ".join(f"{count} {name}" for name, count in status.shards.items() if count)
     yield "shards", f"{counted} of {spec.shards}"
+    if stretch.seconds:
+        mean = f"{stretch.tokens_per_second:.1f} tokens/s"
+        yield "on average", f"{mean} in {clock(stretch.seconds)} at work"
+    if (left := status.seconds_left) is not None:
+        yield "left", f"about {clock(left)}"
     if not status.is_over:
         count = len(status.workers)
         workers = f"{count} worker{'s' * (count != 1)}"

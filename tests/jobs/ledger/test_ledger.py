@@ -12,6 +12,7 @@ from redis import Redis
 from jobs.errors import RunNotFoundError
 from jobs.ledger import Counts
 from jobs.ledger.ledger import KEEP_FINISHED, Ledger, Progress, RunState
+from jobs.ledger.stretch import Stretch
 from jobs.result_row import ResultRow
 from jobs.run_spec import InputSpec, RunSpec
 from jobs.sources import Format
@@ -62,8 +63,14 @@ def test_a_run_is_created_once(redis: Redis, ledger: Ledger, spec: RunSpec) -> N
     assert ledger.runs() == [spec.run_id]
 
 
+def progress(spec: RunSpec, done: Counts, shards: int) -> Progress:
+    """Of a run that goes on, in the stretch in which it was made."""
+    stretch = Stretch(bounds=spec.bounds, rows=spec.rows)
+    return Progress(spec, RunState.RUNNING, done, Counts(), shards, stretch=stretch)
+
+
 def test_a_new_run_has_nothing_done(ledger: Ledger, spec: RunSpec) -> None:
-    assert ledger.progress(spec.run_id) == Progress(spec, RunState.RUNNING, Counts(), Counts(), 0)
+    assert ledger.progress(spec.run_id) == progress(spec, Counts(), 0)
     assert ledger.done_shards(spec.run_id) == set()
 
 
@@ -75,7 +82,7 @@ def test_a_shard_counts_once_however_often_it_is_committed(
     for _ in range(3):
         commit_shard(redis, spec.run_id, 4, counts)
 
-    assert ledger.progress(spec.run_id) == Progress(spec, RunState.RUNNING, counts, Counts(), 1)
+    assert ledger.progress(spec.run_id) == progress(spec, counts, 1)
 
 
 def test_counts_of_shards_add_up(redis: Redis, ledger: Ledger, spec: RunSpec) -> None:

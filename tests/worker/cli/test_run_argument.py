@@ -1,0 +1,117 @@
+"""RUN as a dataset's folder: with the Redis that is given, with its own, and with none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs.connection import connect
+from jobs.ledger import Ledger
+from jobs.run_spec import RunSpec
+from tests.helpers.bench import Bench, work_in_burst
+from tests.helpers.command_line import cli
+from tests.helpers.engines import DoubleEngine, echo, enqueue
+from vllm_mlx.outputs import GenerationOutput
+from worker.cli.exit_codes import ExitCode
+from worker.embedded_redis import EmbeddedRedis
+
+
+@pytest.fixture(autouse=True)
+def no_redis_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RQ_REDIS_URL", raising=False)
+
+
+def half_bad(prompt: str) -> GenerationOutput:
+    if prompt == "prompt 1":
+        raise ValueError("not this one")
+    return echo(prompt)
+
+
+def half_done(bench: Bench) -> RunSpec:
+    spec = bench.enqueue(rows=6, shard_size=2)
+    engine = DoubleEngine(held=True, max_num_seqs=8)
+    worker = bench.worker(engine)
+    worker.admit(wait=False)
+    engine.answer(3)
+    worker.settle()
+    return spec
+
+
+def test_a_folder_stands_for_its_run_on_the_server_that_is_given(bench: Bench) -> None:
+    spec = bench.enqueue(rows=4, shard_size=2)
+    words = ("status", spec.out, "-u", bench.url, "--json")
+    assert json.loads(cli(*words).stdout)["state"] == "waiting", "before a worker has seen it"
+
+    bench.burst(DoubleEngine(say=half_bad))
+    told = json.loads(cli("status", spec.run_id, "-u", bench.url, "--json").stdout)
+    assert json.loads(cli(*words).stdout) == told
+    assert told["state"] == "finished"
+
+    retried = cli("retry", spec.out, "-u", bench.url, "--errors")
+    assert (retried.exit_code, retried.stdout.strip()) == (0, spec.run_id)
+    assert "1 rows are tried again" in retried.stderr
+    bench.burst(DoubleEngine())
+    resumed = cli("resume", spec.out, "-u", bench.url)
+    assert (resumed.exit_code, resumed.stdout.strip()) == (0, spec.run_id)
+    assert cli("forget", spec.out, "-u", bench.url).exit_code == 0
+    assert Ledger(bench.redis).runs() == []
+
+
+def test_without_a_server_the_folder_says_what_it_can(bench: Bench) -> None:
+    spec = half_done(bench)
+
+    status = cli("status", spec.out, env={"COLUMNS": "80"})
+    said = json.loads(cli("status", spec.out, "--json").stdout)
+    rows = cli("tail", spec.out)
+
+    assert status.exit_code == 0
+    words = " ".join(status.stdout.replace("│", " ").split())
+    assert "unknown: told from its folder alone, as no Redis" in words
+    assert (said["rows"], said["rows_done"]) == (6, 2)
+    assert (said["shards"]["done"], said["shards"]["missing"]) == (1, 2)
+    assert [line.partition(":")[0] for line in rows.stdout.splitlines()] == ["r0", "r1"]
+    assert cli("status", spec.out, "--watch").exit_code == ExitCode.NOT_WHOLE
+
+
+@pytest.mark.parametrize("words", [("resume",), ("retry", "--errors"), ("forget",), ("pause",)])
+def test_what_a_folder_alone_can_not_do_is_said(bench: Bench, words: tuple[str, ...]) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2)
+    bench.burst(DoubleEngine())
+    command, *more = words
+
+    result = cli(command, spec.out, *more)
+
+    assert result.exit_code == ExitCode.CONFLICT
+    assert f"{spec.run_id}, which no Redis that is given knows" in result.stderr
+    assert f"`mlx-batch {command}` changes what a server knows" in result.stderr
+
+
+def test_the_redis_of_a_folder_is_found_whether_it_lives_or_not(tmp_path: Path) -> None:
+    """As that of `mlx-batch run`: while it is at work, and after it was killed."""
+    own = tmp_path / "out" / "_job" / "redis"
+    with EmbeddedRedis(own) as server, connect(server.url) as connection:
+        spec = enqueue(connection, tmp_path, 4, 2, out=tmp_path / "out")
+        assert json.loads(cli("status", spec.out, "--json").stdout)["state"] == "waiting"
+
+    status = json.loads(cli("status", spec.out, "--json").stdout)
+    assert (status["state"], status["run_id"]) == ("waiting", spec.run_id)
+    with EmbeddedRedis(own) as server:
+        work_in_burst(server.url, DoubleEngine())
+    assert json.loads(cli("status", spec.out, "--json").stdout)["state"] == "finished"
+    assert cli("forget", spec.out).exit_code == 0
+    assert "told from its folder alone" in " ".join(
+        cli("status", spec.out, env={"COLUMNS": "200"}).stdout.split()
+    )
+
+
+def test_what_is_no_run_and_what_lacks_a_server(tmp_path: Path) -> None:
+    nothing = cli("status", tmp_path)
+    assert nothing.exit_code == ExitCode.BAD_INPUT
+    assert f"{tmp_path} is the folder of no run" in nothing.stderr
+
+    name = cli("status", "run-0123456789ab")
+    assert name.exit_code == 2
+    assert "RQ_REDIS_URL" in name.stderr
+    assert "RQ_REDIS_URL" in cli("status").stderr

@@ -1,0 +1,129 @@
+"""RUN, on the command line: a run's name or its dataset's folder, and the Redis that knows it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+from redis import Redis
+
+from jobs.connection import connect
+from jobs.dataset import Dataset
+from jobs.errors import RunNotFoundError, RunStateError
+from jobs.ledger import Ledger
+from worker.cli.options import url_option
+from worker.embedded_redis import EmbeddedRedis, living_server
+from worker.folder_status import folder_status
+from worker.status import RunStatus, run_status
+
+run_option = url_option(
+    "URL of the Redis server, as for `rq` (environment: RQ_REDIS_URL); a folder's own is found."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlace:
+    """A run and where it is known.
+
+    Attributes:
+        connection: to a Redis that knows it; None if no living one does.
+        folder: of its dataset, if it was given.
+    """
+
+    run_id: str
+    connection: Redis | None
+    folder: Path = Path()
+
+    def status(self) -> RunStatus:
+        """Return where the run stands, as far as that is known."""
+        if self.connection is None:
+            return folder_status(self.folder)
+        return run_status(self.connection, self.run_id)
+
+
+@contextlib.contextmanager
+def find_run(url: str | None, run: str) -> Iterator[RunPlace]:
+    """Find a run by its name on the server, or by its folder.
+
+    A folder's own Redis, that of `mlx-batch run`, is asked first: a living one, or else it is
+    started for as long as the body takes.
+
+    Raises:
+        RunNotFoundError: the folder belongs to no run that is known.
+        UsageError: RUN is no folder, and no server is given.
+    """
+    folder = Path(run).expanduser()
+    with contextlib.ExitStack() as stack:
+        if not folder.is_dir() and len(folder.parts) == 1:
+            if url is None:
+                raise click.UsageError(
+                    f"{run} is no folder here, and to ask for the name of a run the URL of its "
+                    "Redis is needed: -u, or RQ_REDIS_URL"
+                )
+            yield RunPlace(run, stack.enter_context(connect(url)))
+            return
+        folder = folder.absolute()
+        for candidate in _servers(url, folder, stack):
+            connection = stack.enter_context(connect(candidate))
+            if (run_id := _run_of(connection, folder)) is not None:
+                yield RunPlace(run_id, connection, folder)
+                return
+        if not Dataset(folder).is_claimed:
+            raise RunNotFoundError(
+                f"{folder} is the folder of no run: it has no _job/manifest.json"
+                + ("" if url else ", and no server was given (-u, or RQ_REDIS_URL)")
+            )
+        yield RunPlace(Dataset(folder).manifest()["run_id"], None, folder)
+
+
+def with_run(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the argument RUN, as its first two: the Redis that knows the run, and its id.
+
+    Raises:
+        RunStateError: RUN is a folder whose run no living Redis knows.
+    """
+
+    @click.argument("run", metavar="RUN")
+    @run_option
+    @wraps(command)
+    def found(url: str | None, run: str, **options: Any) -> Any:
+        with find_run(url, run) as place:
+            if place.connection is None:
+                raise RunStateError(
+                    f"{place.folder} holds {place.run_id}, which "
+                    + (f"{url} does not know" if url else "no Redis that is given knows")
+                    + f": `mlx-batch {command.__name__.strip('_')}` changes what a server knows, "
+                    "and so needs the one that it was enqueued on (-u, or RQ_REDIS_URL); of a "
+                    "dataset that `mlx-batch run` has finished no server is left"
+                )
+            return command(place.connection, place.run_id, **options)
+
+    return found
+
+
+def _servers(url: str | None, folder: Path, stack: contextlib.ExitStack) -> Iterator[str]:
+    """Yield the servers that may know the run of a folder."""
+    own = folder / "_job" / "redis"
+    if (living := living_server(own)) is not None:
+        yield living
+    elif own.is_dir():
+        yield stack.enter_context(EmbeddedRedis(own)).url
+    if url is not None:
+        yield url
+
+
+def _run_of(connection: Redis, folder: Path) -> str | None:
+    """Return the run of a folder, if this server knows it."""
+    ledger, dataset = Ledger(connection), Dataset(folder)
+    run_id = dataset.manifest()["run_id"] if dataset.is_claimed else ledger.run_of(str(folder))
+    if run_id is None:
+        return None
+    try:
+        return ledger.spec(run_id).run_id
+    except RunNotFoundError:
+        return None
