@@ -12,6 +12,7 @@ from typing import Any
 import click
 from redis import Redis
 
+from jobs.adopt import adopt_run
 from jobs.connection import connect
 from jobs.dataset import Dataset
 from jobs.errors import RunNotFoundError, RunStateError
@@ -87,23 +88,42 @@ def with_run(command: Callable[..., Any]) -> Callable[..., Any]:
     Raises:
         RunStateError: RUN is a folder whose run no living Redis knows.
     """
+    return _with_run(command, adopts=False)
 
+
+def with_adopted_run(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Do as `with_run`, but let the server that is given know a run from its folder."""
+    return _with_run(command, adopts=True)
+
+
+def _with_run(command: Callable[..., Any], *, adopts: bool) -> Callable[..., Any]:
     @click.argument("run", metavar="RUN")
     @run_option
     @wraps(command)
     def found(url: str | None, run: str, **options: Any) -> Any:
         with find_run(url, run) as place:
-            if place.connection is None:
-                raise RunStateError(
-                    f"{place.folder} holds {place.run_id}, which "
-                    + (f"{url} does not know" if url else "no Redis that is given knows")
-                    + f": `mlx-batch {command.__name__.strip('_')}` changes what a server knows, "
-                    "and so needs the one that it was enqueued on (-u, or RQ_REDIS_URL); of a "
-                    "dataset that `mlx-batch run` has finished no server is left"
-                )
-            return command(place.connection, place.run_id, **options)
+            if place.connection is not None:
+                return command(place.connection, place.run_id, **options)
+            if url is None or not adopts:
+                raise _unknown(place, command.__name__.strip("_"), url, adopts=adopts)
+            with connect(url) as connection:
+                adopt_run(connection, place.folder)
+                return command(connection, place.run_id, **options)
 
     return found
+
+
+def _unknown(place: RunPlace, command: str, url: str | None, *, adopts: bool) -> RunStateError:
+    who = "the server that is given does not know" if url else "no Redis that is given knows"
+    needs = (
+        "a server whose workers serve its model (-u, or RQ_REDIS_URL): it learns the run from here"
+        if adopts
+        else "the one that it was enqueued on (-u, or RQ_REDIS_URL)"
+    )
+    return RunStateError(
+        f"{place.folder} holds {place.run_id}, which {who}: `mlx-batch {command}` changes what a "
+        f"server knows, and so needs {needs}"
+    )
 
 
 def _servers(url: str | None, folder: Path, stack: contextlib.ExitStack) -> Iterator[str]:

@@ -8,7 +8,7 @@ from redis import Redis
 from jobs.pause import continue_run, pause_run
 from jobs.producer import Enqueued, forget_run, resume_run
 from jobs.retry import retry_errors
-from worker.cli.run_argument import with_run
+from worker.cli.run_argument import with_adopted_run, with_run
 from worker.cli.status import status
 from worker.cli.tail import tail
 from worker.plain_text import plain
@@ -32,7 +32,7 @@ def continue_(connection: Redis, run_id: str) -> None:
 
 
 @click.command(short_help="Enqueue again what is missing of RUN.")
-@with_run
+@with_adopted_run
 def resume(connection: Redis, run_id: str) -> None:
     """Enqueue again what of RUN is neither done nor queued nor in a worker."""
     tell_enqueued(connection, resume_run(connection, run_id))
@@ -40,7 +40,7 @@ def resume(connection: Redis, run_id: str) -> None:
 
 
 @click.command(short_help="Run the error rows of RUN again.")
-@with_run
+@with_adopted_run
 @click.option("--errors", is_flag=True, required=True, help="Those that ended in an error.")
 @click.option("--type", "error_type", metavar="T", help="Only those with this error_type.")
 def retry(connection: Redis, run_id: str, error_type: str | None, **_: bool) -> None:

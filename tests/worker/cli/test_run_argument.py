@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.connection import connect
+from jobs.dataset import verify
 from jobs.ledger import Ledger
 from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench, work_in_burst
@@ -86,6 +87,39 @@ def test_what_a_folder_alone_can_not_do_is_said(bench: Bench, words: tuple[str, 
     assert result.exit_code == ExitCode.CONFLICT
     assert f"{spec.run_id}, which no Redis that is given knows" in result.stderr
     assert f"`mlx-batch {command}` changes what a server knows" in result.stderr
+
+
+def test_a_server_learns_of_a_run_from_its_folder(bench: Bench) -> None:
+    """That of `mlx-batch run` ends with the run, and the folder may be moved."""
+    spec = bench.enqueue(rows=6, shard_size=2)
+    bench.burst(DoubleEngine(say=half_bad))
+    moved = Path(spec.out).rename(bench.folder / "moved")
+    bench.redis.flushall()
+
+    result = cli("retry", moved, "-u", bench.url, "--errors")
+
+    assert (result.exit_code, result.stdout.strip()) == (0, spec.run_id)
+    assert "1 of 3 shards enqueued" in result.stderr
+    engine = DoubleEngine()
+    bench.burst(engine)
+    assert engine.prompts == ["prompt 1"]
+    assert verify(moved).ok == 6
+    status = json.loads(cli("status", moved, "-u", bench.url, "--json").stdout)
+    assert (status["state"], status["rows_done"], status["rows_error"]) == ("finished", 6, 0)
+
+
+def test_a_run_whose_server_was_lost_goes_on_from_its_folder(bench: Bench) -> None:
+    spec = half_done(bench)
+    bench.close()
+    bench.redis.flushall()
+
+    result = cli("resume", spec.out, "-u", bench.url)
+
+    assert "2 of 3 shards enqueued" in result.stderr
+    engine = DoubleEngine()
+    bench.burst(engine)
+    assert engine.prompts == [f"prompt {n}" for n in (2, 3, 4, 5)]
+    assert verify(Path(spec.out)).ok == 6
 
 
 def test_the_redis_of_a_folder_is_found_whether_it_lives_or_not(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import partial
 
 import pytest
@@ -11,7 +12,8 @@ from jobs.pause import pause_run
 from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
-from tests.helpers.engines import DoubleEngine, echo
+from tests.helpers.engines import DoubleEngine, echo, wait_for
+from tests.helpers.terminal import Terminal
 from vllm_mlx.outputs import GenerationOutput
 from worker.cli import status as command
 from worker.cli.exit_codes import ExitCode
@@ -85,3 +87,21 @@ def test_status_tells_the_mean_speed_and_the_time_left(bench: Bench) -> None:
     engine.answer()
     worker.settle()
     assert run_status(bench.redis, spec.run_id).stretch.seconds < 400
+
+
+def test_a_watch_in_a_terminal_of_80_columns(bench: Bench) -> None:
+    spec = bench.enqueue(rows=6, shard_size=2)
+    words = ["status", spec.out, "-u", bench.url, "--watch"]
+    terminal = Terminal([sys.executable, "-m", "worker.cli", *words])
+    try:
+        wait_for(lambda: "no worker serves" in terminal.text)
+        bench.burst(DoubleEngine())
+        assert terminal.finish() == ExitCode.OK
+    finally:
+        terminal.process.kill()
+        terminal.close()
+    lines = terminal.text.splitlines()
+    assert max(map(len, lines)) <= 80
+    *_, last = [line for line in lines if "rows" in line]
+    assert "6 of 6 (100 %)" in last
+    assert any("finished" in line for line in lines)
