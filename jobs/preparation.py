@@ -9,6 +9,7 @@ from typing import Any, TypedDict, Unpack
 
 from jobs.bad_rows import BadRows
 from jobs.dataset import Dataset
+from jobs.duplicates import Duplicates, find_duplicates
 from jobs.errors import RunExistsError
 from jobs.model_identity import ModelIdentity, identify
 from jobs.occupied_folder import aside, check_folder, move_aside
@@ -76,6 +77,8 @@ class RunOptions(RequiredOptions, total=False):
     """This and the next two choose rows of the input, see `Selection`."""
     sample: int | None
     sample_seed: int | None
+    dedupe: bool
+    """Answer rows that ask the same, greedily or with one seed, only once."""
     max_errors: str | int | None
     """This and the next three halt the run early, see `RunBounds`."""
     max_time: str | float | None
@@ -94,6 +97,7 @@ class PreparedRun:
     Attributes:
         version: of the input when it was surveyed.
         largest_job: characters of the rows of one job.
+        duplicates: rows that ask the same as an earlier one.
         resume, overwrite: as in `RunOptions`.
     """
 
@@ -102,6 +106,7 @@ class PreparedRun:
     version: Hashable
     bad_rows: BadRows
     largest_job: int
+    duplicates: Duplicates
     resume: bool
     overwrite: bool
 
@@ -183,6 +188,15 @@ def prepare_run(path: str | Path | None = None, **options: Unpack[RunOptions]) -
     survey = survey_input(source, sampling, asked["n"], chat=chat, shard_size=asked["shard_size"])
     if survey.bad_rows and not given.get("skip_bad_rows"):
         raise survey.refuse(source.path)
+    duplicates: Duplicates = {}
+    if given.get("dedupe", True):
+        duplicates = find_duplicates(
+            source,
+            survey.suspects.rows(),
+            sampling=sampling,
+            video_params=asked["video_params"],
+            n=asked["n"],
+        )
     spec = RunSpec.create(
         **asked,
         revision=identity.revision,
@@ -193,12 +207,20 @@ def prepare_run(path: str | Path | None = None, **options: Unpack[RunOptions]) -
         columns=survey.columns.types,
         parsed=survey.parsed.type,
         bounds=bounds,
+        duplicates=len(duplicates),
         drawn_from=source.drawn_from if isinstance(source, Selected) else None,
     )
     if not overwrite:
         _check_holder(Dataset(folder), spec, resume=resume)
     return PreparedRun(
-        spec, source, version, survey.bad_rows, survey.largest_job, resume, overwrite
+        spec,
+        source,
+        version,
+        survey.bad_rows,
+        survey.largest_job,
+        duplicates,
+        resume,
+        overwrite,
     )
 
 

@@ -14,6 +14,7 @@ from redis import Redis
 from jobs.bad_rows import BadRows
 from jobs.connection import largest_value, require_suitable
 from jobs.dataset import Dataset
+from jobs.duplicates import Duplicates, find_duplicates
 from jobs.errors import InputFileError, RunExistsError, RunStateError, UnsuitableServerError
 from jobs.ledger import Halting, Ledger, RunState
 from jobs.preparation import PreparedRun, RunOptions, prepare_run
@@ -21,6 +22,7 @@ from jobs.queue.run_jobs import RunJobs, stored_size
 from jobs.run_spec import InputSpec, RunSpec
 from jobs.shards import Shard, shards_of
 from jobs.sources import Input, input_of
+from jobs.survey import survey_input
 
 ALWAYS_TAKEN = 1 << 20  # bytes; no server can be set to take less as one value
 ENQUEUE_BATCH = 100  # jobs a round trip; more gains nothing (measured)
@@ -73,7 +75,7 @@ def enqueue_prepared(connection: Redis, prepared: PreparedRun) -> Enqueued:
         _forget_holder(connection, spec)
         moved = prepared.make_room()
     if not prepared.is_done:
-        payloads = shards_of(prepared.source, spec, prepared.version)
+        payloads = shards_of(prepared.source, spec, prepared.version, prepared.duplicates)
         shards = _enqueue(connection, spec, payloads, resume=prepared.resume)
     return Enqueued(spec, shards, prepared.bad_rows, prepared.source.folder, moved)
 
@@ -88,10 +90,11 @@ def _require_room(connection: Redis, prepared: PreparedRun) -> None:
         most := largest_value(connection)
     ):
         return
-    for shard, payload in shards_of(prepared.source, prepared.spec, prepared.version):
+    source, spec = prepared.source, prepared.spec
+    for shard, payload in shards_of(source, spec, prepared.version, prepared.duplicates):
         size = stored_size(payload)
         if size > most:
-            rows = prepared.spec.shard_rows(shard)
+            rows = spec.shard_rows(shard)
             fewer = max(1, len(rows) * most // (2 * size))
             raise UnsuitableServerError(
                 f"rows {rows.start} to {rows.stop - 1} make a job of {size:,} bytes, and the "
@@ -109,7 +112,7 @@ def resume_run(connection: Redis, run_id: str) -> Enqueued:
     """
     spec = Ledger(connection).spec(run_id)
     source = _input_again(spec)
-    payloads = shards_of(source, spec, source.version())
+    payloads = shards_of(source, spec, source.version(), _duplicates_again(source, spec))
     shards = _enqueue(connection, spec, payloads, resume=True)
     return Enqueued(spec, shards, BadRows(), source.folder)
 
@@ -155,6 +158,19 @@ def _input_again(spec: RunSpec) -> Input:
             "its own"
         )
     return source
+
+
+def _duplicates_again(source: Input, spec: RunSpec) -> Duplicates:
+    if not spec.duplicates:
+        return {}
+    survey = survey_input(source, spec.sampling, spec.n, chat=spec.chat, shard_size=spec.shard_size)
+    return find_duplicates(
+        source,
+        survey.suspects.rows(),
+        sampling=spec.sampling,
+        video_params=spec.video_params,
+        n=spec.n,
+    )
 
 
 def _enqueue(connection: Redis, spec: RunSpec, payloads: Iterable[Shard], *, resume: bool) -> int:

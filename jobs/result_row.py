@@ -25,6 +25,7 @@ class ResultRow(JSONRecord):
         worker: name of the worker that finished it.
         sample_index: which of the answers to this request, from 0.
         finished_at: when it ended, in UTC; None if it is not known.
+        duplicate_of: the id of the row whose answer it is, as it asks the same; None of its own.
         columns: the input's own columns, by their name in the input, encoded for their type; they
             are no part of the JSON.
         parsed: the answer as a value, where it is JSON; no part of it, either.
@@ -37,6 +38,7 @@ class ResultRow(JSONRecord):
     worker: str = ""
     sample_index: int = 0
     finished_at: NaiveDatetime | None = None
+    duplicate_of: str | None = None
     columns: Annotated[Mapping[str, Any], Field(exclude=True)] = field(default_factory=dict)
     parsed: Annotated[Any, Field(exclude=True)] = None
 
@@ -145,6 +147,11 @@ RESULT_COLUMNS = tuple(
         ("worker", pa.string(), "the worker that finished the row"),
         # Without a time zone: duckdb would need pytz for one.
         ("finished_at", pa.timestamp("us"), "when it did, in UTC; null if it is not known"),
+        (
+            "duplicate_of",
+            pa.string(),
+            "id of the row that asks the same and was answered; else null",
+        ),
         (
             "logprobs",
             _LOGPROBS,

@@ -75,6 +75,7 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
         retry_incomplete: a constrained answer that `max_tokens` cut is tried again with more.
         selection: which rows of the input it takes; all without one.
         drawn_from: of how many rows of the input a sample was drawn.
+        duplicates: rows of the input that get the answer of an earlier one, as they ask the same.
         parsed: the type of the answers that are JSON.
         bounds: what ends it early; as it is no part of the content, none of the identity.
     """
@@ -99,6 +100,7 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
     columns: dict[str, TypeSpec]
     selection: Selection | None = None
     drawn_from: int | None = None
+    duplicates: int = 0
     parsed: TypeSpec = JSON_TEXT
     bounds: RunBounds = RunBounds.of()
     created_at: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
+from jobs.duplicates import Duplicates
 from jobs.errors import InputFileError
 from jobs.run_spec import RunSpec
 from jobs.sources import Input, RawRow, SourceRow, validated
@@ -13,11 +14,14 @@ Shard = tuple[int, dict[str, Any]]
 """Its number and its job's payload."""
 
 
-def shards_of(source: Input, spec: RunSpec, version: Hashable) -> Iterator[Shard]:
+def shards_of(
+    source: Input, spec: RunSpec, version: Hashable, duplicates: Duplicates
+) -> Iterator[Shard]:
     """Yield all shards. The survey settled the ids: rows are validated only if some are bad.
 
     Args:
         version: of the input when it was surveyed.
+        duplicates: rows whose payload says which row asks the same.
 
     Raises:
         InputFileError: the input has been changed since.
@@ -26,8 +30,19 @@ def shards_of(source: Input, spec: RunSpec, version: Hashable) -> Iterator[Shard
     rows: Iterable[SourceRow | RawRow] = source.rows()
     if spec.bad_rows:
         rows = validated(source, sampling=spec.sampling, n=spec.n, chat=spec.chat)
+    firsts = set(duplicates.values())
     for shard, pieces in enumerate(_pieces(_unchanged(rows, source, version), spec)):
+        if duplicates:
+            _mark(pieces, duplicates, firsts)
         yield shard, {**shared, "shard": shard, "rows": pieces}
+
+
+def _mark(pieces: list[dict[str, Any]], duplicates: Duplicates, firsts: set[int]) -> None:
+    for piece in pieces:
+        if (first := duplicates.get(piece["row"])) is not None:
+            piece["same_as"] = first
+        elif piece["row"] in firsts:
+            piece["has_same"] = True
 
 
 def _unchanged(

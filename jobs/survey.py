@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jobs.bad_rows import BadRows
 from jobs.dataset import ColumnTypes
+from jobs.duplicates import Suspects
 from jobs.errors import InputFileError
 from jobs.parsed import ParsedType
 from jobs.sources import Input, SourceRow, validated
@@ -23,6 +24,7 @@ class Survey:
         samples: rows of the dataset that they make.
         most_samples: of one row of the input.
         largest_job: characters of the rows of one job.
+        suspects: rows that may ask the same.
     """
 
     rows: int = 0
@@ -31,6 +33,7 @@ class Survey:
     bad_rows: BadRows = field(default_factory=BadRows)
     columns: ColumnTypes = field(default_factory=ColumnTypes)
     parsed: ParsedType = field(default_factory=ParsedType)
+    suspects: Suspects = field(default_factory=Suspects)
     largest_job: int = 0
     _job: tuple[int, int] = (0, 0)
 
@@ -73,7 +76,9 @@ def survey_input(
         survey.weigh(row, shard_size)
         survey.columns.observe(dialect.columns(row.data))
         if row.request:
-            survey.parsed.observe(row.request.over(sampling).structured_outputs)
+            params = row.request.over(sampling)
+            survey.parsed.observe(params.structured_outputs)
+            survey.suspects.observe(row.row, row.request, params)
         if row.error:
             survey.bad_rows.add(row)
     return survey

@@ -99,6 +99,7 @@ class BatchWorker:
             (Timer(1), self.flights.heed_halts),
             (Timer(1), self._hand_over),
             (Timer(0), self._wind_down),
+            (Timer(1), self.flights.hand_out),
             (Timer(1), self.flights.fail_overdue),
             (Timer(1), self._publish),
             (Timer(REPORT, due_at=time.monotonic() + REPORT), self._log.recent),

@@ -24,6 +24,7 @@ from worker.rq import Execution, Job
 from worker.rq.bookkeeper import Bookkeeper
 from worker.rq.parking import park
 from worker.shard_flight import ShardFlight
+from worker.twins import Twins
 
 
 class Flights(dict[str, Flight]):
@@ -58,6 +59,7 @@ class Flights(dict[str, Flight]):
         self._report_media = report_media
         self._ledger = Ledger(bookkeeper.connection)
         self._halts = Halts(bookkeeper.connection)
+        self._twins = Twins(bookkeeper.connection)
         self._specs: dict[str, RunSpec] = {}
         self._leaving: set[str] = set()  # jobs that are handed over when their rows have ended
         self._background = ThreadPoolExecutor(1, thread_name_prefix="finalize")
@@ -98,6 +100,8 @@ class Flights(dict[str, Flight]):
             return
         self[execution.job_id] = flight
         flight.launch()
+        if isinstance(flight, ShardFlight) and flight.waiting:
+            self._twins.hand_out([flight], self._shards)
 
     def _park(self, execution: Execution, spec: RunSpec) -> bool:
         """Put a job aside if its run is halted."""
@@ -147,9 +151,23 @@ class Flights(dict[str, Flight]):
 
     def save(self) -> None:
         """Record what has been answered."""
+        is_awaited = False
         for flight in list(self.values()):
             if self._attempt(flight, flight.save) and isinstance(flight, ShardFlight):
                 self._heed_bounds(flight)
+                is_awaited |= bool(flight.to_keep)
+                self._twins.keep(flight)
+        if is_awaited:
+            self.hand_out()
+
+    def hand_out(self) -> None:
+        """Give rows that wait for the answer of another what there is."""
+        if waiting := [flight for flight in self._shards if flight.waiting]:
+            self._twins.hand_out(waiting, self._shards)
+
+    @property
+    def _shards(self) -> list[ShardFlight]:
+        return [flight for flight in self.values() if isinstance(flight, ShardFlight)]
 
     def _heed_bounds(self, flight: ShardFlight) -> None:
         """Halt the run of a flight that has recorded rows, if they reach a bound."""
@@ -174,7 +192,7 @@ class Flights(dict[str, Flight]):
 
     def heed_halts(self) -> None:
         """Begin no rows of runs that are halted, and put their jobs aside once they rest."""
-        flights = [each for each in self.values() if isinstance(each, ShardFlight)]
+        flights = self._shards
         halted = self._halts.among(flight.spec.run_id for flight in flights)
         for flight in reversed(flights):  # what goes back to the front of the queue keeps its order
             if flight.spec.run_id in halted:

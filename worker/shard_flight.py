@@ -51,6 +51,8 @@ class ShardFlight(Flight):
         longer: how often an answer was tried again because `max_tokens` had cut it.
         again_at: when a row at which the engine failed is submitted again, by `time.monotonic()`.
         is_halted: no more rows begin; those that have begun end.
+        waiting: rows that ask the same as another, by what that one is called; see `Twins`.
+        to_keep: answers that others wait for, and that were recorded a moment ago.
         stretch: what of the run had been done when rows were last recorded, until it is looked at.
     """
 
@@ -65,6 +67,8 @@ class ShardFlight(Flight):
     longer: Counter[int] = field(default_factory=Counter)
     again_at: dict[int, float] = field(default_factory=dict)
     is_halted: bool = False
+    waiting: dict[int, str] = field(default_factory=dict)
+    to_keep: dict[str, ResultRow] = field(default_factory=dict)
     stretch: Stretch | None = None
 
     @property
@@ -73,7 +77,7 @@ class ShardFlight(Flight):
 
     @property
     def rows_in_engine(self) -> int:
-        return len(self.pending)
+        return len(self.pending) + len(self.waiting)
 
     def launch(self) -> None:
         """Submit all rows that no earlier holder has finished; one that can't be is an error row.
@@ -90,7 +94,7 @@ class ShardFlight(Flight):
             and (row.row, row.sample_index) == (samples[place][0].row, samples[place][1])
         }
         if self.lease.idle <= MAX_IDLE_CLAIMS:
-            self.submit(self.missing)
+            self._begin(self.missing)
             return
         error = WorkerKilled(
             f"{MAX_IDLE_CLAIMS} workers in a row ended while they held this shard, before one more "
@@ -104,6 +108,7 @@ class ShardFlight(Flight):
             return
         self.is_halted = True
         self.again_at.clear()
+        self.waiting.clear()
         self.engine.cancel_waiting(self.pending.values())
         self.pending = {
             place: future for place, future in self.pending.items() if not future.cancelled()
@@ -118,7 +123,37 @@ class ShardFlight(Flight):
     def go_on(self) -> None:
         """Submit the rows that were not begun since the flight was halted."""
         self.is_halted = False
-        self.submit(self.missing)
+        self._begin(self.missing)
+
+    def _begin(self, places: Iterable[int]) -> None:
+        """Submit the rows of these places, but let those wait that ask the same as another."""
+        samples, alone = self.task.samples, []
+        for place in places:
+            row, sample = samples[place]
+            if row.same_as is None:
+                alone.append(place)
+            else:
+                self.waiting[place] = f"{row.same_as}:{sample}"
+        self.submit(alone)
+
+    def ask(self, places: list[int]) -> None:
+        """Submit rows that have waited."""
+        for place in places:
+            del self.waiting[place]
+        if places:
+            self.submit(places)
+
+    def copy(self, place: int, answer: ResultRow) -> None:
+        """End a row that has waited with the answer of another."""
+        del self.waiting[place]
+        self._end_row(place, answer.output, duplicate_of=answer.duplicate_of or answer.id)
+
+    @property
+    def kept_later(self) -> list[str]:
+        """What rows are called that others may wait for, since they are on their way here."""
+        open = [*self.pending, *self.again_at, *self.unsaved]
+        rows = (self.task.samples[place] for place in open)
+        return [f"{row.row}:{sample}" for row, sample in rows if row.has_same]
 
     @property
     def is_at_rest(self) -> bool:
@@ -190,7 +225,9 @@ class ShardFlight(Flight):
         for place in places:
             self._end_row(place, GenerationOutput.from_error(error, self.spec.model))
 
-    def _end_row(self, place: int, output: GenerationOutput) -> None:
+    def _end_row(
+        self, place: int, output: GenerationOutput, duplicate_of: str | None = None
+    ) -> None:
         row, sample = self.task.samples[place]
         self.results[place] = ResultRow(
             id=row.id or self._dialect.own_id(row.data) or str(row.row),
@@ -200,6 +237,7 @@ class ShardFlight(Flight):
             worker=self.worker,
             sample_index=sample,
             finished_at=datetime.now(UTC).replace(tzinfo=None),
+            duplicate_of=duplicate_of,
         )
         self.unsaved.add(place)
 
@@ -210,6 +248,10 @@ class ShardFlight(Flight):
             counts = Counts.of(self.results.values())
             self.stretch = self.lease.record(rows, counts, foreseen)
             self.unsaved.clear()
+            for place, result in rows.items():
+                row, sample = self.task.samples[place]
+                if row.has_same:
+                    self.to_keep[f"{row.row}:{sample}"] = result
 
     def commit(self) -> None:
         self.save()
@@ -224,6 +266,7 @@ class ShardFlight(Flight):
 
     def cancel(self) -> None:
         self.again_at.clear()
+        self.waiting.clear()
         pending, self.pending = self.pending, {}
         for future in pending.values():
             future.cancel()

@@ -51,6 +51,11 @@ def stretch_key(run_id: str) -> str:
     return f"{PREFIX}:run:{run_id}:stretch"
 
 
+def answers_key(run_id: str) -> str:
+    """Hash: `ROW:SAMPLE` that others ask the same as → the recorded row, until the run's end."""
+    return f"{PREFIX}:run:{run_id}:answers"
+
+
 def out_key(folder: str) -> str:
     """String: id of the run that an output folder belongs to."""
     return f"{PREFIX}:out:{folder}"

@@ -145,8 +145,9 @@ class ShardLease:
         for place, row in rows.items():
             output = row.output
             outcome = "ok" if output.error_type is None else f"{ERROR}{output.error_type}"
-            outcome = "" if place in foreseen else outcome
-            entries += (place, row.encode(), output.completion_tokens, outcome)
+            is_new = row.duplicate_of is None  # else no token of it was generated
+            outcome = outcome if is_new and place not in foreseen else ""
+            entries += (place, row.encode(), is_new * output.completion_tokens, outcome)
         flat = self._run(_RECORD, counts.encode(), rows_channel(self.run_id), *entries)
         is_counted = isinstance(flat, list)  # and no repetition of what was committed
         return Stretch.read(dict(zip(flat[::2], flat[1::2], strict=True)) if is_counted else {})

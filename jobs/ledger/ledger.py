@@ -19,6 +19,7 @@ from jobs.ledger.halting import begin_stretch
 from jobs.ledger.keys import (
     HALTED,
     RUNS,
+    answers_key,
     done_key,
     explain_damage,
     leases_key,
@@ -210,6 +211,7 @@ class Ledger:
         with self._redis.pipeline() as pipeline:
             pipeline.hset(run_key(run_id), "state", RunState.FINISHED)
             pipeline.hdel(run_key(run_id), HALTED)
+            pipeline.delete(answers_key(run_id))
             for key in _keys(run_id):
                 pipeline.expire(key, KEEP_FINISHED)
             pipeline.execute()
@@ -217,7 +219,7 @@ class Ledger:
     def forget(self, run_id: str) -> None:
         """Remove a run's record and its claim on its folder; nothing on disk is touched."""
         spec = self.spec(run_id)
-        self._redis.delete(*_keys(run_id), partial_key(run_id))
+        self._redis.delete(*_keys(run_id), partial_key(run_id), answers_key(run_id))
         shards = range(spec.shards)
         for first in shards[::DELETED_AT_ONCE]:
             some = shards[first : first + DELETED_AT_ONCE]

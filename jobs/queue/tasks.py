@@ -29,6 +29,8 @@ class ShardRow(BaseModel, frozen=True, extra="forbid"):
     Attributes:
         sample_index: the first of its samples that the shard has.
         samples: how many the shard has, from that one on.
+        same_as: the position of an earlier row of the run that asks the same.
+        has_same: whether later rows ask the same as this one.
     """
 
     row: int = Field(ge=0)
@@ -37,6 +39,8 @@ class ShardRow(BaseModel, frozen=True, extra="forbid"):
     id: str | None = None
     sample_index: int = Field(0, ge=0)
     samples: int = Field(1, ge=1, le=MAX_SAMPLES)
+    same_as: int | None = Field(None, ge=0)
+    has_same: bool = False
 
 
 class GenerateShard(BaseModel, frozen=True, extra="forbid"):

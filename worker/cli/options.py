@@ -278,6 +278,11 @@ enqueue_options = all_of(
         "Input",
         setting_options(Selection),
         click.option("--skip-bad-rows", is_flag=True, help="Bad rows become error rows."),
+        click.option(
+            "--dedupe/--no-dedupe",
+            default=True,
+            help="Answer rows that ask the same, greedily or with one seed, once; the default.",
+        ),
     ),
     group(
         "Output",

@@ -243,6 +243,7 @@ def test_a_row_is_the_dataclass() -> None:
         "attempts",
         "worker",
         "finished_at",
+        "duplicate_of",
         "parsed",
     }
     assert row(1).cells().keys() == names
