@@ -15,6 +15,7 @@ from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 from vllm_mlx.video_params import VideoParams
 from worker.local_run import run_locally
+from worker.on_finish import OnFinish
 from worker.progress import RunProgress
 from worker.run_display import RunDisplay
 from worker.run_result import RunResult
@@ -33,6 +34,7 @@ def run_file(
     url: str | None = None,
     workers: int = 1,
     report: bool | None = None,
+    on_finish: str | None = None,
     progress: Callable[[RunProgress], None] | bool = False,
     **settings: Any,
 ) -> RunResult:
@@ -50,6 +52,9 @@ def run_file(
         workers: how many processes, each with a model of its own.
         report: whether it ends with `_job/report.html`; None is as `MLX_BATCH_REPORT` says, and
             without that yes.
+        on_finish: a command for the shell, run at the end however that comes, with the run's state
+            as JSON on its stdin: `state` (finished, halted, failed or interrupted), `run_id`,
+            `out`, `rows`, `rows_done`, `rows_error`, `error_types`, tokens, seconds and `error`.
         progress: called twice a second with where the run stands; True shows what `mlx-batch run`
             shows, on a terminal or in a notebook.
         settings: all options of `mlx-batch run` by their names, with underscores: `max_tokens`,
@@ -71,18 +76,21 @@ def run_file(
     options |= {"prompts": prompts, "model": model, "out": out}
     run = run_options_from(options)
 
+    finish = OnFinish(on_finish, Path(out))
+
     def act(show: Callable[[RunProgress], None]) -> RunResult:
-        return run_locally(
-            url,
-            lambda: prepare_run(**run),
-            model=model,
-            adapter=None if run.get("adapter") is None else Path(run["adapter"]),
-            workers=workers,
-            config=config,
-            media=media,
-            report=report,
-            show=show,
-        )
+        with finish.at_the_end(show) as seen:
+            return run_locally(
+                url,
+                lambda: prepare_run(**run),
+                model=model,
+                adapter=None if run.get("adapter") is None else Path(run["adapter"]),
+                workers=workers,
+                config=config,
+                media=media,
+                report=report,
+                show=seen,
+            )
 
     if progress is True:
         with RunDisplay(Console()) as display:

@@ -17,7 +17,7 @@ from worker.file_run import setting_names
 from worker.phase import Phase
 from worker.progress import RunProgress
 
-OWN = {"prompts", "model", "out", "url", "report", "workers"}
+OWN = {"prompts", "model", "out", "url", "report", "workers", "on_finish"}
 OF_THE_COMMAND = {"strict"}  # is about its exit code
 
 

@@ -116,6 +116,15 @@ for command in (*run_commands.COMMANDS, acl, doctor, export_command, plan, repor
 @scheduler_options
 @media_options
 @url_option("A Redis to use instead of our own.")
+@group(
+    "What ends it early",
+    click.option(
+        "--on-finish",
+        metavar="COMMAND",
+        help="Run this in a shell at the end, also of a run that was halted or has failed, with "
+        "its state as JSON on stdin.",
+    ),
+)
 @click.option("--strict", is_flag=True, help="Exit with 1 if a row ended in error.")
 @report_option
 def run(strict: bool, **options: Any) -> None:
