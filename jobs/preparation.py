@@ -80,9 +80,10 @@ class RunOptions(RequiredOptions, total=False):
     dedupe: bool
     """Answer rows that ask the same, greedily or with one seed, only once."""
     max_errors: str | int | None
-    """This and the next three halt the run early, see `RunBounds`."""
+    """This and the next four halt the run early, see `RunBounds`."""
     max_time: str | float | None
     until: str | None
+    preview: int | None
     max_output_tokens: int | None
     resume: bool
     """The run exists; enqueue what is neither done nor on its way."""

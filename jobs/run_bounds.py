@@ -56,6 +56,11 @@ class RunBounds(Parameters):
     """Halt when workers have been at it for this long: 8h, 90m, 1h30m; a number is seconds."""
     until: Annotated[str, AfterValidator(_clock)] | None = None
     """Halt at this time of the day, by the clock of whoever enqueues: 07:00 is the next one."""
+    preview: int | None = Field(None, ge=1)
+    """Halt once when so many rows have ended, for a look at them; they stay answered.
+
+    More rows may be under way by then, which end, too. It holds for the first stretch only.
+    """
     max_output_tokens: int | None = Field(None, ge=1)
     """Halt when all rows together have generated this many tokens."""
 

@@ -65,6 +65,8 @@ def run_file(
         InputFileError: the file can't be read, or holds bad rows.
         InvalidRequestError: a setting is out of range.
         RunExistsError, OutputTakenError: the folder holds another run, or this one finished.
+        RunHaltedError: it has reached a bound; it can be resumed. After a `preview` it is a
+            `RunPreviewedError`, whose `rows` are these.
         RunFailedError: it can't be completed now; it can be resumed.
         KeyboardInterrupt: Ctrl-C; rows under way had ten seconds to end, and it can be resumed.
     """
@@ -79,7 +81,11 @@ def run_file(
     finish = OnFinish(on_finish, Path(out))
 
     def act(show: Callable[[RunProgress], None]) -> RunResult:
-        with finish.at_the_end(show) as seen:
+        def see(progress: RunProgress) -> None:
+            finish.see(progress)
+            show(progress)
+
+        with finish.at_the_end():
             return run_locally(
                 url,
                 lambda: prepare_run(**run),
@@ -89,7 +95,7 @@ def run_file(
                 config=config,
                 media=media,
                 report=report,
-                show=seen,
+                show=see,
             )
 
     if progress is True:

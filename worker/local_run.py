@@ -14,10 +14,12 @@ from redis import Redis
 from jobs.connection import connect
 from jobs.dataset import Dataset, verify
 from jobs.errors import RunHaltedError
+from jobs.ledger import Halt, HaltReason
 from jobs.preparation import PreparedRun
 from jobs.producer import enqueue_prepared
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import RunSpec
+from jobs.sources import Input
 from vllm_mlx.hub import require_model_here
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.scheduler_config import SchedulerConfig
@@ -32,6 +34,7 @@ from worker.interrupts import Interrupts
 from worker.live import Live
 from worker.local_workers import LocalWorkers, media_flags, scheduler_flags
 from worker.phase import Phase
+from worker.preview import RunPreviewedError, preview_rows
 from worker.progress import RunProgress
 from worker.progress_meter import ProgressMeter, RecordedRows
 from worker.rq.maintenance import take_back_all
@@ -108,7 +111,13 @@ def run_locally(
                 flags.append(f"--adapter={adapter}")
             stack.enter_context(forgotten_if_not_begun(connection, spec))
             processes = LocalWorkers(server_url, model, out, workers, flags)
-            watch = _Watch(connection, spec, processes, lambda now: show(replace(now, moved=moved)))
+            watch = _Watch(
+                connection,
+                spec,
+                prepared.source,
+                processes,
+                lambda now: show(replace(now, moved=moved)),
+            )
             progress = watch.until_the_end(began)
     verification = verify(out)
     if not verification.complete:
@@ -137,10 +146,12 @@ class _Watch:
         self,
         connection: Redis,
         spec: RunSpec,
+        source: Input,
         workers: LocalWorkers,
         show: Show,
     ) -> None:
         self._connection = connection
+        self._source = source
         self._spec = spec
         self._workers = workers
         self._show = show
@@ -177,10 +188,7 @@ class _Watch:
         if status.is_finished:
             return status
         if status.halt and status.is_at_rest:
-            raise RunHaltedError(
-                f"{self._spec.run_id}: {status.halt.message}; {status.rows_done} of "
-                f"{self._spec.rows} rows are done, and the same command with --resume goes on"
-            )
+            raise self._halted(status, status.halt)
         if status.errors:
             reasons = "\n".join(f"{job_id}: {why}" for job_id, why in status.errors.items())
             raise RunFailedError(f"{self._spec.run_id} can't be completed:\n{reasons}")
@@ -197,6 +205,17 @@ class _Watch:
                 + self._workers.last_words
             )
         return status
+
+    def _halted(self, status: RunStatus, halt: Halt) -> RunHaltedError:
+        message = (
+            f"{self._spec.run_id}: {halt.message}; {status.rows_done} of {self._spec.rows} rows "
+            "are done, and the same command with --resume goes on"
+        )
+        count = self._spec.bounds.preview
+        if halt.reason is not HaltReason.PREVIEW or count is None:
+            return RunHaltedError(message)
+        rows = preview_rows(self._connection, self._spec, self._source, count)
+        return RunPreviewedError(message, rows)
 
     @property
     def _grace(self) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +15,6 @@ from jobs.errors import RunHaltedError
 from worker.progress import RunProgress
 
 logger = logging.getLogger("mlx_batch")
-
-Show = Callable[[RunProgress], None]
 
 
 @dataclass(slots=True)
@@ -32,16 +30,15 @@ class OnFinish:
     out: Path
     _last: RunProgress | None = field(default=None, init=False)
 
+    def see(self, progress: RunProgress) -> None:
+        """Take where the run stands."""
+        self._last = progress
+
     @contextmanager
-    def at_the_end(self, show: Show) -> Iterator[Show]:
-        """Tell the command how the body has ended; the body shows with what this yields."""
-
-        def see(progress: RunProgress) -> None:
-            self._last = progress
-            show(progress)
-
+    def at_the_end(self) -> Iterator[None]:
+        """Tell the command how the body has ended."""
         try:
-            yield see
+            yield
         except RunHaltedError as error:
             self._tell("halted", error)
             raise

@@ -13,6 +13,7 @@ class HaltReason(StrEnum):
     """What halted a run."""
 
     PAUSED = "paused"
+    PREVIEW = "preview"
     MAX_ERRORS = "max_errors"
     MAX_TIME = "max_time"
     UNTIL = "until"

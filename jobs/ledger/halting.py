@@ -41,11 +41,13 @@ class Halting:
         self._redis.hsetnx(stretch_key(run_id), "began", str(now))
 
     def take_up(self, spec: RunSpec) -> bool:
-        """Let workers begin rows of a run again, a stretch with these bounds.
+        """Let workers begin rows of a run again, a stretch with these bounds but for a preview.
 
         Returns:
             Whether it was halted.
         """
+        bounds = spec.bounds.model_copy(update={"preview": None})
+        spec = spec.model_copy(update={"bounds": bounds})
         run, stretch = run_key(spec.run_id), stretch_key(spec.run_id)
         with self._redis.pipeline() as pipeline:
             pipeline.hset(run, "spec", spec.model_dump_json())

@@ -94,6 +94,9 @@ class Stretch:
         bounds, now = self.bounds, time.time()
         if reason := self._errors():
             return Halt(HaltReason.MAX_ERRORS, reason)
+        rows = self.ok + sum(self.errors.values())
+        if bounds.preview is not None and rows >= bounds.preview:
+            return Halt(HaltReason.PREVIEW, f"{rows} rows are done, for a look at them (preview)")
         most = bounds.max_output_tokens
         if most is not None and self.output_tokens >= most:
             reason = f"{self.output_tokens} tokens were generated, of {most} (max_output_tokens)"

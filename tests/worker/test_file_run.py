@@ -18,7 +18,7 @@ from worker.phase import Phase
 from worker.progress import RunProgress
 
 OWN = {"prompts", "model", "out", "url", "report", "workers", "on_finish"}
-OF_THE_COMMAND = {"strict"}  # is about its exit code
+OF_THE_COMMAND = {"strict", "yes"}  # are about its exit code, and its questions
 
 
 def test_every_option_of_the_command_is_a_setting() -> None:

@@ -60,7 +60,7 @@ def test_a_run_that_can_not_begin(tmp_path: Path, text_folder: str) -> None:
 def test_ctrl_c_and_a_command_that_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     command, said = told(tmp_path)
     finish = OnFinish(f"{command}; exit 3", tmp_path)
-    with pytest.raises(KeyboardInterrupt), finish.at_the_end(lambda _: None):
+    with pytest.raises(KeyboardInterrupt), finish.at_the_end():
         raise KeyboardInterrupt
     assert json.loads(said.read_text())["state"] == "interrupted"
     assert "ended with code 3" in caplog.text

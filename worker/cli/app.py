@@ -43,13 +43,12 @@ from worker.cli.options import (
     with_redis,
 )
 from worker.cli.plan import plan
+from worker.cli.preview import run_with_preview
 from worker.cli.report import report_command
 from worker.cli.run_commands import tell_enqueued
 from worker.cli.summary import print_summary
-from worker.file_run import run_file
 from worker.local_workers import report_media_flags
 from worker.logs import log_to_stderr
-from worker.run_display import RunDisplay
 from worker.run_settings import media_policy_from, run_options_from, settings_from
 
 logger = logging.getLogger("mlx_batch")
@@ -127,7 +126,8 @@ for command in (*run_commands.COMMANDS, acl, doctor, export_command, plan, repor
 )
 @click.option("--strict", is_flag=True, help="Exit with 1 if a row ended in error.")
 @report_option
-def run(strict: bool, **options: Any) -> None:
+@click.option("--yes", is_flag=True, help="Go on after --preview without being asked.")
+def run(strict: bool, yes: bool, **options: Any) -> None:
     """Everything in one: enqueue PROMPTS, work, verify, with a progress display.
 
     Images and videos are read from the folder of PROMPTS (or of --videos, --images), and from
@@ -137,8 +137,7 @@ def run(strict: bool, **options: Any) -> None:
         if signal.getsignal(signum) is not signal.SIG_IGN:  # by nohup
             signal.signal(signum, _terminate)
     console = Console()
-    with RunDisplay(console) as view:
-        result = run_file(progress=view.update, **options)
+    result = run_with_preview(console, options, yes=yes)
     print_summary(console, result, has_server=options["url"] is not None)
     sys.exit(ExitCode.of_rows(result.ok, result.error, strict=strict))
 

@@ -1,0 +1,69 @@
+"""`run_with_preview`: a run that shows its first rows and asks before it goes on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from worker.file_run import run_file
+from worker.on_finish import OnFinish
+from worker.plain_text import clip, plain
+from worker.preview import PreviewRow, RunPreviewedError
+from worker.progress import RunProgress
+from worker.run_display import RunDisplay
+from worker.run_result import RunResult
+
+
+def run_with_preview(console: Console, options: dict[str, Any], *, yes: bool) -> RunResult:
+    """Run with a display; after a preview, which is shown, go on if that is wanted.
+
+    Args:
+        options: of `run_file`.
+        yes: do not ask.
+
+    Raises:
+        click.UsageError: nobody can be asked.
+        RunPreviewedError: it shall not go on; it can be resumed.
+    """
+    if options["preview"] and not yes and not can_ask():
+        raise click.UsageError("--preview asks whether to go on: give --yes where nobody answers")
+    finish = OnFinish(options.pop("on_finish"), Path(options["out"]))
+    with finish.at_the_end():
+        try:
+            return _displayed(console, finish.see, options)
+        except RunPreviewedError as halted:
+            _print(console, halted.rows)
+            if not yes and not click.confirm("Go on with the rest?", err=True):
+                raise
+        # What is answered stays so; the model is loaded again.
+        rest = {**options, "preview": None, "resume": True, "overwrite": False}
+        return _displayed(console, finish.see, rest)
+
+
+def can_ask() -> bool:
+    """Return whether somebody may answer."""
+    return sys.stdin.isatty()
+
+
+def _displayed(
+    console: Console, see: Callable[[RunProgress], None], options: dict[str, Any]
+) -> RunResult:
+    with RunDisplay(console) as view:
+
+        def show(progress: RunProgress) -> None:
+            see(progress)
+            view.update(progress)
+
+        return run_file(progress=show, **options)
+
+
+def _print(console: Console, rows: Iterable[PreviewRow]) -> None:
+    for row in rows:
+        sample = f".{row.sample_index}" if row.sample_index else ""
+        text = f"{plain(row.id)}{sample}: {clip(row.asked)}\n  → {clip(row.said)}"
+        console.print(f"{text} ({row.finish_reason})", markup=False, highlight=False, emoji=False)
