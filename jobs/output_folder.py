@@ -15,9 +15,18 @@ def output_folder(out: str | Path) -> Path:
     Raises:
         InvalidRequestError: it is a URL.
     """
+    refuse_address(out)
+    return Path(out).expanduser().absolute()
+
+
+def refuse_address(out: str | Path | None) -> None:
+    """Refuse a URL where something is to be written: a folder called `s3:` would be made.
+
+    Raises:
+        InvalidRequestError: it is one.
+    """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(out)):  # a Path has made one slash of two
         raise InvalidRequestError(
-            f"out={redacted(str(out))!r}: should be a folder; mount the bucket, or copy the "
-            "dataset there when it is finished"
+            f"out={redacted(str(out))!r}: should be a path on this machine; mount the bucket, or "
+            "copy there what is finished"
         )
-    return Path(out).expanduser().absolute()

@@ -13,6 +13,7 @@ from jobs.export.batch_output import answered, failed
 from jobs.export.finished import Finished
 from jobs.export.sidecars import sidecars
 from jobs.export.tables import csv_lines, json_lines
+from jobs.output_folder import refuse_address
 
 
 class ExportFormat(StrEnum):
@@ -42,9 +43,11 @@ def export(
         overwrite: replace files that are there.
 
     Raises:
+        InvalidRequestError: `out` is a URL.
         DatasetError: the dataset is not finished or does not suit the format, or a file is there
             already or can't be written.
     """
+    refuse_address(out)
     finished = Finished.of(root)
     if format is ExportFormat.TXT:
         return [_sidecars(finished, out, overwrite)]

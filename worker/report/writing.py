@@ -13,6 +13,7 @@ from jobs.dataset import Dataset
 from jobs.dataset.atomic import replace_file
 from jobs.errors import DatasetError
 from jobs.export.finished import Finished
+from jobs.output_folder import refuse_address
 from vllm_mlx.media.policy import MediaPolicy
 from worker.report.columns import Columns
 from worker.report.figures import Figures
@@ -42,8 +43,10 @@ def write_report(
         input_media: what lies below the input's folder may be read, too.
 
     Raises:
+        InvalidRequestError: `out` is a URL.
         DatasetError: there are no rows, they can't be read, or the file can't be written.
     """
+    refuse_address(out)
     target = out or root / REPORT
     dataset = Dataset(root)
     finished = Finished(root, dataset.manifest())

@@ -258,6 +258,20 @@ def test_no_file_is_lost(answers: Path, format: str) -> None:
     assert own.read_text() != "mine"
 
 
+@pytest.mark.parametrize("format", ["openai", "txt", "csv"])
+def test_nothing_is_exported_to_an_address(
+    answers: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    monkeypatch.chdir(answers.parent)
+    before = sorted(answers.parent.iterdir())
+    refused = cli("export", answers, "--format", format, "--out", "s3://bucket/file")
+    reported = cli("report", answers, "--out", "s3://bucket/file")
+    for said in (refused, reported):
+        assert said.exit_code == 2
+        assert "out='s3:/bucket/file': should be a path on this machine" in said.stderr
+    assert sorted(answers.parent.iterdir()) == before
+
+
 def test_what_is_not_finished_is_not_exported(answers: Path) -> None:
     (answers / "_SUCCESS").unlink()
     refused = cli("export", answers, "--format", "csv")
