@@ -34,7 +34,9 @@ demo: $(INSTALLED)
 	@echo "  mlx-batch run --help; README.md has more: tables, images and video, several machines"
 
 # On all cores, at most four: each process has a Redis server and a model of its own.
-PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+# `make test PROCESSES=3` is another number.
+PROCESSES ?= auto
+PARALLEL = -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q $(PARALLEL)
@@ -49,8 +51,9 @@ fuzz: $(INSTALLED)
 
 # Workers and servers that are killed, frozen and starved: some minutes, or in full many. They mostly
 # wait: three at once leave two cores the half of their time.
+faults-short: PROCESSES = 3
 faults-short: $(INSTALLED)
-	FAULTS=short $(BIN)/python -m pytest -q -n 3 --dist worksteal tests/faults
+	FAULTS=short $(BIN)/python -m pytest -q $(PARALLEL) tests/faults
 
 faults: $(INSTALLED)
 	FAULTS=full $(BIN)/python -m pytest -q tests/faults --deselect tests/faults/test_soak.py

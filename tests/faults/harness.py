@@ -136,7 +136,7 @@ class Stage:
         self.workers.append(Worker(label, process, output))
         return self.workers[-1]
 
-    def finish(self, spec: RunSpec, timeout: float = 60) -> None:
+    def finish(self, spec: RunSpec, timeout: float = 120) -> None:
         """Wait until the run is over and every job of it is put away."""
         deadline = time.monotonic() + timeout
         with self.server.client() as redis:
@@ -193,7 +193,7 @@ class Stage:
         return set(self.rows("asked", worker)) - set(self.rows("answered", worker))
 
     def wait_for_rows(
-        self, what: str, count: int, worker: Worker | None = None, timeout: float = 30
+        self, what: str, count: int, worker: Worker | None = None, timeout: float = 60
     ) -> None:
         wait_for(lambda: len(set(self.rows(what, worker))) >= count, timeout)
 

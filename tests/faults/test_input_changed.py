@@ -36,7 +36,7 @@ def test_resume_refuses_it(stage: Stage, how: str) -> None:
     if source.exists():
         assert spec.input.fingerprint in told.stderr
         assert input_of(source).fingerprint() in told.stderr
-    stage.start("--burst", delay=0).wait(timeout=20)
+    stage.start("--burst", delay=0).wait(timeout=60)
     assert set(stage.rows("asked")) == before, "nothing was enqueued"
     assert not lost.exists()
 

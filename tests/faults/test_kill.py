@@ -53,8 +53,8 @@ def test_workers_killed_at_random_moments_lose_nothing(
     for answered in sorted(chance.sample(range(ROWS // 50, ROWS * 9 // 10), KILLS)):
         stage.wait_for_rows("answered", answered, timeout=60)
         # Two at work, so that one is left: what a queue without workers takes is not asked here.
-        wait_for(lambda: all(stage.is_known(worker) for worker in alive), 30)
-        wait_for(lambda: any(stage.open_rows(worker) for worker in alive), 30)
+        wait_for(lambda: all(stage.is_known(worker) for worker in alive))
+        wait_for(lambda: any(stage.open_rows(worker) for worker in alive))
         victim = chance.choice([worker for worker in alive if stage.open_rows(worker)])
         kills.append(kill(stage, victim))
         alive.remove(victim)

@@ -29,7 +29,7 @@ def test_a_worker_that_slept_cannot_commit_over_its_successor(
     held = stage.open_rows(sleeper)
     kept = len(stage.rows("answered"))
     awake = stage.start(name="awake")
-    wait_for(lambda: held <= set(stage.rows("asked", awake)), timeout=20)
+    wait_for(lambda: held <= set(stage.rows("asked", awake)))
     stage.finish(spec)
     before = parts(spec)
 
@@ -55,7 +55,7 @@ def test_the_sleeper_wakes_while_its_successor_is_at_work(
     wait_for(lambda: sleeper.is_stopped)
     held = stage.open_rows(sleeper)
     awake = stage.start(name="awake", delay=2)
-    wait_for(lambda: held <= set(stage.rows("asked", awake)), timeout=40)
+    wait_for(lambda: held <= set(stage.rows("asked", awake)))
 
     sleeper.signal(signal.SIGCONT)
     stage.finish(spec)

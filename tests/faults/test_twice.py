@@ -45,7 +45,7 @@ def test_two_workers_of_one_name(stage: Stage, undisturbed: Undisturbed) -> None
 
     second = stage.start(name="same")
 
-    assert second.wait(timeout=20) == BAD_INPUT
+    assert second.wait(timeout=60) == BAD_INPUT
     assert "same" in second.said
     assert "Traceback" not in second.said
     assert first.is_alive
@@ -68,7 +68,7 @@ def test_the_name_of_a_killed_worker_is_free_again(stage: Stage, undisturbed: Un
         wait_for(lambda: not worker.is_alive or stage.rows("asked", worker))
         return worker.is_alive
 
-    wait_for(starts, timeout=20)
+    wait_for(starts)
     stage.finish(spec)
     stage.check(spec, undisturbed(ROWS))
 

@@ -175,7 +175,7 @@ def commit_shard(redis: Redis, run_id: str, shard: int, counts: Counts) -> None:
         lease.commit(counts)
 
 
-def wait_for(condition: Callable[[], Any], timeout: float = 20.0) -> None:
+def wait_for(condition: Callable[[], Any], timeout: float = 60.0) -> None:
     """Poll until `condition` holds; it may do a step of work itself."""
     deadline = time.monotonic() + timeout
     while not condition():

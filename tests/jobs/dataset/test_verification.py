@@ -14,6 +14,7 @@ import pytest
 
 from jobs.dataset import Verification, schema, verify
 from jobs.errors import DatasetError
+from tests.helpers.sizes import sizes
 
 COLUMNS = {"prompt": "string", "id.local": "string"}
 SHARDS, SIZE = 3, 4
@@ -270,9 +271,10 @@ def test_a_part_cut_short_anywhere(root: Path) -> None:
         assert found.problems[1:] == ["rows missing: 4 (4, 5, 6, 7)"]
 
 
-def test_damaged_bytes_never_raise(root: Path) -> None:
+@pytest.mark.parametrize("apart", sizes(41, 17))
+def test_damaged_bytes_never_raise(root: Path, apart: int) -> None:
     whole = part(root, 1).read_bytes()
-    for place in range(0, len(whole), 17):
+    for place in range(0, len(whole), apart):
         part(root, 1).write_bytes(whole[:place] + b"\x9d\xff" + whole[place + 2 :])
 
         found = verify(root)

@@ -33,7 +33,7 @@ from vllm_mlx.batching.slots.runner import SlotRunner
 from vllm_mlx.models.accelerated import accelerate
 from vllm_mlx.models.loading import load_model
 
-REQUESTS, FEW = 300, 24
+REQUESTS, FEW = 300, 12
 LARGEST_GAP = 1e-4
 # Heads as SmolLM2 has them: 64 numbers each, three of queries to one of keys.
 HEADS = {"head_dim": 64, "num_attention_heads": 6, "num_key_value_heads": 2}

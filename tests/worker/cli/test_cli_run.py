@@ -21,6 +21,7 @@ from redis import Redis
 from jobs.dataset import Dataset, verify
 from jobs.ledger import Ledger
 from tests.helpers.bench import Bench
+from tests.helpers.command_line import cli
 from tests.helpers.decoding import ENDLESS
 from tests.helpers.engines import (
     MODEL,
@@ -129,17 +130,20 @@ def test_a_finished_run_leaves_no_server_and_no_clutter(finished: Finished) -> N
     assert manifest["result"] | {"ok": 4, "error": 2, "rows_in": 6} == manifest["result"]
 
 
+# What starts no worker runs in this process.
+
+
 def test_verify_and_strict_on_a_finished_run(finished: Finished) -> None:
-    assert run("verify", finished.out).returncode == 0
-    assert run("verify", finished.out, "--strict").returncode == 1
+    assert cli("verify", finished.out).exit_code == 0
+    assert cli("verify", finished.out, "--strict").exit_code == 1
 
 
 def test_the_same_run_into_the_same_folder_is_refused(finished: Finished) -> None:
     parts = {path: path.stat().st_mtime_ns for path in (finished.out / "data").iterdir()}
 
-    again = run(*finished.words)
+    again = cli(*finished.words)
 
-    assert again.returncode == 6
+    assert again.exit_code == 6
     assert str(finished.out) in again.stderr
     assert {path: path.stat().st_mtime_ns for path in parts} == parts
 
@@ -147,17 +151,17 @@ def test_the_same_run_into_the_same_folder_is_refused(finished: Finished) -> Non
 def test_resuming_a_finished_run_does_nothing_and_is_strict_on_request(finished: Finished) -> None:
     parts = {path: path.stat().st_mtime_ns for path in (finished.out / "data").iterdir()}
 
-    again = run(*finished.words, "--resume", "--strict")
+    again = cli(*finished.words, "--resume", "--strict")
 
-    assert again.returncode == 1, "two rows are in error"
+    assert again.exit_code == 1, "two rows are in error"
     assert "4 rows answered, 2 in error" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in parts} == parts
 
 
 def test_another_run_into_the_same_folder_is_refused(finished: Finished) -> None:
-    other = run(*finished.words, "--temperature", 0.1)
+    other = cli(*finished.words, "--temperature", 0.1)
 
-    assert other.returncode == 6
+    assert other.exit_code == 6
     assert "holds run" in other.stderr
     assert (finished.out / "_SUCCESS").exists()
 
@@ -166,9 +170,9 @@ def test_a_bad_file_is_refused_and_claims_no_folder(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "a"}\n{"prompt": ""}\n')
 
-    result = run("run", prompts, "--model", MODEL, "--out", tmp_path / "out")
+    result = cli("run", prompts, "--model", MODEL, "--out", tmp_path / "out")
 
-    assert result.returncode == 2
+    assert result.exit_code == 2
     assert "line 2, row 1" in result.stderr
     assert not (tmp_path / "out" / "data").exists()
     assert not Dataset(tmp_path / "out").is_claimed
