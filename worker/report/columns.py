@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,21 @@ class Columns:
         ):
             yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
-    def first(self, columns: Sequence[str], where: pc.Expression, count: int) -> pa.Table:
-        """Return the first rows of which this is true."""
-        scanner = self._dataset.scanner(
-            columns=list(columns), filter=where, batch_size=1024, use_threads=False
-        )
-        return scanner.head(count)
+    def first_failures(self, each: int) -> dict[str, list[int]]:
+        """Return where the first rows of each type of error are: parts, and positions in the input.
+
+        Looked for in this column only: a filter over all of them would read them all.
+        """
+        seen: Counter[str] = Counter()
+        places: dict[str, list[int]] = {}
+        for batch in self._dataset.to_batches(
+            columns=["error_type", "row", "__filename"],
+            filter=pc.field("error_type").is_valid(),
+            batch_size=_BATCH,
+            use_threads=False,
+        ):
+            for name, row, part in zip(*(column.to_pylist() for column in batch), strict=True):
+                seen[name] += 1
+                if seen[name] <= each:
+                    places.setdefault(part, []).append(row)
+        return places

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +15,6 @@ from jobs.export.finished import Finished, Row
 from jobs.result_row import RESULT_COLUMNS
 from vllm_mlx.errors import InvalidRequestError
 from worker.report.columns import Columns
-from worker.report.figures import Failure
 
 MOST_ROWS = 1000
 _MOST_FAILED = 200
@@ -51,34 +51,43 @@ class ShownRow:
         return {**kept, "asked": self.asked, "given": given}
 
 
-def shown_rows(dataset: Finished, columns: Columns, failures: Iterable[Failure]) -> list[ShownRow]:
-    """Return the rows to show, in their order: each error's first ones, others spread evenly."""
+def shown_rows(dataset: Finished, columns: Columns, errors: int) -> list[ShownRow]:
+    """Return the rows to show, in their order: each error's first ones, others spread evenly.
+
+    Args:
+        errors: how many types of them there are.
+    """
     wanted = [name for name in columns.names if name not in _LEFT_OUT]
     found: dict[tuple[int, int], Row] = {}
-    for table in _chosen(columns, wanted, list(failures)):
+    for table in _chosen(columns, wanted, errors):
         for row in dataset.rows_of(table):
             found.setdefault((row["row"], row["sample_index"]), row)
     return [_shown(dataset, found[place]) for place in sorted(found)]
 
 
-def _chosen(columns: Columns, wanted: list[str], failures: list[Failure]) -> Iterator[pa.Table]:
+def _chosen(columns: Columns, wanted: list[str], errors: int) -> Iterator[pa.Table]:
     counts = columns.rows()
-    if sum(counts) > MOST_ROWS and failures:
-        each = max(1, _MOST_FAILED // len(failures))
-        for failure in failures[:_MOST_FAILED]:
-            where = pc.field("error_type") == failure.error_type
-            yield columns.first(wanted, where, each)
-    if sum(counts) > MOST_ROWS:
-        step = max(1, len(counts) / _PARTS)
-        places = sorted({int(at * step) for at in range(min(len(counts), _PARTS))})
-    else:
-        places = list(range(len(counts)))
-    most = (MOST_ROWS - (_MOST_FAILED if sum(counts) > MOST_ROWS else 0)) // len(places)
+    if sum(counts) <= MOST_ROWS:
+        for part in columns.parts:
+            yield _read(part, wanted)
+        return
+    for failed, rows in columns.first_failures(max(1, _MOST_FAILED // max(1, errors))).items():
+        table = _read(failed, wanted)
+        yield table.filter(pc.field("row").isin(pa.array(rows, pa.int64())))
+    places = _spread(len(columns.parts), _PARTS)
+    most = (MOST_ROWS - _MOST_FAILED) // len(places)
     for place in places:
-        part = pq.read_table(columns.parts[place], columns=wanted, use_threads=False)
-        if sum(counts) > MOST_ROWS and part.num_rows > most:
-            part = part.take([int(at * part.num_rows / most) for at in range(most)])
-        yield part
+        table = _read(columns.parts[place], wanted)
+        yield table.take(_spread(table.num_rows, most))
+
+
+def _read(part: str | Path, columns: list[str]) -> pa.Table:
+    return pq.read_table(part, columns=columns, use_threads=False)
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Return at most so many of `count` places, evenly spread."""
+    return [at * count // most for at in range(most)] if count > most else list(range(count))
 
 
 def _shown(dataset: Finished, row: Row) -> ShownRow:

@@ -67,7 +67,7 @@ def _html(dataset: Finished, media: MediaPolicy) -> str:
     manifest = dataset.manifest
     columns = Columns(dataset.root, manifest["shards"])
     figures = Figures.of(columns, manifest)
-    kept, written = _within(shown_rows(dataset, columns, figures.failures))
+    kept, written = _within(shown_rows(dataset, columns, len(figures.failures)))
     pictures = Pictures(media, _PICTURE_BYTES)
     for row, json_row in zip(kept, written, strict=True):
         json_row["media"] = [pictures.of(kind, source) for kind, source in row.media]

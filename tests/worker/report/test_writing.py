@@ -277,3 +277,14 @@ def test_answers_in_json_are_told_field_by_field(tmp_path: Path) -> None:
     html = html_of(root)
     assert "name: hardly a value stands twice" in html
     assert html.count("<figure") == 5 + 4 + 2
+
+
+def test_columns_and_folders_of_odd_names_are_no_trouble(tmp_path: Path) -> None:
+    names = {"prompt": "string", "id.x": "string", "text.y": "int64", "Größe\n<b>": "double"}
+    given = {"id.x": "inner", "text.y": 7, "Größe\n<b>": 1.5}
+    root = write_dataset(tmp_path / "year=2026 #?" / "a b", [row(0, **given)], columns=names)
+
+    (shown,) = data_of(html_of(root))["rows"]
+
+    assert shown["given"] == given
+    assert shown["id"] == "row-0"
