@@ -107,7 +107,8 @@ class GenerationRequest(SamplingParams, VideoParams):
     def over(self, defaults: P) -> P:
         """Return `defaults`, overridden by those of their fields that this request gave."""
         given = self.model_fields_set & type(defaults).model_fields.keys()
-        return defaults.model_copy(update={name: getattr(self, name) for name in given})
+        changes = {name: getattr(self, name) for name in given}
+        return defaults.model_copy(update=changes) if changes else defaults
 
     @property
     def media(self) -> list[Part]:

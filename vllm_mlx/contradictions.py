@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.sampling_params import SamplingParams
 
@@ -11,11 +13,14 @@ _UNSCORED = (
 )
 """What would not act on labels that are given."""
 
-_OF_CHATS = (
-    *("thinking", "chat_template_kwargs", "tools", "add_generation_prompt"),
-    "continue_final_message",
-)
-"""What only a chat template reads."""
+_OF_CHATS: dict[str, tuple[Any, Any]] = {
+    name: (SamplingParams.model_fields[name].default, {})
+    for name in (
+        *("thinking", "chat_template_kwargs", "tools", "add_generation_prompt"),
+        "continue_final_message",
+    )
+}
+"""What only a chat template reads, with the values that ask for nothing."""
 
 
 def check_scores(params: SamplingParams, *, sees_media: bool) -> None:
@@ -58,8 +63,8 @@ def check_plain_prompt(params: SamplingParams) -> None:
     Raises:
         InvalidRequestError: it is given.
     """
-    for name in _OF_CHATS:
-        if getattr(params, name) not in (type(params).model_fields[name].default, {}):
+    for name, nothing in _OF_CHATS.items():
+        if getattr(params, name) not in nothing:
             raise InvalidRequestError(
                 f"{name}: no chat template reads it, since the prompt is continued as it "
                 "stands: give messages, or send the prompt as a chat (--chat)"

@@ -9,7 +9,7 @@ from pydantic_core import from_json
 
 from jobs.errors import InputFileError
 from jobs.sources.dialect import Dialect
-from jobs.sources.files import FilePath, open_input
+from jobs.sources.files import FilePath, open_content, suffix_of
 from jobs.sources.lines import numbered_lines
 from jobs.sources.openai import OpenAI
 from jobs.sources.plain import Plain
@@ -44,9 +44,12 @@ _SUFFIXES = {
 _PARQUET_MAGIC = b"PAR1"
 
 _UNREADABLE = {
-    b"\x1f\x8b": "is compressed with gzip; decompress it first",
-    b"\x28\xb5\x2f\xfd": "is compressed with zstd; decompress it first",
-    b"PK\x03\x04": "is a zip archive; extract it first",
+    b"PK\x03\x04": "is a zip archive, or an Excel workbook; extract it, or save it as CSV",
+    b"ARROW1": "is an Arrow or Feather file; write it as Parquet",
+    b"FEA1": "is a Feather file; write it as Parquet",
+    b"ORC": "is an ORC file; write it as Parquet",
+    b"SQLite format 3": "is an SQLite database; export a table of it as CSV",
+    b"\xd0\xcf\x11\xe0": "is an Excel workbook; save it as CSV",
     b"\xff\xfe": "is UTF-16; save it as UTF-8",
     b"\xfe\xff": "is UTF-16; save it as UTF-8",
 }
@@ -57,26 +60,28 @@ def detect_format(path: FilePath) -> Format:
 
     The extension decides, except between JSONL and OpenAI-batch JSONL, which the first line that
     is not blank tells apart. A file with another extension is Parquet or JSONL when it begins
-    like one, and plain text otherwise.
+    like one, and plain text otherwise. Of a file that is compressed, with gzip, zstd, bzip2 or xz,
+    it is the extension before that of the compression.
 
     Raises:
         InputFileError: the file is missing, empty or unreadable, or its content is of a kind
             that can't hold prompts.
     """
-    suffix = Path(path).suffix.lower()
+    suffix = suffix_of(path)
     format = _SUFFIXES.get(suffix)
-    with open_input(path) as file:
-        head = file.read(4)
+    with open_content(path) as file:
+        head = file.peek(16)
         for magic, complaint in _UNREADABLE.items():
             if head.startswith(magic):
                 raise InputFileError(f"{path} {complaint}")
-        if head == _PARQUET_MAGIC:
+        if head.startswith(_PARQUET_MAGIC):
+            if suffix != Path(path).suffix.lower():
+                raise InputFileError(f"{path} is Parquet in a compressed file; decompress it first")
             return Format.PARQUET
         if format is Format.PARQUET:
             raise InputFileError(f"{path} is not a Parquet file, for all its extension")
         if format in (Format.TEXT, Format.CSV):
             return format
-        file.seek(0)
         _, line = next(numbered_lines(file), (0, b""))
     if suffix == ".json" and line.lstrip().startswith(b"["):
         raise InputFileError(f"{path} is one JSON array; write its objects one to a line instead")

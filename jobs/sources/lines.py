@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from jobs.sources.files import FilePath, open_input
+from jobs.sources.files import FilePath, open_content
 from jobs.sources.rows import RowOrError
 from vllm_mlx.errors import InvalidRequestError, shown
 
@@ -26,14 +26,14 @@ def numbered_lines(file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
 
 def read_jsonl(path: FilePath) -> Iterator[tuple[int, RowOrError]]:
     """Yield a JSON object a line."""
-    with open_input(path) as file:
+    with open_content(path) as file:
         for number, line in numbered_lines(file):
             yield number, _decode(line)
 
 
 def read_text(path: FilePath) -> Iterator[tuple[int, RowOrError]]:
     """Yield a prompt a line."""
-    with open_input(path) as file:
+    with open_content(path) as file:
         for number, line in numbered_lines(file):
             try:
                 prompt = line.decode()

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 from jobs.column_types import TypeSpec, carried_type, type_spec
 from jobs.errors import InputFileError
 from jobs.sources.cells import column_cells, converted, is_kept
-from jobs.sources.files import FilePath, open_input
+from jobs.sources.files import FilePath, open_content, suffix_of
 from jobs.sources.rows import RowOrError
 from vllm_mlx.errors import InvalidRequestError
 
@@ -33,10 +32,10 @@ _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes as `surrogateescape` decodes 
 def read_csv(path: FilePath, check: CheckColumns) -> Iterator[tuple[int, RowOrError]]:
     """Yield the records under a header row; an empty cell is null."""
     csv.field_size_limit(_LARGEST_CELL)
-    with open_input(path) as raw:
+    with open_content(path) as raw:
         # Bytes that are not UTF-8 become lone surrogates, so that they spoil only their own row.
         file = io.TextIOWrapper(raw, "utf-8-sig", errors="surrogateescape", newline="")
-        delimiter = "\t" if Path(path).suffix.lower() == ".tsv" else ","
+        delimiter = "\t" if suffix_of(path) == ".tsv" else ","
         records = _records(csv.reader(file, delimiter=delimiter, strict=True))
         _, header = next(records, (1, []))
         if isinstance(header, InvalidRequestError):

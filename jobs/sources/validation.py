@@ -57,8 +57,9 @@ def validated(
         if error is None:
             try:
                 request = dialect.request(data).located(source.folder)
-                samples = _samples(request, sampling, n)
-                _check_prompt(request, sampling, chat)
+                params = request.over(sampling).agreeing()
+                samples = _samples(request, params, n)
+                _check_prompt(request, params, chat)
             except InvalidRequestError as wrong:
                 request, error = None, _bare(wrong)
         try:
@@ -69,16 +70,15 @@ def validated(
         yield SourceRow(row, line, id, data, request, samples, error)
 
 
-def _check_prompt(request: GenerationRequest, sampling: SamplingParams, chat: bool) -> None:
-    params = request.over(sampling)
+def _check_prompt(request: GenerationRequest, params: SamplingParams, chat: bool) -> None:
     if not (chat or request.messages or request.media):
         check_plain_prompt(params)
     elif params.continue_final_message:
         check_final(request.chat())
 
 
-def _samples(request: GenerationRequest, sampling: SamplingParams, n: int) -> int:
-    samples, params = request.samples(n), request.over(sampling).agreeing()
+def _samples(request: GenerationRequest, params: SamplingParams, n: int) -> int:
+    samples = request.samples(n)
     check_scores(params, sees_media=bool(request.media))
     if samples > 1 and params.greedy:
         raise InvalidRequestError(
