@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 
-from vllm_mlx.content import Part, media_of, with_sources
+from vllm_mlx.content import MediaKind, Part, media_of, placed, with_sources
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.media.names import located
 from vllm_mlx.messages import Message, Messages
@@ -75,6 +75,21 @@ class GenerationRequest(SamplingParams, VideoParams):
             return {k: v for k, v in data.items() if v is not None or k not in fields}
         return data
 
+    @model_validator(mode="before")
+    @classmethod
+    def _media_in_their_places(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("messages"), list):
+            return data
+        named: dict[MediaKind, str] = {"image": "images", "video": "videos"}
+        media = {kind: data[name] for kind, name in named.items() if data.get(name)}
+        if not media or not all(isinstance(each, list | tuple) for each in media.values()):
+            return data
+        messages = placed(data["messages"], media)
+        if messages is data["messages"]:
+            return data
+        rest = {name: each for name, each in data.items() if name not in named.values()}
+        return rest | {"messages": messages}
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
@@ -83,7 +98,8 @@ class GenerationRequest(SamplingParams, VideoParams):
             if self.images or self.videos:
                 raise ValueError(
                     "images and videos go with a prompt; beside messages, put them into a "
-                    'message\'s content as parts: {"type": "image", "image": …}'
+                    'message\'s content as parts: {"type": "image", "image": …}, or as places '
+                    'that say {"type": "image"}'
                 )
             for kind, count in Counter(part["type"] for part in self.media).items():
                 if count > MAX_MEDIA:

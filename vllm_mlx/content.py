@@ -58,6 +58,43 @@ def with_sources(content: Content, change: Callable[[str], str]) -> Content:
     return with_media(content, lambda part: [{**part, part["type"]: change(part[part["type"]])}])
 
 
+def placed(messages: Any, media: Mapping[MediaKind, Any]) -> Any:
+    """Return messages whose parts that only say `{"type": "image"}` hold the media, in order.
+
+    So do datasets of Hugging Face, with the images beside the messages.
+
+    Args:
+        media: the images and the videos; a kind that has none is left out.
+
+    Raises:
+        ValueError: there are not as many places as media.
+    """
+    left = {kind: list(sources) for kind, sources in media.items()}
+
+    def filled(part: Any) -> Any:
+        kind: Any = part.get("type") if isinstance(part, Mapping) else None
+        given = [each for key, each in part.items() if key != "type"] if kind in left else [0]
+        if any(each is not None for each in given):
+            return part
+        places[kind] = places.get(kind, 0) + 1
+        return {"type": kind, kind: left[kind].pop(0)} if left[kind] else part
+
+    places: dict[Any, int] = {}
+    made = [
+        {**each, "content": list(map(filled, each["content"]))}
+        if isinstance(each, Mapping) and isinstance(each.get("content"), list)
+        else each
+        for each in messages
+    ]
+    for kind, sources in media.items():
+        if places and places.get(kind, 0) != len(sources):
+            raise ValueError(
+                f"{len(sources)} {kind}s, and {places.get(kind, 0)} parts of messages that say "
+                f'{{"type": "{kind}"}}: there should be as many'
+            )
+    return made if places else messages
+
+
 def _part(part: Any, any_source: bool) -> Part:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text":

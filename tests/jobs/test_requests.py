@@ -440,3 +440,43 @@ def test_a_producer_needs_no_mlx() -> None:
     )
     root = Path(jobs.__file__).parents[1]
     subprocess.run([sys.executable, "-c", script], cwd=root, check=True)
+
+
+PLACE, ASK = {"type": "image"}, {"type": "text", "text": "?"}
+
+
+def chat_of(*parts: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": list(parts)}, {"role": "assistant", "content": "a"}]
+
+
+@pytest.mark.parametrize(
+    "place", [PLACE, {"type": "image", "image": None}, {"type": "image", "text": None}]
+)
+def test_images_beside_messages_go_to_their_places(place: dict[str, Any]) -> None:
+    """As datasets of Hugging Face have them, and Parquet with its nulls."""
+    own = {"type": "image", "image": "own.png"}
+    given = {"messages": chat_of(place, own, ASK, place), "images": ["a.png", "b.png"]}
+    request = GenerationRequest.parse(given)
+    assert request == GenerationRequest.parse(
+        {
+            "messages": chat_of(
+                {"type": "image", "image": "a.png"},
+                own,
+                ASK,
+                {"type": "image", "image": "b.png"},
+            )
+        }
+    )
+    assert given["messages"][0]["content"][0] == place
+
+
+@pytest.mark.parametrize(
+    ("media", "words"),
+    [
+        ({"images": ["a.png", "b.png"]}, "2 images, and 1 parts of messages"),
+        ({"images": ["a.png"], "videos": ["a.mp4"]}, "1 videos, and 0 parts of messages"),
+    ],
+)
+def test_there_are_as_many_places_as_media(media: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequestError, match=words):
+        GenerationRequest.parse({"messages": chat_of(PLACE, ASK), **media})
