@@ -14,14 +14,23 @@ from rich.console import Console
 
 from jobs.connection import connect
 from jobs.ledger import Counts, Ledger, ShardLease, read_row
-from jobs.ledger.keys import done_key, leases_key, live_key, partial_key, rows_key, run_key
+from jobs.ledger.keys import (
+    done_key,
+    leases_key,
+    live_key,
+    partial_key,
+    rows_key,
+    run_key,
+    stretch_key,
+)
 from jobs.result_row import ResultRow
 from jobs.run_spec import RunSpec
 from tests.helpers.engines import enqueue
 from tests.helpers.strategies import cases, changed, only
 from vllm_mlx.errors import MLXBatchError
 from vllm_mlx.outputs import GenerationOutput, MediaInfo
-from worker.cli import display
+from worker.cli.status_view import print_status
+from worker.plain_text import row_as_line
 from worker.status import run_status
 
 COUNTS = Counts(1, 2, 3, 4, 5, {"KeyError": 2}).encode().encode()
@@ -80,14 +89,15 @@ def look_everywhere(planted: Planted) -> None:
 def show(redis: Redis, run_id: str) -> None:
     status = run_status(redis, run_id)
     status.as_dict()
-    display.print_status(Console(file=io.StringIO()), status)
+    print_status(Console(file=io.StringIO()), status)
 
 
 @cases(0.1)
 @given(data=st.data())
 def test_any_entries(planted: Planted, data: st.DataObject) -> None:
     run_id = planted.spec.run_id
-    keys = [done_key(run_id), leases_key(run_id), partial_key(run_id), rows_key(run_id, 0)]
+    names = (done_key, leases_key, partial_key, stretch_key)
+    keys = [*(name(run_id) for name in names), rows_key(run_id, 0)]
     hashes = {key: data.draw(HASHES) for key in keys}
     spec = data.draw(st.just(planted.raw) | changed(planted.raw) | st.binary(max_size=20))
     state = data.draw(st.sampled_from([b"running", b"finished"]) | st.binary(max_size=9))
@@ -96,7 +106,7 @@ def test_any_entries(planted: Planted, data: st.DataObject) -> None:
     look_everywhere(planted)
 
 
-@pytest.mark.parametrize("name", [run_key, done_key, leases_key, partial_key])
+@pytest.mark.parametrize("name", [run_key, done_key, leases_key, partial_key, stretch_key])
 def test_keys_of_another_kind(planted: Planted, name: Callable[[str], str]) -> None:
     planted.plant(planted.raw, b"running", {})
     key = name(planted.spec.run_id)
@@ -109,7 +119,7 @@ def test_keys_of_another_kind(planted: Planted, name: Callable[[str], str]) -> N
 @cases(0.05)
 @given(raw=changed(ROW) | st.binary(max_size=60))
 def test_any_row(raw: bytes) -> None:
-    attempt(lambda: display.row_as_line(read_row(raw)))
+    attempt(lambda: row_as_line(read_row(raw)))
 
 
 @cases(0.05)
