@@ -47,6 +47,8 @@ class RunDisplay:
         """Take where the run stands."""
         before, self._progress = self._progress, progress
         self._told_at = time.monotonic()
+        if self._live and (before is None or before.phase is not progress.phase):
+            self._live.refresh()  # a phase may be shorter than a frame
         if progress.moved and not (before and before.moved):
             self._console.print(
                 f"what the folder held is now in {progress.moved}",

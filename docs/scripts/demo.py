@@ -6,7 +6,6 @@ python -m docs.scripts.demo
 from __future__ import annotations
 
 import io
-import json
 import os
 import pty
 import re
@@ -15,9 +14,7 @@ import shutil
 import sys
 import tempfile
 import textwrap
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from rich._export_format import CONSOLE_SVG_FORMAT
@@ -25,6 +22,7 @@ from rich.console import Console
 from rich.text import Text
 
 from docs.scripts.blocks import ROOT, replaced, table
+from worker.cli.summary import said_to
 
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "images" / "run.svg"
@@ -95,7 +93,7 @@ def three_rows(dataset: Path) -> str:
     """Return the first rows as a Markdown table: what was asked, and some columns."""
     frame = pl.read_parquet(dataset / "data" / "*.parquet").head(3)
     rows = [
-        [_cell(cut(_asked(row)[::-1])[::-1]), *(_cell(cut(str(row[name]))) for name in ROWS)]
+        [_cell(cut(said_to(row)[::-1])[::-1]), *(_cell(cut(str(row[name]))) for name in ROWS)]
         for row in frame.to_dicts()
     ]
     return table(["asked", *(f"`{name}`" for name in ROWS)], rows)
@@ -104,10 +102,6 @@ def three_rows(dataset: Path) -> str:
 def cut(text: str, width: int = 90) -> str:
     """Return as many words as fit, with an ellipsis where some do not."""
     return textwrap.shorten(text, width, placeholder=" …")
-
-
-def _asked(row: Mapping[str, Any]) -> str:
-    return row["prompt"] or json.loads(row["messages"])[-1]["content"]
 
 
 def _cell(text: str) -> str:

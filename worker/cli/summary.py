@@ -35,29 +35,30 @@ def print_summary(console: Console, result: RunResult, *, has_server: bool) -> N
 def _lines(result: RunResult, has_server: bool) -> Iterator[Text]:
     for name, row in samples_of(result).items():
         said = row["text"] or row["error"] or ""
-        yield Text(f"{name:>8}  {plain(row['id'])}: {clip(said_to(row), 70)}", "dim")
-        yield Text(f"          → {clip(said)} ({row['finish_reason']})")
+        yield Text(f"{name:>8}  {plain(row['id'])}: {clip(said_to(row), 50)}", "dim")
+        yield Text(f"          → {clip(said, 58)} ({row['finish_reason']})")
     yield Text(
         f"{result.ok:,} rows answered, {result.error:,} in error{incomplete(result.incomplete)}",
         "bold",
     )
     for kind, found in result.errors.items():
-        example = f"{plain(found.id)}: {clip(found.error, 100)}"
+        example = f"{plain(found.id)}: {clip(found.error, 160)}"
         yield Text(f"  {found.count:,} {plain(kind)}, such as {example}", "red")
-    yield Text(_speed(result))
+    yield from _figures(result)
     yield Text(f"dataset: {result.out}")
     yield from _next(result, has_server)
 
 
-def _speed(result: RunResult) -> str:
-    text = f"{result.prompt_tokens:,} tokens in, {result.completion_tokens:,} tokens out in "
-    text += clock(result.seconds) if result.seconds >= 60 else f"{result.seconds:.1f} s"
+def _figures(result: RunResult) -> Iterator[Text]:
+    time = clock(result.seconds) if result.seconds >= 60 else f"{result.seconds:.1f} s"
+    tokens = f"{result.prompt_tokens:,} tokens in, {result.completion_tokens:,} tokens out"
+    yield Text(f"{tokens} in {time}")
     speeds = {
         "prefill": result.prefill_tokens_per_second,
         "decode": result.decode_tokens_per_second,
     }
-    told = ", ".join(f"{part} {speed:,.0f} tokens/s" for part, speed in speeds.items() if speed)
-    return f"{text}; at work: {told}" if told else text
+    if told := ", ".join(f"{part} {speed:,.0f}" for part, speed in speeds.items() if speed):
+        yield Text(f"tokens/s without loading: {told}")
 
 
 def _next(result: RunResult, has_server: bool) -> Iterator[Text]:

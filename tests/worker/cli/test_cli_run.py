@@ -89,7 +89,8 @@ def test_a_run_ends_well_and_says_where_its_dataset_is(finished: Finished) -> No
     said = finished.result.stdout
     assert f"dataset: {finished.out}" in said
     assert "4 rows answered, 2 in error" in said
-    assert re.search(r"[\d,]+ tokens in, [1-9]\d* tokens out in [\d.]+ s; at work: prefill", said)
+    assert re.search(r"[\d,]+ tokens in, [1-9]\d* tokens out in [\d.]+ s\n", said)
+    assert re.search(r"tokens/s without loading: prefill [1-9][\d,]*, decode [1-9]", said)
     assert "first  capital: What is the capital of France?" in said
     assert "finished, 6/6 rows, 2 in error: " in said, "the last line of progress"
 

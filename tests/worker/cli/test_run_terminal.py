@@ -55,7 +55,7 @@ def test_a_run_shows_each_phase_its_rows_and_what_became_of_them(
     assert b"\x1b[31m, 1 in error" in terminal.written
     assert "6 rows answered, 1 in error" in text
     assert "1 InvalidRequestError, such as hot: " in text
-    assert re.search(r"at work: prefill [\d,]+ tokens/s, decode [\d,]+ tokens/s", text)
+    assert re.search(r"tokens/s without loading: prefill [\d,]+, decode [\d,]+", text)
     assert f"dataset: {out}" in text
     assert f"mlx-batch export {out} --format openai" in text
     assert cli("export", out, "--format", "openai").exit_code == 0, "what is proposed works"
