@@ -26,6 +26,8 @@ CONTEXTS = 4
 """Prompts that rows of a timed step go on from."""
 END_STARTS = 2
 """Starts of a command that the last job, verification and summary take: 2 s and 1 s, measured."""
+SHARED = (0.25, 2.0)
+"""Least and most that a shared token may take of one's own: a difference of timings is noisy."""
 LEAST_SHARED = 0.05
 """Of the computed tokens; where fewer are shared, these are not timed apart."""
 
@@ -79,8 +81,8 @@ def measure(
     prober = _Prober(core, clock)
     contexts = _contexts(sample)
     params = [sampled.request.params for sampled in _spaced(sample, min(width, len(sample)))]
+    own, shared = prober.prompts(sample)  # first: steps leave prefixes that these are to compute
     first = prober.step(contexts, params, width)
-    own, shared = prober.prompts(sample)
     widths = sorted({1, width // 4, width // 2} - {0, width})
     steps = {each: prober.step(contexts, params, each) for each in widths}
     last = prober.step(contexts, params, width)
@@ -120,6 +122,7 @@ class _Prober:
         bounds = self._core.runner.bounds
         rows = int(2 * bounds.max_num_batched_tokens / mean)
         rows = max(1, min(rows, bounds.max_num_seqs, len(sample)))
+        self._read(sample[:1])  # what happens once happens here
         if shared <= LEAST_SHARED * computed or len(sample) < 4:
             seconds, tokens = self._read(_by_own(sample, rows))
             return seconds / tokens, seconds / tokens
@@ -129,8 +132,10 @@ class _Prober:
         seconds, tokens = self._read(first)
         more_seconds, more_tokens = self._read(others)  # their prefixes are there
         own = more_seconds / more_tokens
-        prefixes = max(1, tokens - more_tokens)
-        return own, max(0.0, seconds - more_seconds) / prefixes
+        if (prefixes := tokens - more_tokens) <= LEAST_SHARED * tokens:
+            return own, own
+        found = (seconds - more_seconds) / prefixes
+        return own, min(SHARED[1] * own, max(SHARED[0] * own, found))
 
     def step(self, contexts: Seq[Request], params: Seq[SamplingParams], width: int) -> float:
         """Return the seconds of a step of so many rows, text and all."""

@@ -197,6 +197,17 @@ def test_what_a_run_takes_beside_its_rows_is_timed() -> None:
     assert timings.overhead(time.perf_counter) > 0.05
 
 
+def test_tokens_of_prefixes_take_about_as_long_as_others(tmp_path: Path, new_core: NewCore) -> None:
+    core = new_core(max_num_seqs=WIDTH)
+    rows = [{"prompt": "the same beginning of all, " * 30 + f"of {k}"} for k in range(8)]
+    found = read(write(tmp_path, *rows), core, max_tokens=4)
+    assert sum(each.shared for each in found.planned) > 150
+
+    for _ in range(2):  # the second time prefixes may be there
+        measured = timings.measure(core, found.sample, WIDTH, start=0.0, clock=time.perf_counter)
+        assert 0 < measured.own / 4 <= measured.shared <= 2 * measured.own
+
+
 def test_nothing_runs_without_measure(tmp_path: Path, new_core: NewCore) -> None:
     core = new_core()
 
