@@ -189,7 +189,8 @@ def test_without_scores_and_tokens_a_prompt_is_only_counted(new: Any) -> None:
 def test_scores_that_are_no_numbers_fail_their_row_alone(new: Any) -> None:
     model: Any = tiny_llama()
     scheduler = new(model)
-    scheduler._runner._model = Poisoned(model)
+    runner = scheduler._runner
+    getattr(runner, "_prefills", runner)._model = Poisoned(model)
     if new is one_by_one:
         scheduler = Scheduler(text_runner(Poisoned(model), vocab_size=VOCAB, bounds=BOUNDS), set())
     good = sequence("good", [9, 8, 10, 11], 0, prompt_logprobs=0)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from vllm_mlx.batching.prompt_media import MediaRow, SteppedModel
+from vllm_mlx.batching.prompt_scores import PromptScores
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.layout import Footprint, Layout
 from vllm_mlx.batching.slots.memory import PromptMemory, Saved
@@ -136,6 +137,15 @@ class PrefillBatch:
         """All that is remembered so far, and measured."""
         measured = self.measurements.arrays if self.measurements else []
         return [array for memory in self.memories for array in memory.arrays] + measured
+
+    def tell(self, row: int, scores: PromptScores) -> None:
+        """Tell what was measured of a row's prompt, with the prefixes that it shares."""
+        if self.measurements is None:
+            return
+        found, base = self.measurements.scores(row), self.rows[row].base
+        if scores.of_all and base:
+            found = [each for prefix in base.chain for each in prefix.scores] + found
+        scores.found = found[len(found) + scores.first - self.rows[row].end - 1 :]
 
     def saved(self, row: int) -> list[Saved]:
         """Return what each memory keeps of one row's own part, copied out of the batch."""

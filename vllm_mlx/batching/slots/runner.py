@@ -6,7 +6,6 @@ before it, which has been computing meanwhile.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -14,20 +13,18 @@ import mlx.core as mx
 from vllm_mlx import platform
 from vllm_mlx.batching.logprobs import Logprobs
 from vllm_mlx.batching.masks import take_all
-from vllm_mlx.batching.prompt_scores import most_tokens
-from vllm_mlx.batching.runner import PrefillError, Produced, Runner, prompt_read
+from vllm_mlx.batching.runner import Produced, Runner, prompt_read
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.budget import KVBudget, Need
 from vllm_mlx.batching.slots.decode import DecodeStep
 from vllm_mlx.batching.slots.layout import Layout
 from vllm_mlx.batching.slots.memory import Joining, resize_rows
-from vllm_mlx.batching.slots.prefill import Piece, PrefillBatch, group
-from vllm_mlx.batching.slots.prefill_row import PrefillRow
-from vllm_mlx.batching.slots.prefix import Prefix, PrefixCache
+from vllm_mlx.batching.slots.prefill import PrefillBatch
+from vllm_mlx.batching.slots.prefill_queue import PrefillQueue
+from vllm_mlx.batching.slots.prefix import PrefixCache
 from vllm_mlx.batching.slots.ring import COLUMN_STEP, columns_for
 from vllm_mlx.batching.slots.rings import Rings
 from vllm_mlx.batching.slots.sampling import BatchSampler, Sampled
-from vllm_mlx.batching.slots.scoring import Scoring
 from vllm_mlx.scheduler_config import Bounds
 
 
@@ -71,8 +68,6 @@ class SlotRunner(Runner):
         self._whole = whole
         self.scores_prompts = not whole  # what has seen the end of a prompt can't tell how likely
         self._prefixes = self.new_prefixes()
-        shapes = platform.prefill_shapes()
-        self._shapes = shapes if pads else shapes._replace(multiple=1)
         self._pads = pads
         self._shrink_below = platform.shrink_below()
         self._reset()
@@ -88,14 +83,21 @@ class SlotRunner(Runner):
         # Keyed by the sequences themselves: an aborted one's id may come again at once.
         self._slot_of: dict[Sequence, int] = {}
         self._needs.clear()
-        self._cancelled: set[Sequence] = set()  # in a prefill that goes on for others
-        self._prefills: deque[PrefillBatch] = deque()
+        self._prefills = PrefillQueue(
+            self._model,
+            self._layout,
+            self._prefixes,
+            vocab_size=self._vocab_size,
+            bounds=self.bounds,
+            budget=self._budget,
+            pads=self._pads,
+            whole=self._whole,
+            release=self._needs.pop,
+        )
         # Prompts that are computed, or on their way, of which there is something to tell.
         self._read: dict[Sequence, tuple[PrefillBatch, int]] = {}
         self._launched: _Launch | None = None
         self._is_tight = False
-        self._prefilling: list[PrefillBatch] = []  # what is being computed
-        self._pieces: list[Piece] = []  # of these
 
     def new_prefixes(self) -> PrefixCache:
         share = 0 if self._whole else self._budget.prefix_bytes
@@ -128,38 +130,7 @@ class SlotRunner(Runner):
     def insert(self, sequences: list[Sequence]) -> None:
         if not self._running:
             self._fit()  # before prompts take memory beside a ring that no row needs
-        rows: list[PrefillRow] = []
-        levels: list[list[PrefillRow]] = []
-        for sequence in sequences:
-            prefix, new = self._prefixes.longest(sequence)
-            for needed in (prefix, *new):
-                if needed:
-                    needed.users += 1
-            for part in new:
-                depth = len(part.chain) - 1
-                levels += [[] for _ in range(depth + 1 - len(levels))]
-                own = sequence.prompt_tokens[part.start : part.end]
-                scoring = Scoring.of_prefix(sequence, part)
-                row = PrefillRow(own, part.parent, part, sequence.media, scoring=scoring)
-                levels[depth].append(row)
-            start = prefix.end if prefix else 0
-            sequence.cached_tokens = start - sum(part.end - part.start for part in new)
-            own = sequence.prompt_tokens[start : None if self._whole else -1]
-            scoring = Scoring.of(sequence, prefix, start, start + len(own))
-            media = sequence.media
-            rows.append(PrefillRow(own, prefix, sequence, media, self._whole, scoring))
-        for sequence in sequences:
-            self._prefixes.withdraw(sequence)
-        for level in [*levels, rows]:
-            kinds: dict[Any, list[PrefillRow]] = {}
-            for row in level:
-                kinds.setdefault(row.kind, []).append(row)
-            for alike in kinds.values():
-                most = self.bounds.max_num_batched_tokens
-                self._prefills += group(alike, self._shapes, most, self._fits, self._pads)
-
-    def _fits(self, rows: int, tokens: int) -> bool:
-        return rows * self._budget.footprint.prompt(tokens) <= self._budget.prefill_bytes
+        self._prefills.add(sequences)
 
     def remove(self, sequence: Sequence) -> None:
         slot = self._slot_of.pop(sequence, None)
@@ -172,57 +143,17 @@ class SlotRunner(Runner):
             if sequence.finish_reason is None:  # its unread token may be NaN
                 self._clear(slot)
         elif sequence in self._needs:
-            self._abandon(sequence)
-
-    def _abandon(self, sequence: Sequence) -> None:
-        """Compute no more of a sequence in prefill, and of its prefixes, than others need."""
-        self._cancelled.add(sequence)
-        for batch in reversed(list(self._prefills)):  # sequences come after their prefixes
-            wanted = [row for row in batch.rows if self._is_wanted(row)]
-            if wanted and batch.memories:
-                continue  # its rows are computed in one
-            for row in batch.rows:
-                if row not in wanted:
-                    self._release(row)
-            batch.rows = wanted
-            if not wanted:
-                self._prefills.remove(batch)
-
-    def _give_up(self) -> list[Sequence]:
-        """Give up all that is in prefill; returns the sequences whose prompts those were."""
-        rows = [row for batch in self._prefills for row in batch.rows]
-        targets = [row.target for row in rows if isinstance(row.target, Sequence)]
-        wanted = [target for target in targets if target not in self._cancelled]
-        for row in reversed(rows):  # sequences come after their prefixes
-            self._release(row)
-        self._prefills.clear()
-        return wanted
-
-    def _is_wanted(self, row: PrefillRow) -> bool:
-        if isinstance(row.target, Prefix):
-            return row.target.users > 1  # one is its own prefill
-        return row.target not in self._cancelled
-
-    def _release(self, row: PrefillRow) -> None:
-        """Give back what a row in prefill holds."""
-        if isinstance(row.target, Prefix):
-            self._prefixes.discard(row.target)
-            return
-        if row.base:
-            row.base.users -= 1
-        self._cancelled.discard(row.target)
-        del self._needs[row.target]
+            self._prefills.abandon(sequence)
 
     # The step.
 
     def step(self) -> list[Produced]:
         with self.counters.timed("prefill"):
             # Of the step before; the decode launched after it goes on.
-            mx.eval([batch.arrays for batch in self._prefilling])
-            self._prefilling.clear()
-            self._count_prefill()
+            self._prefills.finish_computing(self.counters)
             read = [each for sequence in list(self._read) for each in self._end_prompt(sequence)]
-            self._prefill()
+            for batch in self._prefills.advance():
+                self._finish(batch)
         with self.counters.timed("decode"):
             before, self._launched = self._launched, None
             if self._running:
@@ -242,6 +173,7 @@ class SlotRunner(Runner):
     def rebound(self, bounds: Bounds) -> None:
         super().rebound(bounds)
         self._prefixes.max_bytes = self._budget.prefix_bytes
+        self._prefills.rebound(bounds, self._budget)
 
     @property
     def slots(self) -> int:
@@ -250,77 +182,28 @@ class SlotRunner(Runner):
     @property
     def kv_cache_bytes(self) -> int:
         # Read from other threads, too: what changes under way is copied first.
-        held: list[Any] = list(self._memories)
-        for batch in {*list(self._prefills), *list(self._prefilling)}:
-            held += batch.memories
+        held: list[Any] = [*self._memories, *self._prefills.memories]
         nbytes: int = sum(each.nbytes for each in held)
         return nbytes + self._prefixes.nbytes
 
-    def _count_prefill(self) -> None:
-        """Count tokens when they are computed, not when they are launched: their time is then."""
-        for piece in self._pieces:
-            self.counters.prompt_tokens += piece.prompt_tokens
-            self.counters.cached_tokens += piece.cached_tokens
-            self.counters.padding_tokens += piece.padding_tokens
-        self._pieces.clear()
-
-    def _prefill(self) -> None:
-        """Compute the next piece of the prompts, and let those join that are done."""
-        left, held = self.bounds.max_num_batched_tokens, 0
-        while self._prefills:
-            batch = self._prefills[0]
-            held += batch.held_bytes(self._budget.footprint)
-            is_first = not self._pieces
-            if not is_first and (left < len(batch.rows) or held > self._budget.prefill_bytes):
-                break
-            most = self._shapes.most_tokens(left, len(batch.rows), batch.held)
-            if batch.rows[0].scoring:
-                most = min(most, most_tokens(self._vocab_size))
-            try:
-                self._pieces.append(batch.advance(self._model, self._layout, most))
-            except Exception as error:  # whatever an image or a video leads a model to
-                if platform.is_device_failure(error):  # perhaps of the decode before it
-                    raise
-                raise PrefillError(self._give_up(), error) from error
-            left -= self._pieces[-1].size
-            self._prefilling.append(batch)
-            if not batch.is_done:
-                break
-            self._prefills.popleft()
-            self._finish(batch)
-
     def _finish(self, batch: PrefillBatch) -> None:
-        """Hand the prefilled rows on: prefixes to their cache, sequences to free slots."""
+        """Let the sequences of a batch that is whole join."""
         joining: list[tuple[int, Sequence]] = []
-        for index, row in enumerate(batch.rows):
-            if not self._is_wanted(row):
-                self._release(row)
-            elif isinstance(row.target, Prefix):
-                row.target.saved = batch.saved(index)
-                if measured := batch.measurements:
-                    row.target.scores = measured.scores(index)
-                    row.target.logits = measured.last_logits(index)
-                row.target.users -= 1
+        for index, sequence in self._prefills.hand_on(batch):
+            if sequence.max_tokens:
+                joining.append((index, sequence))
             else:
-                if row.base:
-                    row.base.users -= 1
-                if row.target.max_tokens:
-                    joining.append((index, row.target))
-                else:
-                    del self._needs[row.target]
-                if batch.measurements or not row.target.max_tokens:
-                    self._read[row.target] = batch, index
+                del self._needs[sequence]
+            if batch.measurements or not sequence.max_tokens:
+                self._read[sequence] = batch, index
         if joining:
             self._join(joining, batch)
 
     def _end_prompt(self, sequence: Sequence) -> list[Produced]:
         """Tell what is found of a prompt that is computed, and of the prefixes that it shares."""
         batch, index = self._read.pop(sequence)
-        if (scores := sequence.scores) and batch.measurements:
-            found, base = batch.measurements.scores(index), batch.rows[index].base
-            if scores.of_all and base:
-                found = [each for prefix in base.chain for each in prefix.scores] + found
-            scores.found = found[len(found) + scores.first - len(sequence.prompt_tokens) :]
+        if sequence.scores:
+            batch.tell(index, sequence.scores)
         return prompt_read(sequence)
 
     def _join(self, joining: list[tuple[int, Sequence]], batch: PrefillBatch) -> None:

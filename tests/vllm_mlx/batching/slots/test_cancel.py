@@ -64,11 +64,11 @@ def test_a_cancelled_prompt_and_its_prefix_are_computed_no_further(model):
     runner = scheduler._runner
     scheduler.remove("a")
     step(scheduler)
-    assert runner._prefills  # the other one still needs the prefix
+    assert runner._prefills.batches  # the other one still needs the prefix
     scheduler.remove("b")
     for _ in range(3):
         step(scheduler)
-    assert not runner._prefills
+    assert not runner._prefills.batches
     assert not runner._prefixes.reserved_bytes
     assert runner.kv_cache_bytes == sum(memory.nbytes for memory in runner._memories)
 
@@ -81,7 +81,7 @@ def test_one_of_a_batch_in_prefill_leaves_and_the_others_join(model, leaving):
     for row in rows:
         scheduler.add(row)
     step(scheduler)  # the long prompt leaves 24 tokens to the others, which are 30
-    (batch,) = scheduler._runner._prefills
+    (batch,) = scheduler._runner._prefills.batches
     assert (len(batch.rows), batch.computed, batch.length) == (3, 8, 10)
     scheduler.remove(str(leaving))
     while scheduler.has_unfinished:
@@ -92,7 +92,7 @@ def test_one_of_a_batch_in_prefill_leaves_and_the_others_join(model, leaving):
     ]
     assert not any(row.alone for row in rows), "a step failed, and they were computed once more"
     assert not scheduler._runner._needs
-    assert not scheduler._runner._cancelled
+    assert not scheduler._runner._prefills.cancelled
 
 
 def test_a_poisoned_row_that_is_cancelled_poisons_no_heir(model):

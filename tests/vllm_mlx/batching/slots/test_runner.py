@@ -342,7 +342,7 @@ def test_a_prompt_that_raises_leaves_those_that_decode(model, monkeypatch):
     for i, each in enumerate(beside):
         assert each.output_tokens == expected((*shared, i), 5)
     held = scheduler._runner
-    assert not any([held._needs, held._running, held._prefills, held._cancelled])
+    assert not any([held._needs, held._running, held._prefills.batches, held._prefills.cancelled])
     assert all(prefix.users == 0 for prefix in held._prefixes._prefixes.values())
 
 
