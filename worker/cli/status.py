@@ -27,7 +27,7 @@ LOOK = 2.0  # seconds between two looks
 LOOKS = 3  # in a row at a run of which nothing is queued: its producer may be at work
 
 
-@click.command()
+@click.command(short_help="Show where RUN stands, or every run.")
 @click.argument("run", metavar="[RUN]", required=False)
 @run_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a run.")

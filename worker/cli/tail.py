@@ -22,7 +22,7 @@ from worker.plain_text import row_as_line
 from worker.status import run_status
 
 
-@click.command()
+@click.command(short_help="Show the last rows of RUN, and those that come.")
 @click.argument("run", metavar="RUN")
 @run_option
 @click.option(
