@@ -38,9 +38,9 @@ from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 from worker.batch_worker import BatchWorker
-from worker.embedded_redis import EmbeddedRedis
 from worker.engine.supervisor import SupervisedEngine
 from worker.engine.text_engine import TextEngine
+from worker.local.embedded_redis import EmbeddedRedis
 
 MODEL = "smollm2-135m"
 COPIES = 3  # of the 64 prompts, in jobs of 16: a bulk job does not end with its first window

@@ -22,7 +22,7 @@ from redis.connection import AbstractConnection
 
 from jobs.connection import connect
 from tests.helpers.bench import Bench
-from worker.embedded_redis import EmbeddedRedis
+from worker.local.embedded_redis import EmbeddedRedis
 
 # A shell has what it starts in the background ignore SIGINT, and nohup SIGHUP: so would all that
 # tests start.

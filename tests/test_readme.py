@@ -70,7 +70,7 @@ def clone(tmp_path):
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    from worker.embedded_redis import EmbeddedRedis
+    from worker.local.embedded_redis import EmbeddedRedis
 
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path_factory.mktemp("hf"))}

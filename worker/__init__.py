@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from worker.file_run import run_file
+    from worker.local.file_run import run_file
 
 __all__ = ["run_file"]
 
@@ -14,6 +14,6 @@ def __getattr__(name: str) -> Any:
     """Import `run_file` when it is asked for: a worker and its engine's process need none of it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from worker.file_run import run_file
+    from worker.local.file_run import run_file
 
     return run_file

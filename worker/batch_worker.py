@@ -21,15 +21,15 @@ from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import queue_name
 from worker.awake import kept_awake
 from worker.engine.text_engine import WorkerEngine
-from worker.flights import Flights
+from worker.flights.flights import Flights
+from worker.flights.sharing import Sharing
 from worker.idle_notice import IdleNotice
-from worker.live import LiveCounts
 from worker.output_root import OutputRoot
 from worker.redis_patience import RedisPatience
 from worker.rq.bookkeeper import HEARTBEAT, Bookkeeper
 from worker.rq.dequeue import dequeue
 from worker.rq.maintenance import MAINTENANCE, TIDY
-from worker.sharing import Sharing
+from worker.status.live import LiveCounts
 from worker.stop_signal import StopSignal
 from worker.timer import Timer
 from worker.work_log import WorkLog

@@ -6,7 +6,7 @@ import logging
 
 from vllm_mlx.outputs import EngineStats
 from worker.engine.text_engine import TextEngine
-from worker.statistics import Meter, Statistics
+from worker.status.statistics import Meter, Statistics
 
 logger = logging.getLogger("mlx_batch.worker")
 

@@ -25,7 +25,7 @@ from tests.faults.server import Server
 from tests.helpers.engines import MODEL, wait_for, write_prompts
 from tests.helpers.engines import enqueue as enqueue_prompts
 from vllm_mlx.sampling_params import SamplingParams
-from worker.status import run_status
+from worker.status.status import run_status
 
 FULL = os.environ.get("FAULTS") == "full"
 SEQS = 16  # rows side by side in a worker

@@ -13,7 +13,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from jobs.connection import connect
-from worker.embedded_redis import find_server
+from worker.local.embedded_redis import find_server
 
 
 def free_port() -> int:

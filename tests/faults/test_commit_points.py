@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from tests.faults.harness import SEQS, Stage, Undisturbed, Worker
-from worker.sharing import LOOKAHEAD
+from worker.flights.sharing import LOOKAHEAD
 
 SHARD_SIZE = 50
 

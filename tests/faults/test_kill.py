@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.harness import FULL, SEQS, Event, Stage, Undisturbed, Worker
 from tests.helpers.engines import wait_for
-from worker.sharing import LOOKAHEAD
+from worker.flights.sharing import LOOKAHEAD
 
 ROWS, SHARD_SIZE = 2_000, 50
 KILLS = 25 if FULL else 3

@@ -6,8 +6,8 @@ import time
 
 from tests.faults.harness import SEQS, Stage, Undisturbed, mlx_batch
 from tests.helpers.engines import wait_for
-from worker.sharing import LOOKAHEAD
-from worker.status import run_status
+from worker.flights.sharing import LOOKAHEAD
+from worker.status.status import run_status
 
 ROWS = 400
 

@@ -31,7 +31,7 @@ from vllm_mlx.errors import MLXBatchError
 from vllm_mlx.outputs import GenerationOutput, MediaInfo
 from worker.cli.status_view import print_status
 from worker.plain_text import row_as_line
-from worker.status import run_status
+from worker.status.status import run_status
 
 COUNTS = Counts(1, 2, 3, 4, 5, {"KeyError": 2}).encode().encode()
 MEDIA = (MediaInfo("video", "ab", 4, 4, 1.0, (0.0, 0.5)),)

@@ -24,7 +24,7 @@ from vllm_mlx.batching.request import Request
 from vllm_mlx.outputs import EngineStats, GenerationOutput, MediaInfo
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.video_params import VideoParams
-from worker.status import RunStatus, run_status
+from worker.status.status import RunStatus, run_status
 
 MODEL = "smollm2-135m"
 SEEING = "org/vision-model"

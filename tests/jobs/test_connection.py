@@ -26,7 +26,7 @@ from jobs.producer import enqueue_run
 from tests.helpers.command_line import cli
 from tests.helpers.engines import MODEL, wait_for, write_prompts
 from vllm_mlx.errors import InvalidRequestError
-from worker.embedded_redis import find_server
+from worker.local.embedded_redis import find_server
 
 Claim = Callable[[str], str]
 

@@ -24,8 +24,8 @@ from jobs.producer import forget_run
 from tests.helpers.bench import Bench, work_in_burst
 from tests.helpers.command_line import cli
 from tests.helpers.engines import MODEL, DoubleEngine, enqueue, status_of, wait_for, write_prompts
-from worker.embedded_redis import EmbeddedRedis, find_server
-from worker.status import run_status
+from worker.local.embedded_redis import EmbeddedRedis, find_server
+from worker.status.status import run_status
 
 PASSWORD = "opensesame"
 

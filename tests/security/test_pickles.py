@@ -31,7 +31,7 @@ from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
 from tests.helpers.engines import MODEL, DoubleEngine, wait_for
 from vllm_mlx.sampling_params import SamplingParams
-from worker.status import run_status
+from worker.status.status import run_status
 
 QUEUE = queue_name(MODEL)
 CALLBACKS = ("success_callback_name", "failure_callback_name", "stopped_callback_name")

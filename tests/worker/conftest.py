@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker import sharing
+from worker.flights import sharing
 
 
 @pytest.fixture

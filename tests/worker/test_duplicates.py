@@ -21,7 +21,7 @@ from tests.helpers.engines import MODEL, DoubleEngine
 from vllm_mlx.errors import MediaError
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
-from worker.status import run_status
+from worker.status.status import run_status
 
 GREEDY = SamplingParams.of(temperature=0)
 

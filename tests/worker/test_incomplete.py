@@ -17,7 +17,7 @@ from tests.helpers.engines import Asked, DoubleEngine, echo
 from vllm_mlx.models import MLXLanguageModel
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
-from worker.status import run_status
+from worker.status.status import run_status
 
 OUTPUTS = {"regex": "[a-z]{40}"}
 

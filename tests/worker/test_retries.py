@@ -19,7 +19,7 @@ from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench
 from tests.helpers.engines import DoubleEngine, wait_for
 from worker.batch_worker import BatchWorker
-from worker.status import run_status
+from worker.status.status import run_status
 
 
 def step(worker: BatchWorker) -> None:

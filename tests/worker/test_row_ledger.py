@@ -23,8 +23,8 @@ from tests.helpers.command_line import cli
 from tests.helpers.engines import DoubleEngine, echo, wait_for
 from vllm_mlx.errors import EngineError, InvalidRequestError, NonFiniteLogitsError
 from vllm_mlx.outputs import GenerationOutput
-from worker import shard_flight
-from worker.status import run_status
+from worker.flights import shard_flight
+from worker.status.status import run_status
 
 
 def rows_of(spec: RunSpec) -> list[dict[str, object]]:

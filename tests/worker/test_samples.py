@@ -18,7 +18,7 @@ from tests.helpers.bench import Bench
 from tests.helpers.engines import MODEL, DoubleEngine, echo
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
-from worker.status import run_status
+from worker.status.status import run_status
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "prompt": "one", "temperature": 0, "n": 1},

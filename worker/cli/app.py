@@ -47,9 +47,9 @@ from worker.cli.preview import run_with_preview
 from worker.cli.report import report_command
 from worker.cli.run_commands import tell_enqueued
 from worker.cli.summary import print_summary
-from worker.local_workers import report_media_flags
+from worker.local.local_workers import report_media_flags
+from worker.local.run_settings import media_policy_from, run_options_from, settings_from
 from worker.logs import log_to_stderr
-from worker.run_settings import media_policy_from, run_options_from, settings_from
 
 logger = logging.getLogger("mlx_batch")
 

@@ -19,7 +19,7 @@ from jobs.errors import (
     UnsuitableServerError,
 )
 from vllm_mlx.errors import InvalidRequestError, ModelLoadError
-from worker.embedded_redis import FolderLockedError, RedisServerError
+from worker.local.embedded_redis import FolderLockedError, RedisServerError
 
 _CONFLICT = (FolderLockedError, OutputTakenError, RunExistsError, RunStateError)
 _SERVER = (RedisError, RedisServerError, ServerVersionError, UnsuitableServerError)

@@ -27,7 +27,7 @@ from worker.cli.options import (
     setting_options,
 )
 from worker.engine.process import require_mlx
-from worker.run_settings import media_policy_from, settings_from, structured_outputs_from
+from worker.local.run_settings import media_policy_from, settings_from, structured_outputs_from
 
 
 @click.command(cls=GroupedCommand, short_help="Say what a run of PROMPTS would take and meet.")

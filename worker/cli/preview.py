@@ -10,13 +10,13 @@ from typing import Any
 import click
 from rich.console import Console
 
-from worker.file_run import run_file
-from worker.on_finish import OnFinish
+from worker.local.file_run import run_file
+from worker.local.on_finish import OnFinish
+from worker.local.preview import PreviewRow, RunPreviewedError
+from worker.local.run_display import RunDisplay
+from worker.local.run_result import RunResult
 from worker.plain_text import clip, plain
-from worker.preview import PreviewRow, RunPreviewedError
-from worker.progress import RunProgress
-from worker.run_display import RunDisplay
-from worker.run_result import RunResult
+from worker.status.progress import RunProgress
 
 
 def run_with_preview(console: Console, options: dict[str, Any], *, yes: bool) -> RunResult:

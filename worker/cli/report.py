@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from worker.cli.options import media_options
-from worker.run_settings import media_policy_from
+from worker.local.run_settings import media_policy_from
 
 
 @click.command(name="report", short_help="Write a page about FOLDER: figures, charts and rows.")

@@ -18,9 +18,9 @@ from jobs.dataset import Dataset
 from jobs.errors import RunNotFoundError, RunStateError
 from jobs.ledger import Ledger
 from worker.cli.options import url_option
-from worker.embedded_redis import EmbeddedRedis, living_server
-from worker.folder_status import folder_status
-from worker.status import RunStatus, run_status
+from worker.local.embedded_redis import EmbeddedRedis, living_server
+from worker.status.folder_status import folder_status
+from worker.status.status import RunStatus, run_status
 
 run_option = url_option(
     "URL of the Redis server, as for `rq` (environment: RQ_REDIS_URL); a folder's own is found."

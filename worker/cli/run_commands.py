@@ -12,7 +12,7 @@ from worker.cli.run_argument import with_adopted_run, with_run
 from worker.cli.status import status
 from worker.cli.tail import tail
 from worker.plain_text import plain
-from worker.serving import obstacles
+from worker.status.serving import obstacles
 
 
 @click.command(short_help="Let workers begin no more rows of RUN.")

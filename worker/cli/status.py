@@ -20,8 +20,8 @@ from worker.cli.exit_codes import ExitCode
 from worker.cli.run_argument import find_run, run_option
 from worker.cli.status_view import print_runs, print_status
 from worker.plain_text import plain
-from worker.standing import Standing
-from worker.status import RunStatus, run_status
+from worker.status.standing import Standing
+from worker.status.status import RunStatus, run_status
 
 LOOK = 2.0  # seconds between two looks
 LOOKS = 3  # in a row at a run of which nothing is queued: its producer may be at work

@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.cli.display import incomplete
+from worker.local.run_display import clock
 from worker.plain_text import plain
-from worker.run_display import clock
-from worker.status import RunStatus
+from worker.status.status import RunStatus
 
 
 def print_status(console: Console, status: RunStatus) -> None:

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from jobs.sources.conversations import CONVERSATIONS
 from worker.cli.display import incomplete
+from worker.local.run_display import clock
+from worker.local.run_result import RunResult
 from worker.plain_text import clip, plain
-from worker.run_display import clock
-from worker.run_result import RunResult
 
 _SAID = ("text", "error", "finish_reason")
 _ASKED = ("prompt", "messages", CONVERSATIONS)

@@ -19,7 +19,7 @@ from jobs.result_row import ResultRow
 from worker.cli.run_argument import find_run, run_option
 from worker.cli.status import Watch
 from worker.plain_text import row_as_line
-from worker.status import run_status
+from worker.status.status import run_status
 
 
 @click.command(short_help="Show the last rows of RUN, and those that come.")

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from jobs.connection import connect, redacted
 from vllm_mlx.errors import MLXBatchError
 from worker.doctor.finding import Finding
-from worker.embedded_redis import EmbeddedRedis
+from worker.local.embedded_redis import EmbeddedRedis
 
 SLOW = 0.05
 """Seconds of a round trip from which on a worker waits for its server."""

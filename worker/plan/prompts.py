@@ -20,9 +20,9 @@ from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.errors import MLXBatchError
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.video_params import VideoParams
+from worker.flights.row_prompt import prompt_of
 from worker.plan.duplicates import Duplicates
 from worker.plan.shares import Planned, Sampled, Shares
-from worker.row_prompt import prompt_of
 
 SAMPLE = 512
 """Rows that are kept, drawn at random, for timings and for `--measure`."""

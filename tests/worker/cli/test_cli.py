@@ -21,7 +21,7 @@ from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.scheduler_config import SchedulerConfig
 from vllm_mlx.video_params import VideoParams
-from worker.status import run_status
+from worker.status.status import run_status
 
 NOWHERE = "redis://user:hunter2@127.0.0.1:1/0"
 
@@ -442,7 +442,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             started.append(command)
             super().__init__([sys.executable, "-c", ""], **options)
 
-    monkeypatch.setattr("worker.local_workers.subprocess.Popen", Ended)
+    monkeypatch.setattr("worker.local.local_workers.subprocess.Popen", Ended)
     return started
 
 
@@ -512,7 +512,7 @@ def test_the_url_is_not_on_the_command_line_of_a_worker(
             commands.append(command)
             super().__init__(command, **options)
 
-    monkeypatch.setattr("worker.local_workers.subprocess.Popen", Recorded)
+    monkeypatch.setattr("worker.local.local_workers.subprocess.Popen", Recorded)
     prompts = write_prompts(bench.folder / "p.jsonl", 1)
     (bench.folder / "config.json").write_text('{"model_type": "llama"}')
     (bench.folder / "model.safetensors").touch()

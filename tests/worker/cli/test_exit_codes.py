@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.helpers.command_line import cli
 from worker.cli.exit_codes import ExitCode
-from worker.embedded_redis import EmbeddedRedis
+from worker.local.embedded_redis import EmbeddedRedis
 
 
 def ended(folder: Path, model: str, *prompts: str) -> int:

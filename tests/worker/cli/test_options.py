@@ -23,8 +23,8 @@ from worker.cli.options import (
     setting_option,
     structured_options,
 )
-from worker.local_workers import media_flags, scheduler_flags
-from worker.run_settings import media_policy_from, settings_from, structured_outputs_from
+from worker.local.local_workers import media_flags, scheduler_flags
+from worker.local.run_settings import media_policy_from, settings_from, structured_outputs_from
 
 FULL = SchedulerConfig.of(max_num_seqs=7, max_num_batched_tokens=512, kv_cache_bytes=8 * 2**30)
 

@@ -14,7 +14,7 @@ from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
 from tests.helpers.engines import DoubleEngine, write_prompts
 from worker.cli.exit_codes import ExitCode
-from worker.status import run_status
+from worker.status.status import run_status
 
 
 def words(folder: Path, model: str) -> list[Any]:

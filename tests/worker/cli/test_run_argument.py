@@ -16,7 +16,7 @@ from tests.helpers.command_line import cli
 from tests.helpers.engines import DoubleEngine, echo, enqueue
 from vllm_mlx.outputs import GenerationOutput
 from worker.cli.exit_codes import ExitCode
-from worker.embedded_redis import EmbeddedRedis
+from worker.local.embedded_redis import EmbeddedRedis
 
 
 @pytest.fixture(autouse=True)

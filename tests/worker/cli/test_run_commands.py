@@ -12,7 +12,7 @@ import pytest
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
 from tests.helpers.engines import DoubleEngine
-from worker.status import run_status
+from worker.status.status import run_status
 
 
 def test_status_of_an_unknown_run(redis_url: str) -> None:

@@ -17,8 +17,8 @@ from tests.helpers.terminal import Terminal
 from vllm_mlx.outputs import GenerationOutput
 from worker.cli import status as command
 from worker.cli.exit_codes import ExitCode
-from worker.run_display import clock
-from worker.status import run_status
+from worker.local.run_display import clock
+from worker.status.status import run_status
 
 
 def watched(bench: Bench, spec: RunSpec) -> int:

@@ -14,9 +14,9 @@ from jobs.dataset import Dataset, verify
 from jobs.result_row import ResultRow
 from vllm_mlx.outputs import GenerationOutput
 from worker.cli.summary import print_summary
-from worker.phase import Phase
-from worker.progress import RunProgress
-from worker.run_result import ErrorType, RunResult
+from worker.local.run_result import ErrorType, RunResult
+from worker.status.phase import Phase
+from worker.status.progress import RunProgress
 
 ENDED = RunProgress(
     phase=Phase.FINISHED,

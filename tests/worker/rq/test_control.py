@@ -26,7 +26,7 @@ from tests.helpers.engines import DoubleEngine, wait_for
 from tests.helpers.terminal import Terminal
 from worker.batch_worker import BatchWorker
 from worker.rq.bookkeeper import Bookkeeper
-from worker.status import run_status
+from worker.status.status import run_status
 from worker.stop_signal import StopSignal
 
 # Time.

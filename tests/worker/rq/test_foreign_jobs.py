@@ -28,8 +28,8 @@ from tests.helpers.bench import Bench
 from tests.helpers.engines import MODEL, DoubleEngine, wait_for
 from worker.batch_worker import BatchWorker
 from worker.cli.status_view import print_status
-from worker.live import Live
-from worker.status import run_status
+from worker.status.live import Live
+from worker.status.status import run_status
 
 QUEUE = queue_name(MODEL)
 CALLBACKS = ("success_callback_name", "failure_callback_name", "stopped_callback_name")

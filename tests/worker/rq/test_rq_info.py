@@ -20,9 +20,9 @@ from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench
 from tests.helpers.engines import DoubleEngine, wait_for
-from worker.live import LIVE_TTL
 from worker.rq.dequeue import dequeue
-from worker.status import RunStatus, run_status
+from worker.status.live import LIVE_TTL
+from worker.status.status import RunStatus, run_status
 
 QUEUE_LINE = re.compile(r"queue (\S+) (\d+), (\d+) executing, (\d+) finished, (\d+) failed")
 WORKER_LINE = re.compile(r"worker (\S+) .* (\w+) \S+\. jobs: (\d+) finished, (\d+) failed")

@@ -1,0 +1,290 @@
+"""`Flights`: the jobs that a worker has begun and not ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from queue import SimpleQueue
+
+from redis.exceptions import RedisError
+
+from jobs.errors import JobPayloadError, LeaseLostError, LedgerError, ModelMismatchError
+from jobs.ledger import Ledger, ShardLease
+from jobs.queue.tasks import FinalizeRun, GenerateShard, Task, read_task
+from jobs.run_spec import RunSpec
+from vllm_mlx.errors import MLXBatchError
+from worker.engine.text_engine import WorkerEngine
+from worker.flights.flight import FinalizeFlight, Flight
+from worker.flights.halts import Halts
+from worker.flights.shard_flight import ShardFlight
+from worker.flights.twins import Twins
+from worker.local.report_process import ReportProcess
+from worker.output_root import OutputRoot
+from worker.rq import Execution, Job
+from worker.rq.bookkeeper import Bookkeeper
+from worker.rq.parking import park
+
+
+class Flights(dict[str, Flight]):
+    """Flights by the id of their job. Each step may be repeated: Redis may fail in any.
+
+    Args:
+        model: the worker's model; jobs of runs with another one are refused.
+        engine: what answers rows.
+        output_root: jobs of runs that it does not allow are refused.
+        report_media: see `ReportProcess`; None writes no reports.
+
+    Attributes:
+        inbox: what other threads ask this one to do.
+        revision: of the model that the engine has loaded; None if it is not known.
+    """
+
+    def __init__(
+        self,
+        bookkeeper: Bookkeeper,
+        model: str,
+        engine: WorkerEngine,
+        output_root: OutputRoot,
+        report_media: Sequence[str] | None,
+    ) -> None:
+        super().__init__()
+        self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.revision: str | None = None
+        self._bookkeeper = bookkeeper
+        self._model = model
+        self._engine = engine
+        self._output_root = output_root
+        self._report_media = report_media
+        self._ledger = Ledger(bookkeeper.connection)
+        self._halts = Halts(bookkeeper.connection)
+        self._twins = Twins(bookkeeper.connection)
+        self._specs: dict[str, RunSpec] = {}
+        self._leaving: set[str] = set()  # jobs that are handed over when their rows have ended
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="finalize")
+
+    @property
+    def rows_in_engine(self) -> int:
+        return sum(flight.rows_in_engine for flight in self.values())
+
+    @property
+    def complete(self) -> list[Flight]:
+        """Those that can be committed."""
+        return [flight for flight in self.values() if flight.is_complete]
+
+    def start(self, job: Job) -> None:
+        """Begin a job that was dequeued."""
+        flight = self.get(job.id)
+        if flight and not self._bookkeeper.holds(flight.execution):
+            # Taken back while we were suspended: it is ours again, with all that is done of it.
+            self._bookkeeper.let_go(flight.execution)
+            flight.execution = self._bookkeeper.begin(job)
+        elif flight or self._bookkeeper.is_held(job):  # enqueued twice
+            self._bookkeeper.drop(job)
+        else:
+            self._launch(self._bookkeeper.begin(job))
+
+    def _launch(self, execution: Execution) -> None:
+        try:
+            task = read_task(execution.job)
+            spec = self._spec(task.run_id)
+            if isinstance(task, GenerateShard) and self._park(execution, spec):
+                return
+            flight = self._flight(execution, task, spec)
+        except MLXBatchError as error:
+            self._bookkeeper.fail(execution, error, retry=False)
+            return
+        if flight is None:
+            self._bookkeeper.succeed(execution)
+            return
+        self[execution.job_id] = flight
+        flight.launch()
+        if isinstance(flight, ShardFlight) and flight.waiting:
+            self._twins.hand_out([flight], self._shards)
+
+    def _park(self, execution: Execution, spec: RunSpec) -> bool:
+        """Put a job aside if its run is halted."""
+        if self._halts.begin(spec.run_id):
+            return False
+        return park(self._bookkeeper, execution, spec.run_id)
+
+    def _flight(self, execution: Execution, task: Task, spec: RunSpec) -> Flight | None:
+        """Return the flight of a job that has begun; None if its shard is committed.
+
+        Raises:
+            MLXBatchError: a record of the run is not one that this version writes.
+        """
+        if isinstance(task, FinalizeRun):
+            return FinalizeFlight(
+                execution=execution,
+                spec=spec,
+                inbox=self.inbox,
+                ledger=self._ledger,
+                background=self._background,
+                holds=self._bookkeeper.holds,
+                report=None if self._report_media is None else ReportProcess(self._report_media),
+            )
+        lease = ShardLease.claim(self._bookkeeper.connection, spec.run_id, task.shard)
+        if lease is None:
+            return None
+        return ShardFlight(
+            execution=execution,
+            spec=spec,
+            inbox=self.inbox,
+            task=task,
+            lease=lease,
+            engine=self._engine,
+            worker=self._bookkeeper.name,
+        )
+
+    def _spec(self, run_id: str) -> RunSpec:
+        if run_id not in self._specs:
+            spec = self._ledger.spec(run_id)
+            if spec.queue != self._bookkeeper.queue.name:
+                raise ModelMismatchError(
+                    f"{run_id} wants {spec.model}, this worker has {self._model}"
+                )
+            self._output_root.check(run_id, spec.out)
+            self._specs[run_id] = self._ledger.pin_revision(spec, self.revision)
+        return self._specs[run_id]
+
+    def save(self) -> None:
+        """Record what has been answered."""
+        is_awaited = False
+        for flight in list(self.values()):
+            if self._attempt(flight, flight.save) and isinstance(flight, ShardFlight):
+                self._heed_bounds(flight)
+                is_awaited |= bool(flight.to_keep)
+                self._twins.keep(flight)
+        if is_awaited:
+            self.hand_out()
+
+    def hand_out(self) -> None:
+        """Give rows that wait for the answer of another what there is."""
+        if waiting := [flight for flight in self._shards if flight.waiting]:
+            self._twins.hand_out(waiting, self._shards)
+
+    @property
+    def _shards(self) -> list[ShardFlight]:
+        return [flight for flight in self.values() if isinstance(flight, ShardFlight)]
+
+    def _heed_bounds(self, flight: ShardFlight) -> None:
+        """Halt the run of a flight that has recorded rows, if they reach a bound."""
+        stretch, flight.stretch = flight.stretch, None
+        if stretch is None or not self._halts.halt_if_due(
+            flight.spec.run_id, stretch, flight.example_error
+        ):
+            return
+        for each in self.values():
+            if isinstance(each, ShardFlight) and each.spec.run_id == flight.spec.run_id:
+                each.halt()
+
+    def commit(self, flight: Flight) -> None:
+        """End a job that is complete."""
+        if self._attempt(flight, flight.commit):
+            self.end(flight, self._bookkeeper.succeed)
+
+    def submit_again(self) -> None:
+        """Submit the rows at which the engine failed, when it is time."""
+        for flight in self.values():
+            flight.submit_again()
+
+    def heed_halts(self) -> None:
+        """Begin no rows of runs that are halted, and put their jobs aside once they rest."""
+        flights = self._shards
+        halted = self._halts.among(flight.spec.run_id for flight in flights)
+        for flight in reversed(flights):  # what goes back to the front of the queue keeps its order
+            if flight.spec.run_id in halted:
+                flight.halt()
+            elif flight.is_halted and flight.job.id not in self._leaving:
+                flight.go_on()
+            if flight.is_at_rest and self._attempt(flight, flight.save):
+                self._set_aside(flight)
+
+    def _set_aside(self, flight: ShardFlight) -> None:
+        if not self._bookkeeper.holds(flight.execution):
+            self._lose(flight)
+            return
+        flight.release()
+        if self._park(flight.execution, flight.spec):
+            self._land(flight)
+        elif flight.job.id in self._leaving:
+            self.end(flight, self._bookkeeper.give_back)
+
+    def hand_over(self, count: int) -> None:
+        """Give up to so many jobs back to the queue, the last ones first: others have none.
+
+        Of each the rows that were begun end here, and are recorded; one of which all were stays.
+        """
+        if not count:
+            return
+        staying = [f for f in self.values() if isinstance(f, ShardFlight) and not f.is_halted]
+        for flight in reversed(staying):
+            flight.halt()
+            if not flight.missing:
+                flight.go_on()
+                continue
+            self._leaving.add(flight.job.id)
+            if (count := count - 1) == 0:
+                break
+        self.heed_halts()
+
+    def stop_on_command(self) -> None:
+        """Stop the jobs that a command of `rq` asks to stop."""
+        for job_id in list(self._bookkeeper.to_stop):
+            if flight := self.get(job_id):
+                self._break_off(flight, self._bookkeeper.stop)
+            self._bookkeeper.to_stop.discard(job_id)
+
+    def fail_overdue(self) -> None:
+        """Fail the jobs whose timeout has passed."""
+        for flight in [each for each in self.values() if each.deadline < time.monotonic()]:
+            self._fail(flight, TimeoutError(f"the job took longer than {flight.job.timeout} s"))
+
+    def give_back(self) -> None:
+        """Put all jobs back to the front of the queue, in their order."""
+        for flight in reversed(list(self.values())):
+            self._break_off(flight, self._bookkeeper.give_back)
+
+    def close(self) -> None:
+        """Wait for the verification that may be under way."""
+        self._background.shutdown()
+
+    def end(self, flight: Flight, tell: Callable[[Execution], None]) -> None:
+        """Report to RQ how a job ended, unless another worker has it by now."""
+        if not self._bookkeeper.holds(flight.execution):
+            self._lose(flight)
+            return
+        tell(flight.execution)
+        self._land(flight)
+
+    def _attempt(self, flight: Flight, step: Callable[[], None]) -> bool:
+        """Do a step of a job; an error ends the job. Return whether the step succeeded."""
+        try:
+            step()
+            return True
+        except RedisError:
+            raise
+        except LeaseLostError:
+            self._lose(flight)
+        except Exception as error:  # whatever a file system or a row can raise
+            self._fail(flight, error, retry=not isinstance(error, (JobPayloadError, LedgerError)))
+        return False
+
+    def _fail(self, flight: Flight, error: Exception, *, retry: bool = True) -> None:
+        self._break_off(flight, partial(self._bookkeeper.fail, error=error, retry=retry))
+
+    def _break_off(self, flight: Flight, tell: Callable[[Execution], None]) -> None:
+        flight.release()
+        self.end(flight, tell)
+
+    def _lose(self, flight: Flight) -> None:
+        """Leave a job to the worker that has taken it over."""
+        self._bookkeeper.let_go(flight.execution)
+        self._land(flight)
+
+    def _land(self, flight: Flight) -> None:
+        flight.cancel()
+        self._leaving.discard(flight.job.id)
+        self.pop(flight.job.id, None)

@@ -1,0 +1,332 @@
+"""`ShardFlight`: a shard's job, from its rows to its part of the dataset."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jobs.column_values import Convert, cell_encoder
+from jobs.dataset import Dataset
+from jobs.errors import JobPayloadError, LeaseLostError, LedgerError
+from jobs.ledger import Counts, ShardLease, Stretch
+from jobs.parsed import parser
+from jobs.queue.tasks import GenerateShard, ShardRow
+from jobs.requests import GenerationRequest
+from jobs.result_row import ResultRow
+from jobs.sources.dialect import Dialect
+from vllm_mlx.batching.request import Request
+from vllm_mlx.errors import EngineError, EngineStoppedError, InvalidRequestError, WorkerKilled
+from vllm_mlx.outputs import GenerationOutput
+from vllm_mlx.sampling_params import SamplingParams
+from vllm_mlx.seeds import row_seed, sample_seed
+from worker.engine.text_engine import WorkerEngine
+from worker.flights.flight import Flight
+from worker.flights.row_prompt import prompt_of
+
+MAX_IDLE_CLAIMS = 5  # of a shard, in a row, before its rows are given up
+MAX_LONGER = 2  # times that a constrained answer that was cut is tried again, each twice as long
+ROW_BACKOFF = (0.5, 5.0)  # seconds before a row at which the engine failed is tried again
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class ShardFlight(Flight):
+    """A shard whose rows are in the engine; with several samples, a row stands there as often.
+
+    Attributes:
+        worker: the name of this worker, which stands in each row.
+        pending: the rows that the engine has not answered, by place in the shard like all of the
+            following.
+        results: the rows that are done.
+        unsaved: those of them that the ledger does not know yet.
+        tries: how often the engine failed at a row since the flight began.
+        longer: how often an answer was tried again because `max_tokens` had cut it.
+        again_at: when a row at which the engine failed is submitted again, by `time.monotonic()`.
+        is_halted: no more rows begin; those that have begun end.
+        waiting: rows that ask the same as another, by what that one is called; see `Twins`.
+        to_keep: answers that others wait for, and that were recorded a moment ago.
+        stretch: what of the run had been done when rows were last recorded, until it is looked at.
+    """
+
+    task: GenerateShard
+    lease: ShardLease
+    engine: WorkerEngine
+    worker: str
+    pending: dict[int, Future[GenerationOutput]] = field(default_factory=dict)
+    results: dict[int, ResultRow] = field(default_factory=dict)
+    unsaved: set[int] = field(default_factory=set)
+    tries: Counter[int] = field(default_factory=Counter)
+    longer: Counter[int] = field(default_factory=Counter)
+    again_at: dict[int, float] = field(default_factory=dict)
+    is_halted: bool = False
+    waiting: dict[int, str] = field(default_factory=dict)
+    to_keep: dict[str, ResultRow] = field(default_factory=dict)
+    stretch: Stretch | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.results) == len(self.task.samples)
+
+    @property
+    def rows_in_engine(self) -> int:
+        return len(self.pending) + len(self.waiting)
+
+    def launch(self) -> None:
+        """Submit all rows that no earlier holder has finished; one that can't be is an error row.
+
+        Raises:
+            EngineStoppedError: the engine has ended.
+        """
+        samples = self.task.samples
+        # Compared with the row of that place: another row there would spoil the dataset.
+        self.results = {
+            place: row
+            for place, row in self.lease.known.items()
+            if place < len(samples)
+            and (row.row, row.sample_index) == (samples[place][0].row, samples[place][1])
+        }
+        if self.lease.idle <= MAX_IDLE_CLAIMS:
+            self._begin(self.missing)
+            return
+        error = WorkerKilled(
+            f"{MAX_IDLE_CLAIMS} workers in a row ended while they held this shard, before one more "
+            "of its rows was done; `mlx-batch retry` tries its rows again"
+        )
+        self._fail(self.missing, error)
+
+    def halt(self) -> None:
+        """Begin no more rows."""
+        if self.is_halted:
+            return
+        self.is_halted = True
+        self.again_at.clear()
+        self.waiting.clear()
+        self.engine.cancel_waiting(self.pending.values())
+        self.pending = {
+            place: future for place, future in self.pending.items() if not future.cancelled()
+        }
+
+    @property
+    def example_error(self) -> str | None:
+        """What one of its rows ended in, if any did in an error."""
+        failed = (row for row in self.results.values() if row.output.error_type)
+        return next((f"{row.id}: {row.output.error}" for row in failed), None)
+
+    def go_on(self) -> None:
+        """Submit the rows that were not begun since the flight was halted."""
+        self.is_halted = False
+        self._begin(self.missing)
+
+    def _begin(self, places: Iterable[int]) -> None:
+        """Submit the rows of these places, but let those wait that ask the same as another."""
+        samples, alone = self.task.samples, []
+        for place in places:
+            row, sample = samples[place]
+            if row.same_as is None:
+                alone.append(place)
+            else:
+                self.waiting[place] = f"{row.same_as}:{sample}"
+        self.submit(alone)
+
+    def ask(self, places: list[int]) -> None:
+        """Submit rows that have waited."""
+        for place in places:
+            del self.waiting[place]
+        if places:
+            self.submit(places)
+
+    def copy(self, place: int, answer: ResultRow) -> None:
+        """End a row that has waited with the answer of another."""
+        del self.waiting[place]
+        self._end_row(place, answer.output, duplicate_of=answer.duplicate_of or answer.id)
+
+    @property
+    def kept_later(self) -> list[str]:
+        """What rows are called that others may wait for, since they are on their way here."""
+        open = [*self.pending, *self.again_at, *self.unsaved]
+        rows = (self.task.samples[place] for place in open)
+        return [f"{row.row}:{sample}" for row, sample in rows if row.has_same]
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it is halted, and all that had begun has ended."""
+        return self.is_halted and not self.pending and not self.is_complete
+
+    @property
+    def missing(self) -> list[int]:
+        """The places of the rows that are neither done nor in the engine."""
+        done = self.results.keys() | self.pending.keys()
+        return [place for place in range(len(self.task.samples)) if place not in done]
+
+    def submit(self, places: Iterable[int]) -> None:
+        """Give the engine the rows of these places, samples of one row together."""
+        requests: list[Request] = []
+        submitted: list[int] = []
+        for _, group in groupby(sorted(places), lambda place: self.task.samples[place][0].row):
+            samples = list(group)
+            try:
+                requests += self._requests(samples)
+            except Exception as error:  # one row must never cost its neighbours
+                self._fail(samples, error)
+            else:
+                submitted += samples
+        pending = dict(zip(submitted, self.engine.submit(*requests), strict=True))
+        self.pending |= pending
+        for place, future in pending.items():
+            future.add_done_callback(partial(self._put_end, place))
+
+    def submit_again(self) -> None:
+        due = [place for place, at in self.again_at.items() if at <= time.monotonic()]
+        for place in due:
+            del self.again_at[place]
+        if due:
+            self.submit(due)
+
+    def _put_end(self, place: int, future: Future[GenerationOutput]) -> None:
+        self.inbox.put(partial(self._settle, place, future))  # called on any thread
+
+    def _settle(self, place: int, future: Future[GenerationOutput]) -> None:
+        """Take the answer of a row that ended.
+
+        Raises:
+            EngineStoppedError: the engine has ended before the row did.
+        """
+        if self.pending.get(place) is not future:  # cancelled
+            return
+        del self.pending[place]
+        error = future.exception()
+        if isinstance(error, EngineStoppedError):
+            raise error
+        output = GenerationOutput.from_error(error, self.spec.model) if error else future.result()
+        if output.error_type == EngineError.__name__ and self.tries[place] < len(ROW_BACKOFF):
+            if self.is_halted:  # it is tried again when the run goes on
+                return
+            self.again_at[place] = time.monotonic() + ROW_BACKOFF[self.tries[place]]
+            self.tries[place] += 1
+        elif self._may_be_longer(place, output):
+            self.longer[place] += 1
+            self.submit([place])
+        else:
+            self._end_row(place, output)
+
+    def _may_be_longer(self, place: int, output: GenerationOutput) -> bool:
+        was_cut = output.complete is False and output.finish_reason == "length"
+        return was_cut and self.spec.retry_incomplete and self.longer[place] < MAX_LONGER
+
+    def _fail(self, places: Iterable[int], error: Exception) -> None:
+        for place in places:
+            self._end_row(place, GenerationOutput.from_error(error, self.spec.model))
+
+    def _end_row(
+        self, place: int, output: GenerationOutput, duplicate_of: str | None = None
+    ) -> None:
+        row, sample = self.task.samples[place]
+        self.results[place] = ResultRow(
+            id=row.id or self._dialect.own_id(row.data) or str(row.row),
+            row=row.row,
+            output=output,
+            attempts=self.lease.fencing_token + self.tries[place] + self.longer[place],
+            worker=self.worker,
+            sample_index=sample,
+            finished_at=datetime.now(UTC).replace(tzinfo=None),
+            duplicate_of=duplicate_of,
+        )
+        self.unsaved.add(place)
+
+    def save(self) -> None:
+        if self.unsaved:
+            rows = {place: self.results[place] for place in sorted(self.unsaved)}
+            foreseen = {place for place in rows if self.task.samples[place][0].error}
+            counts = Counts.of(self.results.values())
+            self.stretch = self.lease.record(rows, counts, foreseen)
+            self.unsaved.clear()
+            for place, result in rows.items():
+                row, sample = self.task.samples[place]
+                if row.has_same:
+                    self.to_keep[f"{row.row}:{sample}"] = result
+
+    def commit(self) -> None:
+        self.save()
+        dataset = Dataset(Path(self.spec.out))
+        dataset.prepare(self.spec.manifest())
+        dataset.write_part(self.task.shard, self.rows(), check=self.lease.check)
+        self.lease.commit(Counts.of(self.results.values()))
+
+    def release(self) -> None:
+        with contextlib.suppress(LeaseLostError, LedgerError):
+            self.lease.release()
+
+    def cancel(self) -> None:
+        self.again_at.clear()
+        self.waiting.clear()
+        pending, self.pending = self.pending, {}
+        for future in pending.values():
+            future.cancel()
+
+    def rows(self) -> list[ResultRow]:
+        """Return the shard as it goes to the dataset, with the input's columns."""
+        parse = parser(self.spec.parsed)
+        encoders = {name: cell_encoder(spec) for name, spec in self.spec.columns.items()}
+        return [
+            replace(
+                self.results[place],
+                columns=self._columns(row, encoders),
+                parsed=self._parsed(row, self.results[place].output, parse),
+            )
+            for place, (row, _) in enumerate(self.task.samples)
+        ]
+
+    def _parsed(self, row: ShardRow, output: GenerationOutput, parse: Callable[[str], Any]) -> Any:
+        """Return an answer in JSON as a value; None of one that is none, or was cut."""
+        if output.complete is not True:
+            return None
+        outputs = self._request(row).over(self.spec.sampling).structured_outputs
+        is_json = outputs is not None and outputs.kind in ("json", "json_object")
+        return parse(output.text) if is_json else None
+
+    def _requests(self, places: list[int]) -> list[Request]:
+        """Return the samples of one row."""
+        row, _ = self.task.samples[places[0]]
+        request = self._request(row)
+        prompt = prompt_of(request, self.spec.video_params, chat=self.spec.chat)
+        return [Request(prompt, self._params(request, place)) for place in places]
+
+    def _request(self, row: ShardRow) -> GenerationRequest:
+        if row.error:
+            raise InvalidRequestError(row.error)
+        return self._dialect.request(row.data).located(self.task.folder)
+
+    @property
+    def _dialect(self) -> Dialect:
+        return self.spec.dialect
+
+    def _params(self, request: GenerationRequest, place: int) -> SamplingParams:
+        row, sample = self.task.samples[place]
+        params = request.over(self.spec.sampling)
+        if times := self.longer[place]:  # the same text, as far as it went
+            most = min(params.max_tokens << times, 2**31 - 1)
+            params = params.model_copy(update={"max_tokens": most})
+        if params.greedy:
+            return params
+        seed = request.seed
+        if seed is None:
+            run_seed = self.spec.sampling.seed
+            seed = row_seed(self.spec.run_id if run_seed is None else str(run_seed), row.row)
+        return params.model_copy(update={"seed": sample_seed(seed, sample)})
+
+    def _columns(self, row: ShardRow, encoders: dict[str, Convert]) -> dict[str, Any]:
+        columns = self._dialect.columns(row.data)
+        try:
+            return {name: encoders[name](value) for name, value in columns.items()}
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+            raise JobPayloadError(
+                f"row {row.row} has a column that its run has not, or has as another type: {error}"
+            ) from None

@@ -1,0 +1,1 @@
+"""A whole run on one machine: its server, its workers, its display and its end."""

@@ -1,0 +1,56 @@
+"""What is left of a run that fails before any of it has begun: nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from redis import Redis
+
+from jobs.dataset import Dataset
+from jobs.errors import RunHaltedError
+from jobs.producer import forget_run
+from jobs.run_spec import RunSpec
+from vllm_mlx.errors import MLXBatchError
+from worker.status.status import run_status
+
+
+class RunFailedError(MLXBatchError):
+    """A worker ended, or a job failed for good, before the run was complete."""
+
+
+@contextmanager
+def nothing_left_of_a_failed_start(out: Path) -> Iterator[None]:
+    """Remove what was made in a new folder if an error comes before a worker has claimed it."""
+    job = out / "_job"
+    if job.exists():  # of a run that was begun
+        yield
+        return
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        yield
+    except RunHaltedError:  # it can go on
+        raise
+    except Exception:
+        if not Dataset(out).is_claimed:
+            shutil.rmtree(job, ignore_errors=True)
+            with contextlib.suppress(OSError):  # somebody has put something there
+                for folder in made:
+                    folder.rmdir()
+        raise
+
+
+@contextmanager
+def forgotten_if_not_begun(connection: Redis, spec: RunSpec) -> Iterator[None]:
+    """Have the server forget the run if the workers fail before anybody has begun it."""
+    try:
+        yield
+    except RunFailedError:
+        status = run_status(connection, spec.run_id)
+        begun = status.rows_done or status.shards["done"] or status.shards["started"]
+        if not begun and not Dataset(Path(spec.out)).is_claimed:
+            forget_run(connection, spec.run_id)
+        raise

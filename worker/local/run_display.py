@@ -1,0 +1,215 @@
+"""`RunDisplay`: the progress of a run on a terminal, in a notebook, or as lines of a log."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.jupyter import JupyterMixin
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from worker.plain_text import plain, row_as_line
+from worker.status.phase import Phase
+from worker.status.progress import RunProgress
+from worker.timer import Timer
+
+PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
+FRAMES = 8  # a second
+_AT_THE_END = (Phase.VERIFYING, Phase.FINISHED)
+
+
+class RunDisplay:
+    """Shows what `update` is told while it is entered.
+
+    A terminal and a notebook have some lines that are drawn again and again, everything else a line
+    every ten seconds and one at the end.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress: RunProgress | None = None
+        self._told_at = 0.0
+        self._spinner = Spinner("dots")
+        self._next_line = Timer(PLAIN_EVERY)
+        self._live: Live | None = None
+        self._cell: Any = None
+        if console.is_interactive:
+            self._live = Live(get_renderable=self._draw, console=console, refresh_per_second=FRAMES)
+
+    def update(self, progress: RunProgress) -> None:
+        """Take where the run stands."""
+        before, self._progress = self._progress, progress
+        self._told_at = time.monotonic()
+        if self._live and (before is None or before.phase is not progress.phase):
+            self._live.refresh()  # a phase may be shorter than a frame
+        if progress.moved and not (before and before.moved):
+            self._console.print(
+                f"what the folder held is now in {progress.moved}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+        if self._console.is_jupyter:
+            self._show_in_cell(_Drawn(progress, self._spinner))
+            return
+        is_news = progress.phase in (Phase.ENDING, Phase.FINISHED)
+        is_news &= before is None or before.phase is not progress.phase
+        if not self._live and (self._next_line.is_due or is_news):
+            self._next_line.restart()
+            self._console.print(as_line(progress), markup=False, highlight=False, soft_wrap=True)
+
+    def _show_in_cell(self, shown: _Drawn) -> None:
+        if self._cell is None:
+            from IPython.display import display  # a notebook has it
+
+            self._cell = display(shown, display_id=True)
+        else:
+            self._cell.update(shown)
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def _draw(self) -> RenderableType:
+        if self._progress is None:
+            return Text("")
+        return drawn(self._progress, self._spinner, time.monotonic() - self._told_at)
+
+
+class _Drawn(JupyterMixin):
+    """A progress that a notebook shows as HTML, and Rich as lines."""
+
+    def __init__(self, progress: RunProgress, spinner: Spinner) -> None:
+        self._progress = progress
+        self._spinner = spinner
+
+    def __rich__(self) -> RenderableType:
+        return drawn(self._progress, self._spinner)
+
+
+def drawn(progress: RunProgress, spinner: Spinner, since: float = 0.0) -> RenderableType:
+    """Return the lines of a terminal, of 80 columns or more.
+
+    Args:
+        since: seconds since this was so; clocks go on.
+    """
+    is_over = progress.phase is Phase.FINISHED
+    since = 0.0 if is_over else since
+    moves = progress.fraction is not None and progress.phase not in (
+        Phase.STARTING,
+        Phase.LOADING,
+        Phase.VERIFYING,
+    )
+    head = Table.grid(padding=(0, 1), expand=True)
+    for ratio in (None, None, 1, None, None, None):
+        head.add_column(no_wrap=True, ratio=ratio)
+    head.add_row(
+        Text("✓", "green") if is_over else spinner,
+        Text(progress.phase, "bold"),
+        ProgressBar(total=1.0, completed=progress.fraction or 0.0, pulse=not moves),
+        Text(f"{100 * (progress.fraction or 0.0):.0f}%" if moves else ""),
+        Text(clock(progress.elapsed_seconds + since), "cyan"),
+        Text("" if progress.phase in _AT_THE_END else eta_of(progress, since)),
+    )
+    lines: list[RenderableType] = [head]
+    if told := rows_of(progress):
+        lines.append(told)
+    if told := engine_of(progress, since):
+        lines.append(told)
+    if not is_over and progress.sample:
+        lines.append(Text(f"  {row_as_line(progress.sample)}", "dim"))
+    for line in lines[1:]:
+        assert isinstance(line, Text)
+        line.no_wrap, line.overflow = True, "ellipsis"
+    return Group(*lines)
+
+
+def eta_of(progress: RunProgress, since: float = 0.0) -> str:
+    """Return how long it will take; a bound before the first row has ended."""
+    if progress.remaining_seconds is None:
+        return "ETA -"
+    is_bound = not progress.rows_done and progress.remaining_seconds
+    return f"ETA {'≤ ' * bool(is_bound)}{clock(max(0.0, progress.remaining_seconds - since))}"
+
+
+def rows_of(progress: RunProgress) -> Text | None:
+    """Return how many rows are done, and which are in error; None before they are counted."""
+    if progress.rows is None:
+        return None
+    text = Text(f"  {progress.rows_done:,}/{progress.rows:,} rows")
+    if cut := progress.rows_incomplete:
+        text.append(f", {cut:,} incomplete", "yellow")
+    if progress.rows_error:
+        text.append(f", {errors_of(progress)}", "red")
+    return text
+
+
+def errors_of(progress: RunProgress) -> str:
+    """Return the rows in error by type."""
+    types = sorted(progress.error_types.items(), key=lambda item: -item[1])
+    named = ", ".join(f"{count:,} {plain(name)}" for name, count in types if name)
+    return f"{progress.rows_error:,} in error" + (f": {named}" if named else "")
+
+
+def engine_of(progress: RunProgress, since: float = 0.0) -> Text | None:
+    """Return what the engines do; None while there are none."""
+    if progress.grace_seconds is not None:
+        return Text(f"  {ending_of(progress, since)}", "yellow")
+    is_at_work = progress.running or progress.waiting
+    if not is_at_work or progress.phase in _AT_THE_END:
+        return None
+    parts = [
+        f"in {progress.prompt_tokens_per_second:,.0f} tok/s",
+        f"out {progress.completion_tokens_per_second:,.0f} tok/s",
+        f"{progress.running:,} of {progress.max_num_seqs:,} slots",
+        f"{progress.waiting:,} waiting",
+    ]
+    if progress.workers > 1:
+        parts.append(f"{progress.workers} workers")
+    return Text("  " + ", ".join(parts))
+
+
+def ending_of(progress: RunProgress, since: float = 0.0) -> str:
+    """Return what Ctrl-C has begun."""
+    left = (progress.grace_seconds or 0.0) - since
+    if left <= 0:
+        return "stopping now"
+    return f"ending {_rows(progress.running)}, at most {left:.0f} s; Ctrl-C again to stop now"
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'s' * (count != 1)}"
+
+
+def as_line(progress: RunProgress) -> str:
+    """Return it as one line of a log."""
+    parts = [str(progress.phase)]
+    if told := rows_of(progress):
+        parts.append(told.plain.strip())
+    if told := engine_of(progress):
+        parts.append(told.plain.strip())
+    if progress.fraction is not None:
+        parts.append(f"{100 * progress.fraction:.0f}%")
+    parts.append(clock(progress.elapsed_seconds))
+    if progress.remaining_seconds:
+        parts.append(eta_of(progress))
+    return ", ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds."""
+    return str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,1 @@
+"""Where a run stands: what workers say of themselves, and what is made of it."""
