@@ -31,6 +31,7 @@ from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
 from tests.helpers.engines import MODEL, DoubleEngine, wait_for
 from vllm_mlx.sampling_params import SamplingParams
+from worker.cli.exit_codes import ExitCode
 from worker.status.status import run_status
 
 QUEUE = queue_name(MODEL)
@@ -336,7 +337,7 @@ def test_tail_loads_no_pickle(bench: Bench, trap: bytes, sprung: Path) -> None:
     said = cli("tail", spec.run_id, "-u", bench.url)
 
     teller.join()
-    assert said.exit_code == 3
+    assert said.exit_code == ExitCode.FAILED
     assert "in place of a row" in said.stderr
     assert not sprung.exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +21,10 @@ from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.outputs import GenerationOutput
 
 
-def make_model(folder: Path, content: str) -> str:
+def make_model(folder: Path, n: int = 0) -> str:
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(content)
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "n": n}))
+    (folder / "model.safetensors").write_bytes(b"some")
     return str(folder)
 
 
@@ -45,7 +47,7 @@ def test_a_model_that_is_not_there_is_not_enqueued(bench: Bench) -> None:
 
 def test_a_job_for_it_is_not_answered(bench: Bench) -> None:
     """It may be written into the queue by hand."""
-    mine = make_model(bench.folder / "mine" / "model", "{}")
+    mine = make_model(bench.folder / "mine" / "model")
     spec = bench.enqueue(rows=2, shard_size=2, model=mine)
     forged = spec.model_copy(update={"model": "/nonexistent/model"})
     bench.redis.hset(f"mlx-batch:run:{spec.run_id}", "spec", forged.model_dump_json())
@@ -62,7 +64,7 @@ def test_a_job_for_it_is_not_answered(bench: Bench) -> None:
 
 
 def test_models_that_are_called_alike_do_not_meet(bench: Bench) -> None:
-    models = [make_model(bench.folder / str(n) / "model", f'{{"n": {n}}}') for n in range(2)]
+    models = [make_model(bench.folder / str(n) / "model", n) for n in range(2)]
     specs = [
         bench.enqueue(rows=2, shard_size=2, say=f"say{n}", model=m) for n, m in enumerate(models)
     ]
@@ -80,7 +82,7 @@ def test_models_that_are_called_alike_do_not_meet(bench: Bench) -> None:
 def test_a_producer_without_the_folder_names_it_as_the_worker_does(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = make_model(bench.folder / "model", "{}")
+    model = make_model(bench.folder / "model")
     name = identify(model).name
     caplog.set_level("INFO", "mlx_batch.worker")
     spec = bench.enqueue(rows=2, shard_size=2, model=name)
@@ -92,7 +94,7 @@ def test_a_producer_without_the_folder_names_it_as_the_worker_does(
 
 
 def test_changed_weights_make_another_run(bench: Bench) -> None:
-    model = make_model(bench.folder / "model", "{}")
+    model = make_model(bench.folder / "model")
     before = bench.enqueue(rows=2, shard_size=2, model=model)
     (bench.folder / "model" / "model.safetensors").write_bytes(b"weights")
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from base64 import b64encode
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -164,9 +165,11 @@ def test_images_of_hugging_face_are_shown(bench: Bench, option: dict[str, str]) 
     name = option.get("image_column", "image")
     path = bench.folder / "in.parquet"
     pq.write_table(pa.table({"t": [["x"]], "at": at, "prompt": ["?"], name: image}), path)
-    spec = enqueue_run(bench.redis, path, model=MODEL, out=bench.folder / "out", **option).spec
-    engine = DoubleEngine()
-    bench.burst(engine)
+    spec = enqueue_run(
+        bench.redis, path, model="some/model", out=bench.folder / "out", **option
+    ).spec
+    engine = DoubleEngine(say=lambda prompt: replace(echo(prompt), model="some/model"))
+    bench.burst(engine, "some/model")
     [shown, said] = engine.prompts[0].messages[0]["content"]
     assert shown["image"] == "data:;base64," + b64encode(b"\x89PNG" * 100).decode()
     asked = 'At 1970-01-01 00:00:00.000000001Z: ["x"]?' if option else "?"

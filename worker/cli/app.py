@@ -62,8 +62,15 @@ _FULL = (
 )
 
 
+HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+
+
 class _Cli(click.Group):
     """A group of commands whose errors become one line and an exit code."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        cmd.context_settings |= HELP  # click keeps what a command is first called with
+        super().add_command(cmd, name)
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -82,7 +89,7 @@ class _Cli(click.Group):
             context.exit(ExitCode.SERVER)
 
 
-@click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Cli, context_settings=HELP)
 @click.version_option(__version__, prog_name="mlx-batch")
 def main() -> None:
     """Bulk inference for MLX: a prompt file in, a Parquet dataset out."""

@@ -151,4 +151,4 @@ def test_many_rows_and_one(count, offer):
 def test_all_experts_of_many_rows_are_refused():
     layer = LAYERS["SwiGLU"]()
     with pytest.raises(ValueError, match="600 rows"):
-        all_experts(experts._experts(layer), *rows(600))
+        all_experts(experts.experts_of(layer), *rows(600))

@@ -8,11 +8,11 @@ from dataclasses import asdict, replace
 
 import pytest
 from redis import Redis
-from tests.worker.status.test_statistics import BEFORE, NOW
 
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
 from tests.helpers.engines import DoubleEngine, wait_for
+from tests.worker.status.test_statistics import BEFORE, NOW
 from vllm_mlx.outputs import EngineStats
 from worker.status.live import COUNTED, LIVE_TTL, TIMED, Live, LiveCounts
 from worker.status.phase import Phase
