@@ -69,7 +69,7 @@ class _Cli(click.Group):
     """A group of commands whose errors become one line and an exit code."""
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        cmd.context_settings |= HELP  # click keeps what a command is first called with
+        cmd.context_settings.update(HELP)  # click keeps what a command is first called with
         super().add_command(cmd, name)
 
     def invoke(self, context: click.Context) -> Any:
