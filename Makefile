@@ -50,8 +50,8 @@ fuzz: $(INSTALLED)
 	FUZZ_CASES=$(or $(CASES),20000) $(BIN)/python -m pytest -q tests/fuzz
 
 # Workers and servers that are killed, frozen and starved: some minutes, or in full many. They mostly
-# wait: three at once leave two cores the half of their time.
-faults-short: PROCESSES = 3
+# wait, and some look at seconds: three at once on two cores made these late.
+faults-short: PROCESSES = 2
 faults-short: $(INSTALLED)
 	FAULTS=short $(BIN)/python -m pytest -q $(PARALLEL) tests/faults
 
