@@ -10,6 +10,7 @@ from jobs.sources import SourceRow
 
 MOST_KINDS = 20
 MOST_LINES = 10
+_ROW = re.compile(r"^\w+=[\[{].*?\.\.\.: ")  # the beginning of the row itself
 _VALUE = re.compile(r"""'[^']*'|"[^"]*"|-?\d+(?:\.\d+)?""")
 
 
@@ -32,7 +33,7 @@ class _Kind:
             return f"line {first.line}, row {first.row}: {first.error}"
         more = self.rows - len(self.lines)
         listed = f"{lines} and {more} more" if more else lines
-        return f"{self.rows} rows: {first.error}, lines {listed}"
+        return f"{self.rows} rows: {_ROW.sub('', str(first.error))}, lines {listed}"
 
 
 class BadRows:
@@ -45,7 +46,7 @@ class BadRows:
     def add(self, row: SourceRow) -> None:
         """Count a row with an error."""
         self._count += 1
-        name = _VALUE.sub("…", str(row.error))
+        name = _VALUE.sub("…", _ROW.sub("", str(row.error)))
         kind = self._kinds.get(name)
         if kind is None:
             if len(self._kinds) == MOST_KINDS:

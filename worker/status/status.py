@@ -100,8 +100,10 @@ class RunStatus(Progress):
             case Standing.INTERRUPTED:
                 return f"nothing of it is queued; what is missing: mlx-batch resume {run_id}"
             case Standing.PAUSED | Standing.HALTED if self.halt:
-                ends = "" if self.is_at_rest else "; rows that were begun end yet"
-                return f"{self.halt.message}{ends}; it goes on with: mlx-batch continue {run_id}"
+                why = self.halt.message.removeprefix(self.standing.value).lstrip(": ")
+                ends = "" if self.is_at_rest else "rows that were begun end yet"
+                how = f"it goes on with: mlx-batch continue {run_id}, or `run` with --resume"
+                return "; ".join(filter(None, (why, ends, how)))
         return ""
 
     @property
@@ -126,11 +128,15 @@ class RunStatus(Progress):
 
     @property
     def seconds_left(self) -> int | None:
-        """How long it will take yet, at the speed of now; None if that is not known."""
+        """How long it will take yet, at the speed of now; None if that is not known.
+
+        It is not before as many rows have ended as run at once: the first that end are short.
+        """
         stretch = self.stretch
         rows = stretch.ok + sum(stretch.errors.values())
         speed = self.tokens_per_second or stretch.tokens_per_second
-        if self.standing is not Standing.RUNNING or not rows or not speed:
+        at_once = sum(said.running for said in self.workers.values())
+        if self.standing is not Standing.RUNNING or rows < max(1, at_once) or not speed:
             return None
         left = (self.spec.rows - self.rows_done) * stretch.output_tokens / rows
         return round(left / speed)
