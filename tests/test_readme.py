@@ -50,13 +50,15 @@ def blocks() -> Iterator[Block]:
 
 
 BLOCKS = list(blocks())
+LONG = {"README.md-2", "README.md-3", "clips", "answers"}
+"""Runs that take 20 to 45 s on a tiny model, too: at full size only, which is slow."""
 
 
 def cases() -> Iterator[Any]:
     """The tests, and whether each is at full size: with SmolLM2 and all 64 of its prompts."""
     for test in dict.fromkeys(block.test for block in BLOCKS):
         ours = [block for block in BLOCKS if block.test == test]
-        if {block.page for block in ours} != {"recipes.md"}:
+        if test not in LONG and {block.page for block in ours} != {"recipes.md"}:
             yield pytest.param(test, False, id=f"{test}-tiny")
         if any(block.page == "recipes.md" or ALIAS in block.code for block in ours):
             yield pytest.param(test, True, id=f"{test}-full", marks=pytest.mark.slow)

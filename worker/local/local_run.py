@@ -96,7 +96,7 @@ def run_locally(
     with ExitStack() as stack:
         stack.enter_context(nothing_left_of_a_failed_start(out))
         server_url = url or stack.enter_context(EmbeddedRedis(own)).url
-        connection = connect(server_url)
+        connection = stack.enter_context(connect(server_url))
         enqueued = enqueue_prepared(connection, prepared)
         spec, moved = enqueued.spec, enqueued.moved or moved
         if not Dataset(out).is_whole(spec.shards):
