@@ -144,6 +144,15 @@ class Constraint:
         """Whether the constrained part has: a thought may take all of an answer."""
         return self._start is not None
 
+    def rest(self) -> list[int]:
+        """Return the tokens of a label's rest, once only one label is left."""
+        matcher = self.matcher
+        if self._outputs.kind != "choice" or matcher is None or self.opener is not None:
+            return []
+        forced: list[int] = matcher.compute_ff_tokens()
+        ahead = matcher.deep_copy()
+        return forced if forced and ahead.consume_tokens(forced) and ahead.is_stopped() else []
+
     def take(self, at: int, token: int) -> None:
         """Go on over the answer's token `at`, unless that was done."""
         if at < len(self._taken) or self.failure:

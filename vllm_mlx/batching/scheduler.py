@@ -107,7 +107,6 @@ class Scheduler:
                 self._isolate(rows, error)
             return []
         self._grow_back()
-        counters.completion_tokens += sum(each.token is not None for each in produced)
         with counters.timed("deliver"):
             return [self._postprocess(each) for each in produced]
 
@@ -158,6 +157,7 @@ class Scheduler:
 
     def _postprocess(self, produced: Produced) -> Sequence:
         sequence, token, logprobs = produced
+        held = len(sequence.output_tokens)
         try:
             if token is None:
                 sequence.end()
@@ -167,6 +167,7 @@ class Scheduler:
                 sequence.append(token, logprobs)
         except Exception as error:
             self._fail(sequence, error)
+        self._runner.counters.completion_tokens += len(sequence.output_tokens) - held
         if sequence.finish_reason or sequence.future.done():
             self.remove(sequence.request_id)
         return sequence

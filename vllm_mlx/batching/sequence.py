@@ -125,11 +125,19 @@ class Sequence:
         return self.on_chunk is not None and bool(self.output_tokens)
 
     def append(self, token: int, logprobs: Logprobs | None = None) -> None:
-        """Take the next token; sets `finish_reason` when it is the last.
+        """Take the next token, and what can only follow it; sets `finish_reason` when it is the
+        last.
 
         Raises:
             ConstraintError: the answer may not go on so.
         """
+        self._append(token, logprobs)
+        if self.constraint and not logprobs:
+            for forced in [] if self.finish_reason else self.constraint.rest():
+                if not self.finish_reason:
+                    self._append(forced)
+
+    def _append(self, token: int, logprobs: Logprobs | None = None) -> None:
         params = self.params
         may_stop = len(self.output_tokens) >= params.min_tokens
         if len(self.output_tokens) == params.min_tokens:

@@ -126,6 +126,26 @@ def test_a_choice_ends_without_a_step_for_the_end_token(
 
 
 @pytest.mark.parametrize("make", RUNNERS)
+def test_the_rest_of_the_only_label_left_takes_no_steps(
+    make: Callable[[Any], Scheduler], model: Any
+) -> None:
+    label = "a" + "bca" * 5
+    scheduler = make(model)
+    how = {"structured_outputs": {"choice": [label, "b"]}, "logit_bias": {tokens_of("b")[0]: -100}}
+    row, cut, told = (
+        constrained(name, [1, 2], most, **how, **more)
+        for name, most, more in [("r", 40, {}), ("c", 7, {}), ("t", 40, {"logprobs": 1})]
+    )
+    run(scheduler, [row, cut])
+    assert said(row) == label
+    assert (row.finish_reason, cut.finish_reason, len(cut.output_tokens)) == ("stop", "length", 7)
+    assert scheduler.stats.completion_tokens == len(label) + 7
+    assert scheduler.stats.steps <= 4
+    run(scheduler, [told])
+    assert len(told.output(said(told), None, None).logprobs) == len(told.output_tokens)
+
+
+@pytest.mark.parametrize("make", RUNNERS)
 def test_what_max_tokens_cuts_ends_by_length(make: Callable[[Any], Scheduler], model: Any) -> None:
     row = constrained("a", [1, 2], 4, structured_outputs={"json": SCHEMA})
     run(make(model), [row])
@@ -160,7 +180,7 @@ def test_a_row_that_has_not_begun_to_think_may_do_so_at_its_start(opens: bool) -
         [1],
         40,
         lambda: Thinking(markers, None, [1], [END]),
-        structured_outputs={"choice": ["abc"]},
+        structured_outputs={"regex": "abc"},
     )
     mask = masks.make_mask({0: row})
     assert mask
@@ -183,7 +203,7 @@ def test_where_messages_have_headers_the_text_of_the_answer_is_constrained() -> 
         [1],
         40,
         lambda: Thinking(markers, None, [start, 5], [END]),
-        structured_outputs={"choice": ["abc"]},
+        structured_outputs={"regex": "abc"},
     )
     thought = [channel, 1, message, 7, 7, end, start, 5, channel, 2, message]
     for token in thought + tokens_of("abc"):
@@ -196,7 +216,7 @@ def test_rows_keep_their_masks_when_others_join_and_leave(model: Any) -> None:
     scheduler = slots(model)
     labels = [f"{a}{b}" * 4 for a in "abcdefgh" for b in "xyz"]
     made = [
-        constrained(str(at), [at % 9 + 1], 20, structured_outputs={"choice": [label]})
+        constrained(str(at), [at % 9 + 1], 20, structured_outputs={"regex": label})
         for at, label in enumerate(labels)
     ]
     for row in made:
@@ -214,7 +234,7 @@ def test_rows_keep_their_masks_when_others_join_and_leave(model: Any) -> None:
 
 def test_a_row_that_starts_over_starts_its_grammar_over(model: Any) -> None:
     scheduler = slots(model)
-    row = constrained("a", [1, 2], 20, structured_outputs={"choice": ["abcabc"]})
+    row = constrained("a", [1, 2], 20, structured_outputs={"regex": "abcabc"})
     scheduler.add(row)
     while len(row.output_tokens) < 3:
         step(scheduler)
@@ -234,14 +254,14 @@ def tokens_of(text: str) -> list[int]:
 
 
 def test_a_token_that_is_no_part_of_the_grammar_fails_the_row() -> None:
-    row = constrained("a", [1], 20, structured_outputs={"choice": ["abc"]})
+    row = constrained("a", [1], 20, structured_outputs={"regex": "abc"})
     row.append(tokens_of("a")[0])
-    with pytest.raises(ConstraintError, match="choice: after 2 tokens"):
+    with pytest.raises(ConstraintError, match="regex: after 2 tokens"):
         row.append(tokens_of("z")[0])
 
 
 def test_an_end_that_comes_too_early_fails_the_row() -> None:
-    row = constrained("a", [1], 20, structured_outputs={"choice": ["abc"]})
+    row = constrained("a", [1], 20, structured_outputs={"regex": "abc"})
     row.append(tokens_of("a")[0])
     with pytest.raises(ConstraintError):
         row.append(END)
@@ -316,7 +336,7 @@ def test_a_token_that_the_mask_has_not_is_not_taken(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("type", [mx.float32, mx.bfloat16])
 def test_logits_are_masked_by_the_row(rows: list[int], type: mx.Dtype, model: Any) -> None:
     made = {
-        at: constrained("a", [1], 9, structured_outputs={"choice": [label]})
+        at: constrained("a", [1], 9, structured_outputs={"regex": label})
         for at, label in enumerate(["abc", "xyz"])
         if at in rows
     }
