@@ -206,12 +206,15 @@ class ShardFlight(Flight):
         if isinstance(error, EngineStoppedError):
             raise error
         output = GenerationOutput.from_error(error, self.spec.model) if error else future.result()
-        if output.error_type == EngineError.__name__ and self.tries[place] < len(ROW_BACKOFF):
-            if self.is_halted:  # it is tried again when the run goes on
-                return
+        has_failed = output.error_type == EngineError.__name__
+        may_succeed = has_failed and self.tries[place] < len(ROW_BACKOFF)
+        may_be_longer = self._may_be_longer(place, output)
+        if self.is_halted and (may_succeed or may_be_longer):
+            return  # it is tried again when the run goes on
+        if may_succeed:
             self.again_at[place] = time.monotonic() + ROW_BACKOFF[self.tries[place]]
             self.tries[place] += 1
-        elif self._may_be_longer(place, output):
+        elif may_be_longer:
             self.longer[place] += 1
             self.submit([place])
         else:
