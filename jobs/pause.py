@@ -19,7 +19,7 @@ def pause_run(connection: Redis, run_id: str) -> None:
     if Ledger(connection).progress(run_id).state is RunState.FINISHED:
         raise RunStateError(f"{run_id} is finished: there is nothing to pause")
     command = f"mlx-batch continue {run_id}"
-    if not Halting(connection).halt(run_id, Halt(HaltReason.PAUSED, "paused")):
+    if not Halting(connection).halt(run_id, Halt(HaltReason.PAUSED, "by hand")):
         raise RunStateError(f"{run_id} is halted already; `{command}` lets it go on")
 
 

@@ -31,6 +31,9 @@ class Halt(JSONRecord):
     reason: HaltReason
     message: str
 
+    def __str__(self) -> str:
+        return f"{'paused' if self.reason is HaltReason.PAUSED else 'halted'}: {self.message}"
+
     @classmethod
     def read(cls, raw: bytes | None) -> Halt | None:
         """Return what the ledger holds; None of a run that is not halted.

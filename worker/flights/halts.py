@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 
 from redis import Redis
 
@@ -49,9 +48,6 @@ class Halts:
             return False
         if halt.reason is HaltReason.MAX_ERRORS and error:
             halt = Halt(halt.reason, f"{halt.message}, such as: {error}")
-        halt = replace(halt, message=f"halted: {halt.message}")
         if self._halting.halt(run_id, halt):
-            logger.warning(
-                "%s is %s; `mlx-batch continue %s` goes on", run_id, halt.message, run_id
-            )
+            logger.warning("%s is %s; `mlx-batch continue %s` goes on", run_id, halt, run_id)
         return True

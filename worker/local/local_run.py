@@ -208,7 +208,7 @@ class _Watch:
 
     def _halted(self, status: RunStatus, halt: Halt) -> RunHaltedError:
         message = (
-            f"{self._spec.run_id}: {halt.message}; {status.rows_done} of {self._spec.rows} rows "
+            f"{self._spec.run_id}: {halt}; {status.rows_done} of {self._spec.rows} rows "
             "are done, and the same command with --resume goes on"
         )
         count = self._spec.bounds.preview

@@ -100,10 +100,9 @@ class RunStatus(Progress):
             case Standing.INTERRUPTED:
                 return f"nothing of it is queued; what is missing: mlx-batch resume {run_id}"
             case Standing.PAUSED | Standing.HALTED if self.halt:
-                why = self.halt.message.removeprefix(self.standing.value).lstrip(": ")
-                ends = "" if self.is_at_rest else "rows that were begun end yet"
+                ends = "" if self.is_at_rest else "; rows that were begun end yet"
                 how = f"it goes on with: mlx-batch continue {run_id}, or `run` with --resume"
-                return "; ".join(filter(None, (why, ends, how)))
+                return f"{self.halt.message}{ends}; {how}"
         return ""
 
     @property
