@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.doctor.machine import size_of
+from worker.duration import spelled
 from worker.plain_text import plain
 from worker.plan.plan import Plan, Range
 from worker.plan.prompts import Failures, PlannedPrompts, histogram
@@ -52,7 +53,7 @@ def _lines(plan: Plan) -> dict[str, RenderableType]:
         lines["measured"] = f"{plan.answers.rows} rows were run: {ended}"
         lines["would fail"] = _failures(prompts, plan.answers.errors)
     lines["tokens to come"] = _between(plan.output_tokens, lambda count: f"{count:,.0f}")
-    lines["time"] = Text(_between(plan.seconds, _duration), style="bold")
+    lines["time"] = Text(_between(plan.seconds, spelled), style="bold")
     if plan.output_tokens.low < plan.output_tokens.high and not plan.answers:
         lines[""] = "answers may end anywhere up to max_tokens: --measure says where they do"
     return lines
@@ -139,12 +140,3 @@ def _speed(plan: Plan) -> str:
 def _between(found: Range, shown: Callable[[float], str]) -> str:
     low, high = shown(found.low), shown(found.high)
     return low if low == high else f"{low} to {high}"
-
-
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 120:
-        return f"{whole} s"
-    minutes, seconds = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02.0f} s"

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.cli.display import incomplete
-from worker.local.run_display import clock
+from worker.duration import clock
 from worker.plain_text import plain
 from worker.status.status import RunStatus
 

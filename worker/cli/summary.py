@@ -13,7 +13,7 @@ from rich.text import Text
 
 from jobs.sources.conversations import CONVERSATIONS
 from worker.cli.display import incomplete
-from worker.local.run_display import clock
+from worker.duration import clock
 from worker.local.run_result import RunResult
 from worker.plain_text import clip, plain
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,6 +14,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from worker.duration import clock
 from worker.plain_text import plain, row_as_line
 from worker.status.phase import Phase
 from worker.status.progress import RunProgress
@@ -208,8 +208,3 @@ def as_line(progress: RunProgress) -> str:
     if progress.remaining_seconds:
         parts.append(eta_of(progress))
     return ", ".join(parts)
-
-
-def clock(seconds: float) -> str:
-    """Return a time as hours, minutes and seconds."""
-    return str(timedelta(seconds=round(seconds)))

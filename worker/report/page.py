@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from vllm_mlx import __version__
+from worker.duration import spelled
 from worker.report.charts import charts_of, label_charts
 from worker.report.figures import Figures
 
@@ -116,16 +117,9 @@ def _tiles(figures: Figures) -> list[Tile]:
     if seconds := figures.seconds:
         tiles += [
             Tile("answer tokens/s", f"{tokens / seconds:,.1f}", "breaks included"),
-            Tile("first row to last", _duration(seconds)),
+            Tile("first row to last", spelled(seconds)),
         ]
     return tiles
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60:.0f} s"
 
 
 def _workers(figures: Figures) -> list[dict[str, str]]:
