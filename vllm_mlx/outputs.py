@@ -156,8 +156,30 @@ HELD_NOW = frozenset({"running", "waiting", "max_num_seqs", "slots", "kv_cache_b
 """What of `EngineStats` is no count."""
 
 
+class Speeds:
+    """Speeds of what is counted in tokens and seconds, loading and waiting left out."""
+
+    __slots__ = ()
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    prefill_seconds: float
+    decode_seconds: float
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """Prompt tokens computed per second of prefill; 0 before the first."""
+        computed = self.prompt_tokens - self.cached_tokens
+        return computed / self.prefill_seconds if self.prefill_seconds else 0.0
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        """Tokens generated per second of decoding; 0 before the first."""
+        return self.completion_tokens / self.decode_seconds if self.decode_seconds else 0.0
+
+
 @dataclass(frozen=True, slots=True)
-class EngineStats:
+class EngineStats(Speeds):
     """Counts since an engine started, and what it holds now.
 
     What counts is work: a sequence that is tried again after a step failed is counted again, and
@@ -202,14 +224,3 @@ class EngineStats:
         counts = [each.name for each in fields(self) if each.name not in HELD_NOW]
         total = {name: getattr(before, name) + getattr(self, name) for name in counts}
         return replace(self, **total)
-
-    @property
-    def prefill_tokens_per_second(self) -> float:
-        """Prompt tokens computed per second of prefill; 0 before the first."""
-        computed = self.prompt_tokens - self.cached_tokens
-        return computed / self.prefill_seconds if self.prefill_seconds else 0.0
-
-    @property
-    def decode_tokens_per_second(self) -> float:
-        """Tokens generated per second of decoding; 0 before the first."""
-        return self.completion_tokens / self.decode_seconds if self.decode_seconds else 0.0

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+from vllm_mlx.outputs import Speeds
 from worker.status.live import Live
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Work(Speeds):
     """Counts as in `EngineStats`; those of several workers add up."""
 
     prompt_tokens: int = 0
@@ -27,17 +28,6 @@ class Work:
     @property
     def seconds(self) -> float:
         return self.prefill_seconds + self.decode_seconds
-
-    @property
-    def prefill_tokens_per_second(self) -> float:
-        """Prompt tokens computed per second of prefill; 0 before the first."""
-        computed = self.prompt_tokens - self.cached_tokens
-        return computed / self.prefill_seconds if self.prefill_seconds else 0.0
-
-    @property
-    def decode_tokens_per_second(self) -> float:
-        """Tokens generated per second of decoding; 0 before the first."""
-        return self.completion_tokens / self.decode_seconds if self.decode_seconds else 0.0
 
     def plus(self, other: Work) -> Work:
         return self._combined(other, lambda mine, its: mine + its)
