@@ -60,16 +60,17 @@ class Grammars:
             InvalidRequestError: the grammar can't be compiled for these tokens.
         """
         with self._lock:
-            templates = self._templates.setdefault(outputs, _Templates())
-            self._templates.move_to_end(outputs)
-            if len(self._templates) > TEMPLATES:
-                self._templates.popitem(last=False)
+            templates = self._templates.get(outputs) or _Templates()
             at = templates.copied // COPIES % self._threads
             if at == len(templates.compiled):
                 templates.compiled.append(self._compiled(outputs))
             elif templates.compiled[at].is_error():
                 templates.compiled[at] = self._compiled(outputs)
             templates.copied += 1
+            self._templates[outputs] = templates  # only now: others may not be compiled
+            self._templates.move_to_end(outputs)
+            if len(self._templates) > TEMPLATES:
+                self._templates.popitem(last=False)
             return templates.compiled[at].deep_copy()
 
     def fresh(self, outputs: StructuredOutputs) -> LLMatcher:
@@ -144,10 +145,15 @@ class Constraint:
         """Whether the constrained part has: a thought may take all of an answer."""
         return self._start is not None
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether the answer is one of some labels."""
+        return self._outputs.kind == "choice"
+
     def rest(self) -> list[int]:
         """Return the tokens of a label's rest, once only one label is left."""
         matcher = self.matcher
-        if self._outputs.kind != "choice" or matcher is None or self.opener is not None:
+        if matcher is None or self.opener is not None:
             return []
         forced: list[int] = matcher.compute_ff_tokens()
         ahead = matcher.deep_copy()

@@ -18,9 +18,7 @@ from vllm_mlx.batching.request import Request, by_prompt, cancelled_on_error
 from vllm_mlx.batching.request_list import raise_first
 from vllm_mlx.batching.runner import Runner
 from vllm_mlx.batching.sequence import Sequence
-from vllm_mlx.errors import (
-    EngineStoppedError,
-)
+from vllm_mlx.errors import EngineStoppedError
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.scheduler_config import SchedulerConfig

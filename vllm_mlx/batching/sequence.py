@@ -110,6 +110,8 @@ class Sequence:
         )
         self._push = (self._thoughts or self.text).push
         self.constraint = self._new_constraint() if self._new_constraint else None
+        labels = self.constraint if self.constraint and self.constraint.has_labels else None
+        self._rest = labels.rest if labels and self.params.logprobs is None else None
         self.output_tokens: list[int] = []
         self.cached_tokens = 0
         asked = self.params.prompt_logprobs
@@ -132,8 +134,8 @@ class Sequence:
             ConstraintError: the answer may not go on so.
         """
         self._append(token, logprobs)
-        if self.constraint and not logprobs:
-            for forced in [] if self.finish_reason else self.constraint.rest():
+        if self._rest and not self.finish_reason:
+            for forced in self._rest():
                 if not self.finish_reason:
                     self._append(forced)
 

@@ -53,11 +53,13 @@ class BatchSampler:
         self._plan_ends: int | None = None  # the step that needs another plan
         self._budgets = ThoughtBudgets()
         self._plan: Callable[[mx.array], Sampled] | None = None
+        self._constrained = 0  # rows
 
     def join(self, slot: int, slots: int, sequence: Sequence) -> None:
         """Put a sequence into a slot of `slots`."""
         self._rows[slot] = sequence
         self._joined[slot] = self._steps
+        self._constrained += sequence.constraint is not None
         self._plan = None
         if sequence.seed is not None:
             self._generators[slot] = random.Random(sequence.seed)
@@ -73,7 +75,8 @@ class BatchSampler:
             self._counts[slot] = 0
 
     def leave(self, slot: int) -> None:
-        self._rows.pop(slot, None)
+        left = self._rows.pop(slot, None)
+        self._constrained -= left is not None and left.constraint is not None
         self._generators.pop(slot, None)
         self._plan = None
 
@@ -93,7 +96,7 @@ class BatchSampler:
     @property
     def is_constrained(self) -> bool:
         """Whether a row's next token depends on what its last one was to a grammar."""
-        return any(row.constraint for row in self._rows.values())
+        return self._constrained > 0
 
     def __call__(self, logits: mx.array) -> Sampled:
         """Choose from logits `[S, V]`."""
