@@ -19,7 +19,9 @@ import pytest
 from redis import Redis
 
 from jobs.dataset import Dataset, verify
+from jobs.dataset.layout import Layout
 from jobs.ledger import Ledger
+from jobs.ledger.keys import RUNS, done_key
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
 from tests.helpers.decoding import ENDLESS
@@ -183,7 +185,7 @@ def test_a_bad_file_is_refused_and_claims_no_folder(tmp_path: Path) -> None:
 
 
 class Interrupted:
-    """A run that is going on, with its server and its worker, and has one part of eight."""
+    """A run that is going on, with its server and its worker, and has committed a part of eight."""
 
     def __init__(self, folder: Path, model: str, *, in_terminal: bool = False) -> None:
         self.out = folder / "out"
@@ -207,6 +209,12 @@ class Interrupted:
         socket = (self.out / "_job" / "redis" / "server.lock").read_text()
         self.server = Redis(unix_socket_path=socket, decode_responses=True)
         with self.server:
+            (run_id,) = self.server.zrange(RUNS, 0, -1)
+            # A part in its place is not committed yet, and would be written once more.
+            committed = sorted(map(int, self.server.hkeys(done_key(run_id))))
+            if not committed:
+                return False
+            self.parts = [Layout(self.out).part(shard, 8) for shard in committed]
             (key,) = self.server.smembers("rq:workers")
             self.worker_pid = int(self.server.hget(key, "pid"))
             self.server_pid = int(self.server.info("server")["process_id"])
@@ -273,7 +281,7 @@ def test_a_run_whose_terminal_closes_ends_its_worker_and_server(
 def test_a_killed_run_is_resumed_at_once(interrupted: Interrupted) -> None:
     interrupted.process.kill()
     interrupted.process.wait()
-    done = {path.name: path.stat().st_mtime_ns for path in (interrupted.out / "data").iterdir()}
+    done = {part: part.stat().st_mtime_ns for part in interrupted.parts}
     assert len(done) < 8
 
     started = time.monotonic()
@@ -283,7 +291,7 @@ def test_a_killed_run_is_resumed_at_once(interrupted: Interrupted) -> None:
     assert time.monotonic() - started < 45, "no lease of a minute was waited for"
     found = verify(interrupted.out)
     assert (found.complete, found.ok) == (True, 8)
-    kept = {name: (interrupted.out / "data" / name).stat().st_mtime_ns for name in done}
+    kept = {part: part.stat().st_mtime_ns for part in done}
     assert kept == done, "what was done was not done again"
     wait_for(lambda: not interrupted.leftovers(), timeout=20)
 
