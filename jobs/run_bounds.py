@@ -50,7 +50,8 @@ class RunBounds(Parameters):
     """Halt when more rows than this are in error, or a larger share of all (5%).
 
     Without it a run is halted when its first 20 rows all end in one type of error; 100% never
-    halts. Bad rows that were let through do not count.
+    halts. Bad rows that were let through do not count. Rows under way that end in error after that
+    are tried again when the run goes on.
     """
     max_time: Annotated[str, AfterValidator(_time), BeforeValidator(_as_text)] | None = None
     """Halt when workers have been at it for this long: 8h, 90m, 1h30m; a number is seconds."""

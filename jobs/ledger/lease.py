@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from redis import Redis
 
@@ -28,7 +28,7 @@ from jobs.ledger.keys import (
     rows_key,
     stretch_key,
 )
-from jobs.ledger.stretch import ERROR, Stretch
+from jobs.ledger.stretch import ALIKE, ERROR, FIRST, Stretch
 from jobs.result_row import ResultRow
 
 logger = logging.getLogger("mlx_batch.ledger")
@@ -57,18 +57,49 @@ if held ~= ARGV[2] then return 0 end
 _CHECK = f"""{_HELD}
 return 1
 """
+# Of a stretch that has had its errors, no more are recorded: rows that end so are tried again when
+# the run goes on. All rows of a call are recorded, or none, so that `counts` are those of all.
 _RECORD = f"""{_HELD}
 local function count(what, by)
   if by > 0 then redis.call('HINCRBY', KEYS[5], what, by) end
 end
-local ok, tokens = 0, 0
-for i = 5, #ARGV, 4 do
-  if redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) == 1 then
-    tokens = tokens + tonumber(ARGV[i + 2])
-    if ARGV[i + 3] == 'ok' then ok = ok + 1 elseif ARGV[i + 3] ~= '' then count(ARGV[i + 3], 1) end
+local stretch, flat = {{}}, redis.call('HGETALL', KEYS[5])
+for i = 1, #flat, 2 do stretch[flat[i]] = flat[i + 1] end
+local known = tonumber(stretch['ok'] or 0)
+local ok, tokens, errors, types, kinds, found, refused = 0, 0, 0, {{}}, 0, {{}}, {{}}
+for name, times in pairs(stretch) do
+  if string.sub(name, 1, {len(ERROR)}) == '{ERROR}' then
+    errors, types[name], kinds = errors + times, true, kinds + 1
   end
+end
+for i = 5, #ARGV, 4 do
+  if redis.call('HEXISTS', KEYS[2], ARGV[i]) == 0 then
+    tokens = tokens + tonumber(ARGV[i + 2])
+    if ARGV[i + 3] == 'ok' then ok = ok + 1 elseif ARGV[i + 3] ~= '' then found[#found + 1] = i end
+  end
+end
+local most, is_spent = stretch['most_errors'], stretch['is_spent']
+for _, i in ipairs(found) do
+  local name = ARGV[i + 3]
+  if is_spent then
+    refused[#refused + 1] = ARGV[i]
+  else
+    errors = errors + 1
+    if not types[name] then types[name], kinds = true, kinds + 1 end
+    if most == '{ALIKE}' then
+      is_spent = kinds == 1 and errors >= {FIRST} and known + ok == 0
+    else
+      is_spent = most and errors > tonumber(most)
+    end
+  end
+end
+if #refused > 0 then return {{refused, flat}} end
+for i = 5, #ARGV, 4 do
+  redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
   redis.call('PUBLISH', ARGV[4], ARGV[i + 1])
 end
+for _, i in ipairs(found) do count(ARGV[i + 3], 1) end
+if is_spent then redis.call('HSET', KEYS[5], 'is_spent', 1) end
 local now, at = redis.call('TIME')[1], tonumber(redis.call('HGET', KEYS[5], 'at') or '')
 if at then count('seconds', math.min(now - at, {GAP})) end
 redis.call('HSET', KEYS[5], 'at', now)
@@ -76,7 +107,7 @@ count('ok', ok)
 count('output_tokens', tokens)
 redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
 redis.call('HDEL', KEYS[1], ARGV[1] .. ':idle')
-return redis.call('HGETALL', KEYS[5])
+return {{refused, redis.call('HGETALL', KEYS[5])}}
 """
 _COMMIT = f"""{_HELD}
 redis.call('HSET', KEYS[4], ARGV[1], ARGV[3])
@@ -90,6 +121,18 @@ _RELEASE = f"""{_HELD}
 redis.call('HDEL', KEYS[1], ARGV[1] .. ':idle')
 return 1
 """
+
+
+class Recorded(NamedTuple):
+    """What came of a call to record rows.
+
+    Attributes:
+        stretch: what has been done in the stretch of the run at hand.
+        refused: places of rows in error that are too many; if there are any, no row was recorded.
+    """
+
+    stretch: Stretch
+    refused: list[int]
 
 
 @dataclass(frozen=True)
@@ -130,16 +173,13 @@ class ShardLease:
 
     def record(
         self, rows: Mapping[int, ResultRow], counts: Counts, foreseen: Container[int] = ()
-    ) -> Stretch:
+    ) -> Recorded:
         """Record rows that have ended.
 
         Args:
             rows: by their place in the shard.
             counts: of all rows of the shard that are done, these included.
             foreseen: places of rows whose error was known before.
-
-        Returns:
-            What has been done in the stretch of the run at hand.
         """
         entries: list[Any] = []
         for place, row in rows.items():
@@ -148,9 +188,11 @@ class ShardLease:
             is_new = row.duplicate_of is None  # else no token of it was generated
             outcome = outcome if is_new and place not in foreseen else ""
             entries += (place, row.encode(), is_new * output.completion_tokens, outcome)
-        flat = self._run(_RECORD, counts.encode(), rows_channel(self.run_id), *entries)
-        is_counted = isinstance(flat, list)  # and no repetition of what was committed
-        return Stretch.read(dict(zip(flat[::2], flat[1::2], strict=True)) if is_counted else {})
+        reply = self._run(_RECORD, counts.encode(), rows_channel(self.run_id), *entries)
+        # What was committed, and is recorded once more, counts for nothing.
+        refused, flat = reply if isinstance(reply, list) else ([], [])
+        stretch = Stretch.read(dict(zip(flat[::2], flat[1::2], strict=True)))
+        return Recorded(stretch, [int(place) for place in refused])
 
     def commit(self, counts: Counts) -> None:
         """Mark the shard as done, once its part is on disk, and delete its rows."""

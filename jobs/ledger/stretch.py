@@ -13,7 +13,8 @@ from jobs.ledger.halt import Halt, HaltReason
 from jobs.run_bounds import RunBounds
 from jobs.run_spec import RunSpec
 
-ALIKE = 20  # rows that all fail with one type of error before a run is halted
+FIRST = 20  # rows that all end in one type of error before a run is halted
+ALIKE = "alike"  # so many in place of a number of errors
 ERROR = "error:"
 
 
@@ -23,6 +24,7 @@ class Stretch:
 
     Attributes:
         rows: of the whole run.
+        is_spent: it has had as many errors as halt the run; no more are recorded, see `ShardLease`.
         until: when it has to end, in seconds of the epoch.
         began: when its first job began, if that matters.
         ok, output_tokens, errors: what was recorded in it; errors by type. Bad rows, whose errors
@@ -38,6 +40,7 @@ class Stretch:
     output_tokens: int = 0
     errors: Mapping[str, int] = field(default_factory=dict)
     seconds: int = 0
+    is_spent: bool = False
 
     @classmethod
     def nothing(cls) -> Stretch:
@@ -48,6 +51,8 @@ class Stretch:
     def fields(spec: RunSpec) -> dict[Any, Any]:
         """Return the hash of a stretch that begins now."""
         fields: dict[Any, Any] = {"bounds": spec.bounds.model_dump_json(), "rows": spec.rows}
+        allowed = spec.bounds.errors_allowed(spec.rows)
+        fields["most_errors"] = ALIKE if allowed is None else int(allowed)
         if deadline := spec.bounds.deadline(datetime.now()):
             fields["until"] = int(deadline.timestamp())
         return fields
@@ -75,6 +80,7 @@ class Stretch:
                 output_tokens=int(said.get("output_tokens", 0)),
                 errors=errors,
                 seconds=int(said.get("seconds", 0)),
+                is_spent="is_spent" in said,
             )
         except ValueError as error:
             raise LedgerError(f"the ledger holds {hash!r:.80} in place of a stretch") from error
@@ -90,11 +96,14 @@ class Stretch:
         return self.bounds.max_time is not None and self.began is None
 
     def end(self) -> Halt | None:
-        """Return why the run has to be halted; None if it may go on."""
+        """Return why the run has to be halted; None if it may go on, or nothing of it is left."""
         bounds, now = self.bounds, time.time()
-        if reason := self._errors():
-            return Halt(HaltReason.MAX_ERRORS, reason)
-        rows = self.ok + sum(self.errors.values())
+        errors = sum(self.errors.values())
+        rows = self.ok + errors
+        if rows >= self.rows > 0:
+            return None
+        if self.is_spent:
+            return Halt(HaltReason.MAX_ERRORS, self._errors(errors))
         if bounds.preview is not None and rows >= bounds.preview:
             return Halt(HaltReason.PREVIEW, f"{rows} rows are done, for a look at them (preview)")
         most = bounds.max_output_tokens
@@ -108,12 +117,8 @@ class Stretch:
             return Halt(HaltReason.MAX_TIME, f"{bounds.max_time} have passed (max_time)")
         return None
 
-    def _errors(self) -> str:
-        count, allowed = sum(self.errors.values()), self.bounds.errors_allowed(self.rows)
-        if allowed is not None:
-            given = self.bounds.max_errors
-            said = f"{count} rows are in error, and no more than {given} may be (max_errors)"
-            return said if count > allowed else ""
-        if self.ok or count < ALIKE or len(self.errors) != 1:
-            return ""
-        return f"the first {count} rows all ended in {next(iter(self.errors))}"
+    def _errors(self, count: int) -> str:
+        if (given := self.bounds.max_errors) is None:
+            return f"the first {count} rows all ended in {next(iter(self.errors))}"
+        said = "1 row is" if count == 1 else f"{count} rows are"
+        return f"{said} in error, and no more than {given} may be (max_errors)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -245,16 +245,23 @@ class ShardFlight(Flight):
         self.unsaved.add(place)
 
     def save(self) -> None:
-        if self.unsaved:
+        while self.unsaved:
             rows = {place: self.results[place] for place in sorted(self.unsaved)}
             foreseen = {place for place in rows if self.task.samples[place][0].error}
             counts = Counts.of(self.results.values())
-            self.stretch = self.lease.record(rows, counts, foreseen)
-            self.unsaved.clear()
-            for place, result in rows.items():
-                row, sample = self.task.samples[place]
-                if row.has_same:
-                    self.to_keep[f"{row.row}:{sample}"] = result
+            self.stretch, refused = self.lease.record(rows, counts, foreseen)
+            if not refused:
+                self.unsaved.clear()
+                self._keep(rows)
+            for place in refused:  # the run is halted
+                del self.results[place]
+                self.unsaved.discard(place)
+
+    def _keep(self, recorded: Mapping[int, ResultRow]) -> None:
+        for place, result in recorded.items():
+            row, sample = self.task.samples[place]
+            if row.has_same:
+                self.to_keep[f"{row.row}:{sample}"] = result
 
     def commit(self) -> None:
         self.save()

@@ -16,6 +16,7 @@ from jobs.errors import RunNotFoundError, RunStateError
 from jobs.ledger import Halting, Ledger, ShardLease, stretch
 from jobs.pause import continue_run, pause_run
 from jobs.producer import Enqueued, enqueue_run, resume_run
+from jobs.retry import retry_errors
 from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
@@ -174,44 +175,68 @@ def halted(bench: Bench, spec: RunSpec) -> tuple[str, str]:
     return status.halt.reason.value, status.halt.message
 
 
-def test_a_run_whose_first_rows_all_fail_alike_is_halted(bench: Bench) -> None:
-    spec = bench.enqueue(rows=40, shard_size=4)
-    engine = DoubleEngine(max_num_seqs=2, held=True, say=fail)
-    worker = bench.worker(engine)
-    work(bench, worker, engine, 2)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_whose_first_rows_all_fail_alike_is_halted(bench: Bench, workers: int) -> None:
+    """After so many, though all that a worker has in hand fail in one moment."""
+    spec = bench.enqueue(rows=48, shard_size=24)
+    engines = [DoubleEngine(max_num_seqs=12, held=True, say=fail) for _ in range(workers)]
+    hands = [bench.worker(engine) for engine in engines]
+    for hand in hands:
+        hand.tend()  # so that they know of each other
+    step(bench, *hands)
+    assert [len(engine.open) for engine in engines] == [48 // workers] * workers
+    for engine in engines:
+        engine.answer(12 if workers == 2 else None)
+    step(bench, *hands)
+    for engine in engines:
+        engine.answer()
+    step(bench, *hands)
 
     reason, message = halted(bench, spec)
     assert reason == "max_errors"
-    assert "the first 20 rows all ended in MediaError, such as: r16: there is no file" in message
-    done = run_status(bench.redis, spec.run_id).rows_done
-    assert done in (20, 22)  # two had begun
+    assert "the first 20 rows all ended in MediaError, such as: r" in message
+    status = run_status(bench.redis, spec.run_id)
+    assert (status.rows_done, status.rows_error, status.partial.rows) == (20, 20, 20)
 
-    assert resume_run(bench.redis, spec.run_id).shards == 5
+    # Those that failed beyond are tried again.
+    assert resume_run(bench.redis, spec.run_id).shards == 2
     bench.burst(DoubleEngine())
-    assert (verify(Path(spec.out)).ok, verify(Path(spec.out)).error) == (40 - done, done)
+    assert (verify(Path(spec.out)).ok, verify(Path(spec.out)).error) == (28, 20)
+
+
+def test_a_run_that_fails_in_its_whole_length_ends(bench: Bench) -> None:
+    """With nothing left there is nothing to halt; its exit code says that no row succeeded."""
+    spec = bench.enqueue(rows=20, shard_size=8)
+
+    bench.burst(DoubleEngine(say=fail))
+
+    status = run_status(bench.redis, spec.run_id)
+    assert (status.standing, status.rows_error, status.halt) == ("finished", 20, None)
+    assert retry_errors(bench.redis, spec.run_id)[0] == 20
+    bench.burst(DoubleEngine())
+    assert verify(Path(spec.out)).ok == 20
 
 
 @pytest.mark.parametrize(
-    ("max_errors", "is_halted"),
-    [("6", True), ("10", False), ("30%", True), ("50%", False)],
+    ("max_errors", "errors"), [("6", 7), ("10", None), ("30%", 7), ("50%", None)]
 )
-def test_errors_are_counted(bench: Bench, max_errors: str, is_halted: bool) -> None:
-    """Of twenty rows ten fail, the last ones."""
+def test_errors_are_counted(bench: Bench, max_errors: str, errors: int | None) -> None:
+    """Of twenty rows ten fail, the last ones, all in one moment."""
 
     def say(prompt: Any) -> GenerationOutput:
         return echo(prompt) if len(str(prompt)) == len("prompt 0") else fail(prompt)
 
-    spec = bench.enqueue(rows=20, shard_size=5, max_errors=max_errors)
-    engine = DoubleEngine(max_num_seqs=1, held=True, say=say)
-    worker = bench.worker(engine)
-    work(bench, worker, engine)
+    spec = bench.enqueue(rows=20, shard_size=20, max_errors=max_errors)
+    bench.burst(DoubleEngine(max_num_seqs=20, say=say))
 
-    if is_halted:
-        reason, message = halted(bench, spec)
-        assert reason == "max_errors"
-        assert f"no more than {max_errors}" in message
-    else:
-        bench.finish(spec, worker)
+    status = run_status(bench.redis, spec.run_id)
+    if errors is None:
+        assert (status.standing, status.rows_error) == ("finished", 10)
+        return
+    reason, message = halted(bench, spec)
+    assert reason == "max_errors"
+    assert message.startswith(f"{errors} rows are in error, and no more than {max_errors} may be")
+    assert (status.partial.ok, status.partial.error) == (10, errors)
 
 
 def test_bad_rows_that_were_let_through_halt_nothing(bench: Bench) -> None:
