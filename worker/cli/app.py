@@ -72,6 +72,12 @@ class _Cli(click.Group):
         cmd.context_settings.update(HELP)  # click keeps what a command is first called with
         super().add_command(cmd, name)
 
+    def make_context(self, *given: Any, **extra: Any) -> click.Context:
+        try:
+            return super().make_context(*given, **extra)
+        except KeyboardInterrupt:  # click's own exit code is another
+            sys.exit(ExitCode.INTERRUPTED)
+
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)

@@ -62,6 +62,7 @@ class EngineChild:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C is for the worker, which ends us in order
         )
         self._orders: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._words = ""

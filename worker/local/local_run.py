@@ -44,6 +44,7 @@ from worker.status.status import RunStatus, run_status
 POLL = 0.5  # seconds
 TICK = 0.1  # seconds in which Ctrl-C is answered
 GRACE = 10.0  # seconds that rows may go on after it
+END = 1.0  # seconds that workers have then to give back what they hold
 
 Show = Callable[[RunProgress], None]
 
@@ -229,6 +230,10 @@ class _Watch:
                 self._answered += 1
                 self._end()
                 return
+            if self._answered and not self._workers.is_any_alive:
+                return
+            if time.monotonic() > self._stops_at + END:
+                self._workers.kill()
             time.sleep(TICK)
 
     def _end(self) -> None:

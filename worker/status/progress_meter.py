@@ -39,6 +39,7 @@ class ProgressMeter:
         self._began = began
         self._phase = Phase.STARTING
         self._at_work_since: float | None = None
+        self._fraction = 0.0
         self._before: Counts | None = None
         self._first = dict.fromkeys(own, Work())
         self._last: dict[str, Work] = {}
@@ -82,6 +83,8 @@ class ProgressMeter:
             workers=sum(live.phase in _AT_WORK for live in living),
             seconds=now - (self._at_work_since or now),
         )
+        # A bar does not move back: not when rows end later than the first, nor when they are cut.
+        self._fraction = max(self._fraction, forecast.fraction)
         return RunProgress(
             phase=phase,
             run_id=self._spec.run_id,
@@ -89,7 +92,7 @@ class ProgressMeter:
             rows_done=counts.rows,
             rows_incomplete=counts.incomplete,
             error_types=_by_type(counts),
-            fraction=forecast.fraction,
+            fraction=self._fraction,
             elapsed_seconds=now - self._began,
             remaining_seconds=None if status.is_finished else forecast.seconds_left,
             prompt_tokens=work.prompt_tokens,

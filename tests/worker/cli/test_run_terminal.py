@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from tests.helpers.command_line import cli
 from tests.helpers.decoding import ENDLESS
 from tests.helpers.engines import wait_for, write_prompts
 from tests.helpers.terminal import Terminal
+from worker.local.embedded_redis import living_server
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "RQ_REDIS_URL"}
 ENVIRONMENT["TERM"] = "xterm-256color"
@@ -72,6 +74,25 @@ def endless(tmp_path: Path, text_folder: str) -> Iterator[Terminal]:
     yield terminal
     terminal.process.send_signal(signal.SIGTERM)
     terminal.close()
+
+
+@pytest.mark.slow  # ten seconds of grace
+def test_a_worker_that_does_not_end_is_ended_after_the_grace(
+    endless: Terminal, tmp_path: Path
+) -> None:
+    url = living_server(tmp_path / "out" / "_job" / "redis")
+    assert url is not None
+    with Redis.from_url(url) as server:
+        (worker,) = server.smembers("rq:workers")
+        os.kill(int(server.hget(worker, "pid")), signal.SIGSTOP)
+    pressed = time.monotonic()
+
+    endless.press("\x03")
+
+    assert endless.finish(30) == 130
+    assert 10 < time.monotonic() - pressed < 14, "10 s for rows, 1 s for workers, and the shell"
+    assert endless.text.rstrip().endswith("--resume goes on")
+    assert "Traceback" not in endless.text
 
 
 def test_ctrl_c_answers_at_once_and_a_second_one_ends_it_now(endless: Terminal) -> None:

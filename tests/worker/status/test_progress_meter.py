@@ -64,6 +64,7 @@ def test_a_phase_is_what_a_worker_said_last(watched: Watched) -> None:
     assert progress.fraction
     redis.delete("mlx-batch:live:w")  # a step of more than 15 s
     assert watched.read().phase is Phase.ANSWERING
+    assert watched.read().fraction == progress.fraction, "the bar does not move back"
 
     for shard in (0, 1):
         commit_shard(redis, spec.run_id, shard, Counts(ok=2))
