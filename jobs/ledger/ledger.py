@@ -167,11 +167,6 @@ class Ledger:
             known = pipeline.execute() if names else []
         return [name for name, exists in zip(names, known, strict=True) if exists]
 
-    def run_of(self, folder: str) -> str | None:
-        """Return the run that an output folder belongs to."""
-        holder = cast(bytes | None, self._redis.get(out_key(folder)))
-        return None if holder is None else holder.decode(errors="replace")
-
     def reopen(self, run_id: str, shards: Mapping[int, Mapping[int, ResultRow]]) -> None:
         """Let a run go on, without these shards; of each these rows are kept, by their place."""
         with self._redis.pipeline() as pipeline:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum, auto
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,30 @@ from redis import Redis
 from jobs.adopt import adopt_run
 from jobs.connection import connect
 from jobs.dataset import Dataset
-from jobs.errors import RunNotFoundError, RunStateError
+from jobs.errors import LedgerError, RunNotFoundError, RunStateError
 from jobs.ledger import Ledger
 from worker.cli.options import url_option
-from worker.local.embedded_redis import EmbeddedRedis, living_server
+from worker.local.embedded_redis import EmbeddedRedis, is_at_work, living_server, own_server
 from worker.status.folder_status import folder_status
 from worker.status.status import RunStatus, run_status
 
 run_option = url_option(
     "URL of the Redis server, as for `rq` (environment: RQ_REDIS_URL); a folder's own is found."
 )
+
+
+class Server(Enum):
+    """Whose Redis knows a run.
+
+    Attributes:
+        GIVEN: one that a URL names.
+        LIVING: its folder's own, that of `mlx-batch run`, which lives.
+        WOKEN: the same, started to be asked.
+    """
+
+    GIVEN = auto()
+    LIVING = auto()
+    WOKEN = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +49,26 @@ class RunPlace:
     Attributes:
         connection: to a Redis that knows it; None if no living one does.
         folder: of its dataset, if it was given.
+        server: whose that Redis is.
     """
 
     run_id: str
     connection: Redis | None
     folder: Path = Path()
+    server: Server = Server.GIVEN
 
     def status(self) -> RunStatus:
         """Return where the run stands, as far as that is known."""
         if self.connection is None:
             return folder_status(self.folder)
-        return run_status(self.connection, self.run_id)
+        status = run_status(self.connection, self.run_id)
+        if self.server is Server.GIVEN:
+            return status
+        if self.server is Server.WOKEN:  # the workers that it remembers were killed with it
+            status = replace(status, workers={})
+        is_awake = self.server is Server.LIVING and is_at_work(own_server(self.folder))
+        is_asleep = not is_awake and not status.workers
+        return replace(status, folder=self.folder, is_asleep=is_asleep)
 
 
 @contextlib.contextmanager
@@ -66,13 +90,17 @@ def find_run(url: str | None, run: str) -> Iterator[RunPlace]:
                     f"{run} is no folder here, and to ask for the name of a run the URL of its "
                     "Redis is needed: -u, or RQ_REDIS_URL"
                 )
-            yield RunPlace(run, stack.enter_context(connect(url)))
+            connection = stack.enter_context(connect(url))
+            # No worker has made the folder of a run that waits: it looks like a name.
+            is_name = _knows(connection, run)
+            named = None if is_name else _run_of(connection, folder.absolute())
+            yield RunPlace(named or run, connection)
             return
         folder = folder.absolute()
-        for candidate in _servers(url, folder, stack):
+        for server, candidate in _servers(url, folder, stack):
             connection = stack.enter_context(connect(candidate))
             if (run_id := _run_of(connection, folder)) is not None:
-                yield RunPlace(run_id, connection, folder)
+                yield RunPlace(run_id, connection, folder, server)
                 return
         if not Dataset(folder).is_claimed:
             raise RunNotFoundError(
@@ -126,24 +154,41 @@ def _unknown(place: RunPlace, command: str, url: str | None, *, adopts: bool) ->
     )
 
 
-def _servers(url: str | None, folder: Path, stack: contextlib.ExitStack) -> Iterator[str]:
+def _servers(
+    url: str | None, folder: Path, stack: contextlib.ExitStack
+) -> Iterator[tuple[Server, str]]:
     """Yield the servers that may know the run of a folder."""
-    own = folder / "_job" / "redis"
+    own = own_server(folder)
     if (living := living_server(own)) is not None:
-        yield living
+        yield Server.LIVING, living
     elif own.is_dir():
-        yield stack.enter_context(EmbeddedRedis(own)).url
+        yield Server.WOKEN, stack.enter_context(EmbeddedRedis(own)).url
     if url is not None:
-        yield url
+        yield Server.GIVEN, url
 
 
 def _run_of(connection: Redis, folder: Path) -> str | None:
     """Return the run of a folder, if this server knows it."""
     ledger, dataset = Ledger(connection), Dataset(folder)
-    run_id = dataset.manifest()["run_id"] if dataset.is_claimed else ledger.run_of(str(folder))
-    if run_id is None:
-        return None
+    if not dataset.is_claimed:
+        return ledger.holder(str(folder)) or _held(ledger, folder)
+    run_id: str = dataset.manifest()["run_id"]
+    return run_id if _knows(connection, run_id) else None
+
+
+def _knows(connection: Redis, run_id: str) -> bool:
     try:
-        return ledger.spec(run_id).run_id
+        Ledger(connection).spec(run_id)
     except RunNotFoundError:
-        return None
+        return False
+    return True
+
+
+def _held(ledger: Ledger, folder: Path) -> str | None:
+    """Return the run that was given this folder by another path to it."""
+    there = folder.resolve()
+    for run_id in ledger.runs():
+        with contextlib.suppress(LedgerError, RunNotFoundError):  # of another run; or it expired
+            if Path(ledger.spec(run_id).out).resolve() == there:
+                return run_id
+    return None

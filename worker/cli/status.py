@@ -68,7 +68,9 @@ class Watch:
             self._looks = 0
             return False
         self._looks += 1
-        doubtful = any(each.standing is Standing.INTERRUPTED for each in statuses)
+        doubtful = any(
+            each.standing is Standing.INTERRUPTED and not each.is_asleep for each in statuses
+        )
         return not doubtful or self._looks >= LOOKS
 
 

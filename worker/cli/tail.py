@@ -16,10 +16,9 @@ from jobs.errors import DatasetError, RunNotFoundError
 from jobs.ledger import Ledger, read_row
 from jobs.ledger.keys import rows_channel
 from jobs.result_row import ResultRow
-from worker.cli.run_argument import find_run, run_option
+from worker.cli.run_argument import RunPlace, find_run, run_option
 from worker.cli.status import Watch
 from worker.plain_text import row_as_line
-from worker.status.status import run_status
 
 
 @click.command(short_help="Show the last rows of RUN, and those that come.")
@@ -43,17 +42,17 @@ def tail(url: str | None, run: str, rows: int, as_json: bool) -> None:
         if place.connection is None:
             found: Iterator[ResultRow] = iter(last_rows(place.folder, rows))
         else:
-            found = _rows(place.connection, place.run_id, rows)
+            found = _rows(place, place.connection, rows)
         for row in found:
             click.echo(json.dumps(row.cells(), default=str) if as_json else row_as_line(row))
 
 
-def _rows(connection: Redis, run_id: str, count: int) -> Iterator[ResultRow]:
+def _rows(place: RunPlace, connection: Redis, count: int) -> Iterator[ResultRow]:
     """Yield the last rows that are recorded, then each that is recorded, until no more come."""
-    watch = Watch()
+    watch, run_id = Watch(), place.run_id
     with connection.pubsub(ignore_subscribe_messages=True) as channel:
         channel.subscribe(rows_channel(run_id))  # first: no row may come between
-        status = run_status(connection, run_id)
+        status = place.status()
         shown = _last(connection, status.spec.run_id, Path(status.spec.out), count)
         if count and not shown and status.rows_done:
             raise DatasetError(
@@ -63,10 +62,10 @@ def _rows(connection: Redis, run_id: str, count: int) -> Iterator[ResultRow]:
         yield from shown
         seen = {(row.row, row.sample_index) for row in shown}
         while True:
-            message = channel.get_message(timeout=1.0)
+            message = channel.get_message(timeout=0.0 if status.is_asleep else 1.0)
             if message is None:
                 try:
-                    if watch.is_over([run_status(connection, run_id)]):
+                    if watch.is_over([status := place.status()]):
                         return
                 except RunNotFoundError:  # it was forgotten meanwhile
                     return

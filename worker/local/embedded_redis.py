@@ -175,6 +175,11 @@ def _socket_path() -> Path:
     return path
 
 
+def own_server(out: Path) -> Path:
+    """Return where the data of the server lies that `mlx-batch run` starts for a dataset."""
+    return out / "_job" / "redis"
+
+
 def living_server(folder: Path) -> str | None:
     """Return the URL of the server whose data lies in `folder`, if one is at work there."""
     with contextlib.suppress(OSError, RedisError):
@@ -183,6 +188,16 @@ def living_server(folder: Path) -> str | None:
             client.ping()
         return url
     return None
+
+
+def is_at_work(folder: Path) -> bool:
+    """Return whether a run holds `folder`; the server of one that was killed may yet live."""
+    if not folder.is_dir():
+        return False
+    if (lock := _try_lock(folder / "run.lock")) is None:
+        return True
+    lock.close()
+    return False
 
 
 def _try_lock(path: Path) -> IO[str] | None:

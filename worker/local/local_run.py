@@ -24,7 +24,7 @@ from vllm_mlx.hub import require_model_here
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.scheduler_config import SchedulerConfig
 from worker.engine.process import require_mlx
-from worker.local.embedded_redis import EmbeddedRedis
+from worker.local.embedded_redis import EmbeddedRedis, own_server
 from worker.local.failed_start import (
     RunFailedError,
     forgotten_if_not_begun,
@@ -87,7 +87,7 @@ def run_locally(
     require_model_here(model, sees=prepared.sees)
     out = prepared.folder
     # Our own server's data stays in the folder, so that a run that was killed can go on.
-    own = out / "_job" / "redis"
+    own = own_server(out)
     moved = None
     if prepared.overwrite:
         EmbeddedRedis.require_free(own)

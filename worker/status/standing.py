@@ -24,7 +24,7 @@ class Standing(StrEnum):
         FAILED: shards have failed, and nothing of it is under way.
         PAUSED: workers begin no more of its rows, since somebody paused it.
         HALTED: they begin no more, since it has reached a bound.
-        INTERRUPTED: it is not done, and nothing of it is queued.
+        INTERRUPTED: it is not done, and nothing of it is queued, or nobody will come for it.
         UNKNOWN: it is not done, and no server says more.
         FINISHED: its dataset is verified.
     """
@@ -64,6 +64,7 @@ class Facts:
         has_failed: a job has failed for good, the one that finalizes among them.
         is_finalizing: that one waits for nothing but a worker, or runs.
         workers: those of the model's queue.
+        is_asleep: as in `RunStatus`.
     """
 
     is_finished: bool
@@ -74,17 +75,18 @@ class Facts:
     has_failed: bool
     is_finalizing: bool
     workers: Mapping[str, Live]
+    is_asleep: bool = False
 
     @property
     def standing(self) -> Standing:
         if self.is_finished:
             return Standing.FINISHED
-        if not self.has_server:
+        if not self.has_server and not self.is_asleep:
             return Standing.UNKNOWN
         if self.halt:
             return Standing.PAUSED if self.halt.reason is HaltReason.PAUSED else Standing.HALTED
         is_under_way = self.is_finalizing or any(self.shards[where] for where in UNDER_WAY)
-        if not is_under_way:
+        if not is_under_way or self.is_asleep:
             return Standing.FAILED if self.has_failed else Standing.INTERRUPTED
         if self.has_failed and not self.has_rows:
             return Standing.FAILING

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from redis import Redis
@@ -31,6 +33,8 @@ class RunStatus(Progress):
         is_finalizing: the run's last job waits for nothing but a worker, or runs.
         served: of a run that waits, how many workers serve each model.
         has_server: a Redis that knows the run was asked, and not its folder alone.
+        folder: of a run whose server lies there, as that of `mlx-batch run`: its commands name it.
+        is_asleep: of such a run, no process is at work, so nobody comes for its jobs.
     """
 
     shards: dict[str, int]
@@ -39,6 +43,8 @@ class RunStatus(Progress):
     is_finalizing: bool = False
     served: Mapping[str, int] = field(default_factory=dict)
     has_server: bool = True
+    folder: Path | None = None
+    is_asleep: bool = False
 
     @property
     def rows_done(self) -> int:
@@ -69,6 +75,7 @@ class RunStatus(Progress):
             has_failed=bool(self.errors or self.shards["failed"]),
             is_finalizing=self.is_finalizing,
             workers=self.workers,
+            is_asleep=self.is_asleep,
         ).standing
 
     @property
@@ -83,8 +90,9 @@ class RunStatus(Progress):
     @property
     def remark(self) -> str:
         """What else is to be said of its standing: what it waits for, why it fails, what to do."""
-        model, run_id = self.spec.model, self.spec.run_id
-        if not self.has_server:
+        model = self.spec.model
+        run = shlex.quote(str(self.folder)) if self.folder else self.spec.run_id
+        if not self.has_server and not self.is_asleep:
             return "told from its folder alone, as no Redis that knows it is there"
         match self.standing:
             case Standing.WAITING if self.workers:
@@ -96,12 +104,13 @@ class RunStatus(Progress):
             case Standing.FAILING:
                 return "every job that has ended has failed"
             case Standing.FAILED:
-                return f"when the reason is gone: mlx-batch resume {run_id}"
+                return f"when the reason is gone: mlx-batch resume {run}"
             case Standing.INTERRUPTED:
-                return f"nothing of it is queued; what is missing: mlx-batch resume {run_id}"
+                why = "nobody is at work on it" if self.is_asleep else "nothing of it is queued"
+                return f"{why}; what is missing: mlx-batch resume {run}"
             case Standing.PAUSED | Standing.HALTED if self.halt:
                 ends = "" if self.is_at_rest else "; rows that were begun end yet"
-                how = f"it goes on with: mlx-batch continue {run_id}, or `run` with --resume"
+                how = f"it goes on with: mlx-batch continue {run}, or `run` with --resume"
                 return f"{self.halt.message}{ends}; {how}"
         return ""
 
@@ -109,7 +118,7 @@ class RunStatus(Progress):
     def is_at_rest(self) -> bool:
         """Whether the run is halted, and no row of it is under way."""
         is_halted = self.halt is not None and self.shards_done < self.spec.shards
-        return is_halted and not self.shards["started"]
+        return is_halted and (self.is_asleep or not self.shards["started"])
 
     @property
     def is_over(self) -> bool:

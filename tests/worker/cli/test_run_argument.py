@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,8 +31,8 @@ def half_bad(prompt: str) -> GenerationOutput:
     return echo(prompt)
 
 
-def half_done(bench: Bench) -> RunSpec:
-    spec = bench.enqueue(rows=6, shard_size=2)
+def half_done(bench: Bench, **options: Any) -> RunSpec:
+    spec = bench.enqueue(rows=6, shard_size=2, **options)
     engine = DoubleEngine(held=True, max_num_seqs=8)
     worker = bench.worker(engine)
     worker.admit(wait=False)
@@ -130,7 +131,11 @@ def test_the_redis_of_a_folder_is_found_whether_it_lives_or_not(tmp_path: Path) 
         assert json.loads(cli("status", spec.out, "--json").stdout)["state"] == "waiting"
 
     status = json.loads(cli("status", spec.out, "--json").stdout)
-    assert (status["state"], status["run_id"]) == ("waiting", spec.run_id)
+    assert (status["state"], status["run_id"]) == ("interrupted", spec.run_id)
+    assert status["remark"].startswith("nobody is at work on it")
+    assert status["remark"].endswith(f"mlx-batch resume {spec.out}")
+    assert cli("status", spec.out, "--watch").exit_code == ExitCode.FAILED
+    assert cli("tail", spec.out).stdout == ""
     with EmbeddedRedis(own) as server:
         work_in_burst(server.url, DoubleEngine())
     assert json.loads(cli("status", spec.out, "--json").stdout)["state"] == "finished"
@@ -138,6 +143,49 @@ def test_the_redis_of_a_folder_is_found_whether_it_lives_or_not(tmp_path: Path) 
     assert "told from its folder alone" in " ".join(
         cli("status", spec.out, env={"COLUMNS": "200"}).stdout.split()
     )
+
+
+def test_a_run_whose_processes_were_killed_says_so_and_its_tail_ends(tmp_path: Path) -> None:
+    """Its jobs stand as begun, by a worker whose record has not expired yet."""
+    own = tmp_path / "out" / "_job" / "redis"
+    with EmbeddedRedis(own) as server, connect(server.url) as connection:
+        bench = Bench(connection, server.url, tmp_path)
+        spec = half_done(bench, out=tmp_path / "out")
+        said = json.loads(cli("status", spec.out, "--json").stdout)
+        assert (said["state"], len(said["workers"])) == ("running", 1)
+        (worker,) = bench._workers
+        worker.bookkeeper.unsubscribe()
+        worker.bookkeeper.connection.close()
+
+    said = json.loads(cli("status", spec.out, "--json").stdout)
+    assert (said["state"], said["rows_done"], said["workers"]) == ("interrupted", 3, {})
+    assert said["shards"]["started"] == 2
+    rows = cli("tail", spec.out)
+    assert [line.partition(":")[0] for line in rows.stdout.splitlines()] == ["r0", "r1", "r2"]
+
+    assert cli("pause", spec.out).exit_code == 0
+    halted = json.loads(cli("status", spec.out, "--json").stdout)
+    assert halted["state"] == "paused"
+    assert f"with: mlx-batch continue {spec.out}" in halted["remark"]
+    assert cli("tail", spec.out).stdout == rows.stdout
+
+
+def test_a_folder_that_no_worker_has_made_yet_is_found_by_any_path_to_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2, say="to-come")
+    out = Path(spec.out)
+    monkeypatch.chdir(out.parent)
+    monkeypatch.setenv("HOME", str(out.parent))
+
+    for path in ("to-come", "./to-come/", "~/to-come", f"../{out.parent.name}/to-come", out):
+        said = json.loads(cli("status", path, "-u", bench.url, "--json").stdout)
+        assert said["run_id"] == spec.run_id, path
+    assert not out.exists()
+    unknown = cli("status", "nothing", "-u", bench.url)
+    assert (unknown.exit_code, "'nothing'" in unknown.stderr) == (ExitCode.BAD_INPUT, True)
+    assert cli("forget", "to-come/", "-u", bench.url).exit_code == 0
+    assert Ledger(bench.redis).runs() == []
 
 
 def test_what_is_no_run_and_what_lacks_a_server(tmp_path: Path) -> None:
