@@ -20,20 +20,23 @@ class _Kind:
 
     Attributes:
         first: of them.
-        lines: of the first few.
+        places: line and row of the first few.
     """
 
     first: SourceRow
     rows: int = 0
-    lines: list[int] = field(default_factory=list)
+    places: list[tuple[int, int]] = field(default_factory=list)
 
     def __str__(self) -> str:
-        first, lines = self.first, ", ".join(map(str, self.lines))
+        first = self.first
         if self.rows == 1:
             return f"line {first.line}, row {first.row}: {first.error}"
-        more = self.rows - len(self.lines)
-        listed = f"{lines} and {more} more" if more else lines
-        return f"{self.rows} rows: {_ROW.sub('', str(first.error))}, lines {listed}"
+        lines, rows = zip(*self.places, strict=True)
+        # A whole JSON array may stand on one line.
+        kind, places = ("lines", lines) if len(set(lines)) == len(lines) else ("rows", rows)
+        more = self.rows - len(places)
+        listed = ", ".join(map(str, places)) + (f" and {more} more" if more else "")
+        return f"{self.rows} rows: {_ROW.sub('', str(first.error))}, {kind} {listed}"
 
 
 class BadRows:
@@ -53,8 +56,8 @@ class BadRows:
                 return
             kind = self._kinds[name] = _Kind(row)
         kind.rows += 1
-        if len(kind.lines) < MOST_LINES:
-            kind.lines.append(row.line)
+        if len(kind.places) < MOST_LINES:
+            kind.places.append((row.line, row.row))
 
     def __len__(self) -> int:
         return self._count

@@ -10,6 +10,7 @@ from pydantic_core import from_json
 from jobs.errors import InputFileError
 from jobs.sources.dialect import Dialect
 from jobs.sources.files import FilePath, open_content, suffix_of
+from jobs.sources.json_array import elements, is_array
 from jobs.sources.lines import numbered_lines
 from jobs.sources.openai import OpenAI
 from jobs.sources.plain import Plain
@@ -58,10 +59,10 @@ _UNREADABLE = {
 def detect_format(path: FilePath) -> Format:
     """Return a file's format.
 
-    The extension decides, except between JSONL and OpenAI-batch JSONL, which the first line that
-    is not blank tells apart. A file with another extension is Parquet or JSONL when it begins
-    like one, and plain text otherwise. Of a file that is compressed, with gzip, zstd, bzip2 or xz,
-    it is the extension before that of the compression.
+    The extension decides, except between JSONL and OpenAI-batch JSONL, which the first row tells
+    apart; the rows of a `.json` file may be a list. A file with another extension is Parquet or
+    JSONL when it begins like one, and plain text otherwise. Of a file that is compressed, with
+    gzip, zstd, bzip2 or xz, it is the extension before that of the compression.
 
     Raises:
         InputFileError: the file is missing, empty or unreadable, or its content is of a kind
@@ -82,16 +83,26 @@ def detect_format(path: FilePath) -> Format:
             raise InputFileError(f"{path} is not a Parquet file, for all its extension")
         if format in (Format.TEXT, Format.CSV):
             return format
-        _, line = next(numbered_lines(file), (0, b""))
-    if suffix == ".json" and line.lstrip().startswith(b"["):
-        raise InputFileError(f"{path} is one JSON array; write its objects one to a line instead")
-    return _of_line(line) or format or Format.TEXT
+        array = suffix == ".json" and is_array(file)
+        rows = elements(file, str(path)) if array else numbered_lines(file)
+        _, first = next(rows, (0, b""))
+        if suffix == ".json" and _is_begun(first):
+            raise InputFileError(
+                f"{path} is one JSON object; rows are objects in a list, or one on each line. "
+                "Of a list inside of it `jq .NAME` makes such a file"
+            )
+    return _of_row(first) or format or Format.TEXT
 
 
-def _of_line(line: bytes) -> Format | None:
-    """Return JSONL or OpenAI-batch if the line is a JSON object."""
+def _is_begun(line: bytes) -> bool:
+    """Return whether a line is the first of an object that is written over several."""
+    return line.lstrip().startswith(b"{") and line.rstrip().endswith((b"{", b"[", b","))
+
+
+def _of_row(row: bytes) -> Format | None:
+    """Return JSONL or OpenAI-batch if the row is a JSON object."""
     try:
-        data = from_json(line)
+        data = from_json(row)
     except ValueError:
         return None
     if not isinstance(data, dict):

@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from jobs.sources.files import FilePath, open_content
+from jobs.sources.files import FilePath, open_content, suffix_of
+from jobs.sources.json_array import elements, is_array
 from jobs.sources.rows import RowOrError
 from vllm_mlx.errors import InvalidRequestError, shown
 
@@ -24,11 +25,19 @@ def numbered_lines(file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def read_jsonl(path: FilePath) -> Iterator[tuple[int, RowOrError]]:
-    """Yield a JSON object a line."""
+def read_json(path: FilePath) -> Iterator[tuple[int, RowOrError]]:
+    """Yield a JSON object a line, or those of an array in a `.json` file.
+
+    Raises:
+        InputFileError: it is an array without an end, or with something behind it.
+    """
     with open_content(path) as file:
-        for number, line in numbered_lines(file):
-            yield number, _decode(line)
+        if suffix_of(path) == ".json" and is_array(file):
+            pieces = elements(file, str(path))
+        else:
+            pieces = numbered_lines(file)
+        for number, piece in pieces:
+            yield number, _decode(piece)
 
 
 def read_text(path: FilePath) -> Iterator[tuple[int, RowOrError]]:
@@ -61,7 +70,7 @@ def _decode(line: bytes) -> RowOrError:
     return InvalidRequestError(f"a row should be a JSON object, not {shown(data)}")
 
 
-_PLACE = re.compile(r" at line \d+ column (\d+)$")
+_PLACE = re.compile(r" at line (\d+) column (\d+)$")
 _NOT_FINITE = re.compile(rb"-?(NaN|Infinity)")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
@@ -82,8 +91,9 @@ def _explain(line: bytes, complaint: str) -> InvalidRequestError:
             f"{escape[0].decode()} is a lone surrogate: half a character, which UTF-8 can't hold"
         )
     place = _PLACE.search(complaint)
-    column = int(place[1]) if place else 0
+    below, column = (int(place[1]) - 1, int(place[2])) if place else (0, 0)
     reason = _PLACE.sub("", complaint).replace("expected ident", "text that is not in quotes")
-    if column and (literal := _NOT_FINITE.match(line, column - 1)):
+    if column and (literal := _NOT_FINITE.match(line.split(b"\n")[below], column - 1)):
         reason = f"{literal[0].decode()} is no JSON value"
-    return InvalidRequestError(f"not JSON: {reason} at column {column}")
+    where = f", {below} lines below" if below else ""
+    return InvalidRequestError(f"not JSON: {reason} at column {column}{where}")

@@ -16,6 +16,8 @@ from vllm_mlx.foreign import FOREIGN, refusal_of
 SOURCES = frozenset({"prompt", "messages", CONVERSATIONS})
 """What a row has one of, unless a template makes its prompt."""
 
+_TEMPLATE = "a template makes prompts of any columns: --prompt '{{ NAME }}'"
+
 
 class Plain(Dialect):
     """The dialect of all files but OpenAI-batch JSONL."""
@@ -47,8 +49,7 @@ class Plain(Dialect):
         super().check_columns(names)
         if not SOURCES & set(names):
             raise InvalidRequestError(
-                f"no column prompt or messages; there are {', '.join(names[:20])}. A template "
-                "makes prompts of any columns: --prompt '{{ NAME }}'"
+                f"no column prompt or messages; there are {', '.join(names[:20])}; {_TEMPLATE}"
             )
         check_spelling(names)
 
@@ -66,7 +67,8 @@ def source_of(data: Mapping[str, Any]) -> dict[str, Any]:
         return {"messages": messages_of(data[CONVERSATIONS])}
     names = [f"{key}: null" if value is None else key for key, value in data.items()]
     keys = ", ".join(names[:10]) or "no columns"
-    raise InvalidRequestError(f"neither prompt nor messages is given; the row has {keys}")
+    hint = f"; {_TEMPLATE}" if names else ""
+    raise InvalidRequestError(f"neither prompt nor messages is given; the row has {keys}{hint}")
 
 
 def check_spelling(keys: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ from jobs.errors import InputFileError
 from jobs.sources.dialect import Dialect
 from jobs.sources.files import FilePath, open_input
 from jobs.sources.formats import Format, detect_format
-from jobs.sources.lines import read_jsonl, read_text
+from jobs.sources.lines import read_json, read_text
 from jobs.sources.row_maker import RowMaker
 from jobs.sources.rows import RawRow, RowOrError
 from jobs.sources.tables import parquet_types, read_csv, read_parquet
@@ -102,4 +102,4 @@ class PromptFile:
             case Format.PARQUET:
                 return read_parquet(self.path, self.dialect.check_columns)
             case _:
-                return read_jsonl(self.path)
+                return read_json(self.path)

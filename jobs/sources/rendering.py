@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeAlias
@@ -26,6 +27,9 @@ ROW = "row"
 """The variable that has all columns, for names that are no names in Jinja: `row["Review text"]`."""
 
 
+_OF_A_DICT = re.compile(r"^'dict object' has no attribute ('.*')$")
+
+
 class _NullPrintedError(Exception):
     """A template prints a value that is null."""
 
@@ -39,19 +43,24 @@ def compiled(text: str, where: str) -> Render:
     try:
         template = _environment().from_string(text)
     except TemplateSyntaxError as error:
-        raise InvalidRequestError(f"{where}, line {error.lineno}: {error.message}") from None
+        raise InvalidRequestError(
+            f"{where}, line {error.lineno}: {error.message}; a column whose name is no word is "
+            '{{ row["Review text"] }}'
+        ) from None
 
     def render(columns: Mapping[str, Any]) -> str:
         try:
             return template.render({ROW: columns, **columns})
         except UndefinedError as error:
-            raise InvalidRequestError(f"{where}: {error.message}; {_has(columns)}") from None
+            told = _OF_A_DICT.sub(r"\1 is undefined", str(error.message))
+            raise InvalidRequestError(f"{where}: {told}; {_has(columns)}") from None
         except _NullPrintedError:
             nulls = [name for name, value in columns.items() if value is None]
+            nulls = [name for name in nulls if name in text] or nulls
             named = f"; null are {', '.join(nulls)}" if nulls else ""
             raise InvalidRequestError(
-                f"{where}: a value is null in this row{named}; write {{{{ {(nulls or ['x'])[0]} or "
-                '"" }} for no text in its place'
+                f"{where}: a value is null in this row{named}; write {{{{ "
+                f'{_variable(nulls[0]) if nulls else "x"} or "" }}}} for no text in its place'
             ) from None
         except Exception as error:  # whatever an expression of the user's raises
             kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "
@@ -90,6 +99,11 @@ def _printed(value: Any) -> Any:
 
 def _to_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _variable(column: str) -> str:
+    """Return how a template names a column."""
+    return column if column.isidentifier() else f"{ROW}[{_to_json(column)}]"
 
 
 def _has(columns: Mapping[str, Any]) -> str:

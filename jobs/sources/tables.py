@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedReader
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -26,6 +27,9 @@ CheckColumns: TypeAlias = Callable[[Sequence[str]], None]
 # Characters in one cell, and so in what an unclosed quote can swallow.
 _LARGEST_CELL = 1 << 25
 _BATCH_ROWS = 512
+_HEAD = 1 << 16
+_QUOTED = re.compile(rb'"[^"]*"')
+_NO_TEXT = "not UTF-8; `iconv -f WINDOWS-1252 -t UTF-8` mends most files of spreadsheets"
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes as `surrogateescape` decodes them
 
 
@@ -33,9 +37,9 @@ def read_csv(path: FilePath, check: CheckColumns) -> Iterator[tuple[int, RowOrEr
     """Yield the records under a header row; an empty cell is null."""
     csv.field_size_limit(_LARGEST_CELL)
     with open_content(path) as raw:
+        delimiter = "\t" if suffix_of(path) == ".tsv" else _delimiter(raw)
         # Bytes that are not UTF-8 become lone surrogates, so that they spoil only their own row.
         file = io.TextIOWrapper(raw, "utf-8-sig", errors="surrogateescape", newline="")
-        delimiter = "\t" if suffix_of(path) == ".tsv" else ","
         records = _records(csv.reader(file, delimiter=delimiter, strict=True))
         _, header = next(records, (1, []))
         if isinstance(header, InvalidRequestError):
@@ -47,6 +51,16 @@ def read_csv(path: FilePath, check: CheckColumns) -> Iterator[tuple[int, RowOrEr
                 yield line, cells
             else:
                 yield line, _csv_row(names, cells)
+
+
+def _delimiter(file: BufferedReader) -> str:
+    """Return what is between the cells of a header: a comma, unless that leaves one cell only.
+
+    Spreadsheets write semicolons where a comma is the sign of decimals.
+    """
+    header = _QUOTED.sub(b"", file.peek(_HEAD)).lstrip().partition(b"\n")[0]
+    counts = {mark: header.count(mark.encode()) for mark in ",;\t"}
+    return "," if counts[","] else max(counts, key=counts.__getitem__)
 
 
 def _records(reader: Any) -> Iterator[tuple[int, list[str] | InvalidRequestError]]:
@@ -61,7 +75,7 @@ def _records(reader: Any) -> Iterator[tuple[int, list[str] | InvalidRequestError
             continue
         if cells:
             is_text = _NOT_UTF8.search("".join(cells)) is None
-            yield line, cells if is_text else InvalidRequestError("not UTF-8")
+            yield line, cells if is_text else InvalidRequestError(_NO_TEXT)
 
 
 def _csv_row(names: list[str], cells: list[str]) -> RowOrError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import json
 import lzma
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +24,18 @@ WAYS: dict[str, Callable[[bytes], bytes]] = {
 }
 CONTENTS = {
     "a.jsonl": "".join(f'{{"prompt": "{prompt}"}}\n' for prompt in PROMPTS),
+    "a.json": json.dumps([{"prompt": prompt} for prompt in PROMPTS], indent=2),
     "a.csv": "prompt\n" + "".join(f'"{prompt}"\n' for prompt in PROMPTS),
     "a.tsv": "at\tprompt\n" + "".join(f"{at}\t{prompt}\n" for at, prompt in enumerate(PROMPTS)),
     "a.txt": "\n".join(PROMPTS),
 }
-FORMATS = {"a.jsonl": Format.JSONL, "a.csv": Format.CSV, "a.tsv": Format.CSV, "a.txt": Format.TEXT}
+FORMATS = {
+    "a.jsonl": Format.JSONL,
+    "a.json": Format.JSONL,
+    "a.csv": Format.CSV,
+    "a.tsv": Format.CSV,
+    "a.txt": Format.TEXT,
+}
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -58,7 +58,7 @@ def test_what_a_column_holds_is_no_template() -> None:
     ("text", "words"),
     [
         ("{{ titel }}", "prompt: 'titel' is undefined; the row has title, none, tags, Review text"),
-        ("{{ row['x'] }}", "has no attribute 'x'; the row has title"),
+        ("{{ row['x'] }}", "prompt: 'x' is undefined; the row has title"),
         ("{{ none }}", 'a value is null in this row; null are none; write {{ none or "" }}'),
         ("{{ stars + title }}", "prompt: TypeError: unsupported operand"),
         ("{{ title.upper }}", "is a function"),
@@ -79,6 +79,12 @@ def test_what_goes_wrong_in_a_row_is_told(text: str, words: str) -> None:
     assert words in str(told.value)
 
 
+def test_a_null_is_told_by_the_name_that_a_template_gives_it() -> None:
+    with pytest.raises(InvalidRequestError) as told:
+        rendered('{{ row["My text"] }}', {"other": None, "My text": None})
+    assert 'null are My text; write {{ row["My text"] or "" }} for' in str(told.value)
+
+
 def test_a_row_without_columns() -> None:
     with pytest.raises(InvalidRequestError, match="the row has no columns"):
         rendered("{{ a }}", {})
@@ -86,5 +92,5 @@ def test_a_row_without_columns() -> None:
 
 @pytest.mark.parametrize("text", ["a\n{{ b", "a\n{% if %}", "a\n{{ b | nofilter }}"])
 def test_what_is_no_jinja_is_refused_at_once(text: str) -> None:
-    with pytest.raises(InvalidRequestError, match="system, line 2: "):
+    with pytest.raises(InvalidRequestError, match=r'system, line 2: .* is {{ row\["Review text"\]'):
         compiled(text, "system")

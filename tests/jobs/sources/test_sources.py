@@ -340,6 +340,9 @@ BATCH = b'{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body":
         ("a.jsonl", b"\n" + BOM + BATCH, Format.JSONL),  # a BOM begins a file, not a line
         ("a.jsonl", BOM + b"\n \r\n" + BATCH, Format.OPENAI),
         ("a.json", BATCH, Format.OPENAI),
+        ("a.json", BOM + b" \n[" + GOOD + b"]", Format.JSONL),
+        ("a.json", b"[" + BATCH + b"]", Format.OPENAI),
+        ("a.json", b"[]", Format.JSONL),
         ("a.jsonl", GOOD + b"\n" + BATCH, Format.JSONL),
         ("a.jsonl", b"broken\n" + BATCH, Format.JSONL),
         ("a.jsonl", b"[1]", Format.JSONL),
@@ -369,7 +372,8 @@ def test_detect_format(tmp_path: Path, name: str, content: bytes, format: Format
         ("a.csv", b"", "is empty"),
         ("a.parquet", b"", "is empty"),
         ("a.parquet", b"prompt", "is not a Parquet file"),
-        ("a.json", b' [\n{"prompt": "p"}]', "is one JSON array"),
+        ("a.json", b'{\n  "data": [\n    {"prompt": "p"}\n  ]\n}', "is one JSON object; rows are"),
+        ("a.json", b'{"data": [\n{"prompt": "p"}]}', "is one JSON object; rows are"),
         ("a.jsonl", b"\x1f\x8b\x08\x00", "compressed, and damaged"),
         ("a.jsonl.gz", gzip.compress(b"PAR1....PAR1", mtime=0), "Parquet in a compressed file"),
         ("a.csv", b"PK\x03\x04", "zip"),
@@ -415,7 +419,13 @@ def test_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("a.jsonl", b"\n \n"), ("a.txt", b"\r\n"), ("a.txt", BOM), ("a.csv", b"prompt\n")],
+    [
+        ("a.jsonl", b"\n \n"),
+        ("a.json", b"[\n]\n"),
+        ("a.txt", b"\r\n"),
+        ("a.txt", BOM),
+        ("a.csv", b"prompt\n"),
+    ],
 )
 def test_files_without_rows_are_empty(tmp_path: Path, name: str, content: bytes) -> None:
     path = file(tmp_path, content, name)

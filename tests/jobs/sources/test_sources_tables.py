@@ -174,6 +174,23 @@ def test_tsv(tmp_path: Path) -> None:
     assert row.data == {"prompt": "a, b", "seed": 5}
 
 
+@pytest.mark.parametrize(
+    ("header", "cells", "row"),
+    [
+        ("prompt;seed", "a, b;5", {"prompt": "a, b", "seed": 5}),
+        ('"prompt";"a,b"\r', '"x;y";1\r', {"prompt": "x;y", "a,b": "1"}),
+        ("prompt\tseed", "a; b\t5", {"prompt": "a; b", "seed": 5}),
+        ("prompt,a;b", "x,1", {"prompt": "x", "a;b": "1"}),
+        ("prompt", "a; b", {"prompt": "a; b"}),
+    ],
+)
+def test_what_is_between_cells_is_what_the_header_has(
+    tmp_path: Path, header: str, cells: str, row: dict[str, object]
+) -> None:
+    [read] = from_csv(tmp_path, f"\ufeff{header}\n{cells}\n")
+    assert read.data == row
+
+
 def test_a_large_csv_cell(tmp_path: Path) -> None:
     [row] = from_csv(tmp_path, "prompt\n" + "x" * 10_000_000)
     assert row.request
@@ -182,7 +199,7 @@ def test_a_large_csv_cell(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "words"),
     [
-        ("question,answer", "no column prompt or messages; there are question, answer"),
+        ("question,answer", "no column prompt or messages; there are question, answer; a "),
         ("prompt,prompt", "more than one column 'prompt'"),
         ("prompt,max_token", "max_token: unknown field, did you mean max_tokens"),
         ('"prompt"x', "header: not CSV"),
