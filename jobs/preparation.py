@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -132,11 +132,17 @@ class PreparedRun:
         return move_aside(self.folder) if self.overwrite else None
 
 
-def prepare_run(path: str | Path | None = None, **options: Unpack[RunOptions]) -> PreparedRun:
+def prepare_run(
+    path: str | Path | None = None,
+    *,
+    read: Callable[[int], None] = lambda _: None,
+    **options: Unpack[RunOptions],
+) -> PreparedRun:
     """Look at a run's model, folder and whole input; writes nothing.
 
     Args:
         path: JSONL, OpenAI-batch JSONL, CSV, Parquet or text, recognised by `detect_format`.
+        read: told now and then how many rows are read.
         **options: see `RunOptions`.
 
     Raises:
@@ -186,7 +192,9 @@ def prepare_run(path: str | Path | None = None, **options: Unpack[RunOptions]) -
     }
     if not overwrite:
         check_folder(folder, asked)
-    survey = survey_input(source, sampling, asked["n"], chat=chat, shard_size=asked["shard_size"])
+    survey = survey_input(
+        source, sampling, asked["n"], chat=chat, shard_size=asked["shard_size"], read=read
+    )
     if survey.bad_rows and not given.get("skip_bad_rows"):
         raise survey.refuse(source.path)
     duplicates: Duplicates = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from jobs.errors import InputFileError
 from jobs.parsed import ParsedType
 from jobs.sources import Input, SourceRow, validated
 from vllm_mlx.sampling_params import SamplingParams
+
+READ_EVERY = 200  # rows, of which the reader of an input is told
 
 
 @dataclass(slots=True)
@@ -57,12 +60,19 @@ class Survey:
 
 
 def survey_input(
-    source: Input, sampling: SamplingParams, n: int, *, chat: bool, shard_size: int
+    source: Input,
+    sampling: SamplingParams,
+    n: int,
+    *,
+    chat: bool,
+    shard_size: int,
+    read: Callable[[int], None] = lambda _: None,
 ) -> Survey:
     """Read and count every row.
 
     Args:
         shard_size: samples a job.
+        read: told every `READ_EVERY` rows how many are read.
 
     Raises:
         InputFileError: the file is missing, empty or unreadable.
@@ -81,4 +91,6 @@ def survey_input(
             survey.suspects.observe(row.row, row.request, params)
         if row.error:
             survey.bad_rows.add(row)
+        if survey.rows % READ_EVERY == 0:
+            read(survey.rows)
     return survey

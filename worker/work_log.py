@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from jobs.counted import counted
 from vllm_mlx.outputs import EngineStats
 from worker.engine.text_engine import TextEngine
 from worker.status.statistics import Meter, Statistics
@@ -25,7 +26,7 @@ class WorkLog:
         """Log how the model runs, and what waits for it."""
         way = self._engine.stats.way
         logger.info("%s is loaded%s", model, f" and runs {way}" if way else "")
-        jobs = f"{waiting} job{'' if waiting == 1 else 's'} wait{'s' if waiting == 1 else ''}"
+        jobs = f"{counted(waiting, 'job')} wait{'s' * (waiting == 1)}"
         logger.info("listening on the queue %s, where %s", queue, jobs)
 
     def recent(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.counted import counted
 from jobs.dataset.layout import Layout, read_manifest, schema_of
 from jobs.dataset.part import read_part
 from jobs.errors import DatasetError
@@ -152,7 +153,8 @@ def _check_outcomes(rows: pa.Table, found: Verification) -> None:
     found.error = reasons.pop("error", 0)
     found.ok = sum(reasons.pop(reason, 0) for reason in get_args(FinishReason))
     found.problems += [
-        f"{count} rows have the finish_reason {reason!r}" for reason, count in reasons.items()
+        f"{counted(count, 'row')} with the finish_reason {reason!r}"
+        for reason, count in reasons.items()
     ]
     found.incomplete = pc.sum(pc.invert(rows["complete"])).as_py() or 0
     found.prompt_tokens = pc.sum(rows["prompt_tokens"]).as_py() or 0
@@ -164,7 +166,7 @@ def _check_models(rows: pa.Table, manifest: Mapping[str, Any], found: Verificati
         return
     for model, count in _counts(rows["model"]).items():
         if model != manifest["model"]:
-            found.problems.append(f"{count} rows are by {model}, not by {manifest['model']}")
+            found.problems.append(f"{counted(count, 'row')} by {model}, not by {manifest['model']}")
 
 
 def _counts(values: pa.ChunkedArray) -> dict[Any, int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from jobs.counted import counted
 from jobs.errors import LedgerError
 from jobs.ledger.halt import Halt, HaltReason
 from jobs.run_bounds import RunBounds
@@ -105,7 +106,8 @@ class Stretch:
         if self.is_spent:
             return Halt(HaltReason.MAX_ERRORS, self._errors(errors))
         if bounds.preview is not None and rows >= bounds.preview:
-            return Halt(HaltReason.PREVIEW, f"{rows} rows are done, for a look at them (preview)")
+            done = f"{counted(rows, 'row')} done, for a look at them (preview)"
+            return Halt(HaltReason.PREVIEW, done)
         most = bounds.max_output_tokens
         if most is not None and self.output_tokens >= most:
             reason = f"{self.output_tokens} tokens were generated, of {most} (max_output_tokens)"

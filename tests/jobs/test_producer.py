@@ -18,6 +18,7 @@ from jobs import preparation, producer
 from jobs.bad_rows import BadRows
 from jobs.errors import InputFileError, RunExistsError
 from jobs.ledger import Counts, Ledger
+from jobs.preparation import prepare_run
 from jobs.producer import enqueue_run
 from jobs.queue.job import BatchJob
 from jobs.queue.run_jobs import FAILURE_TTL, JOB_TIMEOUT, RESULT_TTL, RETRY, RunJobs, open_queue
@@ -486,6 +487,13 @@ def test_a_file_that_changes_while_it_is_enqueued_is_noticed(
 
     with pytest.raises(InputFileError, match="changed"):
         enqueue_run(redis, prompts, model=MODEL, out=tmp_path / "out")
+
+
+def test_it_is_told_how_many_rows_are_read(tmp_path: Path) -> None:
+    told: list[int] = []
+    prompts = write_prompts(tmp_path / "prompt.jsonl", 450)
+    prepare_run(prompts, read=told.append, model=MODEL, out=tmp_path / "out")
+    assert told == [200, 400]
 
 
 # Around it.

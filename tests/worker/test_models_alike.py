@@ -183,6 +183,6 @@ def test_rows_by_another_model_do_not_finish_a_run(bench: Bench) -> None:
     worker.settle()
 
     assert not Dataset(Path(spec.out)).is_finished
-    assert verify(Path(spec.out)).problems == ["2 rows are by some/other, not by some/model"]
+    assert verify(Path(spec.out)).problems == ["2 rows by some/other, not by some/model"]
     with pytest.raises(DatasetError, match="not by some/model"):
         Dataset(Path(spec.out)).finalize()

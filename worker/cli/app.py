@@ -16,6 +16,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from rich.console import Console
 
 from jobs.connection import connect, redacted
+from jobs.counted import counted
 from jobs.dataset import Dataset
 from jobs.dataset import verify as verify_dataset
 from jobs.producer import enqueue_run
@@ -227,7 +228,8 @@ def verify(folder: Path, strict: bool) -> None:
     for problem in verification.problems:
         click.echo(problem, err=True)
     click.echo(
-        f"{verification.rows_in} rows in = {verification.ok} ok + {verification.error} error"
+        f"{counted(verification.rows_in, 'row')} in = "
+        f"{verification.ok:,} ok + {verification.error:,} error"
         f"{display.incomplete(verification.incomplete)}"
         if verification.complete
         else f"{folder} is not complete"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from jobs.counted import counted
 from jobs.export import ExportFormat, export
 
 _PATH = click.Path(path_type=Path)
@@ -25,4 +26,4 @@ _PATH = click.Path(path_type=Path)
 def export_command(folder: Path, format_name: str, out: Path | None, overwrite: bool) -> None:
     """Write the rows of a finished dataset in another format; FOLDER stays as it is."""
     for written in export(folder, ExportFormat(format_name), out, overwrite=overwrite):
-        click.echo(f"{written.rows} rows: {written.path}")
+        click.echo(f"{counted(written.rows, 'row')}: {written.path}")

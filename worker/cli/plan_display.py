@@ -9,6 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from jobs.counted import counted
 from worker.doctor.machine import size_of
 from worker.duration import spelled
 from worker.plain_text import plain
@@ -62,9 +63,9 @@ def _lines(plan: Plan) -> dict[str, RenderableType]:
 def _failures(prompts: PlannedPrompts, measured: dict[str, str] | None = None) -> Text:
     if not prompts.failures and not measured:
         return Text("none")
-    text = Text(f"{prompts.failing:,} rows", style="red" if prompts.failing else "")
+    text = Text(counted(prompts.failing, "row"), style="red" if prompts.failing else "")
     for each in prompts.failures.values():
-        text.append(f"\n{each.count:,} rows, {_places(each)}: {each.error_type}: ")
+        text.append(f"\n{counted(each.count, 'row')}, {_places(each)}: {each.error_type}: ")
         text.append(_short(each.example))
     for name, message in (measured or {}).items():
         text.append(f"\n{name} of a row that was run: {_short(message)}", style="red")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 from redis import Redis
 
+from jobs.counted import counted
 from jobs.pause import continue_run, pause_run
 from jobs.producer import Enqueued, forget_run, resume_run
 from jobs.retry import retry_errors
@@ -28,7 +29,7 @@ def pause(connection: Redis, run_id: str) -> None:
 def continue_(connection: Redis, run_id: str) -> None:
     """Let a paused or halted RUN go on; unlike `resume`, without reading its input again."""
     shards = continue_run(connection, run_id)
-    click.echo(f"{run_id} goes on; {shards} shards are enqueued again", err=True)
+    click.echo(f"{run_id} goes on; {counted(shards, 'shard')} enqueued again", err=True)
 
 
 @click.command(short_help="Enqueue again what is missing of RUN.")
@@ -46,7 +47,7 @@ def resume(connection: Redis, run_id: str) -> None:
 def retry(connection: Redis, run_id: str, error_type: str | None, **_: bool) -> None:
     """Run rows of a finished RUN again, and replace them in its dataset."""
     rows, enqueued = retry_errors(connection, run_id, error_type=error_type)
-    click.echo(f"{rows} rows are tried again", err=True)
+    click.echo(f"{counted(rows, 'row')} {'is' if rows == 1 else 'are'} tried again", err=True)
     if enqueued is not None:
         tell_enqueued(connection, enqueued)
     click.echo(run_id)
@@ -57,20 +58,22 @@ def retry(connection: Redis, run_id: str, error_type: str | None, **_: bool) -> 
 def forget(connection: Redis, run_id: str) -> None:
     """Remove RUN's jobs and record from the server; its dataset stays."""
     jobs = forget_run(connection, run_id)
-    click.echo(f"{run_id} and {jobs} jobs are forgotten")
+    click.echo(f"{run_id} and {counted(jobs, 'job')} are forgotten")
 
 
 def tell_enqueued(connection: Redis, enqueued: Enqueued) -> None:
     """Say what was enqueued, and what keeps it from being worked on."""
     spec = enqueued.spec
     if spec.bad_rows:
-        click.echo(f"{spec.bad_rows} bad rows will be error rows of the dataset:", err=True)
+        rows = counted(spec.bad_rows, "bad row")
+        click.echo(f"{rows} will be in error in the dataset:", err=True)
         for each in enqueued.bad_rows.described():
             click.echo(f"  {each}", err=True)
-    rows = f"{spec.input_rows} rows"
+    rows = counted(spec.input_rows, "row")
     if spec.rows != spec.input_rows:
-        rows += f" with {spec.rows} samples"
-    click.echo(f"{rows}; {enqueued.shards} of {spec.shards} shards enqueued", err=True)
+        rows += f" with {counted(spec.rows, 'sample')}"
+    shards = f"{enqueued.shards:,} of {counted(spec.shards, 'shard')}"
+    click.echo(f"{rows}; {shards} enqueued", err=True)
     for obstacle in obstacles(connection, spec) if enqueued.shards else ():
         click.echo(f"warning: {plain(obstacle)}", err=True)
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jobs.counted import counted
 from worker.cli.display import incomplete
 from worker.duration import clock
 from worker.plain_text import plain
@@ -47,22 +48,21 @@ def _facts(status: RunStatus) -> Iterator[tuple[str, str]]:
     yield "dataset", spec.out
     rows = f"{status.rows_done} of {spec.rows} ({status.percent}), {status.rows_error} in error"
     yield "rows", rows + incomplete(status.rows_incomplete)
-    counted = ", ".join(f"{count} {name}" for name, count in status.shards.items() if count)
-    yield "shards", f"{counted} of {spec.shards}"
+    where = ", ".join(f"{count} {name}" for name, count in status.shards.items() if count)
+    yield "shards", f"{where} of {spec.shards}"
     if stretch.seconds:
         mean = f"{stretch.tokens_per_second:.1f} tokens/s"
         yield "on average", f"{mean} in {clock(stretch.seconds)} at work"
     if (left := status.seconds_left) is not None:
         yield "left", f"about {clock(left)}"
     if not status.is_over:
-        count = len(status.workers)
-        workers = f"{count} worker{'s' * (count != 1)}"
+        workers = counted(len(status.workers), "worker")
         yield "speed", f"{status.tokens_per_second:.1f} tokens/s on {workers}"
     for name, said in status.workers.items():
         yield f"worker {name}", str(said)
         if said.way:
             yield "", f"runs {said.way}"
     if failed := max(status.shards["failed"], len(status.errors)):
-        yield "failed", f"{failed} job{'s' * (failed != 1)}; each reason with a job that tells it:"
+        yield "failed", f"{counted(failed, 'job')}; each reason with a job that tells it:"
     for reason, job_id in status.reasons.items():
         yield job_id, reason

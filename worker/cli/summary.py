@@ -11,6 +11,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.text import Text
 
+from jobs.counted import counted
 from jobs.sources.conversations import CONVERSATIONS
 from worker.cli.display import incomplete
 from worker.duration import clock
@@ -37,10 +38,8 @@ def _lines(result: RunResult, has_server: bool) -> Iterator[Text]:
         said = row["text"] or row["error"] or ""
         yield Text(f"{name:>8}  {plain(row['id'])}: {clip(said_to(row), 50)}", "dim")
         yield Text(f"          → {clip(said, 58)} ({row['finish_reason']})")
-    yield Text(
-        f"{result.ok:,} rows answered, {result.error:,} in error{incomplete(result.incomplete)}",
-        "bold",
-    )
+    answered = f"{counted(result.ok, 'row')} answered, {result.error:,} in error"
+    yield Text(answered + incomplete(result.incomplete), "bold")
     for kind, found in result.errors.items():
         example = f"{plain(found.id)}: {clip(found.error, 160)}"
         yield Text(f"  {found.count:,} {plain(kind)}, such as {example}", "red")
@@ -51,7 +50,10 @@ def _lines(result: RunResult, has_server: bool) -> Iterator[Text]:
 
 def _figures(result: RunResult) -> Iterator[Text]:
     time = clock(result.seconds) if result.seconds >= 60 else f"{result.seconds:.1f} s"
-    tokens = f"{result.prompt_tokens:,} tokens in, {result.completion_tokens:,} tokens out"
+    tokens = (
+        f"{counted(result.prompt_tokens, 'token')} in, "
+        f"{counted(result.completion_tokens, 'token')} out"
+    )
     yield Text(f"{tokens} in {time}")
     speeds = {
         "prefill": result.prefill_tokens_per_second,

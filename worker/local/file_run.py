@@ -88,7 +88,7 @@ def run_file(
         with finish.at_the_end():
             return run_locally(
                 url,
-                lambda: prepare_run(**run),
+                lambda read: prepare_run(**run, read=read),
                 model=model,
                 adapter=None if run.get("adapter") is None else Path(run["adapter"]),
                 workers=workers,

@@ -40,6 +40,7 @@ from worker.status.phase import Phase
 from worker.status.progress import RunProgress
 from worker.status.progress_meter import ProgressMeter, RecordedRows
 from worker.status.status import RunStatus, run_status
+from worker.timer import Timer
 
 POLL = 0.5  # seconds
 TICK = 0.1  # seconds in which Ctrl-C is answered
@@ -51,7 +52,7 @@ Show = Callable[[RunProgress], None]
 
 def run_locally(
     url: str | None,
-    prepare: Callable[[], PreparedRun],
+    prepare: Callable[[Callable[[int], None]], PreparedRun],
     *,
     model: str,
     adapter: Path | None,
@@ -64,7 +65,8 @@ def run_locally(
     """Enqueue, work, and verify.
 
     Args:
-        prepare: looks at the run; where nothing of it begins, nothing is left of it either.
+        prepare: looks at the run, and says how many rows are read; where nothing of it begins,
+            nothing is left of it either.
         model, adapter: what the workers load.
         config: bounds of each worker's engine.
         media: what a worker may read besides the input's own folder.
@@ -83,7 +85,15 @@ def run_locally(
     progress = RunProgress(phase=Phase.READING)
     show(progress)
     require_mlx()
-    prepared = prepare()
+    due = Timer(POLL)
+
+    def show_read(rows: int) -> None:
+        elapsed = time.monotonic() - began
+        show(replace(progress, rows_read=rows, elapsed_seconds=elapsed))
+        due.restart()
+
+    prepared = prepare(lambda rows: show_read(rows) if due.is_due else None)
+    show_read(prepared.spec.input_rows)
     require_model_here(model, sees=prepared.sees)
     out = prepared.folder
     # Our own server's data stays in the folder, so that a run that was killed can go on.

@@ -14,6 +14,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from jobs.counted import counted
 from worker.duration import clock
 from worker.plain_text import plain, row_as_line
 from worker.status.phase import Phase
@@ -23,6 +24,7 @@ from worker.timer import Timer
 PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
 FRAMES = 8  # a second
 _AT_THE_END = (Phase.VERIFYING, Phase.FINISHED)
+_UNCOUNTED = (Phase.READING, Phase.STARTING, Phase.LOADING, Phase.VERIFYING)
 
 
 class RunDisplay:
@@ -109,19 +111,15 @@ def drawn(progress: RunProgress, spinner: Spinner, since: float = 0.0) -> Render
     """
     is_over = progress.phase is Phase.FINISHED
     since = 0.0 if is_over else since
-    moves = progress.fraction is not None and progress.phase not in (
-        Phase.STARTING,
-        Phase.LOADING,
-        Phase.VERIFYING,
-    )
+    percent = percent_of(progress)
     head = Table.grid(padding=(0, 1), expand=True)
     for ratio in (None, None, 1, None, None, None):
         head.add_column(no_wrap=True, ratio=ratio)
     head.add_row(
         Text("✓", "green") if is_over else spinner,
         Text(progress.phase, "bold"),
-        ProgressBar(total=1.0, completed=progress.fraction or 0.0, pulse=not moves),
-        Text(f"{100 * (progress.fraction or 0.0):.0f}%" if moves else ""),
+        ProgressBar(total=1.0, completed=progress.fraction or 0.0, pulse=not percent),
+        Text(percent),
         Text(clock(progress.elapsed_seconds + since), "cyan"),
         Text("" if progress.phase in _AT_THE_END else eta_of(progress, since)),
     )
@@ -138,6 +136,13 @@ def drawn(progress: RunProgress, spinner: Spinner, since: float = 0.0) -> Render
     return Group(*lines)
 
 
+def percent_of(progress: RunProgress) -> str:
+    """Return which part is done; nothing while nothing countable moves."""
+    if progress.fraction is None or progress.phase in _UNCOUNTED:
+        return ""
+    return f"{100 * progress.fraction:.0f}%"
+
+
 def eta_of(progress: RunProgress, since: float = 0.0) -> str:
     """Return how long it will take; a bound before the first row has ended."""
     if progress.remaining_seconds is None:
@@ -149,7 +154,7 @@ def eta_of(progress: RunProgress, since: float = 0.0) -> str:
 def rows_of(progress: RunProgress) -> Text | None:
     """Return how many rows are done, and which are in error; None before they are counted."""
     if progress.rows is None:
-        return None
+        return Text(f"  {counted(progress.rows_read, 'row')} read") if progress.rows_read else None
     text = Text(f"  {progress.rows_done:,}/{progress.rows:,} rows")
     if cut := progress.rows_incomplete:
         text.append(f", {cut:,} incomplete", "yellow")
@@ -188,11 +193,8 @@ def ending_of(progress: RunProgress, since: float = 0.0) -> str:
     left = (progress.grace_seconds or 0.0) - since
     if left <= 0:
         return "stopping now"
-    return f"ending {_rows(progress.running)}, at most {left:.0f} s; Ctrl-C again to stop now"
-
-
-def _rows(count: int) -> str:
-    return f"{count:,} row{'s' * (count != 1)}"
+    rows = counted(progress.running, "row")
+    return f"ending {rows}, at most {left:.0f} s; Ctrl-C again to stop now"
 
 
 def as_line(progress: RunProgress) -> str:
@@ -202,8 +204,8 @@ def as_line(progress: RunProgress) -> str:
         parts.append(told.plain.strip())
     if told := engine_of(progress):
         parts.append(told.plain.strip())
-    if progress.fraction is not None:
-        parts.append(f"{100 * progress.fraction:.0f}%")
+    if percent := percent_of(progress):
+        parts.append(percent)
     parts.append(clock(progress.elapsed_seconds))
     if progress.remaining_seconds:
         parts.append(eta_of(progress))

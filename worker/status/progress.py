@@ -17,6 +17,7 @@ class RunProgress:
     Attributes:
         phase: what it does.
         run_id: None while its input is read.
+        rows_read: of the input, while it is read.
         rows: of the dataset, once they are counted.
         rows_done: those that have ended, in error or not.
         rows_incomplete: those of them whose constrained answer was cut.
@@ -40,6 +41,7 @@ class RunProgress:
 
     phase: Phase
     run_id: str | None = None
+    rows_read: int = 0
     rows: int | None = None
     rows_done: int = 0
     rows_incomplete: int = 0

@@ -310,8 +310,8 @@ def test_rows_without_an_outcome(root: Path) -> None:
     put(root, 1, table(4, finish_reason=["stop", None, None, "abort"]))
 
     assert sorted(verify(root).problems) == [
-        "1 rows have the finish_reason 'abort'",
-        "2 rows have the finish_reason None",
+        "1 row with the finish_reason 'abort'",
+        "2 rows with the finish_reason None",
     ]
 
 
@@ -319,8 +319,8 @@ def test_rows_by_another_model(root: Path) -> None:
     put(root, 1, table(SIZE, model=["some-model", "another", "another", None]))
 
     assert verify(root).problems == [
-        "2 rows are by another, not by some-model",
-        "1 rows are by None, not by some-model",
+        "2 rows by another, not by some-model",
+        "1 row by None, not by some-model",
     ]
 
 

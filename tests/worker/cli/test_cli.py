@@ -152,8 +152,8 @@ def test_videos_in_place_of_a_prompt_file(bench: Bench) -> None:
     videos = cli(*words, "--videos", bench.folder / "*.mp4", "--out", bench.folder / "of-videos")
     images = cli(*words, "--images", bench.folder, "--out", bench.folder / "of-images")
 
-    assert "2 rows; 1 of 1 shards enqueued" in videos.stderr
-    assert "1 rows; 1 of 1 shards enqueued" in images.stderr
+    assert "2 rows; 1 of 1 shard enqueued" in videos.stderr
+    assert "1 row; 1 of 1 shard enqueued" in images.stderr
     spec = Ledger(bench.redis).spec(videos.stdout.strip())
     assert spec.columns == {"prompt": "string", "video": "string"}
 
@@ -197,7 +197,7 @@ def test_a_bad_file_is_listed_and_nothing_is_enqueued(bench: Bench) -> None:
 
     result = cli(*enqueue_words(prompts, bench.url, "--skip-bad-rows"))
     assert result.exit_code == 0
-    assert "2 bad rows will be error rows" in result.stderr
+    assert "2 bad rows will be in error" in result.stderr
     assert "line 2, row 1: " in result.stderr
 
 
@@ -253,7 +253,7 @@ def test_the_same_run_twice_is_refused_and_resumed(bench: Bench) -> None:
     resumed = cli(*words, "--resume")
     assert resumed.exit_code == 0
     assert resumed.stdout.strip() == run_id
-    assert "0 of 1 shards enqueued" in resumed.stderr
+    assert "0 of 1 shard enqueued" in resumed.stderr
 
 
 # Redis

@@ -53,7 +53,7 @@ def test_a_folder_stands_for_its_run_on_the_server_that_is_given(bench: Bench) -
 
     retried = cli("retry", spec.out, "-u", bench.url, "--errors")
     assert (retried.exit_code, retried.stdout.strip()) == (0, spec.run_id)
-    assert "1 rows are tried again" in retried.stderr
+    assert "1 row is tried again" in retried.stderr
     bench.burst(DoubleEngine())
     resumed = cli("resume", spec.out, "-u", bench.url)
     assert (resumed.exit_code, resumed.stdout.strip()) == (0, spec.run_id)

@@ -52,6 +52,8 @@ def test_a_file_becomes_a_dataset(
 
     phases = list(dict.fromkeys(progress.phase for progress in told))
     assert phases[:3] == [Phase.READING, Phase.STARTING, Phase.LOADING]
+    read = [progress.rows_read for progress in told if progress.phase is Phase.READING]
+    assert (read[0], read[-1]) == (0, 5)
     last = told[-1]
     assert (last.phase, last.rows_done, last.fraction) == (Phase.FINISHED, 5, 1.0)
     assert last.error_types == {"InvalidRequestError": 1}

@@ -64,12 +64,17 @@ def test_nothing_countable_has_a_bar_that_claims_no_part() -> None:
     (head,) = shown(RunProgress(phase=Phase.READING))
     assert " reading the input " in head
     assert "%" not in head
+    head, rows = shown(RunProgress(phase=Phase.READING, rows_read=12_400))
+    assert "%" not in head
+    assert rows == "  12,400 rows read"
     for phase in (Phase.STARTING, Phase.LOADING, Phase.VERIFYING):
         head, rows = shown(RunProgress(phase=phase, rows=4, fraction=0.0, elapsed_seconds=1))
         assert f" {phase} " in head
         assert "%" not in head
         assert head.endswith(" 0:00:01" if phase is Phase.VERIFYING else " 0:00:01 ETA -")
         assert rows == "  0/4 rows"
+        loading = RunProgress(phase=phase, rows=4, fraction=0.0, elapsed_seconds=1)
+        assert as_line(loading) == f"{phase}, 0/4 rows, 0:00:01"
 
 
 def test_the_time_of_a_run_without_an_answer_is_a_bound() -> None:

@@ -98,7 +98,7 @@ def test_what_is_printed_fits_in_80_columns(tmp_path: Path, text_folder: str) ->
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert "9, 4 of them bad" in result.stdout
-    assert "1 rows, line 6: InvalidRequestError" in result.stdout
+    assert "1 row, line 6: InvalidRequestError" in result.stdout
     assert "3 rows, lines 7, 8, 9: InvalidRequestError" in result.stdout
     bars = [line for line in lines if "█" in line]
     assert max(bar.count("█") for bar in bars) == 40
