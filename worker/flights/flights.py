@@ -19,6 +19,7 @@ from worker.engine.text_engine import WorkerEngine
 from worker.flights.flight import FinalizeFlight, Flight
 from worker.flights.halts import Halts
 from worker.flights.shard_flight import ShardFlight
+from worker.flights.shard_rows import ShardRows
 from worker.flights.twins import Twins
 from worker.local.report_process import ReportProcess
 from worker.output_root import OutputRoot
@@ -133,6 +134,7 @@ class Flights(dict[str, Flight]):
             spec=spec,
             inbox=self.inbox,
             task=task,
+            rows=ShardRows(spec, task),
             lease=lease,
             engine=self._engine,
             worker=self._bookkeeper.name,

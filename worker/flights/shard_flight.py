@@ -5,32 +5,25 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-from jobs.column_values import Convert, cell_encoder
 from jobs.dataset import Dataset
-from jobs.errors import JobPayloadError, LeaseLostError, LedgerError
+from jobs.errors import LeaseLostError, LedgerError
 from jobs.ledger import Counts, ShardLease, Stretch
-from jobs.parsed import parser
-from jobs.queue.tasks import GenerateShard, ShardRow
-from jobs.requests import GenerationRequest
+from jobs.queue.tasks import GenerateShard
 from jobs.result_row import ResultRow
-from jobs.sources.dialect import Dialect
 from vllm_mlx.batching.request import Request
-from vllm_mlx.errors import EngineError, EngineStoppedError, InvalidRequestError, WorkerKilled
+from vllm_mlx.errors import EngineError, EngineStoppedError, WorkerKilled
 from vllm_mlx.outputs import GenerationOutput
-from vllm_mlx.sampling_params import SamplingParams
-from vllm_mlx.seeds import row_seed, sample_seed
 from worker.engine.text_engine import WorkerEngine
 from worker.flights.flight import Flight
-from worker.flights.row_prompt import prompt_of
+from worker.flights.shard_rows import ShardRows
 
 MAX_IDLE_CLAIMS = 5  # of a shard, in a row, before its rows are given up
 MAX_LONGER = 2  # times that a constrained answer that was cut is tried again, each twice as long
@@ -42,6 +35,7 @@ class ShardFlight(Flight):
     """A shard whose rows are in the engine; with several samples, a row stands there as often.
 
     Attributes:
+        rows: what the engine is asked for them, and what the dataset gets.
         worker: the name of this worker, which stands in each row.
         pending: the rows that the engine has not answered, by place in the shard like all of the
             following.
@@ -57,6 +51,7 @@ class ShardFlight(Flight):
     """
 
     task: GenerateShard
+    rows: ShardRows
     lease: ShardLease
     engine: WorkerEngine
     worker: str
@@ -173,7 +168,7 @@ class ShardFlight(Flight):
         for _, group in groupby(sorted(places), lambda place: self.task.samples[place][0].row):
             samples = list(group)
             try:
-                requests += self._requests(samples)
+                requests += self.rows.requests(samples, self.longer)
             except Exception as error:  # one row must never cost its neighbours
                 self._fail(samples, error)
             else:
@@ -233,7 +228,7 @@ class ShardFlight(Flight):
     ) -> None:
         row, sample = self.task.samples[place]
         self.results[place] = ResultRow(
-            id=row.id or self._dialect.own_id(row.data) or str(row.row),
+            id=self.rows.id_of(row),
             row=row.row,
             output=output,
             attempts=self.lease.fencing_token + self.tries[place] + self.longer[place],
@@ -267,7 +262,8 @@ class ShardFlight(Flight):
         self.save()
         dataset = Dataset(Path(self.spec.out))
         dataset.prepare(self.spec.manifest())
-        dataset.write_part(self.task.shard, self.rows(), check=self.lease.check)
+        rows = self.rows.for_dataset(self.results)
+        dataset.write_part(self.task.shard, rows, check=self.lease.check)
         self.lease.commit(Counts.of(self.results.values()))
 
     def release(self) -> None:
@@ -280,63 +276,3 @@ class ShardFlight(Flight):
         pending, self.pending = self.pending, {}
         for future in pending.values():
             future.cancel()
-
-    def rows(self) -> list[ResultRow]:
-        """Return the shard as it goes to the dataset, with the input's columns."""
-        parse = parser(self.spec.parsed)
-        encoders = {name: cell_encoder(spec) for name, spec in self.spec.columns.items()}
-        return [
-            replace(
-                self.results[place],
-                columns=self._columns(row, encoders),
-                parsed=self._parsed(row, self.results[place].output, parse),
-            )
-            for place, (row, _) in enumerate(self.task.samples)
-        ]
-
-    def _parsed(self, row: ShardRow, output: GenerationOutput, parse: Callable[[str], Any]) -> Any:
-        """Return an answer in JSON as a value; None of one that is none, or was cut."""
-        if output.complete is not True:
-            return None
-        outputs = self._request(row).over(self.spec.sampling).structured_outputs
-        is_json = outputs is not None and outputs.kind in ("json", "json_object")
-        return parse(output.text) if is_json else None
-
-    def _requests(self, places: list[int]) -> list[Request]:
-        """Return the samples of one row."""
-        row, _ = self.task.samples[places[0]]
-        request = self._request(row)
-        prompt = prompt_of(request, self.spec.video_params, chat=self.spec.chat)
-        return [Request(prompt, self._params(request, place)) for place in places]
-
-    def _request(self, row: ShardRow) -> GenerationRequest:
-        if row.error:
-            raise InvalidRequestError(row.error)
-        return self._dialect.request(row.data).located(self.task.folder)
-
-    @property
-    def _dialect(self) -> Dialect:
-        return self.spec.dialect
-
-    def _params(self, request: GenerationRequest, place: int) -> SamplingParams:
-        row, sample = self.task.samples[place]
-        params = request.over(self.spec.sampling)
-        if times := self.longer[place]:  # the same text, as far as it went
-            most = min(params.max_tokens << times, 2**31 - 1)
-            params = params.model_copy(update={"max_tokens": most})
-        if params.greedy:
-            return params
-        seed = request.seed
-        if seed is None:
-            run_seed = self.spec.sampling.seed
-            seed = row_seed(self.spec.run_id if run_seed is None else str(run_seed), row.row)
-        return params.model_copy(update={"seed": sample_seed(seed, sample)})
-
-    def _columns(self, row: ShardRow, encoders: dict[str, Convert]) -> dict[str, Any]:
-        columns = self._dialect.columns(row.data)
-        try:
-            return {name: encoders[name](value) for name, value in columns.items()}
-        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
-            raise JobPayloadError(
-                f"row {row.row} has a column that its run has not, or has as another type: {error}"
-            ) from None
