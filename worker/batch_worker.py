@@ -37,6 +37,7 @@ from worker.work_log import WorkLog
 logger = logging.getLogger("mlx_batch.worker")
 
 TICK = 0.2  # seconds the loop waits at most for the engine before it checks its timers
+ADMIT = 0.2  # seconds that jobs are taken before answers are: thousands may be set aside
 REPORT = 60  # seconds between log lines of what the engine does
 
 
@@ -164,10 +165,10 @@ class BatchWorker:
         if self.bookkeeper.is_suspended():
             self._rest()
             return
-        until = time.monotonic() + TICK
+        until = time.monotonic() + ADMIT
         while job := dequeue(self._queue, 1 if wait and not self.flights else None):
             self.flights.start(job)
-            if not self._wants_jobs() or time.monotonic() > until:  # thousands may be set aside
+            if not self._wants_jobs() or time.monotonic() > until:
                 return
         self._rest()
         if not self.flights:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from worker import batch_worker
 from worker.flights import sharing
 
 
@@ -11,3 +12,9 @@ from worker.flights import sharing
 def two_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers hold two batches and no more, as where others need the rest."""
     monkeypatch.setattr(sharing, "FULL_WINDOW", sharing.LOOKAHEAD)
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers in this process take all the jobs they want, on machines that are busy, too."""
+    monkeypatch.setattr(batch_worker, "ADMIT", 60.0)
