@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 from redis import Redis
 
 from jobs.dataset import Dataset
@@ -71,6 +70,8 @@ def counts_of(parts: Iterable[Path]) -> Counts:
     Raises:
         DatasetError: one can't be read.
     """
+    import pyarrow.dataset as pads  # brings pandas where there is one: few commands need it
+
     files = list(parts)
     if not files:
         return Counts()

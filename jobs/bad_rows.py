@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from jobs.counted import counted
 from jobs.sources import SourceRow
 
 MOST_KINDS = 20
@@ -66,4 +67,4 @@ class BadRows:
         """Yield a line for each kind: one row with its error, or the first of many."""
         yield from map(str, self._kinds.values())
         if more := self._count - sum(kind.rows for kind in self._kinds.values()):
-            yield f"... and {more} more rows"
+            yield f"... and {counted(more, 'more row')}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.bad_rows import BadRows
+from jobs.counted import counted
 from jobs.dataset import ColumnTypes
 from jobs.duplicates import Suspects
 from jobs.errors import InputFileError
@@ -53,7 +54,7 @@ class Survey:
     def refuse(self, path: Path) -> InputFileError:
         """Return the error that tells what is wrong with the bad rows."""
         bad = self.bad_rows
-        lines = [f"{path}: {len(bad)} of {self.rows} rows are bad; nothing was enqueued."]
+        lines = [f"{path}: {counted(len(bad), 'bad row')} of {self.rows:,}; nothing was enqueued."]
         lines += [f"  {each}" for each in bad.described()]
         lines.append("Mend them, or pass --skip-bad-rows to make them error rows of the dataset.")
         return InputFileError("\n".join(lines))

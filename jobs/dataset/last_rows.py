@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 
 from jobs.dataset.layout import Layout
 from jobs.errors import DatasetError
@@ -21,6 +20,8 @@ def last_rows(root: Path, count: int) -> list[ResultRow]:
     Raises:
         DatasetError: a part can't be read.
     """
+    import pyarrow.dataset as pads  # brings pandas where there is one: few commands need it
+
     parts = sorted(Layout(root).data.glob("train-*.parquet"))
     if not parts or count < 1:
         return []

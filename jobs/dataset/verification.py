@@ -235,7 +235,7 @@ def _gap(before: int, after: int, owed: _Owed) -> range:
 
 def _check_ids(rows: pa.Table, total: int, found: Verification) -> None:
     if nameless := rows["id"].null_count:
-        found.problems.append(f"{nameless} rows have no id")
+        found.problems.append(f"{counted(nameless, 'row')} without an id")
     rows = rows.filter(pc.is_valid(rows["id"]))
     # Sorted, since hashing takes four times the memory; large, since plain strings end at 2 GB.
     order = pc.sort_indices(rows["id"])
@@ -247,7 +247,9 @@ def _check_ids(rows: pa.Table, total: int, found: Verification) -> None:
         names = repeats.slice(0, _SHOWN).to_pylist()
         found.problems.append(f"ids more than once: {_list(names, len(repeats))}")
     elif not found.problems and len(ids) - same_id.true_count != total:
-        found.problems.append(f"{len(ids) - same_id.true_count} ids stand for {total} rows")
+        found.problems.append(
+            f"{counted(len(ids) - same_id.true_count, 'id')} for {counted(total, 'row')}"
+        )
 
 
 def _equals_previous(values: pa.Array) -> pa.Array:

@@ -110,7 +110,8 @@ class Stretch:
             return Halt(HaltReason.PREVIEW, done)
         most = bounds.max_output_tokens
         if most is not None and self.output_tokens >= most:
-            reason = f"{self.output_tokens} tokens were generated, of {most} (max_output_tokens)"
+            tokens = counted(self.output_tokens, "token")
+            reason = f"{tokens} generated, of {most:,} (max_output_tokens)"
             return Halt(HaltReason.MAX_OUTPUT_TOKENS, reason)
         if self.until is not None and now >= self.until:
             return Halt(HaltReason.UNTIL, f"it is {bounds.until} (until)")

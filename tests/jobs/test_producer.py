@@ -215,7 +215,7 @@ def test_a_file_with_bad_rows_is_refused_whole(redis: Redis, tmp_path: Path) -> 
         enqueue_run(redis, prompts, model=MODEL, out=tmp_path / "out")
 
     first, told, advice = str(refused.value).splitlines()
-    assert first == f"{prompts}: 25 of 30 rows are bad; nothing was enqueued."
+    assert first == f"{prompts}: 25 bad rows of 30; nothing was enqueued."
     assert told.startswith("  25 rows: temperature=3: ")
     assert told.endswith(", lines 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 and 15 more")
     assert "--skip-bad-rows" in advice

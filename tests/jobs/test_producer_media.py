@@ -100,7 +100,7 @@ def test_a_name_that_no_dataset_can_hold_is_a_bad_row(
     redis: Redis, tmp_path: Path, clips: Path
 ) -> None:
     (clips / os.fsdecode(b"\xff.mp4")).touch()
-    with pytest.raises(InputFileError, match="1 of 4 rows are bad"):
+    with pytest.raises(InputFileError, match="1 bad row of 4;"):
         enqueue(redis, tmp_path, videos=clips, prompt="What?")
 
     enqueued = enqueue(redis, tmp_path, videos=clips, prompt="What?", skip_bad_rows=True)

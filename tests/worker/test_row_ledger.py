@@ -179,7 +179,7 @@ def test_retry_says_so_if_there_is_nothing_to_do(bench: Bench) -> None:
 
     said = cli("retry", spec.run_id, "--errors", "-u", bench.url)
 
-    assert (said.exit_code, said.stderr) == (0, "0 rows are tried again\n")
+    assert (said.exit_code, said.stderr) == (0, "0 rows to be tried again\n")
     assert cli("retry", spec.run_id, "-u", bench.url).exit_code == 2
 
 

@@ -70,7 +70,7 @@ def test_without_a_chat_the_prompt_is_continued(bench: Bench) -> None:
 
 def test_samples_and_bad_rows_of_a_template(bench: Bench) -> None:
     text = "{% if title != 'Pan 1' %}{{ title }}{% endif %}"
-    with pytest.raises(InputFileError, match="1 of 3 rows are bad; nothing was enqueued"):
+    with pytest.raises(InputFileError, match="1 bad row of 3; nothing was enqueued"):
         enqueue(bench, prompt=text)
     assert bench.redis.keys("*") == []
     spec = enqueue(bench, prompt=text, id_column="asin", skip_bad_rows=True, n=2).spec

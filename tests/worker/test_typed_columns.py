@@ -182,7 +182,7 @@ def test_images_of_hugging_face_are_shown(bench: Bench, option: dict[str, str]) 
 def test_a_template_prints_no_bytes(bench: Bench) -> None:
     path = bench.folder / "in.parquet"
     pq.write_table(pa.table({"raw": [b"text", b"\xff"]}), path)
-    with pytest.raises(InputFileError, match=r"1 of 2 rows are bad.*\n.*row 1: prompt: .* bytes"):
+    with pytest.raises(InputFileError, match=r"1 bad row of 2;.*\n.*row 1: prompt: .* bytes"):
         enqueue_run(bench.redis, path, model=MODEL, out=bench.folder / "o", prompt="{{ raw }}")
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from jobs.sources import Selection, input_of, shows_files
 from jobs.sources.selection import selection_of
 from jobs.sources.template import Template, template_of
+from vllm_mlx.hub import require_model_here
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
@@ -69,6 +70,7 @@ def plan(
     paths = [source.folder, *(allowed.allowed_paths or ())]
     media = MediaPolicy.of(paths, allowed.allowed_domains or (), allowed.video_reader)
 
+    require_model_here(model, sees=shows_files(source))
     from worker.cli.plan_display import print_plan
     from worker.plan.plan import make_plan
     from worker.plan.prompts import Reading

@@ -12,6 +12,7 @@ from jobs.counted import counted
 from worker.cli.display import incomplete
 from worker.duration import clock
 from worker.plain_text import plain
+from worker.rows_in_error import rows_in_error
 from worker.status.status import RunStatus
 
 
@@ -46,8 +47,9 @@ def _facts(status: RunStatus) -> Iterator[tuple[str, str]]:
     yield "state", status.standing.value + remark
     yield "model", spec.model
     yield "dataset", spec.out
-    rows = f"{status.rows_done} of {spec.rows} ({status.percent}), {status.rows_error} in error"
-    yield "rows", rows + incomplete(status.rows_incomplete)
+    errors = rows_in_error(status.rows_error, status.error_types)
+    rows = f"{status.rows_done} of {spec.rows} ({status.percent})"
+    yield "rows", f"{rows}{incomplete(status.rows_incomplete)}, {errors}"
     where = ", ".join(f"{count} {name}" for name, count in status.shards.items() if count)
     yield "shards", f"{where} of {spec.shards}"
     if stretch.seconds:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from jobs.counted import counted
 from vllm_mlx.errors import ModelLoadError
 from vllm_mlx.model_files import ALIASES, local_path
 from worker.doctor.finding import Finding
@@ -110,7 +111,7 @@ def _cache() -> Finding:
     folder = Path(HF_HUB_CACHE)
     models = sorted(folder.glob("models--*")) if folder.is_dir() else []
     where = "offline (HF_HUB_OFFLINE)" if HF_HUB_OFFLINE else "online"
-    found = f"{len(models)} models of the hub in {folder}, {where}"
+    found = f"{counted(len(models), 'model')} of the hub in {folder}, {where}"
     above = next((each for each in (folder, *folder.parents) if each.exists()), folder)
     if os.access(above, os.W_OK):
         return Finding.ok(name, found)

@@ -16,7 +16,8 @@ from rich.text import Text
 
 from jobs.counted import counted
 from worker.duration import clock
-from worker.plain_text import plain, row_as_line
+from worker.plain_text import row_as_line
+from worker.rows_in_error import rows_in_error
 from worker.status.phase import Phase
 from worker.status.progress import RunProgress
 from worker.timer import Timer
@@ -159,15 +160,8 @@ def rows_of(progress: RunProgress) -> Text | None:
     if cut := progress.rows_incomplete:
         text.append(f", {cut:,} incomplete", "yellow")
     if progress.rows_error:
-        text.append(f", {errors_of(progress)}", "red")
+        text.append(f", {rows_in_error(progress.rows_error, progress.error_types)}", "red")
     return text
-
-
-def errors_of(progress: RunProgress) -> str:
-    """Return the rows in error by type."""
-    types = sorted(progress.error_types.items(), key=lambda item: -item[1])
-    named = ", ".join(f"{count:,} {plain(name)}" for name, count in types if name)
-    return f"{progress.rows_error:,} in error" + (f": {named}" if named else "")
 
 
 def engine_of(progress: RunProgress, since: float = 0.0) -> Text | None:

@@ -100,7 +100,7 @@ def test_several_samples_of_each_row(root: Path) -> None:
 
     ids = ["row-4", "row-4b", "row-5", "row-5"]
     put(root, 2, table(0, id=ids, row=[4, 4, 5, 5], sample_index=[0, 1, 0, 1]))
-    assert only_problem(verify(root)) == "7 ids stand for 6 rows"
+    assert only_problem(verify(root)) == "7 ids for 6 rows"
 
 
 @pytest.fixture
@@ -336,7 +336,7 @@ def test_datasets_from_before_models_had_identities(root: Path) -> None:
 def test_rows_without_an_id(root: Path) -> None:
     put(root, 1, table(4, id=[None, None, "row-6", "row-7"]))
 
-    assert only_problem(verify(root)) == "2 rows have no id"
+    assert only_problem(verify(root)) == "2 rows without an id"
 
 
 def test_only_the_first_findings_are_listed(root: Path) -> None:

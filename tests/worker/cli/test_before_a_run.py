@@ -15,6 +15,7 @@ from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
 from tests.helpers.engines import MODEL, DoubleEngine, write_prompts
 from vllm_mlx.errors import KVCacheBudgetError, ModelLoadError
+from vllm_mlx.model_files import local_path
 from worker.cli.exit_codes import ExitCode
 
 
@@ -27,7 +28,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize("name", ["smollm2-135", "SmolLM2-135M", "smolm2-135m"])
+@pytest.mark.parametrize("name", ["SmolLM2-135M", "smolm2-135m", "smolm2"])
 def test_a_typo_of_the_alias_is_told_at_once_and_offline(tmp_path: Path, name: str) -> None:
     from vllm_mlx import engine, models
 
@@ -35,8 +36,9 @@ def test_a_typo_of_the_alias_is_told_at_once_and_offline(tmp_path: Path, name: s
 
     run = cli("run", prompts, "--model", name, "--out", tmp_path / "new" / "out")
     worker = cli("worker", "--model", name, "-u", "redis://127.0.0.1:1")
+    plan = cli("plan", prompts, "--model", name)
 
-    for said in (run, worker):
+    for said in (run, worker, plan):
         assert said.exit_code == ExitCode.BAD_INPUT
         assert f"there is no model {name!r}: did you mean smollm2-135m?" in said.stderr
     for make in (
@@ -49,6 +51,19 @@ def test_a_typo_of_the_alias_is_told_at_once_and_offline(tmp_path: Path, name: s
             make(name)
     assert time.process_time() - started < 1.0
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["smol", "SmolLM2-135M-Instruct", "135m", "smollm2_135"])
+def test_part_of_an_alias_tells_it(name: str) -> None:
+    with pytest.raises(ModelLoadError, match="did you mean smollm2-135m"):
+        local_path(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt2", "stablelm2", "olmo2", "smo", "HuggingFaceTB/SmolLM2-135M"]
+)
+def test_another_name_is_a_hubs(name: str) -> None:
+    assert local_path(name) is None
 
 
 @pytest.mark.parametrize(

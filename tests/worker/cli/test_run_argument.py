@@ -50,6 +50,10 @@ def test_a_folder_stands_for_its_run_on_the_server_that_is_given(bench: Bench) -
     told = json.loads(cli("status", spec.run_id, "-u", bench.url, "--json").stdout)
     assert json.loads(cli(*words).stdout) == told
     assert told["state"] == "finished"
+    for server in ((), ("-u", bench.url)):  # the folder alone knows it, too
+        shown = cli("status", spec.out, *server).stdout
+        assert "4 of 4 (100 %), 1 in error: 1 ValueError" in shown
+    assert json.loads(cli("status", spec.out, "--json").stdout)["error_types"] == {"ValueError": 1}
 
     retried = cli("retry", spec.out, "-u", bench.url, "--errors")
     assert (retried.exit_code, retried.stdout.strip()) == (0, spec.run_id)
