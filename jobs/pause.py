@@ -16,23 +16,29 @@ def pause_run(connection: Redis, run_id: str) -> None:
         RunNotFoundError: the server knows no such run.
         RunStateError: it is finished, or halted already.
     """
-    if Ledger(connection).progress(run_id).state is RunState.FINISHED:
+    progress, halting = Ledger(connection).progress(run_id), Halting(connection)
+    if progress.state is RunState.FINISHED:
         raise RunStateError(f"{run_id} is finished: there is nothing to pause")
     command = f"mlx-batch continue {run_id}"
-    if not Halting(connection).halt(run_id, Halt(HaltReason.PAUSED, "by hand")):
+    is_at_rest = progress.halt is not None and halting.is_previewed(progress.spec)
+    if is_at_rest or not halting.halt(run_id, Halt(HaltReason.PAUSED, "by hand")):
         raise RunStateError(f"{run_id} is halted already; `{command}` lets it go on")
 
 
 def continue_run(connection: Redis, run_id: str) -> int:
     """Let a halted run go on; returns how many shards are enqueued again.
 
-    Those that workers still have in hand go on there.
+    Those that workers still have in hand go on there. A preview is over with it, unless the run was
+    halted by something else before its rows were done.
 
     Raises:
         RunNotFoundError: the server knows no such run.
         RunStateError: it is not halted.
     """
-    spec = Ledger(connection).spec(run_id)
+    progress = Ledger(connection).progress(run_id)
+    spec = progress.spec
+    if progress.halt is None or progress.halt.reason is HaltReason.PREVIEW:
+        spec = spec.without_preview()
     was_halted = Halting(connection).take_up(spec)
     released = RunJobs(
         connection, spec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -17,7 +18,7 @@ from jobs.output_folder import output_folder
 from jobs.requests import MAX_SAMPLES
 from jobs.run_bounds import RunBounds
 from jobs.run_spec import InputSpec, RunSpec
-from jobs.sources import Input, Selected, Selection, input_of, shows_files
+from jobs.sources import Input, Selected, Selection, input_of, shows_files, validated
 from jobs.sources.selection import selection_of
 from jobs.sources.template import template_of
 from jobs.survey import survey_input
@@ -197,6 +198,7 @@ def prepare_run(
     )
     if survey.bad_rows and not given.get("skip_bad_rows"):
         raise survey.refuse(source.path)
+    first = validated(source, sampling=sampling, n=asked["n"], chat=chat)
     duplicates: Duplicates = {}
     if given.get("dedupe", True):
         duplicates = find_duplicates(
@@ -216,6 +218,7 @@ def prepare_run(
         columns=survey.columns.types,
         parsed=survey.parsed.type,
         bounds=bounds,
+        preview_rows=sum(row.samples for row in islice(first, bounds.preview or 0)),
         duplicates=len(duplicates),
         drawn_from=source.drawn_from if isinstance(source, Selected) else None,
     )

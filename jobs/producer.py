@@ -111,6 +111,8 @@ def resume_run(connection: Redis, run_id: str) -> Enqueued:
         InputFileError: the input can't be read, or is not what the run was made of.
     """
     spec = Ledger(connection).spec(run_id)
+    if Halting(connection).is_previewed(spec):
+        spec = spec.without_preview()
     source = _input_again(spec)
     payloads = shards_of(source, spec, source.version(), _duplicates_again(source, spec))
     shards = _enqueue(connection, spec, payloads, resume=True)
@@ -185,7 +187,8 @@ def _enqueue(connection: Redis, spec: RunSpec, payloads: Iterable[Shard], *, res
         if not _reopen(ledger, spec):
             return 0
         known = ledger.spec(spec.run_id)
-        Halting(connection).take_up(known.model_copy(update={"bounds": spec.bounds}))
+        asked = {"bounds": spec.bounds, "preview_rows": spec.preview_rows}
+        Halting(connection).take_up(known.model_copy(update=asked))
     done = ledger.done_shards(spec.run_id)
     jobs = RunJobs(connection, spec)
     jobs.defer_finalize(release=len(done) == spec.shards)

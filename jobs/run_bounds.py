@@ -58,9 +58,9 @@ class RunBounds(Parameters):
     until: Annotated[str, AfterValidator(_clock)] | None = None
     """Halt at this time of the day, by the clock of whoever enqueues: 07:00 is the next one."""
     preview: int | None = Field(None, ge=1)
-    """Halt once when so many rows have ended, for a look at them; they stay answered.
+    """Halt when the first so many rows of the input have ended, for a look at them.
 
-    More rows may be under way by then, which end, too. It holds for the first stretch only.
+    No others begin before, in no worker. They stay answered. It is over when the run is let go on.
     """
     max_output_tokens: int | None = Field(None, ge=1)
     """Halt when all rows together have generated this many tokens."""

@@ -77,6 +77,7 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
         drawn_from: of how many rows of the input a sample was drawn.
         duplicates: rows of the input that get the answer of an earlier one, as they ask the same.
         parsed: the type of the answers that are JSON.
+        preview_rows: rows of the dataset that those of `bounds.preview` make.
         bounds: what ends it early; as it is no part of the content, none of the identity.
     """
 
@@ -103,6 +104,7 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
     duplicates: int = 0
     parsed: TypeSpec = JSON_TEXT
     bounds: RunBounds = RunBounds.of()
+    preview_rows: int = Field(0, ge=0)
     created_at: str
     versions: dict[str, str]
 
@@ -154,6 +156,10 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
         """Return the rows of a shard, counted through the whole dataset."""
         first = shard * self.shard_size
         return range(first, min(first + self.shard_size, self.rows))
+
+    def without_preview(self) -> RunSpec:
+        bounds = self.bounds.model_copy(update={"preview": None})
+        return self.model_copy(update={"bounds": bounds, "preview_rows": 0})
 
     def manifest(self) -> dict[str, Any]:
         return self.model_dump(mode="json")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from jobs.errors import LedgerError
+from jobs.run_spec import RunSpec
 from vllm_mlx.json_record import JSONRecord
 
 
@@ -26,13 +27,24 @@ class Halt(JSONRecord):
 
     Attributes:
         message: the reason in words, for people.
+        first_rows: so many rows of the dataset, the first ones, may begin nevertheless.
     """
 
     reason: HaltReason
     message: str
+    first_rows: int = 0
 
     def __str__(self) -> str:
         return f"{'paused' if self.reason is HaltReason.PAUSED else 'halted'}: {self.message}"
+
+    @classmethod
+    def for_preview(cls, spec: RunSpec) -> Halt | None:
+        """Return what lets a run's first rows begin, and no others; None if none would be left."""
+        count, first = spec.bounds.preview, spec.preview_rows
+        if count is None or first >= spec.rows:
+            return None
+        said = "its first row is done" if count == 1 else f"its first {count} rows are done"
+        return cls(HaltReason.PREVIEW, f"{said}, for a look at them (preview)", first)
 
     @classmethod
     def read(cls, raw: bytes | None) -> Halt | None:

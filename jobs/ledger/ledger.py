@@ -95,6 +95,8 @@ class Ledger:
             pipeline.zadd(RUNS, {spec.run_id: created}, nx=True)
             begin_stretch(pipeline, spec)
             is_new, *_ = pipeline.execute()
+        if is_new and (halt := Halt.for_preview(spec)):  # it has no jobs yet
+            self._redis.hset(key, HALTED, halt.encode())
         return bool(is_new)
 
     def holder(self, folder: str) -> str | None:

@@ -105,9 +105,6 @@ class Stretch:
             return None
         if self.is_spent:
             return Halt(HaltReason.MAX_ERRORS, self._errors(errors))
-        if bounds.preview is not None and rows >= bounds.preview:
-            done = f"{counted(rows, 'row')} done, for a look at them (preview)"
-            return Halt(HaltReason.PREVIEW, done)
         most = bounds.max_output_tokens
         if most is not None and self.output_tokens >= most:
             tokens = counted(self.output_tokens, "token")
@@ -123,5 +120,5 @@ class Stretch:
     def _errors(self, count: int) -> str:
         if (given := self.bounds.max_errors) is None:
             return f"the first {count} rows all ended in {next(iter(self.errors))}"
-        said = "1 row is" if count == 1 else f"{count} rows are"
-        return f"{said} in error, and no more than {given} may be (max_errors)"
+        said = f"{counted(count, 'row')} {'is' if count == 1 else 'are'} in error"
+        return f"{said}, and no more than {given} may be (max_errors)"

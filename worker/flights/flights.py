@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from redis.exceptions import RedisError
 
 from jobs.errors import JobPayloadError, LeaseLostError, LedgerError, ModelMismatchError
-from jobs.ledger import Ledger, ShardLease
+from jobs.ledger import Halt, Ledger, ShardLease
 from jobs.queue.tasks import FinalizeRun, GenerateShard, Task, read_task
 from jobs.run_spec import RunSpec
 from vllm_mlx.errors import MLXBatchError
@@ -90,9 +90,12 @@ class Flights(dict[str, Flight]):
         try:
             task = read_task(execution.job)
             spec = self._spec(task.run_id)
-            if isinstance(task, GenerateShard) and self._park(execution, spec):
-                return
-            flight = self._flight(execution, task, spec)
+            halt = None
+            if isinstance(task, GenerateShard):
+                halt = self._halts.begin(spec.run_id)
+                if self._park(execution, spec, halt, spec.shard_rows(task.shard).start):
+                    return
+            flight = self._flight(execution, task, spec, halt)
         except MLXBatchError as error:
             self._bookkeeper.fail(execution, error, retry=False)
             return
@@ -104,13 +107,19 @@ class Flights(dict[str, Flight]):
         if isinstance(flight, ShardFlight) and flight.waiting:
             self._twins.hand_out([flight], self._shards)
 
-    def _park(self, execution: Execution, spec: RunSpec) -> bool:
-        """Put a job aside if its run is halted."""
-        if self._halts.begin(spec.run_id):
+    def _park(self, execution: Execution, spec: RunSpec, halt: Halt | None, first: int) -> bool:
+        """Put a job aside if its run is halted.
+
+        Args:
+            first: the first of its rows that may be missing, counted through the dataset.
+        """
+        if halt is None or first < halt.first_rows:
             return False
         return park(self._bookkeeper, execution, spec.run_id)
 
-    def _flight(self, execution: Execution, task: Task, spec: RunSpec) -> Flight | None:
+    def _flight(
+        self, execution: Execution, task: Task, spec: RunSpec, halt: Halt | None
+    ) -> Flight | None:
         """Return the flight of a job that has begun; None if its shard is committed.
 
         Raises:
@@ -136,6 +145,7 @@ class Flights(dict[str, Flight]):
             task=task,
             rows=ShardRows(spec, task),
             lease=lease,
+            halt=halt,
             engine=self._engine,
             worker=self._bookkeeper.name,
         )
@@ -178,9 +188,9 @@ class Flights(dict[str, Flight]):
             flight.spec.run_id, stretch, flight.example_error
         ):
             return
-        for each in self.values():
-            if isinstance(each, ShardFlight) and each.spec.run_id == flight.spec.run_id:
-                each.halt()
+        for each in self._shards:
+            if each.spec.run_id == flight.spec.run_id:
+                each.begin_before(0)
 
     def commit(self, flight: Flight) -> None:
         """End a job that is complete."""
@@ -195,12 +205,10 @@ class Flights(dict[str, Flight]):
     def heed_halts(self) -> None:
         """Begin no rows of runs that are halted, and put their jobs aside once they rest."""
         flights = self._shards
-        halted = self._halts.among(flight.spec.run_id for flight in flights)
+        halts = self._halts.among(flight.spec.run_id for flight in flights)
         for flight in reversed(flights):  # what goes back to the front of the queue keeps its order
-            if flight.spec.run_id in halted:
-                flight.halt()
-            elif flight.is_halted and flight.job.id not in self._leaving:
-                flight.go_on()
+            if flight.job.id not in self._leaving:
+                flight.heed(halts.get(flight.spec.run_id))
             if flight.is_at_rest and self._attempt(flight, flight.save):
                 self._set_aside(flight)
 
@@ -209,7 +217,8 @@ class Flights(dict[str, Flight]):
             self._lose(flight)
             return
         flight.release()
-        if self._park(flight.execution, flight.spec):
+        halt = self._halts.begin(flight.spec.run_id)
+        if self._park(flight.execution, flight.spec, halt, flight.rows_at[flight.missing[0]]):
             self._land(flight)
         elif flight.job.id in self._leaving:
             self.end(flight, self._bookkeeper.give_back)
@@ -221,11 +230,11 @@ class Flights(dict[str, Flight]):
         """
         if not count:
             return
-        staying = [f for f in self.values() if isinstance(f, ShardFlight) and not f.is_halted]
-        for flight in reversed(staying):
-            flight.halt()
-            if not flight.missing:
-                flight.go_on()
+        for flight in reversed([each for each in self._shards if each.end]):
+            end = flight.end
+            flight.begin_before(0)
+            if not any(place < end for place in flight.missing):
+                flight.begin_before(end)
                 continue
             self._leaving.add(flight.job.id)
             if (count := count - 1) == 0:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from jobs.dataset import Dataset
 from jobs.errors import LeaseLostError, LedgerError
-from jobs.ledger import Counts, ShardLease, Stretch
+from jobs.ledger import Counts, Halt, ShardLease, Stretch
 from jobs.queue.tasks import GenerateShard
 from jobs.result_row import ResultRow
 from vllm_mlx.batching.request import Request
@@ -44,7 +44,8 @@ class ShardFlight(Flight):
         tries: how often the engine failed at a row since the flight began.
         longer: how often an answer was tried again because `max_tokens` had cut it.
         again_at: when a row at which the engine failed is submitted again, by `time.monotonic()`.
-        is_halted: no more rows begin; those that have begun end.
+        halt: why the run is halted when the job begins, if it is.
+        end: from this place on no more rows begin; those that have begun end.
         waiting: rows that ask the same as another, by what that one is called; see `Twins`.
         to_keep: answers that others wait for, and that were recorded a moment ago.
         stretch: what of the run had been done when rows were last recorded, until it is looked at.
@@ -55,13 +56,14 @@ class ShardFlight(Flight):
     lease: ShardLease
     engine: WorkerEngine
     worker: str
+    halt: Halt | None = None
     pending: dict[int, Future[GenerationOutput]] = field(default_factory=dict)
     results: dict[int, ResultRow] = field(default_factory=dict)
     unsaved: set[int] = field(default_factory=set)
     tries: Counter[int] = field(default_factory=Counter)
     longer: Counter[int] = field(default_factory=Counter)
     again_at: dict[int, float] = field(default_factory=dict)
-    is_halted: bool = False
+    end: int = 0
     waiting: dict[int, str] = field(default_factory=dict)
     to_keep: dict[str, ResultRow] = field(default_factory=dict)
     stretch: Stretch | None = None
@@ -89,36 +91,50 @@ class ShardFlight(Flight):
             and (row.row, row.sample_index) == (samples[place][0].row, samples[place][1])
         }
         if self.lease.idle <= MAX_IDLE_CLAIMS:
-            self._begin(self.missing)
+            self.heed(self.halt)
             return
         error = WorkerKilled(
             f"{MAX_IDLE_CLAIMS} workers in a row ended while they held this shard, before one more "
             "of its rows was done; `mlx-batch retry` tries its rows again"
         )
-        self._fail(self.missing, error)
+        self.end = self._end_under(self.halt)
+        self._fail([place for place in self.missing if place < self.end], error)
 
-    def halt(self) -> None:
-        """Begin no more rows."""
-        if self.is_halted:
-            return
-        self.is_halted = True
-        self.again_at.clear()
-        self.waiting.clear()
-        self.engine.cancel_waiting(self.pending.values())
-        self.pending = {
-            place: future for place, future in self.pending.items() if not future.cancelled()
-        }
+    @property
+    def rows_at(self) -> range:
+        """The rows of its places, counted through the dataset."""
+        return self.spec.shard_rows(self.task.shard)
+
+    def heed(self, halt: Halt | None) -> None:
+        """Begin what may begin of a run that is halted so, and no more."""
+        self.begin_before(self._end_under(halt))
+
+    def _end_under(self, halt: Halt | None) -> int:
+        rows = self.rows_at
+        return len(rows) if halt is None else max(0, min(len(rows), halt.first_rows - rows.start))
+
+    def begin_before(self, end: int) -> None:
+        """Begin the rows before a place, and no others."""
+        before, self.end = self.end, end
+        if before < end:
+            self._begin(place for place in self.missing if before <= place < end)
+        elif end < before:
+            self._hold_from(end)
+
+    def _hold_from(self, end: int) -> None:
+        self.again_at = {place: at for place, at in self.again_at.items() if place < end}
+        self.waiting = {place: key for place, key in self.waiting.items() if place < end}
+        late = {place: future for place, future in self.pending.items() if place >= end}
+        self.engine.cancel_waiting(late.values())
+        for place, future in late.items():
+            if future.cancelled():
+                del self.pending[place]
 
     @property
     def example_error(self) -> str | None:
         """What one of its rows ended in, if any did in an error."""
         failed = (row for row in self.results.values() if row.output.error_type)
         return next((f"{row.id}: {row.output.error}" for row in failed), None)
-
-    def go_on(self) -> None:
-        """Submit the rows that were not begun since the flight was halted."""
-        self.is_halted = False
-        self._begin(self.missing)
 
     def _begin(self, places: Iterable[int]) -> None:
         """Submit the rows of these places, but let those wait that ask the same as another."""
@@ -152,8 +168,9 @@ class ShardFlight(Flight):
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether it is halted, and all that had begun has ended."""
-        return self.is_halted and not self.pending and not self.is_complete
+        """Whether it is halted, and all that may begin has ended."""
+        open = (self.pending, self.waiting, self.again_at)
+        return self.end < len(self.rows_at) and not any(open) and not self.is_complete
 
     @property
     def missing(self) -> list[int]:
@@ -204,7 +221,7 @@ class ShardFlight(Flight):
         has_failed = output.error_type == EngineError.__name__
         may_succeed = has_failed and self.tries[place] < len(ROW_BACKOFF)
         may_be_longer = self._may_be_longer(place, output)
-        if self.is_halted and (may_succeed or may_be_longer):
+        if place >= self.end and (may_succeed or may_be_longer):
             return  # it is tried again when the run goes on
         if may_succeed:
             self.again_at[place] = time.monotonic() + ROW_BACKOFF[self.tries[place]]

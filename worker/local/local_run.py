@@ -218,14 +218,15 @@ class _Watch:
         return status
 
     def _halted(self, status: RunStatus, halt: Halt) -> RunHaltedError:
+        is_preview = halt.reason is HaltReason.PREVIEW
+        changes = "with --resume in place of --preview" if is_preview else "with --resume"
         message = (
             f"{self._spec.run_id}: {halt}; {status.rows_done} of {self._spec.rows} rows "
-            "are done, and the same command with --resume goes on"
+            f"are done, and the same command {changes} goes on"
         )
-        count = self._spec.bounds.preview
-        if halt.reason is not HaltReason.PREVIEW or count is None:
+        if not is_preview:
             return RunHaltedError(message)
-        rows = preview_rows(self._connection, self._spec, self._source, count)
+        rows = preview_rows(self._connection, self._spec, self._source)
         return RunPreviewedError(message, rows)
 
     @property

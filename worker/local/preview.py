@@ -47,18 +47,19 @@ class RunPreviewedError(RunHaltedError):
         self.rows = rows
 
 
-def preview_rows(connection: Redis, spec: RunSpec, source: Input, count: int) -> list[PreviewRow]:
-    """Return the first rows of a run that are done, in the order of its input."""
-    done = sorted(_done(connection, spec), key=lambda row: (row.row, row.sample_index))[:count]
+def preview_rows(connection: Redis, spec: RunSpec, source: Input) -> list[PreviewRow]:
+    """Return the rows of a run's preview, in the order of its input."""
+    done = sorted(_done(connection, spec), key=lambda row: (row.row, row.sample_index))
+    done = done[: spec.preview_rows]
     wanted = {row.row for row in done}
     asked = {row.row: _asked(source, row) for row in source.rows() if row.row in wanted}
     return [replace(row, asked=asked[row.row]) for row in done]
 
 
 def _done(connection: Redis, spec: RunSpec) -> Iterator[PreviewRow]:
-    """Yield rows that are recorded, or stand in a part."""
+    """Yield rows of the shards of the preview that are recorded, or stand in a part."""
     layout = Dataset(Path(spec.out)).layout
-    for shard in range(spec.shards):
+    for shard in range(-(-spec.preview_rows // spec.shard_size)):
         for raw in cast(list[bytes], connection.hvals(rows_key(spec.run_id, shard))):
             row = read_row(raw)
             said = row.output.error or row.output.text

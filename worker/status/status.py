@@ -194,6 +194,9 @@ def run_status(connection: Redis, run_id: str) -> RunStatus:
     shards |= {where: len(job_ids - {spec.finalize_id}) for where, job_ids in ours.items()}
     shards["missing"] = max(0, spec.shards - sum(shards.values()))
     reasons = {job_id: there.reason(job_id) for job_id in sorted(ours["failed"])[:MOST_ERRORS]}
+    rest = shards["done"] + shards["deferred"] == spec.shards
+    if progress.halt and progress.halt.first_rows and not rest:  # a preview is under way
+        progress = replace(progress, halt=None)
     status = RunStatus(
         **{each.name: getattr(progress, each.name) for each in fields(progress)},
         shards=shards,

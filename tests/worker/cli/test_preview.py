@@ -9,18 +9,22 @@ from typing import Any
 import pytest
 
 from jobs.dataset import verify
-from jobs.pause import continue_run
+from jobs.errors import RunStateError
+from jobs.pause import continue_run, pause_run
+from jobs.producer import resume_run
+from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
 from tests.helpers.engines import DoubleEngine, write_prompts
+from worker.batch_worker import BatchWorker
 from worker.cli.exit_codes import ExitCode
 from worker.status.status import run_status
 
 
 def words(folder: Path, model: str) -> list[Any]:
     prompts = write_prompts(folder / "p.jsonl", 12)
-    given = ["run", prompts, "--model", model, "--out", folder / "out", "--shard-size", 2]
-    return [*given, "--max-tokens", 4, "--temperature", 0, "--max-num-seqs", 1]
+    given = ["run", prompts, "--model", model, "--out", folder / "out", "--shard-size", 5]
+    return [*given, "--max-tokens", 4, "--temperature", 0, "--max-num-seqs", 8]
 
 
 def test_nobody_can_be_asked(tmp_path: Path, text_folder: str) -> None:
@@ -42,24 +46,91 @@ def test_rows_are_shown_and_no_is_taken_for_an_answer(
     assert told.exit_code == ExitCode.HALTED, told.output
     assert len(re.findall(r"^r(\d+): prompt \1\n  → .+\(length\)$", told.stdout, re.MULTILINE)) == 2
     assert "Go on with the rest?" in told.stderr
-    assert "--resume" in told.stderr
+    assert "halted: its first 2 rows are done, for a look at them (preview)" in told.stderr
+    assert "; 2 of 12 rows are done" in told.stderr  # though all would have run side by side
+    assert "with --resume in place of --preview goes on" in told.stderr
 
-    # What was shown is not answered again: a preview holds once.
     assert cli(*given, "--preview", 2, "--yes", "--resume").exit_code == 0
     found = verify(tmp_path / "out")
     assert (found.complete, found.ok) == (True, 12)
 
 
-def test_enqueue_and_workers_halt_for_it_too(bench: Bench) -> None:
-    spec = bench.enqueue(rows=12, shard_size=2, preview=3)
-    bench.burst(DoubleEngine(max_num_seqs=1))
+def preview(bench: Bench) -> tuple[RunSpec, list[DoubleEngine], list[BatchWorker]]:
+    """Two workers that have begun with the first three rows, of two samples each."""
+    spec = bench.enqueue(rows=12, shard_size=4, n=2, preview=3)
+    engines = [DoubleEngine(max_num_seqs=4, held=True) for _ in range(2)]
+    workers = [bench.worker(engine) for engine in engines]
+    for worker in workers:
+        worker.tend()  # so that they know of each other
+    step(bench, *workers)
+    return spec, engines, workers
+
+
+def begun(engines: list[DoubleEngine]) -> list[str]:
+    """What was asked, but for rows that were handed over before they had begun."""
+    return [row.prompt for each in engines for row in each.asked if not row.future.cancelled()]
+
+
+def step(bench: Bench, *workers: BatchWorker) -> None:
+    for worker in workers:
+        bench.be_due(worker)
+        worker.admit(wait=False)
+        worker.settle()
+        worker.tend()
+
+
+def test_the_first_rows_are_answered_and_no_others_begin(bench: Bench) -> None:
+    spec, engines, workers = preview(bench)
+    status = run_status(bench.redis, spec.run_id)
+    assert (status.standing, status.halt, status.is_over) == ("running", None, False)
+    assert sorted(begun(engines)) == sorted([f"prompt {row}" for row in range(3)] * 2)
+    assert all(engine.open for engine in engines)
+
+    for engine in engines:
+        engine.answer()
+    step(bench, *workers)
+    step(bench, *workers)
 
     status = run_status(bench.redis, spec.run_id)
-    assert status.halt is not None
-    assert status.halt.reason == "preview"
-    assert 3 <= status.rows_done < 12
-    continue_run(bench.redis, spec.run_id)
+    assert (status.standing, status.is_over, status.rows_done) == ("halted", True, 6)
+    assert (status.shards["done"], status.shards["deferred"]) == (1, 5)
+    assert len(begun(engines)) == 6
+    with pytest.raises(RunStateError, match="halted already"):
+        pause_run(bench.redis, spec.run_id)
+
+    assert continue_run(bench.redis, spec.run_id) == 5
     again = DoubleEngine()
     bench.burst(again)
-    assert len(again.asked) == 12 - status.rows_done
+    assert sorted(again.prompts) == sorted([f"prompt {row}" for row in range(3, 12)] * 2)
     assert verify(Path(spec.out)).complete
+
+
+def test_a_preview_that_is_paused_goes_on_as_one(bench: Bench) -> None:
+    spec, engines, workers = preview(bench)
+    engines[0].answer(1)
+    step(bench, *workers)
+    pause_run(bench.redis, spec.run_id)
+    assert run_status(bench.redis, spec.run_id).standing == "paused"
+    step(bench, *workers)
+
+    assert continue_run(bench.redis, spec.run_id) == 4  # the other two are in hand
+    for engine in engines:
+        engine.answer()
+    step(bench, *workers)
+    step(bench, *workers)
+
+    status = run_status(bench.redis, spec.run_id)
+    assert (status.standing, status.rows_done) == ("halted", 6)
+    assert status.halt is not None
+    assert status.halt.reason == "preview"
+    assert len(begun(engines)) == 6
+    # `resume` lets it go on, once the rows are there.
+    assert resume_run(bench.redis, spec.run_id).shards == 5
+    bench.burst(DoubleEngine())
+    assert verify(Path(spec.out)).complete
+
+
+def test_a_preview_of_everything_asks_nothing(bench: Bench) -> None:
+    spec = bench.enqueue(rows=2, shard_size=2, preview=2)
+    bench.burst(DoubleEngine())
+    assert run_status(bench.redis, spec.run_id).standing == "finished"
