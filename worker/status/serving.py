@@ -40,10 +40,12 @@ def obstacles(connection: Redis, spec: RunSpec) -> list[str]:
     if not workers:
         models = told(served_models(connection))
         return [f"no worker listens for {spec.model}, so its jobs wait until one does; {models}"]
-    roots = {name: said.output_root for name, said in workers.items() if said.output_root}
+    roots: dict[str, list[str]] = {}
+    for name, said in workers.items():
+        if said.output_root and not is_below(spec.out, Path(said.output_root)):
+            roots.setdefault(said.output_root, []).append(name)
     return [
-        f"{spec.out} is not below {root}, where worker {name} writes: it will refuse the jobs; "
-        "start it with another --output-root"
-        for name, root in roots.items()
-        if not is_below(spec.out, Path(root))
+        f"{spec.out} is not below {root}, the --output-root of the workers {', '.join(names)}: "
+        "they will refuse the jobs"
+        for root, names in roots.items()
     ]

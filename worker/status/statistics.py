@@ -77,7 +77,8 @@ class Statistics(JSONRecord):
         return self.running > 0 and not self.has_speed
 
     def __str__(self) -> str:
-        shares = " ".join(f"{part} {100 * share:.0f} %" for part, share in self.time_shares.items())
+        rounded = {part: round(100 * share) for part, share in self.time_shares.items()}
+        shares = " ".join(f"{part} {share} %" for part, share in rounded.items() if share)
         kv_cache = ByteSize(self.kv_cache_bytes).human_readable(decimal=True, separator=" ")
         parts = [
             _formatted("decode {:,.0f} tok/s", self.decode_tokens_per_second),
@@ -85,8 +86,8 @@ class Statistics(JSONRecord):
             f"slots {self.running}" + (f"/{most}" if (most := self.max_num_seqs) else ""),
             _formatted("waiting {}", self.waiting or None),
             _formatted("KV cache {}", kv_cache if self.kv_cache_bytes else None),
-            _formatted("padding {:.0f} %", self.padding_share, 100),
-            _formatted("cached {:.0f} %", self.cached_share, 100),
+            _formatted("padding {:.0f} %", self.padding_share or None, 100),
+            _formatted("cached {:.0f} %", self.cached_share or None, 100),
             _formatted("time: {}", shares or None),
         ]
         return ", ".join(filter(None, parts))

@@ -146,8 +146,8 @@ class RunStatus(Progress):
         at_once = sum(said.running for said in self.workers.values())
         if self.standing is not Standing.RUNNING or rows < max(1, at_once) or not speed:
             return None
-        left = (self.spec.rows - self.rows_done) * stretch.output_tokens / rows
-        return round(left / speed)
+        left = self.spec.rows - self.rows_done
+        return round(left * stretch.output_tokens / rows / speed) if left else None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, for `status --json`."""

@@ -58,11 +58,14 @@ def test_enqueue_warns_where_no_worker_will_do_the_jobs(bench: Bench) -> None:
 
     root = bench.folder / "root"
     root.mkdir()
-    bench.worker(DoubleEngine(), name="w", output_root=root).tend()
+    for name in ("w1", "w2"):
+        bench.worker(DoubleEngine(), name=name, output_root=root).tend()
     words = enqueue_words(write_prompts(bench.folder / "p.jsonl", 2), bench.url)
     words[words.index("--out") + 1] = bench.folder / "elsewhere"
     said = cli(*words).stderr
-    assert f"{bench.folder / 'elsewhere'} is not below {root.resolve()}, where worker w" in said
+    told = f"{root.resolve()}, the --output-root of the workers w1, w2: they will refuse the jobs"
+    assert said.count("warning") == 1
+    assert f"warning: {bench.folder / 'elsewhere'} is not below {told}\n" in said
 
     words[words.index("--out") + 1] = root / "inside"
     result = cli(*words)

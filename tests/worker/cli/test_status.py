@@ -95,7 +95,7 @@ def test_a_watch_in_a_terminal_of_80_columns(bench: Bench) -> None:
     terminal = Terminal([sys.executable, "-m", "worker.cli", *words])
     try:
         wait_for(lambda: "no worker serves" in terminal.text)
-        bench.burst(DoubleEngine())
+        bench.burst(DoubleEngine(say=lambda row: refuse(row) if "3" in row else echo(row)))
         assert terminal.finish() == ExitCode.OK
     finally:
         terminal.process.kill()
@@ -103,5 +103,5 @@ def test_a_watch_in_a_terminal_of_80_columns(bench: Bench) -> None:
     lines = terminal.text.splitlines()
     assert max(map(len, lines)) <= 80
     *_, last = [line for line in lines if "rows" in line]
-    assert "6 of 6 (100 %)" in last
+    assert "6 of 6 (100 %), 1 in error: 1 ValueError" in last
     assert any("finished" in line for line in lines)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
+from dataclasses import replace
 
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
-from tests.helpers.engines import DoubleEngine, wait_for
+from tests.helpers.engines import DoubleEngine, echo, wait_for
+from tests.helpers.terminal import Terminal
+from vllm_mlx.outputs import GenerationOutput
 from worker.cli.exit_codes import ExitCode
 
 
@@ -31,23 +33,46 @@ def test_the_last_rows_of_a_finished_run_are_those_that_ended_last(bench: Bench)
     assert ids(cli("tail", spec.out, "-n", 2).stdout) == ["r2", "r1"]
 
 
-def test_a_run_that_goes_on_is_followed_to_its_end(bench: Bench) -> None:
+ODD = {
+    "prompt 2": "a\nb\r\tc \x1b[2J\x1b]0;title\x07 \x9b1A \u202ereversed\u2028new",
+    "prompt 3": "日本語 👩‍🔬 é" + 300 * "長",
+    "prompt 4": "",
+    "prompt 5": "[bold]not markup[/bold] :smile:",
+}
+
+
+def say_odd(prompt: str) -> GenerationOutput:
+    return replace(echo(prompt), text=ODD.get(prompt, "plain"))
+
+
+def test_a_run_that_goes_on_is_followed_to_its_end_in_a_terminal(bench: Bench) -> None:
     spec = bench.enqueue(rows=6, shard_size=3)
-    engine = DoubleEngine(held=True, max_num_seqs=8)
+    engine = DoubleEngine(held=True, max_num_seqs=8, say=say_odd)
     worker = bench.worker(engine)
     worker.admit(wait=False)
     engine.answer(4)  # a shard that is in the folder, and a row that is not
     worker.settle()
     worker.tend()
-    command = [sys.executable, "-m", "worker.cli", "tail", spec.out, "-u", bench.url, "-n", "2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as tail:
-        try:
-            assert tail.stdout is not None
-            assert ids(tail.stdout.readline() + tail.stdout.readline()) == ["r2", "r3"]
-            engine.answer()
-            bench.finish(spec, worker)
-            assert ids(tail.stdout.read()) == ["r4", "r5"]
-            wait_for(lambda: tail.poll() is not None)
-        finally:
-            tail.kill()
-    assert tail.returncode == ExitCode.OK
+    words = ["tail", spec.out, "-u", bench.url, "-n", "2"]
+    tail = Terminal([sys.executable, "-m", "worker.cli", *words])
+    try:
+        wait_for(lambda: "r3: " in tail.text)
+        assert "r4: " not in tail.text
+        engine.answer(1)
+        worker.settle()
+        wait_for(lambda: "r4: " in tail.text), "as soon as it is recorded"
+        assert tail.process.poll() is None
+        engine.answer()
+        bench.finish(spec, worker)
+        assert tail.finish() == ExitCode.OK
+    finally:
+        tail.process.kill()
+        tail.close()
+
+    assert tail.written.decode().split("\r\n") == [
+        "r2: a b c �[2J�]0;title� �1A �reversed new (stop)",
+        f"r3: {ODD['prompt 3'][:159]}… (stop)",
+        "r4:  (stop)",
+        "r5: [bold]not markup[/bold] :smile: (stop)",
+        "",
+    ]
