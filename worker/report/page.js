@@ -14,6 +14,8 @@ const SORTS = {
   "-prompt_tokens": "Longest prompts", "-latency_s": "Slowest",
 };
 const MOST_CHOICES = 40;
+// Not numbers and times, of which any holds most digits.
+const SEARCHED = ["id", "asked", "text", "reasoning", "error_type", "error", "parsed", "tool_calls", "given"];
 
 function element(name, className, ...children) {
   const made = document.createElement(name);
@@ -33,8 +35,9 @@ function said(row) {
 for (const row of rows) {
   const answer = row.complete === undefined ? undefined : row.text;
   row.label = answer !== undefined && answer.length <= 60 ? answer : undefined;
-  const { label, ...rest } = row;
-  row.haystack = Object.values(rest).map((value) => text(value)).join("\n").toLowerCase();
+  const names = row.media.map((each) => each.name);
+  const values = SEARCHED.map((name) => row[name]).filter((value) => value !== undefined);
+  row.haystack = [...values, ...names].map((value) => text(value)).join("\n").toLowerCase();
 }
 
 // Filters: a choice for each column that has more than one value, and few.

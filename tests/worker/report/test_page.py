@@ -89,6 +89,11 @@ def test_rows_are_searched_filtered_and_sorted(
     assert ids(browser) == ["row-1", *(f"row-{n}" for n in range(10, 20))]
     assert browser.value("document.querySelector('mark').textContent") == "question"
 
+    browser.open(report, "#q=question+59")
+    assert ids(browser) == ["row-59"], "numbers of tokens and times are not searched"
+    browser.open(report, "#q=heat")
+    assert browser.value(COUNT) == "3 of 60 rows", "a column of the input"
+
     browser.open(report, "#q=hot&error_type=ValueError")
     assert ids(browser) == ["row-3", "row-23", "row-43"]
     assert "ValueError: temperature=9: too hot" in browser.value(
