@@ -73,7 +73,7 @@ docs: $(INSTALLED)
 	$(BIN)/python -m docs.scripts.tables
 	$(BIN)/python -m docs.scripts.speed
 	$(BIN)/python -m docs.scripts.demo
-	UPDATE_DOCS=1 $(BIN)/python -m pytest -q -k "docs or documentation" \
+	UPDATE_DOCS=1 $(BIN)/python -m pytest -q -m 'slow or not slow' -k "equals_sequential or side_by_side" \
 		tests/vllm_mlx/models/test_text_architectures.py tests/vllm_mlx/models/vision/test_architectures.py
 	$(MAKE) site
 

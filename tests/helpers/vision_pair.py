@@ -128,8 +128,8 @@ class Pair:
             temperature=0.0,
             **inputs,
         )
-        found = [int(token) for token, _ in steps]
-        end = next((at for at, token in enumerate(found) if token in self.end), tokens)
+        found, ends = [int(token) for token, _ in steps], self.end
+        end = next((at for at, token in enumerate(found) if token in ends), tokens)
         return found[: end + 1]
 
 

@@ -101,7 +101,7 @@ def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read the peak from")
-@pytest.mark.parametrize("reader", ["pyav", "decord"])
+@pytest.mark.parametrize("reader", [pytest.param("pyav", marks=pytest.mark.slow), "decord"])
 def test_ten_minutes_of_1080p_fit_into_memory(long_clip: Path, reader: str) -> None:
     result = run(MEASURE, str(long_clip), reader)
     assert result.returncode == 0, result.stderr

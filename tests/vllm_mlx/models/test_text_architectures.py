@@ -55,6 +55,14 @@ EXCEPTIONS = {
 """How an architecture runs if not in slots, with prompts of all lengths together."""
 
 ALIKE = {
+    "afm7",
+    "baichuan_m1",
+    "gemma2",
+    "gemma3n",
+    "gpt_bigcode",
+    "kimi_linear",
+    "mamba2",
+    "qwen3_next",
     "nanbeige",
     "exaone",
     "iquestloopcoder",

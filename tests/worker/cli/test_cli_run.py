@@ -250,7 +250,9 @@ def interrupted(tmp_path: Path, text_folder: str) -> Iterator[Interrupted]:
 
 
 @pytest.mark.parametrize(
-    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+    ("signum", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+    ids=["SIGINT", "SIGTERM"],
 )
 def test_an_interrupted_run_ends_its_worker_and_server(
     interrupted: Interrupted, signum: signal.Signals, code: int

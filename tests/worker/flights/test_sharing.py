@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pyarrow.dataset
+import pytest
 from redis import Redis
 
 from jobs.dataset import verify
@@ -103,6 +104,7 @@ def test_a_worker_that_loads_keeps_nobody_from_work(bench: Bench) -> None:
         assert len(first.flights) == 8
 
 
+@pytest.mark.slow
 def test_two_real_workers_share_eight_shards(bench: Bench, text_folder: str) -> None:
     sampling = SamplingParams.of(max_tokens=150, ignore_eos=True)
     spec = bench.enqueue(rows=64, shard_size=8, model=text_folder, sampling=sampling)
