@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 from redis import Redis
 
 from jobs.adopt import adopt_run
@@ -40,6 +41,16 @@ class Server(Enum):
     GIVEN = auto()
     LIVING = auto()
     WOKEN = auto()
+
+
+def run_argument(*, required: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the argument RUN; the shell completes it as a folder."""
+    return click.argument(
+        "run",
+        metavar="RUN" if required else "[RUN]",
+        required=required,
+        shell_complete=lambda _, __, begun: [CompletionItem(begun, type="dir")],
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +136,7 @@ def with_adopted_run(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _with_run(command: Callable[..., Any], *, adopts: bool) -> Callable[..., Any]:
-    @click.argument("run", metavar="RUN")
+    @run_argument()
     @run_option
     @wraps(command)
     def found(url: str | None, run: str, **options: Any) -> Any:

@@ -17,7 +17,7 @@ from jobs.connection import connect
 from jobs.errors import LedgerError
 from jobs.ledger import Ledger
 from worker.cli.exit_codes import ExitCode
-from worker.cli.run_argument import find_run, run_option
+from worker.cli.run_argument import find_run, run_argument, run_option
 from worker.cli.status_view import print_runs, print_status
 from worker.plain_text import plain
 from worker.status.standing import Standing
@@ -28,7 +28,7 @@ LOOKS = 3  # in a row at a run of which nothing is queued: its producer may be a
 
 
 @click.command(short_help="Show where RUN stands, or every run.")
-@click.argument("run", metavar="[RUN]", required=False)
+@run_argument(required=False)
 @run_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a run.")
 @click.option(

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.command_line import cli
+from tests.helpers.engines import wait_for
+from tests.helpers.terminal import Terminal
 from worker.cli.app import main
 
 
@@ -48,7 +50,25 @@ def test_two_examples_whose_options_there_are(command: str) -> None:
     assert set(re.findall(r"(?<= )--?[a-z-]+", given)) <= known
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_tab_key_completes_in_a_terminal_with_bash(tmp_path: Path) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "prompts.jsonl").touch()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PS1": "$ ", "TERM": "xterm", "HOME": str(tmp_path)}
+    terminal = Terminal(["bash", "--norc", "--noprofile", "-i"], environment)
+    try:
+        terminal.press(f"cd {tmp_path}; set +o history\n")
+        terminal.press('eval "$(_MLX_BATCH_COMPLETE=bash_source mlx-batch)"; echo "it is"" read"\n')
+        wait_for(lambda: "it is read" in terminal.text)
+        terminal.press("mlx-batch status d\t")
+        wait_for(lambda: "mlx-batch status dataset/" in terminal.text)
+    finally:
+        terminal.process.kill()
+        terminal.finish()
+        terminal.close()
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_the_shell_completes(shell: str) -> None:
     command = str(Path(sys.executable).with_name("mlx-batch"))
     at = "--max-t" if shell == "fish" else "2"
