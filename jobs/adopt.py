@@ -21,7 +21,8 @@ from jobs.ledger import Counts, Ledger
 from jobs.ledger.keys import done_key
 from jobs.run_spec import RunSpec
 
-_COUNTED = ("finish_reason", "error_type", "prompt_tokens", "completion_tokens", "complete")
+_TOKENS = ("prompt_tokens", "completion_tokens")
+_COUNTED = ("finish_reason", "error_type", *_TOKENS, "complete", "duplicate_of")
 
 
 def adopt_run(connection: Redis, root: Path) -> RunSpec:
@@ -83,11 +84,15 @@ def counts_of(parts: Iterable[Path]) -> Counts:
     failed = table.filter(pc.equal(table["finish_reason"], "error"))
     types: list[dict[str, Any]] = pc.value_counts(failed["error_type"]).to_pylist()
     cut = "complete" in table.column_names and pc.sum(pc.invert(table["complete"])).as_py()
+    own = table
+    if "duplicate_of" in table.column_names:
+        own = table.filter(pc.is_null(table["duplicate_of"]))
     return Counts(
         ok=table.num_rows - failed.num_rows,
         error=failed.num_rows,
-        prompt_tokens=pc.sum(table["prompt_tokens"]).as_py() or 0,
-        completion_tokens=pc.sum(table["completion_tokens"]).as_py() or 0,
+        prompt_tokens=pc.sum(own["prompt_tokens"]).as_py() or 0,
+        completion_tokens=pc.sum(own["completion_tokens"]).as_py() or 0,
         incomplete=cut or 0,
         error_types={each["values"] or "": each["counts"] for each in types},
+        duplicates=table.num_rows - own.num_rows,
     )

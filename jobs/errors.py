@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vllm_mlx.errors import MLXBatchError
 
 
@@ -22,7 +24,13 @@ class RunStateError(MLXBatchError):
 
 
 class RunHaltedError(MLXBatchError):
-    """A run was halted, in order, before it was complete; it can go on."""
+    """A run was halted, in order, before it was complete; it can go on.
+
+    Attributes:
+        result: what there is of it, a `RunResult`.
+    """
+
+    result: Any = None
 
 
 class JobPayloadError(MLXBatchError):

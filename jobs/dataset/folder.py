@@ -7,6 +7,7 @@ or a crash at any moment sees only finished parts, and a shard done twice leaves
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -125,6 +126,36 @@ class Dataset:
         replace_file(part, parquet, self.layout.temporary, check=check)
         return part
 
+    def write_unfinished(self, shard: int, rows: Sequence[ResultRow]) -> None:
+        """Write rows of a shard that is not done, for whoever looks at the run before it is."""
+        manifest = self.manifest()
+        part = self.layout.unfinished_part(shard, manifest["shards"])
+        parquet = encode_part(rows, manifest["columns"], manifest.get("parsed", JSON_TEXT))
+        part.parent.mkdir(exist_ok=True)
+        replace_file(part, parquet, self.layout.temporary)
+
+    def forget_unfinished(self) -> None:
+        """Remove the rows of shards that are not done, and the page with them: the run goes on."""
+        shutil.rmtree(self.layout.unfinished, ignore_errors=True)
+        self.layout.report.unlink(missing_ok=True)
+
+    @property
+    def rows_files(self) -> list[Path]:
+        """The files with the rows that are there, by shard; unlike parts they may not be whole.
+
+        Raises:
+            DatasetError: the manifest can't be read.
+        """
+        if not self.is_claimed:
+            return []
+        layout, shards = self.layout, self.manifest()["shards"]
+        there = (
+            (layout.part(shard, shards), layout.unfinished_part(shard, shards))
+            for shard in range(shards)
+        )
+        found = (next(filter(Path.exists, each), None) for each in there)
+        return [path for path in found if path is not None]
+
     def finalize(self) -> Verification:
         """Verify the dataset, describe it in its card and mark it finished; twice is fine.
 
@@ -145,6 +176,7 @@ class Dataset:
             # What killed writers left; all parts stand, so a live one only writes a copy.
             for leftover in self.layout.temporary.glob("*.parquet"):
                 leftover.unlink(missing_ok=True)
+        self.forget_unfinished()
         self._replace(self.layout.success, b"")
         return verification
 

@@ -4,6 +4,7 @@ DIR/data/train-00000-of-00012.parquet   only finished parts, each with the one f
 DIR/_job/manifest.json                  what the run was asked for and, at its end, what came of it
 DIR/_job/.gitignore                     keeps all in _job/ out of a repository
 DIR/_job/report.html                    a page about it, to look at
+DIR/_job/unfinished/                    rows of parts that are not whole yet, after a run was ended
 DIR/_job/tmp/                           files being written, on the same file system as data/
 DIR/README.md                           the dataset card
 DIR/_SUCCESS                            empty, written last
@@ -40,11 +41,20 @@ class Layout:
         self.ignored = root / "_job" / ".gitignore"
         self.manifest = root / "_job" / "manifest.json"
         self.temporary = root / "_job" / "tmp"
+        self.unfinished = root / "_job" / "unfinished"
+        self.report = root / "_job" / "report.html"
         self.card = root / "README.md"
         self.success = root / "_SUCCESS"
 
     def part(self, shard: int, shards: int) -> Path:
-        return self.data / f"train-{shard:05d}-of-{shards:05d}.parquet"
+        return self.data / _part(shard, shards)
+
+    def unfinished_part(self, shard: int, shards: int) -> Path:
+        return self.unfinished / _part(shard, shards)
+
+
+def _part(shard: int, shards: int) -> str:
+    return f"train-{shard:05d}-of-{shards:05d}.parquet"
 
 
 def dataset_names(columns: Iterable[str]) -> dict[str, str]:

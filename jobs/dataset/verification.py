@@ -19,7 +19,8 @@ from jobs.sources import Selection
 from vllm_mlx.outputs import FinishReason
 
 _TOKENS = ("prompt_tokens", "completion_tokens")
-_READ = ("id", "row", "sample_index", "model", *_TOKENS, "finish_reason", "complete")
+_OUTCOME = ("finish_reason", "complete", "duplicate_of")
+_READ = ("id", "row", "sample_index", "model", *_TOKENS, *_OUTCOME)
 _SHOWN = 20
 
 
@@ -32,8 +33,9 @@ class Verification:
         ok: rows with generated text.
         error: rows whose request failed.
         incomplete: those of the rows that are ok whose constrained answer was cut.
-        prompt_tokens: tokens of all prompts.
-        completion_tokens: tokens of all answers.
+        duplicates: rows that were given the answer of another.
+        prompt_tokens: tokens of all prompts but theirs.
+        completion_tokens: tokens of all answers but theirs.
         problems: what is wrong, in words, with the first 20 positions, ids or files; empty when the
             dataset is complete. Where rows have different numbers of samples, the position of one
             whose last are missing is not known.
@@ -45,6 +47,7 @@ class Verification:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     incomplete: int = 0
+    duplicates: int = 0
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -157,6 +160,8 @@ def _check_outcomes(rows: pa.Table, found: Verification) -> None:
         for reason, count in reasons.items()
     ]
     found.incomplete = pc.sum(pc.invert(rows["complete"])).as_py() or 0
+    found.duplicates = len(rows) - rows["duplicate_of"].null_count
+    rows = rows.filter(pc.is_null(rows["duplicate_of"]))
     found.prompt_tokens = pc.sum(rows["prompt_tokens"]).as_py() or 0
     found.completion_tokens = pc.sum(rows["completion_tokens"]).as_py() or 0
 

@@ -18,6 +18,7 @@ _JSON = TypeAdapter(
     tuple[int, int, int, int]
     | tuple[int, int, int, int, int]
     | tuple[int, int, int, int, int, _Types]
+    | tuple[int, int, int, int, int, _Types, int]
 )
 
 
@@ -26,9 +27,11 @@ class Counts:
     """Rows and tokens that are done.
 
     Attributes:
+        prompt_tokens, completion_tokens: of the rows that are no duplicates.
         incomplete: those of the rows that are ok whose constrained answer was cut.
         error_types: how many of the rows in error have which `error_type`; those that an older
             version counted are of no type.
+        duplicates: rows that were given the answer of another.
     """
 
     ok: int = 0
@@ -37,20 +40,24 @@ class Counts:
     completion_tokens: int = 0
     incomplete: int = 0
     error_types: Mapping[str, int] = field(default_factory=dict)
+    duplicates: int = 0
 
     @classmethod
     def of(cls, rows: Iterable[ResultRow]) -> Counts:
+        rows = list(rows)
         outputs = [row.output for row in rows]
+        own = [row.output for row in rows if row.duplicate_of is None]
         types = Counter(
             output.error_type or "" for output in outputs if output.finish_reason == "error"
         )
         return cls(
             ok=len(outputs) - types.total(),
             error=types.total(),
-            prompt_tokens=sum(output.prompt_tokens for output in outputs),
-            completion_tokens=sum(output.completion_tokens for output in outputs),
+            prompt_tokens=sum(output.prompt_tokens for output in own),
+            completion_tokens=sum(output.completion_tokens for output in own),
             incomplete=sum(output.complete is False for output in outputs),
             error_types=dict(types),
+            duplicates=len(outputs) - len(own),
         )
 
     @classmethod
@@ -66,8 +73,9 @@ class Counts:
             raise LedgerError(f"the ledger holds {raw[:80]!r} in place of counts") from None
 
     def encode(self) -> str:
-        """Return the JSON; an older version reads it where no row is in error."""
-        return json.dumps([*self._numbers, *([self.error_types] if self.error_types else [])])
+        """Return the JSON; an older version reads it where no row is in error or a duplicate."""
+        more = [self.error_types, self.duplicates] if self.duplicates else [self.error_types]
+        return json.dumps([*self._numbers, *(more if any(more) else [])])
 
     @property
     def rows(self) -> int:
@@ -82,4 +90,5 @@ class Counts:
         types = Counter(self.error_types) + Counter(other.error_types)
         pairs = zip(self._numbers, other._numbers, strict=True)
         ok, error, prompt, completion, incomplete = map(sum, pairs)
-        return Counts(ok, error, prompt, completion, incomplete, dict(types))
+        duplicates = self.duplicates + other.duplicates
+        return Counts(ok, error, prompt, completion, incomplete, dict(types), duplicates)

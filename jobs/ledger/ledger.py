@@ -125,12 +125,14 @@ class Ledger:
             ModelMismatchError: they differ.
         """
         key = run_key(spec.run_id)
-        if (known := spec.revision or revision) is None:
-            return spec
         with self._redis.pipeline() as pipeline:
-            pipeline.hsetnx(key, "revision", known)
+            if known := spec.revision or revision:
+                pipeline.hsetnx(key, "revision", known)
             pipeline.hget(key, "revision")
-            pinned = pipeline.execute()[1].decode(errors="replace")
+            raw = pipeline.execute()[-1]
+        if raw is None:
+            return spec
+        pinned = raw.decode(errors="replace")
         if revision not in (None, pinned):
             raise ModelMismatchError(
                 f"{spec.run_id} is made with {spec.model} at {pinned}, and this worker has it at "
@@ -182,16 +184,20 @@ class Ledger:
                 pipeline.persist(key)
             pipeline.execute()
 
-    def recorded(self, run_id: str) -> list[ResultRow]:
-        """Return the rows of the shards that are not committed."""
+    def recorded(self, run_id: str) -> dict[int, dict[int, ResultRow]]:
+        """Return the rows of the shards that are not committed, by shard and by place in it."""
         with explain_damage(run_id):
-            shards = cast(list[bytes], self._redis.hkeys(partial_key(run_id)))
+            names = cast(list[bytes], self._redis.hkeys(partial_key(run_id)))
+        shards = [read_number(name, "a shard") for name in names]
         with self._redis.pipeline(transaction=False) as pipeline:
             for shard in shards:
-                pipeline.hvals(rows_key(run_id, read_number(shard, "a shard")))
+                pipeline.hgetall(rows_key(run_id, shard))
             with explain_damage(run_id):
                 found = pipeline.execute() if shards else []
-        return [read_row(raw) for rows in found for raw in rows]
+        return {
+            shard: {read_number(at, "a row's place"): read_row(raw) for at, raw in rows.items()}
+            for shard, rows in zip(shards, found, strict=True)
+        }
 
     def done_shards(self, run_id: str) -> set[int]:
         """Return the committed shards."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import stat
 import sys
@@ -12,23 +13,23 @@ from typing import Any
 
 import click
 from redis import Redis
-from redis.exceptions import OutOfMemoryError, RedisError
 from rich.console import Console
 
 from jobs.connection import connect, redacted
 from jobs.counted import counted
 from jobs.dataset import Dataset
 from jobs.dataset import verify as verify_dataset
+from jobs.errors import RunHaltedError
 from jobs.producer import enqueue_run
 from vllm_mlx import __version__
-from vllm_mlx.errors import MLXBatchError
 from vllm_mlx.scheduler_config import SchedulerConfig
 from worker.cli import display, run_commands
 from worker.cli.acl import acl
+from worker.cli.command_group import HELP, STOPPED, CommandGroup
 from worker.cli.doctor import doctor
 from worker.cli.exit_codes import ExitCode
 from worker.cli.export import export_command
-from worker.cli.grouped_help import GroupedCommand, examples, group
+from worker.cli.grouped_help import WORDS, GroupedCommand, examples, group
 from worker.cli.options import (
     Count,
     adapter_option,
@@ -48,6 +49,8 @@ from worker.cli.preview import run_with_preview
 from worker.cli.report import report_command
 from worker.cli.run_commands import tell_enqueued
 from worker.cli.summary import print_summary
+from worker.local.failed_start import RunFailedError
+from worker.local.interrupts import RunInterruptedError
 from worker.local.local_workers import report_media_flags
 from worker.local.run_settings import media_policy_from, run_options_from, settings_from
 from worker.logs import log_to_stderr
@@ -56,47 +59,8 @@ logger = logging.getLogger("mlx_batch")
 
 _SIGNALS = {signal.SIGTERM: ExitCode.TERMINATED, signal.SIGHUP: ExitCode.HANGUP}
 
-_STOPPED = "mlx-batch: stopped; what was enqueued stays, --resume goes on"
-_FULL = (
-    "raise its maxmemory, or let workers finish runs, which frees it; what was enqueued stays, and "
-    "`mlx-batch resume RUN` enqueues the rest"
-)
 
-
-HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
-
-
-class _Cli(click.Group):
-    """A group of commands whose errors become one line and an exit code."""
-
-    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        cmd.context_settings.update(HELP)  # click keeps what a command is first called with
-        super().add_command(cmd, name)
-
-    def make_context(self, *given: Any, **extra: Any) -> click.Context:
-        try:
-            return super().make_context(*given, **extra)
-        except KeyboardInterrupt:  # click's own exit code is another
-            sys.exit(ExitCode.INTERRUPTED)
-
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except MLXBatchError as error:
-            click.echo(f"mlx-batch: {error}", err=True)
-            context.exit(ExitCode.of_error(error))
-        except KeyboardInterrupt:
-            click.echo(_STOPPED, err=True)
-            context.exit(ExitCode.INTERRUPTED)
-        except RedisError as error:
-            is_full = isinstance(error, OutOfMemoryError)
-            reason = f" is full: {_FULL}" if is_full else f": {type(error).__name__}: {error}"
-            url = redacted(context.meta.get("url") or "Redis")
-            click.echo(f"mlx-batch: {url}{reason}", err=True)
-            context.exit(ExitCode.SERVER)
-
-
-@click.group(cls=_Cli, context_settings=HELP)
+@click.group(cls=CommandGroup, context_settings=HELP)
 @click.version_option(__version__, prog_name="mlx-batch")
 def main() -> None:
     """Bulk inference for MLX: a prompt file in, a Parquet dataset out."""
@@ -151,8 +115,14 @@ def run(strict: bool, yes: bool, **options: Any) -> None:
         if signal.getsignal(signum) is not signal.SIG_IGN:  # by nohup
             signal.signal(signum, _terminate)
     console = Console()
-    result = run_with_preview(console, options, yes=yes)
-    print_summary(console, result, has_server=options["url"] is not None)
+    has_server, again = options["url"] is not None, _again(options["url"])
+    try:
+        result = run_with_preview(console, options, yes=yes)
+    except (RunHaltedError, RunFailedError, RunInterruptedError) as error:
+        if error.result is not None:
+            print_summary(console, error.result, has_server=has_server, again=again)
+        raise
+    print_summary(console, result, has_server=has_server)
     sys.exit(ExitCode.of_rows(result.ok, result.error, strict=strict))
 
 
@@ -240,6 +210,19 @@ def verify(folder: Path, strict: bool) -> None:
         sys.exit(ExitCode.ROWS_IN_ERROR)
 
 
+def _again(url: str | None) -> str:
+    """Return the command at hand as one that resumes its run, without a password."""
+    given = click.get_current_context().meta[WORDS]
+    words = [
+        word
+        for before, word in zip(["", *given], given, strict=False)
+        if word not in ("--overwrite", "--resume")
+        and "--preview" not in (before, word.partition("=")[0])
+    ]
+    shown = shlex.join(["mlx-batch", "run", *words, "--resume"])
+    return shown.replace(url, redacted(url)) if url else shown
+
+
 def _terminate(signum: int, _: Any) -> None:
     """Exit as after Ctrl-C: the workers and the server of `run` end, too."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # kernel and shell both send one
@@ -248,5 +231,5 @@ def _terminate(signum: int, _: Any) -> None:
         for descriptor in (1, 2):
             if stat.S_ISCHR(os.fstat(descriptor).st_mode):
                 os.dup2(nowhere, descriptor)
-    click.echo(_STOPPED, err=True)
+    click.echo(STOPPED, err=True)
     sys.exit(_SIGNALS[signal.Signals(signum)])

@@ -7,6 +7,9 @@ from typing import Any
 
 import click
 
+WORDS = "mlx-batch.words"
+"""Where a context's `meta` has the words of its command, as they were given."""
+
 _OTHER = "Other"
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -37,6 +40,10 @@ def group(name: str, *options: Decorator) -> Decorator:
 
 class GroupedCommand(click.Command):
     """Lists options by their `group`, in the order in which the groups begin; others at the end."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[WORDS] = list(args)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}

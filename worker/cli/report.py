@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
+from jobs.dataset import Dataset
+from jobs.errors import DatasetError, RunNotFoundError
+from jobs.ledger import Ledger
 from worker.cli.options import media_options
+from worker.cli.run_argument import find_run
+from worker.flights.unfinished import write_unfinished
+from worker.local.embedded_redis import living_server, own_server
 from worker.local.run_settings import media_policy_from
 
 
@@ -26,7 +33,7 @@ from worker.local.run_settings import media_policy_from
 )
 @media_options
 def report_command(folder: Path, out: Path | None, input_media: bool, **options: Any) -> None:
-    """Write one HTML file about a dataset, of the parts that are there.
+    """Write one HTML file about a dataset, finished or not, of the rows that are there.
 
     It needs nothing but itself: figures and charts of all rows, rows to search and filter, and
     pictures of their images and videos, read anew; of what can't be read it says why.
@@ -34,4 +41,24 @@ def report_command(folder: Path, out: Path | None, input_media: bool, **options:
     from worker.report import write_report  # pyarrow's engine, which other commands don't need
 
     media = media_policy_from(options)
+    _bring_rows(folder)
     click.echo(write_report(folder, out, media=media, input_media=input_media))
+
+
+def _bring_rows(folder: Path) -> None:
+    """Bring to the folder what only its own Redis knows of a run that is going on, or was killed.
+
+    Raises:
+        DatasetError: no row of the run has ended.
+    """
+    own, dataset = own_server(folder), Dataset(folder)
+    if dataset.is_finished or not own.is_dir():
+        return
+    if dataset.layout.unfinished.is_dir() and living_server(own) is None:  # all of them are here
+        return
+    with suppress(RunNotFoundError), find_run(None, str(folder.absolute())) as place:
+        if place.connection is not None:
+            spec = Ledger(place.connection).spec(place.run_id)
+            write_unfinished(place.connection, spec.model_copy(update={"out": str(folder)}))
+    if not dataset.is_claimed:
+        raise DatasetError(f"{folder} holds no rows yet: none of its run has ended")

@@ -22,39 +22,61 @@ _SAID = ("text", "error", "finish_reason")
 _ASKED = ("prompt", "messages", CONVERSATIONS)
 
 
-def print_summary(console: Console, result: RunResult, *, has_server: bool) -> None:
-    """Print how a run ended.
+def print_summary(
+    console: Console, result: RunResult, *, has_server: bool, again: str = ""
+) -> None:
+    """Print how a run ended, finished or not.
 
     Args:
         has_server: its server goes on, so that commands can ask it about the run.
+        again: the command that goes on with it.
     """
-    for line in _lines(result, has_server):
+    for line in _lines(result, has_server, again):
         # As it is, however long: a path is copied, and rows may hold anything.
         console.print(line, soft_wrap=True)
 
 
-def _lines(result: RunResult, has_server: bool) -> Iterator[Text]:
+def _lines(result: RunResult, has_server: bool, again: str) -> Iterator[Text]:
     for name, row in samples_of(result).items():
         said = row["text"] or row["error"] or ""
         yield Text(f"{name:>8}  {plain(row['id'])}: {clip(said_to(row), 50)}", "dim")
         yield Text(f"          → {clip(said, 58)} ({row['finish_reason']})")
-    answered = f"{counted(result.ok, 'row')} answered, {result.error:,} in error"
-    yield Text(answered + incomplete(result.incomplete), "bold")
+    yield Text(_rows(result), "bold")
     for kind, found in result.errors.items():
         example = f"{plain(found.id)}: {clip(found.error, 160)}"
         yield Text(f"  {found.count:,} {plain(kind)}, such as {example}", "red")
     yield from _figures(result)
-    yield Text(f"dataset: {result.out}")
-    yield from _next(result, has_server)
+    yield Text(f"dataset: {result.out}" + ("" if result.is_finished else " (unfinished)"))
+    if result.report:
+        later = "" if result.report.exists() else " (in a moment)"
+        yield Text(f"report: {result.report}{later}")
+    yield from _next(result, has_server, again)
+
+
+def _rows(result: RunResult) -> str:
+    said = f"{counted(result.ok, 'row')} answered, {result.error:,} in error"
+    said += incomplete(result.incomplete)
+    if result.duplicates:
+        said += f", {counted(result.duplicates, 'duplicate')} answered once"
+    if result.is_finished:
+        return said
+    return f"{result.rows_done:,} of {counted(result.rows, 'row')} done: {said}"
+
+
+def _tokens(prompt: int, completion: int) -> str:
+    return f"{counted(prompt, 'token')} in, {counted(completion, 'token')} out"
 
 
 def _figures(result: RunResult) -> Iterator[Text]:
     time = clock(result.seconds) if result.seconds >= 60 else f"{result.seconds:.1f} s"
-    tokens = (
-        f"{counted(result.prompt_tokens, 'token')} in, "
-        f"{counted(result.completion_tokens, 'token')} out"
-    )
-    yield Text(f"{tokens} in {time}")
+    tokens = _tokens(result.prompt_tokens, result.completion_tokens)
+    if result.session_rows == result.rows_done:
+        yield Text(f"{tokens} in {time}")
+    else:
+        yield Text(f"{tokens} in all")
+        tokens = _tokens(result.session_prompt_tokens, result.session_completion_tokens)
+        rows = counted(result.session_rows, "row")
+        yield Text(f"since it went on: {rows}, {tokens} in {time}")
     speeds = {
         "prefill": result.prefill_tokens_per_second,
         "decode": result.decode_tokens_per_second,
@@ -63,11 +85,17 @@ def _figures(result: RunResult) -> Iterator[Text]:
         yield Text(f"tokens/s without loading: {told}")
 
 
-def _next(result: RunResult, has_server: bool) -> Iterator[Text]:
+def _next(result: RunResult, has_server: bool, again: str) -> Iterator[Text]:
     folder = shlex.quote(str(result.out))
+    if not result.is_finished:
+        yield Text(f"go on:         {again}")
+        if result.rows_done and not result.report:
+            yield Text(f"look at it:    mlx-batch report {folder}")
+        return
     if result.error and has_server:
         yield Text(f"errors again:  mlx-batch retry {result.run_id} --errors")
-    yield Text(f"look at it:    mlx-batch report {folder}")
+    if not result.report:
+        yield Text(f"look at it:    mlx-batch report {folder}")
     yield Text(f"other formats: mlx-batch export {folder} --format openai")
 
 
@@ -75,6 +103,8 @@ def samples_of(result: RunResult) -> dict[str, dict[str, Any]]:
     """Return some rows by what they are: the first, the longest, the shortest, one in error."""
     import pyarrow.compute as pc  # for this command only
 
+    if not result.rows_done:
+        return {}
     known = ("row", "sample_index", "finish_reason", "completion_tokens")
     table = result.dataset().to_table(columns=list(known))
     failed = pc.fill_null(pc.equal(table["finish_reason"], "error"), False)

@@ -77,7 +77,8 @@ def _rows(place: RunPlace, connection: Redis, count: int) -> Iterator[ResultRow]
 
 def _last(connection: Redis, run_id: str, out: Path, count: int) -> list[ResultRow]:
     """Return the last rows of those in Redis and those in the folder, as far as it is seen."""
-    rows = Ledger(connection).recorded(run_id)
+    shards = Ledger(connection).recorded(run_id)
+    rows = [row for shard in shards.values() for row in shard.values()]
     dataset = Dataset(out)
     if dataset.is_claimed and dataset.manifest()["run_id"] == run_id:
         known = {(row.row, row.sample_index) for row in rows}

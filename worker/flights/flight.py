@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from jobs.dataset import Dataset, Verification
 from jobs.ledger import Ledger
 from jobs.run_spec import RunSpec
-from worker.local.report_process import ReportProcess
+from worker.report_process import ReportProcess
 from worker.rq import Execution, Job
 
 logger = logging.getLogger("mlx_batch.worker")

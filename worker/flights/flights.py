@@ -21,8 +21,8 @@ from worker.flights.halts import Halts
 from worker.flights.shard_flight import ShardFlight
 from worker.flights.shard_rows import ShardRows
 from worker.flights.twins import Twins
-from worker.local.report_process import ReportProcess
 from worker.output_root import OutputRoot
+from worker.report_process import ReportProcess
 from worker.rq import Execution, Job
 from worker.rq.bookkeeper import Bookkeeper
 from worker.rq.parking import park

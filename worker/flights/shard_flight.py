@@ -82,14 +82,7 @@ class ShardFlight(Flight):
         Raises:
             EngineStoppedError: the engine has ended.
         """
-        samples = self.task.samples
-        # Compared with the row of that place: another row there would spoil the dataset.
-        self.results = {
-            place: row
-            for place, row in self.lease.known.items()
-            if place < len(samples)
-            and (row.row, row.sample_index) == (samples[place][0].row, samples[place][1])
-        }
+        self.results = self.rows.those_of_it(self.lease.known)
         if self.lease.idle <= MAX_IDLE_CLAIMS:
             self.heed(self.halt)
             return

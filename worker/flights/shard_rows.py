@@ -51,8 +51,18 @@ class ShardRows:
             Request(prompt, self._params(request, place, longer.get(place, 0))) for place in places
         ]
 
+    def those_of_it(self, recorded: Mapping[int, ResultRow]) -> dict[int, ResultRow]:
+        """Return those recorded rows that are the shard's: another one would spoil the dataset."""
+        samples = self._task.samples
+        return {
+            place: row
+            for place, row in recorded.items()
+            if place < len(samples)
+            and (row.row, row.sample_index) == (samples[place][0].row, samples[place][1])
+        }
+
     def for_dataset(self, results: Mapping[int, ResultRow]) -> list[ResultRow]:
-        """Return the results of all places with the input's columns.
+        """Return the results, of all places or of some, with the input's columns.
 
         Raises:
             JobPayloadError: a row has a column that its run has not, or of another type.
@@ -66,6 +76,7 @@ class ShardRows:
                 parsed=self._parsed(row, results[place].output, parse),
             )
             for place, (row, _) in enumerate(self._task.samples)
+            if place in results
         ]
 
     def _request(self, row: ShardRow) -> GenerationRequest:

@@ -15,11 +15,18 @@ from jobs.errors import RunHaltedError
 from jobs.producer import forget_run
 from jobs.run_spec import RunSpec
 from vllm_mlx.errors import MLXBatchError
+from worker.local.run_result import RunResult
 from worker.status.status import run_status
 
 
 class RunFailedError(MLXBatchError):
-    """A worker ended, or a job failed for good, before the run was complete."""
+    """A worker ended, or a job failed for good, before the run was complete.
+
+    Attributes:
+        result: what there is of it; None where no row is.
+    """
+
+    result: RunResult | None = None
 
 
 @contextmanager

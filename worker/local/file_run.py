@@ -68,7 +68,8 @@ def run_file(
         RunHaltedError: it has reached a bound; it can be resumed. After a `preview` it is a
             `RunPreviewedError`, whose `rows` are these.
         RunFailedError: it can't be completed now; it can be resumed.
-        KeyboardInterrupt: Ctrl-C; rows under way had ten seconds to end, and it can be resumed.
+        RunInterruptedError: Ctrl-C, so it is a `KeyboardInterrupt`; rows under way had ten seconds
+            to end, and it can be resumed. As `result` all three have what there is of the run.
     """
     _check_names(settings)
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:

@@ -1,4 +1,4 @@
-"""`Interrupts`: Ctrl-C as something that a run answers in order."""
+"""`Interrupts`: Ctrl-C as something that a run answers in order, and how it ends then."""
 
 from __future__ import annotations
 
@@ -6,6 +6,18 @@ import signal
 import threading
 from types import FrameType
 from typing import Any, Self
+
+from worker.local.run_result import RunResult
+
+
+class RunInterruptedError(KeyboardInterrupt):
+    """Ctrl-C has ended a run, in order: it can be resumed.
+
+    Attributes:
+        result: what there is of it.
+    """
+
+    result: RunResult | None = None
 
 
 class Interrupts:

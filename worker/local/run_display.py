@@ -24,7 +24,8 @@ from worker.timer import Timer
 
 PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
 FRAMES = 8  # a second
-_AT_THE_END = (Phase.VERIFYING, Phase.FINISHED)
+_OVER = {Phase.FINISHED: Text("✓", "green"), Phase.STOPPED: Text("■", "yellow")}
+_AT_THE_END = (Phase.VERIFYING, *_OVER)
 _UNCOUNTED = (Phase.READING, Phase.STARTING, Phase.LOADING, Phase.VERIFYING)
 
 
@@ -62,7 +63,7 @@ class RunDisplay:
         if self._console.is_jupyter:
             self._show_in_cell(_Drawn(progress, self._spinner))
             return
-        is_news = progress.phase in (Phase.ENDING, Phase.FINISHED)
+        is_news = progress.phase in (Phase.ENDING, *_OVER)
         is_news &= before is None or before.phase is not progress.phase
         if not self._live and (self._next_line.is_due or is_news):
             self._next_line.restart()
@@ -110,19 +111,20 @@ def drawn(progress: RunProgress, spinner: Spinner, since: float = 0.0) -> Render
     Args:
         since: seconds since this was so; clocks go on.
     """
-    is_over = progress.phase is Phase.FINISHED
+    is_over = progress.phase in _OVER
+    is_ending = progress.phase in _AT_THE_END or progress.grace_seconds is not None
     since = 0.0 if is_over else since
     percent = percent_of(progress)
     head = Table.grid(padding=(0, 1), expand=True)
     for ratio in (None, None, 1, None, None, None):
         head.add_column(no_wrap=True, ratio=ratio)
     head.add_row(
-        Text("✓", "green") if is_over else spinner,
+        _OVER.get(progress.phase, spinner),
         Text(progress.phase, "bold"),
         ProgressBar(total=1.0, completed=progress.fraction or 0.0, pulse=not percent),
         Text(percent),
         Text(clock(progress.elapsed_seconds + since), "cyan"),
-        Text("" if progress.phase in _AT_THE_END else eta_of(progress, since)),
+        Text("" if is_ending else eta_of(progress, since)),
     )
     lines: list[RenderableType] = [head]
     if told := rows_of(progress):

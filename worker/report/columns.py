@@ -12,7 +12,7 @@ import pyarrow.acero as acero
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from jobs.dataset.layout import Layout
+from jobs.dataset import Dataset
 from jobs.errors import DatasetError
 
 _BATCH = 16_384  # rows in memory at once, of the columns that are asked for
@@ -20,18 +20,16 @@ ROWS = "rows"
 
 
 class Columns:
-    """The rows of all parts that are there, whether the run has ended or not.
+    """The rows that are there, of whole parts and of others, whether the run has ended or not.
 
     Raises:
         DatasetError: there is no part, or one can't be read.
     """
 
-    def __init__(self, root: Path, shards: int) -> None:
-        layout = Layout(root)
-        parts = (layout.part(shard, shards) for shard in range(shards))
-        self.parts = [part for part in parts if part.exists()]
+    def __init__(self, root: Path) -> None:
+        self.parts = Dataset(root).rows_files
         if not self.parts:
-            raise DatasetError(f"{layout.data} holds no rows yet: its first part is not written")
+            raise DatasetError(f"{root} holds no rows yet")
         # Each file's own footer says what it has, which the first one's says for all.
         self._dataset = pads.dataset([str(part) for part in self.parts], format="parquet")
 

@@ -111,9 +111,21 @@ class Figures:
 
 
 def _of_answers(columns: Columns, value: pc.Expression) -> Distribution:
-    """Return how a number is distributed over the rows that have an answer."""
-    groups = columns.grouped({"value": value, "failed": pc.field("finish_reason") == "error"})
-    return Distribution({each["value"]: each[ROWS] for each in groups if not each["failed"]})
+    """Return how a number is distributed over the rows that have an answer of their own."""
+    failed = pc.field("finish_reason") == "error"
+    groups = columns.grouped({"value": value, "left_out": failed | ~_is_own(columns)})
+    return Distribution({each["value"]: each[ROWS] for each in groups if not each["left_out"]})
+
+
+def _is_own(columns: Columns) -> pc.Expression:
+    """Return whether a row is no duplicate of another, whose numbers it was given."""
+    if "duplicate_of" not in columns.names:  # of an older version
+        return pc.scalar(True)
+    return pc.field("duplicate_of").is_null()
+
+
+def _generated(columns: Columns) -> pc.Expression:
+    return pc.if_else(_is_own(columns), pc.field("completion_tokens"), 0)
 
 
 def _three_digits(value: pc.Expression) -> pc.Expression:
@@ -151,7 +163,7 @@ def _workers(columns: Columns) -> list[Worker]:
         {
             "first": ("min", begun),
             "last": ("max", _ended()),
-            "tokens": ("sum", pc.field("completion_tokens")),
+            "tokens": ("sum", _generated(columns)),
         },
     )
     found = [
@@ -178,7 +190,7 @@ def _slices(columns: Columns, workers: list[Worker]) -> list[Slice]:
     at = pc.divide(pc.subtract(_ended(), start * _MICRO), width * _MICRO)
     groups = columns.grouped(
         {"worker": pc.field("worker"), "at": at},
-        {"tokens": ("sum", pc.field("completion_tokens"))},
+        {"tokens": ("sum", _generated(columns))},
     )
     known = {worker.name for worker in workers[:_MOST_WORKERS]}
     added: dict[tuple[int, str], tuple[int, int]] = {}

@@ -21,9 +21,6 @@ from worker.report.page import page
 from worker.report.pictures import Pictures
 from worker.report.shown_rows import ShownRow, shown_rows
 
-REPORT = Path("_job", "report.html")
-"""Where the report lies in a dataset."""
-
 _NOTHING = MediaPolicy()
 _ROW_BYTES, _PICTURE_BYTES = 1_800_000, 2_400_000  # of 5 MB
 
@@ -47,8 +44,8 @@ def write_report(
         DatasetError: there are no rows, they can't be read, or the file can't be written.
     """
     refuse_address(out)
-    target = out or root / REPORT
     dataset = Dataset(root)
+    target = out or dataset.layout.report
     finished = Finished(root, dataset.manifest())
     if input_media and finished.folder.is_dir():
         own = MediaPolicy.of([finished.folder], ()).allowed_paths or ()
@@ -65,7 +62,7 @@ def write_report(
 
 def _html(dataset: Finished, media: MediaPolicy) -> str:
     manifest = dataset.manifest
-    columns = Columns(dataset.root, manifest["shards"])
+    columns = Columns(dataset.root)
     figures = Figures.of(columns, manifest)
     kept, written = _within(shown_rows(dataset, columns, len(figures.failures)))
     pictures = Pictures(media, _PICTURE_BYTES)
@@ -105,9 +102,10 @@ def _warnings(
     found = []
     shards, rows = dataset.manifest["shards"], dataset.manifest["rows"]
     if not Dataset(dataset.root).is_finished:
+        whole = sum(part.parent.name == "data" for part in columns.parts)
         found.append(
-            f"The run has not ended: {len(columns.parts):,} of {shards:,} parts are here, "
-            f"{figures.rows:,} of {rows:,} rows."
+            f"Unfinished: {figures.rows:,} of {rows:,} rows are here, and {whole:,} of {shards:,} "
+            "parts are whole."
         )
     if pictures.left_out:
         found.append(f"{pictures.left_out:,} images and videos have no picture for want of room.")

@@ -17,3 +17,4 @@ class Phase(StrEnum):
     VERIFYING = "verifying"
     ENDING = "ending"
     FINISHED = "finished"
+    STOPPED = "stopped"

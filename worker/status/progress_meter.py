@@ -107,6 +107,7 @@ class ProgressMeter:
             waiting=sum(live.waiting for live in living),
             sample=sample,
             grace_seconds=grace,
+            before=self._before,
         )
 
     def listen(self, workers: dict[str, Live]) -> None:

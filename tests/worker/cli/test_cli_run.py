@@ -192,6 +192,7 @@ class Interrupted:
         prompts = write_prompts(folder / "prompts.jsonl", 8, say="Tell me the story of")
         self.words = ["run", prompts, "--model", model, "--out", self.out, "--max-tokens", 100]
         self.words += ["--temperature", 0, "--shard-size", 1, "--max-num-seqs", 1]  # slowly
+        self.words.append("--no-report")
         command = mlx_batch(*self.words)
         self.terminal = Terminal(command, ENVIRONMENT) if in_terminal else None
         self.process: subprocess.Popen[Any] = (

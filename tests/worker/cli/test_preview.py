@@ -49,6 +49,9 @@ def test_rows_are_shown_and_no_is_taken_for_an_answer(
     assert "halted: its first 2 rows are done, for a look at them (preview)" in told.stderr
     assert "; 2 of 12 rows are done" in told.stderr  # though all would have run side by side
     assert "with --resume in place of --preview goes on" in told.stderr
+    done = r"^(\d+) of 12 rows done: \1 rows answered, 0 in error$"
+    assert re.search(done, told.stdout, re.MULTILINE)
+    assert re.search(r"^go on: +mlx-batch run .* --resume$", told.stdout, re.MULTILINE)
 
     assert cli(*given, "--preview", 2, "--yes", "--resume").exit_code == 0
     found = verify(tmp_path / "out")

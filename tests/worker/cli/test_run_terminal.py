@@ -67,9 +67,11 @@ def test_a_run_shows_each_phase_its_rows_and_what_became_of_them(
 def endless(tmp_path: Path, text_folder: str) -> Iterator[Terminal]:
     """A run of two rows that do not end, one of them in the batch."""
     prompts = write_prompts(tmp_path / "prompts.jsonl", 2, **ENDLESS)
+    with prompts.open("a") as file:
+        file.write('{"id": "bad", "prompt": "a", "top_p": 7}\n')
     words = ["--model", text_folder, "--out", tmp_path / "out", "--max-num-seqs", 1]
-    terminal = run(prompts, *words, NO_COLOR="1")
-    wait_for(lambda: re.search(r"answering .* \d+% .* ETA ≤ \d", terminal.text), timeout=60)
+    terminal = run(prompts, *words, "--skip-bad-rows", "--report", NO_COLOR="1")
+    wait_for(lambda: re.search(r"answering .* \d+% .* ETA ", terminal.text), timeout=60)
     assert re.search(r"in \d+ tok/s, out \d+ tok/s, 1 of 1 slots, 1 waiting", terminal.text)
     yield terminal
     terminal.process.send_signal(signal.SIGTERM)
@@ -95,7 +97,9 @@ def test_a_worker_that_does_not_end_is_ended_after_the_grace(
     assert "Traceback" not in endless.text
 
 
-def test_ctrl_c_answers_at_once_and_a_second_one_ends_it_now(endless: Terminal) -> None:
+def test_ctrl_c_answers_at_once_and_a_second_one_ends_it_now(
+    endless: Terminal, tmp_path: Path
+) -> None:
     pressed = time.monotonic()
     endless.press("\x03")
     wait_for(lambda: "ending 1 row, at most 10 s; Ctrl-C again to stop now" in endless.text)
@@ -107,6 +111,14 @@ def test_ctrl_c_answers_at_once_and_a_second_one_ends_it_now(endless: Terminal) 
     assert endless.finish(8) == 130
     assert time.monotonic() - pressed < 10, "the grace was not waited for"
     assert "stopping now" in endless.text
-    assert "--resume goes on" in endless.text
+    assert "■ stopped" in endless.text
+    out = tmp_path / "out"
+    summary = endless.text[endless.text.index("   error  bad") :].replace("\n\n", "\n")
+    assert "\n1 of 3 rows done: 0 rows answered, 1 in error\n" in summary
+    assert "\n  1 InvalidRequestError, such as bad: top_p=7" in summary
+    assert f"\ndataset: {out} (unfinished)\nreport: {out}/_job/report.html (in a" in summary
+    assert re.search(r"\ngo on: +mlx-batch run .* --skip-bad-rows --report --resume\n", summary)
+    assert summary.rstrip().endswith("--resume goes on")
     assert "Traceback" not in endless.text
+    wait_for((out / "_job" / "report.html").exists, timeout=60)
     assert b"\x1b[3" not in re.sub(rb"\x1b\[3[JK]", b"", endless.written), "NO_COLOR"

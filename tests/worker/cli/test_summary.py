@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from jobs.dataset import Dataset, verify
+from jobs.ledger import Counts
 from jobs.result_row import ResultRow
 from vllm_mlx.outputs import GenerationOutput
 from worker.cli.summary import print_summary
@@ -20,6 +22,8 @@ from worker.status.progress import RunProgress
 
 ENDED = RunProgress(
     phase=Phase.FINISHED,
+    run_id="run-1",
+    before=Counts(),
     elapsed_seconds=2.0,
     prefill_tokens_per_second=1234.4,
     decode_tokens_per_second=56.7,
@@ -32,12 +36,12 @@ def finished(folder: Path, columns: dict[str, Any], *rows: ResultRow) -> RunResu
     dataset = Dataset(folder)
     dataset.prepare(manifest | {"columns": columns})
     dataset.write_part(0, rows)
-    return RunResult.of(folder, verify(folder), ENDED)
+    return RunResult.of(folder, replace(ENDED, rows=len(rows)))
 
 
-def summary(result: RunResult, *, has_server: bool = False) -> str:
+def summary(result: RunResult, *, has_server: bool = False, again: str = "") -> str:
     console = Console(record=True, width=80, file=io.StringIO())
-    print_summary(console, result, has_server=has_server)
+    print_summary(console, result, has_server=has_server, again=again)
     return console.export_text()
 
 
@@ -82,6 +86,36 @@ def test_the_summary_of_a_run(tmp_path: Path) -> None:
         "KeyError": ErrorType(1, "id4", "'no'"),
     }
     assert "mlx-batch retry run-1 --errors" in summary(result, has_server=True)
+
+
+def test_a_duplicate_costs_no_token_and_a_session_has_its_own_numbers(tmp_path: Path) -> None:
+    twin = replace(row(2, GenerationOutput("two", 3, 5, "stop")), duplicate_of="id1")
+    rows = [row(0, GenerationOutput("one", 3, 5, "stop")), row(1, GenerationOutput("two", 3, 5))]
+    finished(tmp_path, {"prompt": "string"}, *rows, twin)
+    before = Counts(ok=1, prompt_tokens=3, completion_tokens=5)
+
+    said = summary(RunResult.of(tmp_path, replace(ENDED, rows=3, before=before))).splitlines()
+
+    assert "3 rows answered, 0 in error, 1 duplicate answered once" in said
+    assert "6 tokens in, 10 tokens out in all" in said
+    assert "since it went on: 2 rows, 3 tokens in, 5 tokens out in 2.0 s" in said
+    assert (verify(tmp_path).duplicates, verify(tmp_path).completion_tokens) == (1, 10)
+    done = RunResult.of(tmp_path, replace(ENDED, rows=3, before=None))
+    assert (done.session_rows, done.session_completion_tokens) == (0, 0)
+
+
+def test_a_run_that_has_not_begun_to_answer_is_summed_up_too(tmp_path: Path) -> None:
+    stopped = replace(ENDED, phase=Phase.STOPPED, rows=9)
+
+    said = summary(RunResult.of(tmp_path, stopped), again="mlx-batch run p --resume")
+
+    assert said.splitlines() == [
+        "0 of 9 rows done: 0 rows answered, 0 in error",
+        "0 tokens in, 0 tokens out in 2.0 s",
+        "tokens/s without loading: prefill 1,234, decode 57",
+        f"dataset: {tmp_path} (unfinished)",
+        "go on:         mlx-batch run p --resume",
+    ]
 
 
 def test_a_result_reads_its_rows_in_the_order_of_the_input(tmp_path: Path) -> None:

@@ -25,11 +25,12 @@ def told(folder: Path) -> tuple[str, Path]:
 
 def test_a_run_that_is_halted_and_then_finishes(tmp_path: Path, text_folder: str) -> None:
     prompts, (command, said) = write_prompts(tmp_path / "p.jsonl", 12), told(tmp_path)
-    given: dict[str, Any] = {"model": text_folder, "out": tmp_path / "out", "shard_size": 2}
-    given |= {"max_tokens": 8, "temperature": 0, "max_num_seqs": 1, "on_finish": command}
+    out = tmp_path / "out"
+    given: dict[str, Any] = {"model": text_folder, "out": out, "shard_size": 12}
+    given |= {"max_tokens": 8, "temperature": 0, "max_num_seqs": 1, "report": True}
 
-    with pytest.raises(RunHaltedError):
-        worker.run_file(prompts, max_output_tokens=16, **given)
+    with pytest.raises(RunHaltedError) as halted:
+        worker.run_file(prompts, max_output_tokens=16, on_finish=command, **given)
 
     state = json.loads(said.read_text())
     assert (state["state"], state["rows"]) == ("halted", 12)
@@ -37,9 +38,31 @@ def test_a_run_that_is_halted_and_then_finishes(tmp_path: Path, text_folder: str
     assert state["error_type"] == "RunHaltedError"
     assert "max_output_tokens" in state["error"]
 
-    words = ["run", prompts, "--model", text_folder, "--out", tmp_path / "out", "--shard-size", 2]
-    words += ["--max-tokens", 8, "--temperature", 0, "--resume", "--on-finish", command]
-    assert cli(*words).exit_code == 0
+    # Not a part of it is whole, and all that it has is to be seen.
+    result, done = halted.value.result, state["rows_done"]
+    assert not list(out.glob("data/*"))
+    assert (result.rows, result.ok, result.is_finished) == (12, done, False)
+    rows = list(result.read("id", "text", "prompt", "completion_tokens"))
+    assert [row["prompt"] for row in rows] == [f"prompt {n}" for n in range(done)]
+    assert result.completion_tokens == sum(row["completion_tokens"] for row in rows) == 8 * done
+    assert result.decode_tokens_per_second
+    unfinished = f"Unfinished: {done} of 12 rows are here, and 0 of 1 parts are whole."
+    assert unfinished in result.report.read_text()
+    # As after a kill: the folder's own server has it yet.
+    for name in ("unfinished", "report.html", "manifest.json"):
+        (out / "_job" / name).rename(tmp_path / f"moved-{name}")
+    assert cli("report", out).exit_code == 0
+    assert unfinished in result.report.read_text()
+
+    words = ["run", prompts, "--model", text_folder, "--out", out, "--shard-size", 12]
+    words += ["--max-tokens", 8, "--temperature", 0, "--resume", "--report", "--on-finish", command]
+    ended = cli(*words)
+    assert ended.exit_code == 0
+    assert "96 tokens out in all" in ended.stdout
+    assert f"since it went on: {12 - done} rows, " in ended.stdout
+    assert f"report: {result.report}\n" in ended.stdout
+    assert "All 12 rows." in result.report.read_text()
+    assert not (out / "_job" / "unfinished").exists()
     state = json.loads(said.read_text())
     assert (state["state"], state["rows_done"], state["error"]) == ("finished", 12, None)
     assert state["run_id"].startswith("run-")

@@ -106,6 +106,14 @@ def test_an_interrupted_run_says_how_long_it_may_take() -> None:
     assert "ending 12 rows, at most 10 s" in as_line(ending)
 
 
+def test_a_run_that_was_ended_early_has_a_bar_that_stands() -> None:
+    stopped = RunProgress(phase=Phase.STOPPED, rows=4, rows_done=1, fraction=0.3, sample=SAMPLE)
+    head, rows = shown(stopped, since=9.0)
+    assert head.startswith("■ stopped ")
+    assert head.endswith(" 30% 0:00:00")
+    assert rows == "  1/4 rows"
+
+
 def test_without_a_terminal_a_line_comes_now_and_then_and_at_the_end() -> None:
     console = Console(record=True, width=80, file=io.StringIO())
     done = RunProgress(phase=Phase.FINISHED, rows=4, rows_done=4, fraction=1.0, elapsed_seconds=12)

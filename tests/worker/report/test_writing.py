@@ -57,7 +57,7 @@ def data_of(html: str) -> dict[str, Any]:
 
 def figures_of(root: Path) -> Figures:
     manifest = Dataset(root).manifest()
-    return Figures.of(Columns(root, manifest["shards"]), manifest)
+    return Figures.of(Columns(root), manifest)
 
 
 def table_of(root: Path) -> list[dict[str, Any]]:
@@ -164,7 +164,7 @@ def test_every_row_of_a_small_dataset_is_there(tmp_path: Path) -> None:
     assert shown[5]["asked"] == [["user", "question 5"]]
     assert shown[5]["given"] == {"topic": "film"}
     assert "All 60 rows." in html
-    assert "has not ended" not in html
+    assert "Unfinished" not in html
 
 
 def test_of_a_large_dataset_some_rows_of_all_places_and_errors(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_run_that_has_not_ended_is_reported_as_far_as_it_is(tmp_path: Path) ->
 
     html = html_of(root)
 
-    assert "The run has not ended: 2 of 4 parts are here, 20 of 40 rows." in html
+    assert "Unfinished: 20 of 40 rows are here, and 2 of 4 parts are whole." in html
     assert len(data_of(html)["rows"]) == 20
 
 

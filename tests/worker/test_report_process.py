@@ -11,9 +11,9 @@ import pytest
 from jobs.dataset import Dataset
 from jobs.ledger import Ledger, RunState
 from tests.helpers.bench import Bench
-from tests.helpers.engines import DoubleEngine
+from tests.helpers.engines import DoubleEngine, wait_for
 from tests.helpers.reported import row, write_dataset
-from worker.local.report_process import ReportProcess
+from worker.report_process import ReportProcess
 
 
 def stand_in(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +31,7 @@ def test_a_run_ends_with_its_report(bench: Bench) -> None:
 
     report = Path(spec.out, "_job", "report.html").read_text()
     assert "All 5 rows." in report
-    assert "has not ended" not in report
+    assert "Unfinished" not in report
 
 
 def test_without_it_none_is_written(bench: Bench) -> None:
@@ -74,11 +74,23 @@ def test_one_that_takes_too_long_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     stand_in(tmp_path, "exec sleep 60", monkeypatch)
-    monkeypatch.setattr("worker.local.report_process.MOST_SECONDS", 0.2)
+    monkeypatch.setattr("worker.report_process.MOST_SECONDS", 0.2)
 
     ReportProcess([]).write(tmp_path)
 
     assert caplog.messages == [f"{tmp_path} has no report: it took more than 0.2 s"]
+
+
+def test_one_that_nobody_waits_for_goes_on_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stand_in(tmp_path, f"sleep 0.3; echo page > {tmp_path}/page", monkeypatch)
+
+    assert ReportProcess([]).write(tmp_path, patience=0.01)
+
+    assert not (tmp_path / "page").exists()
+    wait_for((tmp_path / "page").exists)
+    assert caplog.messages == []
 
 
 def test_none_is_begun_once_it_is_stopped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,52 @@
+"""`CommandGroup`: commands whose errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+from redis.exceptions import OutOfMemoryError, RedisError
+
+from jobs.connection import redacted
+from vllm_mlx.errors import MLXBatchError
+from worker.cli.exit_codes import ExitCode
+
+STOPPED = "mlx-batch: stopped; what was enqueued stays, --resume goes on"
+_FULL = (
+    "raise its maxmemory, or let workers finish runs, which frees it; what was enqueued stays, and "
+    "`mlx-batch resume RUN` enqueues the rest"
+)
+
+
+HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+
+
+class CommandGroup(click.Group):
+    """A group of commands whose errors become one line and an exit code."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        cmd.context_settings.update(HELP)  # click keeps what a command is first called with
+        super().add_command(cmd, name)
+
+    def make_context(self, *given: Any, **extra: Any) -> click.Context:
+        try:
+            return super().make_context(*given, **extra)
+        except KeyboardInterrupt:  # click's own exit code is another
+            sys.exit(ExitCode.INTERRUPTED)
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except MLXBatchError as error:
+            click.echo(f"mlx-batch: {error}", err=True)
+            context.exit(ExitCode.of_error(error))
+        except KeyboardInterrupt:
+            click.echo(STOPPED, err=True)
+            context.exit(ExitCode.INTERRUPTED)
+        except RedisError as error:
+            is_full = isinstance(error, OutOfMemoryError)
+            reason = f" is full: {_FULL}" if is_full else f": {type(error).__name__}: {error}"
+            url = redacted(context.meta.get("url") or "Redis")
+            click.echo(f"mlx-batch: {url}{reason}", err=True)
+            context.exit(ExitCode.SERVER)
