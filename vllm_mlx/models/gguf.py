@@ -61,6 +61,12 @@ def load_gguf(path: Path) -> tuple[nn.Module, TokenizerWrapper, dict[str, Any]]:
     return model, tokenizer, config
 
 
+def gguf_config(path: Path) -> dict[str, Any]:
+    """Return the configuration of a `.gguf` file; raises what `load_gguf` raises."""
+    tensors, meta = _read(path)
+    return _config(meta, tensors)
+
+
 def _model(meta: Metadata, tensors: Mapping[str, mx.array], config: dict[str, Any]) -> llama.Model:
     weights = _weights(meta, tensors, config)
     quantization = _quantization(weights)

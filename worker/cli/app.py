@@ -22,6 +22,7 @@ from jobs.dataset import verify as verify_dataset
 from jobs.errors import RunHaltedError
 from jobs.producer import enqueue_run
 from vllm_mlx import __version__
+from vllm_mlx.errors import MLXBatchError
 from vllm_mlx.scheduler_config import SchedulerConfig
 from worker.cli import display, run_commands
 from worker.cli.acl import acl
@@ -183,6 +184,8 @@ def worker(
             given = {"connection": connection, "redis_timeout": redis_timeout, **options}
             given["report_media"] = report_media_flags(media) if report else None
             BatchWorker(model, engine, adapter=adapter, **given).work(burst=burst)
+        except MLXBatchError:
+            raise
         except ValueError as error:  # RQ: a worker of this name is at work
             raise click.UsageError(str(error)) from error
 

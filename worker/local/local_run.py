@@ -30,6 +30,7 @@ from worker.local.failed_start import (
     nothing_left_of_a_failed_start,
 )
 from worker.local.interrupts import RunInterruptedError
+from worker.local.kv_cache_check import require_kv_cache
 from worker.local.local_workers import (
     LocalWorkers,
     media_flags,
@@ -71,6 +72,7 @@ def run_locally(
     Raises:
         MLXBatchError: MLX is not installed; nothing was started or written.
         ModelLoadError: neither this machine nor the hub has the model.
+        KVCacheBudgetError: no row of it fits into `config.kv_cache_bytes`.
         FolderLockedError: another run is at work in the folder.
         RunFailedError: the run can't be completed; it can be resumed.
         RunHaltedError: it was halted.
@@ -91,6 +93,7 @@ def run_locally(
     prepared = prepare(lambda rows: show_read(rows) if due.is_due else None)
     show_read(prepared.spec.input_rows)
     require_model_here(model, sees=prepared.sees)
+    require_kv_cache(model, config.kv_cache_bytes)
     out = prepared.folder
     # Our own server's data stays in the folder, so that a run that was killed can go on.
     own = own_server(out)

@@ -47,11 +47,14 @@ class LocalWorkers:
         return any(process.poll() is None for process in self._processes)
 
     @property
+    def log(self) -> Path:
+        """The log of the first."""
+        return self._logs[0]
+
+    @property
     def last_words(self) -> str:
-        """How the first log ends."""
-        log = self._logs[0]
-        lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-        return "\n".join([f"{log} ends:", *lines])
+        """How that log ends."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_LINES:])
 
     def stop(self) -> None:
         """Ask all to end; asked again they do so at once."""

@@ -103,12 +103,12 @@ class RunWatch:
                 raise RunInterruptedError
             if not Dataset(Path(self._spec.out)).is_claimed:
                 raise RunFailedError(
-                    "no worker is left that could begin; nothing was written. "
-                    + self._workers.last_words
+                    "no worker is left that could begin; nothing was written. The log of one ends:"
+                    f"\n{self._workers.last_words}"
                 )
             raise RunFailedError(
                 f"no worker is left and {self._spec.run_id} is not complete; --resume goes on. "
-                + self._workers.last_words
+                f"{self._workers.log} ends:\n{self._workers.last_words}"
             )
         return status
 

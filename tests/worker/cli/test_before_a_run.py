@@ -17,6 +17,7 @@ from tests.helpers.engines import MODEL, DoubleEngine, write_prompts
 from vllm_mlx.errors import KVCacheBudgetError, ModelLoadError
 from vllm_mlx.model_files import local_path
 from worker.cli.exit_codes import ExitCode
+from worker.local.kv_cache_check import require_kv_cache
 
 
 @pytest.fixture
@@ -116,19 +117,26 @@ def test_a_budget_that_holds_no_row_ends_before_a_run_begins(
     tmp_path: Path, text_folder: str
 ) -> None:
     from vllm_mlx.engine import BatchedEngine
+    from vllm_mlx.models.skeleton import least_cache_bytes, skeleton_of
 
     prompts = write_prompts(tmp_path / "p.jsonl", 1)
     words = ["run", prompts, "--model", text_folder, "--out", tmp_path / "new" / "out"]
 
-    result = cli(*words, "--kv-cache-bytes", 100)
+    least = least_cache_bytes(skeleton_of(Path(text_folder)))
+    assert least is not None
 
-    assert result.exit_code == ExitCode.FAILED
-    assert "can't answer even one token" in result.stderr
+    result = cli(*words, "--kv-cache-bytes", least - 1)
+
+    assert result.exit_code == ExitCode.BAD_INPUT
+    said = f"kv_cache_bytes={least - 1:,}: {text_folder} needs {least:,} bytes of key-value cache"
+    assert said in result.stderr
+    assert "raise it" in result.stderr
     assert not (tmp_path / "new").exists(), "nothing is left of it"
 
+    require_kv_cache(text_folder, least)
     import asyncio
 
-    with pytest.raises(KVCacheBudgetError, match="kv_cache_bytes is 100: raise it"):
+    with pytest.raises(KVCacheBudgetError, match=f"need {least:,} bytes.*kv_cache_bytes is 100"):
         asyncio.run(BatchedEngine(text_folder, kv_cache_bytes=100).start())
 
 

@@ -17,10 +17,12 @@ from jobs.ledger import Ledger
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
 from tests.helpers.engines import MODEL, SEEING, DoubleEngine, write_prompts
+from vllm_mlx.errors import KVCacheBudgetError
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.scheduler_config import SchedulerConfig
 from vllm_mlx.video_params import VideoParams
+from worker.cli.exit_codes import ExitCode
 from worker.status.status import run_status
 
 NOWHERE = "redis://user:hunter2@127.0.0.1:1/0"
@@ -363,6 +365,15 @@ def test_a_worker_s_engine_is_bounded_by_its_flags(
     assert model == MODEL
     assert bounded == SchedulerConfig(max_num_seqs=7, kv_cache_bytes=2 * 10**9)
     assert free == SchedulerConfig()
+
+    def refuse(_: DoubleEngine) -> None:
+        raise KVCacheBudgetError("kv_cache_bytes is 2: raise it")
+
+    monkeypatch.setattr(DoubleEngine, "start", refuse)
+    refused = cli(*words, "--kv-cache-bytes", 2)
+    assert refused.exit_code == ExitCode.BAD_INPUT
+    assert refused.stderr.splitlines()[-1] == "mlx-batch: kv_cache_bytes is 2: raise it"
+    assert "Usage" not in refused.stderr
 
 
 def test_a_worker_reads_and_fetches_what_its_flags_allow_and_nothing_else(

@@ -82,15 +82,21 @@ class KVBudget:
         prefilling = self._prompt(max(need.prompt_tokens for need in needs))
         return rings + self.prefix_bytes + self.prefill_bytes + prefilling <= self.total_bytes
 
+    def _alone(self, prompt_tokens: int, max_tokens: int) -> int:
+        columns = columns_for(prompt_tokens + max_tokens)
+        return self.footprint.slot(columns) + self._prompt(prompt_tokens)
+
+    def enough(self, prompt_tokens: int, max_tokens: int) -> int:
+        """Return the bytes in which a sequence can run alone: its shares grow with them."""
+        shares = 0 if self.in_place else PREFIX_SHARE + PREFILL_SHARE
+        return math.ceil(self._alone(prompt_tokens, max_tokens) / (1 - shares))
+
     def refusal(self, prompt_tokens: int, max_tokens: int) -> str | None:
         """Return why a sequence can never run, not even alone; None if it can."""
-        columns = columns_for(prompt_tokens + max_tokens)
-        alone = self.footprint.slot(columns) + self._prompt(prompt_tokens)
+        alone = self._alone(prompt_tokens, max_tokens)
         if alone + self.prefix_bytes + self.prefill_bytes <= self.total_bytes:
             return None
-        # The shares grow with the budget: this much is enough, shares and all.
-        shares = 0 if self.in_place else PREFIX_SHARE + PREFILL_SHARE
-        enough = math.ceil(alone / (1 - shares))
+        enough = self.enough(prompt_tokens, max_tokens)
         fixed = self.footprint.slot(0) + self._prompt(0)
         of_state = f", {fixed:,} of them at any length" if fixed else ""
         return (
