@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from redis import Redis
 
+from jobs.bad_rows import BadRows
 from jobs.errors import RunStateError
 from jobs.ledger import Halt, Halting, HaltReason, Ledger, RunState
+from jobs.producer import Enqueued
 from jobs.queue.run_jobs import RunJobs
 
 
@@ -25,8 +27,8 @@ def pause_run(connection: Redis, run_id: str) -> None:
         raise RunStateError(f"{run_id} is halted already; `{command}` lets it go on")
 
 
-def continue_run(connection: Redis, run_id: str) -> int:
-    """Let a halted run go on; returns how many shards are enqueued again.
+def continue_run(connection: Redis, run_id: str) -> Enqueued:
+    """Let a halted run go on, with its shards enqueued again.
 
     Those that workers still have in hand go on there. A preview is over with it, unless the run was
     halted by something else before its rows were done.
@@ -48,4 +50,4 @@ def continue_run(connection: Redis, run_id: str) -> int:
             f"{run_id} is not halted: `mlx-batch status {run_id}` shows where it is, "
             f"`mlx-batch resume {run_id}` enqueues what is missing of it"
         )
-    return released
+    return Enqueued(spec, released, BadRows(), None)

@@ -11,6 +11,7 @@ from typing import Unpack
 
 from redis import Redis
 
+from jobs.adopt import adopt_run
 from jobs.bad_rows import BadRows
 from jobs.connection import largest_value, require_suitable
 from jobs.dataset import Dataset
@@ -34,14 +35,15 @@ class Enqueued:
 
     Attributes:
         shards: how many it enqueued; 0 if there was nothing left to do.
-        folder: the input's; its relative paths of images and videos start there.
+        folder: the input's; its relative paths of images and videos start there. None if the input
+            was not looked at.
         moved: where the folder that was overwritten is now.
     """
 
     spec: RunSpec
     shards: int
     bad_rows: BadRows
-    folder: Path
+    folder: Path | None
     moved: Path | None = None
 
 
@@ -75,6 +77,9 @@ def enqueue_prepared(connection: Redis, prepared: PreparedRun) -> Enqueued:
         _forget_holder(connection, spec)
         moved = prepared.make_room()
     if not prepared.is_done:
+        is_begun = prepared.resume and Dataset(prepared.folder).is_claimed
+        if is_begun and not Ledger(connection).knows(spec.run_id):
+            adopt_run(connection, prepared.folder)
         payloads = shards_of(prepared.source, spec, prepared.version, prepared.duplicates)
         shards = _enqueue(connection, spec, payloads, resume=prepared.resume)
     return Enqueued(spec, shards, prepared.bad_rows, prepared.source.folder, moved)
@@ -103,8 +108,11 @@ def _require_room(connection: Redis, prepared: PreparedRun) -> None:
             )
 
 
-def resume_run(connection: Redis, run_id: str) -> Enqueued:
+def resume_run(connection: Redis, run_id: str, source: Input | None = None) -> Enqueued:
     """Enqueue again what of a run is neither done nor on its way; its input is read again.
+
+    Args:
+        source: what `input_again` has returned.
 
     Raises:
         RunNotFoundError: the server knows no such run.
@@ -113,7 +121,7 @@ def resume_run(connection: Redis, run_id: str) -> Enqueued:
     spec = Ledger(connection).spec(run_id)
     if Halting(connection).is_previewed(spec):
         spec = spec.without_preview()
-    source = _input_again(spec)
+    source = source or input_again(spec)
     payloads = shards_of(source, spec, source.version(), _duplicates_again(source, spec))
     shards = _enqueue(connection, spec, payloads, resume=True)
     return Enqueued(spec, shards, BadRows(), source.folder)
@@ -148,7 +156,12 @@ def _forget_holder(connection: Redis, spec: RunSpec) -> None:
     forget_run(connection, holder)
 
 
-def _input_again(spec: RunSpec) -> Input:
+def input_again(spec: RunSpec) -> Input:
+    """Return the input of a run, which must be what it was.
+
+    Raises:
+        InputFileError: it can't be read, or is another one.
+    """
     path, kind = spec.input.path, spec.input.media
     named = {f"{kind}s" if kind else "path": path}
     source = input_of(**named, template=spec.template, selection=spec.selection)

@@ -11,11 +11,12 @@ from pathlib import Path
 import pyarrow as pa
 from redis import Redis
 
+from jobs.bad_rows import BadRows
 from jobs.dataset import Dataset, schema
 from jobs.dataset.part import read_part
 from jobs.errors import DatasetError, RunStateError
 from jobs.ledger import Ledger, RunState
-from jobs.producer import Enqueued, resume_run
+from jobs.producer import Enqueued, input_again, resume_run
 from jobs.queue.run_jobs import RunJobs
 from jobs.result_row import RESULT_COLUMNS, ResultRow
 from jobs.run_spec import RunSpec
@@ -24,14 +25,14 @@ from vllm_mlx.errors import InvalidRequestError
 
 def retry_errors(
     connection: Redis, run_id: str, *, error_type: str | None = None
-) -> tuple[int, Enqueued | None]:
+) -> tuple[int, Enqueued]:
     """Enqueue again the shards with error rows, and keep what else they hold.
 
     Args:
         error_type: only rows that ended in this error.
 
     Returns:
-        How many rows are tried again, and what was enqueued; None if there are none.
+        How many rows are tried again, and what was enqueued.
 
     Raises:
         RunNotFoundError: the server knows no such run.
@@ -49,7 +50,7 @@ def retry_errors(
             f"{run_id} has not ended: `mlx-batch status {run_id}` shows where it is"
         )
     dataset.check_holder(run_id)
-    retried, types = 0, Counter[str]()
+    retried, types, source = 0, Counter[str](), None
     for shard in range(spec.shards):
         part = _part(dataset, spec, shard)
         ends = zip(part["finish_reason"].to_pylist(), part["error_type"].to_pylist(), strict=True)
@@ -57,6 +58,7 @@ def retry_errors(
         types.update(errors.values())
         failed = {place for place, type in errors.items() if error_type in (None, type)}
         if failed:
+            source = source or input_again(spec)  # first: without it nothing is to be undone
             rows = enumerate(_rows(part, dataset.layout.part(shard, spec.shards)))
             kept = {place: row for place, row in rows if place not in failed}
             dataset.unfinish()
@@ -67,7 +69,9 @@ def retry_errors(
         raise InvalidRequestError(
             f"no row of {run_id} ended in {error_type!r}; the error types there are: {there}"
         )
-    return retried, resume_run(connection, run_id) if retried else None
+    if not retried:
+        return 0, Enqueued(spec, 0, BadRows(), None)
+    return retried, resume_run(connection, run_id, source)
 
 
 def _part(dataset: Dataset, spec: RunSpec, shard: int) -> pa.Table:

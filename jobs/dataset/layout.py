@@ -3,6 +3,7 @@
 DIR/data/train-00000-of-00012.parquet   only finished parts, each with the one full schema
 DIR/_job/manifest.json                  what the run was asked for and, at its end, what came of it
 DIR/_job/.gitignore                     keeps all in _job/ out of a repository
+DIR/_job/workers.json                   what `mlx-batch run` told its workers
 DIR/_job/report.html                    a page about it, to look at
 DIR/_job/unfinished/                    rows of parts that are not whole yet, after a run was ended
 DIR/_job/tmp/                           files being written, on the same file system as data/

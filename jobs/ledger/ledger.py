@@ -105,6 +105,10 @@ class Ledger:
         run_id = "" if raw is None else raw.decode(errors="replace")
         return run_id if run_id and self._redis.exists(run_key(run_id)) else None
 
+    def knows(self, run_id: str) -> bool:
+        """Return whether the server has a record of a run."""
+        return bool(self._redis.exists(run_key(run_id)))
+
     def spec(self, run_id: str) -> RunSpec:
         """Return what was asked for in a run."""
         with explain_damage(run_id):

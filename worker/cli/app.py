@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
-import signal
-import stat
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +17,17 @@ from jobs.connection import connect, redacted
 from jobs.counted import counted
 from jobs.dataset import Dataset
 from jobs.dataset import verify as verify_dataset
-from jobs.errors import RunHaltedError
 from jobs.producer import enqueue_run
 from vllm_mlx import __version__
 from vllm_mlx.errors import MLXBatchError
 from vllm_mlx.scheduler_config import SchedulerConfig
 from worker.cli import display, run_commands
 from worker.cli.acl import acl
-from worker.cli.command_group import HELP, STOPPED, CommandGroup
+from worker.cli.command_group import HELP, CommandGroup
 from worker.cli.doctor import doctor
 from worker.cli.exit_codes import ExitCode
 from worker.cli.export import export_command
+from worker.cli.going_on import tell_enqueued
 from worker.cli.grouped_help import WORDS, GroupedCommand, examples, group
 from worker.cli.options import (
     Count,
@@ -48,17 +46,13 @@ from worker.cli.options import (
 from worker.cli.plan import plan
 from worker.cli.preview import run_with_preview
 from worker.cli.report import report_command
-from worker.cli.run_commands import tell_enqueued
-from worker.cli.summary import print_summary
-from worker.local.failed_start import RunFailedError
-from worker.local.interrupts import RunInterruptedError
+from worker.cli.signals import end_on_signals
+from worker.cli.summary import with_summary
 from worker.local.local_workers import report_media_flags
 from worker.local.run_settings import media_policy_from, run_options_from, settings_from
 from worker.logs import log_to_stderr
 
 logger = logging.getLogger("mlx_batch")
-
-_SIGNALS = {signal.SIGTERM: ExitCode.TERMINATED, signal.SIGHUP: ExitCode.HANGUP}
 
 
 @click.group(cls=CommandGroup, context_settings=HELP)
@@ -112,18 +106,15 @@ def run(strict: bool, yes: bool, **options: Any) -> None:
     Images and videos are read from the folder of PROMPTS (or of --videos, --images), and from
     where --allowed-media-path and --allowed-media-domain say.
     """
-    for signum in _SIGNALS:
-        if signal.getsignal(signum) is not signal.SIG_IGN:  # by nohup
-            signal.signal(signum, _terminate)
+    end_on_signals()
     console = Console()
     has_server, again = options["url"] is not None, _again(options["url"])
-    try:
-        result = run_with_preview(console, options, yes=yes)
-    except (RunHaltedError, RunFailedError, RunInterruptedError) as error:
-        if error.result is not None:
-            print_summary(console, error.result, has_server=has_server, again=again)
-        raise
-    print_summary(console, result, has_server=has_server)
+    result = with_summary(
+        console,
+        partial(run_with_preview, console, options, yes=yes),
+        has_server=has_server,
+        again=again,
+    )
     sys.exit(ExitCode.of_rows(result.ok, result.error, strict=strict))
 
 
@@ -224,15 +215,3 @@ def _again(url: str | None) -> str:
     ]
     shown = shlex.join(["mlx-batch", "run", *words, "--resume"])
     return shown.replace(url, redacted(url)) if url else shown
-
-
-def _terminate(signum: int, _: Any) -> None:
-    """Exit as after Ctrl-C: the workers and the server of `run` end, too."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # kernel and shell both send one
-    if signum == signal.SIGHUP:  # a write to the terminal that is gone would fail
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for descriptor in (1, 2):
-            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
-                os.dup2(nowhere, descriptor)
-    click.echo(STOPPED, err=True)
-    sys.exit(_SIGNALS[signal.Signals(signum)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -14,13 +15,13 @@ import click
 from click.shell_completion import CompletionItem
 from redis import Redis
 
-from jobs.adopt import adopt_run
 from jobs.connection import connect
 from jobs.dataset import Dataset
-from jobs.errors import LedgerError, RunNotFoundError, RunStateError
+from jobs.errors import LedgerError, RunNotFoundError
 from jobs.ledger import Ledger
 from worker.cli.options import url_option
 from worker.local.embedded_redis import EmbeddedRedis, is_at_work, living_server, own_server
+from worker.local.worker_settings import WorkerSettings
 from worker.status.folder_status import folder_status
 from worker.status.status import RunStatus, run_status
 
@@ -68,10 +69,17 @@ class RunPlace:
     folder: Path = Path()
     server: Server = Server.GIVEN
 
+    @property
+    def name(self) -> str:
+        """What commands call the run."""
+        return self.run_id if self.server is Server.GIVEN else shlex.quote(str(self.folder))
+
     def status(self) -> RunStatus:
         """Return where the run stands, as far as that is known."""
         if self.connection is None:
-            return folder_status(self.folder)
+            status = folder_status(self.folder)
+            is_own = WorkerSettings.read(self.folder) is not None
+            return replace(status, folder=self.folder, is_asleep=True) if is_own else status
         status = run_status(self.connection, self.run_id)
         if self.server is Server.GIVEN:
             return status
@@ -103,7 +111,7 @@ def find_run(url: str | None, run: str) -> Iterator[RunPlace]:
                 )
             connection = stack.enter_context(connect(url))
             # No worker has made the folder of a run that waits: it looks like a name.
-            is_name = _knows(connection, run)
+            is_name = Ledger(connection).knows(run)
             named = None if is_name else _run_of(connection, folder.absolute())
             yield RunPlace(named or run, connection)
             return
@@ -122,46 +130,45 @@ def find_run(url: str | None, run: str) -> Iterator[RunPlace]:
 
 
 def with_run(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the argument RUN, as its first two: the Redis that knows the run, and its id.
+    """Give a command the argument RUN, as its first two: where the run is, and a Redis that knows.
 
     Raises:
-        RunStateError: RUN is a folder whose run no living Redis knows.
+        UsageError: RUN is a folder whose run no living Redis knows.
     """
-    return _with_run(command, adopts=False)
 
-
-def with_adopted_run(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Do as `with_run`, but let the server that is given know a run from its folder."""
-    return _with_run(command, adopts=True)
-
-
-def _with_run(command: Callable[..., Any], *, adopts: bool) -> Callable[..., Any]:
     @run_argument()
     @run_option
     @wraps(command)
     def found(url: str | None, run: str, **options: Any) -> Any:
         with find_run(url, run) as place:
-            if place.connection is not None:
-                return command(place.connection, place.run_id, **options)
-            if url is None or not adopts:
-                raise _unknown(place, command.__name__.strip("_"), url, adopts=adopts)
-            with connect(url) as connection:
-                adopt_run(connection, place.folder)
-                return command(connection, place.run_id, **options)
+            if place.connection is None:
+                raise unknown(place, command.__name__, url)
+            return command(place, place.connection, **options)
 
     return found
 
 
-def _unknown(place: RunPlace, command: str, url: str | None, *, adopts: bool) -> RunStateError:
+def own_folder(url: str | None, run: str, *, is_here: bool = False) -> Path | None:
+    """Return the folder of a run that goes on in there, with a server and workers of its own.
+
+    So does that of `mlx-batch run`, but while a process of ours is at work in there.
+
+    Args:
+        is_here: any other does, too.
+    """
+    folder = Path(run).expanduser().absolute()
+    own = own_server(folder)
+    if url is not None or not folder.is_dir() or is_at_work(own):
+        return None
+    return folder if is_here or own.is_dir() or WorkerSettings.read(folder) else None
+
+
+def unknown(place: RunPlace, command: str, url: str | None) -> click.UsageError:
+    """Return the error of a command that needs a server, and is given none that knows the run."""
     who = "the server that is given does not know" if url else "no Redis that is given knows"
-    needs = (
-        "a server whose workers serve its model (-u, or RQ_REDIS_URL): it learns the run from here"
-        if adopts
-        else "the one that it was enqueued on (-u, or RQ_REDIS_URL)"
-    )
-    return RunStateError(
-        f"{place.folder} holds {place.run_id}, which {who}: `mlx-batch {command}` changes what a "
-        f"server knows, and so needs {needs}"
+    return click.UsageError(
+        f"{place.folder} holds {place.run_id}, which {who}: `mlx-batch {command}` needs the one "
+        "that it was enqueued on, with -u or RQ_REDIS_URL"
     )
 
 
@@ -184,15 +191,7 @@ def _run_of(connection: Redis, folder: Path) -> str | None:
     if not dataset.is_claimed:
         return ledger.holder(str(folder)) or _held(ledger, folder)
     run_id: str = dataset.manifest()["run_id"]
-    return run_id if _knows(connection, run_id) else None
-
-
-def _knows(connection: Redis, run_id: str) -> bool:
-    try:
-        Ledger(connection).spec(run_id)
-    except RunNotFoundError:
-        return False
-    return True
+    return run_id if ledger.knows(run_id) else None
 
 
 def _held(ledger: Ledger, folder: Path) -> str | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import click
 from redis import Redis
 
@@ -9,73 +12,83 @@ from jobs.counted import counted
 from jobs.pause import continue_run, pause_run
 from jobs.producer import Enqueued, forget_run, resume_run
 from jobs.retry import retry_errors
-from worker.cli.run_argument import with_adopted_run, with_run
+from worker.cli.going_on import goes_on
+from worker.cli.grouped_help import GroupedCommand
+from worker.cli.run_argument import (
+    RunPlace,
+    find_run,
+    own_folder,
+    run_argument,
+    run_option,
+    unknown,
+    with_run,
+)
 from worker.cli.status import status
 from worker.cli.tail import tail
-from worker.plain_text import plain
-from worker.status.serving import obstacles
+from worker.local.embedded_redis import EmbeddedRedis, own_server
+
+_WHERE = (
+    "A run that `mlx-batch run` made with no Redis given goes on in its folder, with workers of "
+    "its own, and shows what `run` shows; any other one waits for the workers of its server."
+)
 
 
 @click.command(short_help="Let workers begin no more rows of RUN.")
 @with_run
-def pause(connection: Redis, run_id: str) -> None:
+def pause(place: RunPlace, connection: Redis) -> None:
     """Let workers begin no more rows of RUN; those under way end, and are recorded."""
-    pause_run(connection, run_id)
-    click.echo(f"{run_id} is paused; `mlx-batch continue {run_id}` goes on", err=True)
+    pause_run(connection, place.run_id)
+    click.echo(f"{place.run_id} is paused; `mlx-batch continue {place.name}` goes on", err=True)
 
 
-@click.command("continue", short_help="Let a paused or halted RUN go on.")
-@with_run
-def continue_(connection: Redis, run_id: str) -> None:
+@click.command(
+    "continue", cls=GroupedCommand, epilog=_WHERE, short_help="Let a paused or halted RUN go on."
+)
+@goes_on
+def continue_(connection: Redis, run_id: str) -> Enqueued:
     """Let a paused or halted RUN go on; unlike `resume`, without reading its input again."""
-    shards = continue_run(connection, run_id)
-    click.echo(f"{run_id} goes on; {counted(shards, 'shard')} enqueued again", err=True)
+    return continue_run(connection, run_id)
 
 
-@click.command(short_help="Enqueue again what is missing of RUN.")
-@with_adopted_run
-def resume(connection: Redis, run_id: str) -> None:
-    """Enqueue again what of RUN is neither done nor queued nor in a worker."""
-    tell_enqueued(connection, resume_run(connection, run_id))
-    click.echo(run_id)
+@click.command(cls=GroupedCommand, epilog=_WHERE, short_help="Go on with what is missing of RUN.")
+@goes_on
+def resume(connection: Redis, run_id: str) -> Enqueued:
+    """Go on with what of RUN is neither done nor queued nor in a worker."""
+    return resume_run(connection, run_id)
 
 
-@click.command(short_help="Run the error rows of RUN again.")
-@with_adopted_run
+@click.command(cls=GroupedCommand, epilog=_WHERE, short_help="Run the error rows of RUN again.")
+@goes_on
 @click.option("--errors", is_flag=True, required=True, help="Those that ended in an error.")
 @click.option("--type", "error_type", metavar="T", help="Only those with this error_type.")
-def retry(connection: Redis, run_id: str, error_type: str | None, **_: bool) -> None:
+def retry(connection: Redis, run_id: str, error_type: str | None, **_: bool) -> Enqueued:
     """Run rows of a finished RUN again, and replace them in its dataset."""
     rows, enqueued = retry_errors(connection, run_id, error_type=error_type)
-    click.echo(f"{counted(rows, 'row')} {'is' if rows == 1 else 'are'} tried again", err=True)
-    if enqueued is not None:
-        tell_enqueued(connection, enqueued)
-    click.echo(run_id)
+    click.echo(f"{counted(rows, 'row')} to be tried again", err=True)
+    return enqueued
 
 
 @click.command()
-@with_run
-def forget(connection: Redis, run_id: str) -> None:
-    """Remove RUN's jobs and record from the server; its dataset stays."""
-    jobs = forget_run(connection, run_id)
-    click.echo(f"{run_id} and {counted(jobs, 'job')} are forgotten")
+@run_argument()
+@run_option
+def forget(url: str | None, run: str) -> None:
+    """Remove RUN's jobs and record from the server; its dataset stays.
 
-
-def tell_enqueued(connection: Redis, enqueued: Enqueued) -> None:
-    """Say what was enqueued, and what keeps it from being worked on."""
-    spec = enqueued.spec
-    if spec.bad_rows:
-        rows = counted(spec.bad_rows, "bad row")
-        click.echo(f"{rows} will be in error in the dataset:", err=True)
-        for each in enqueued.bad_rows.described():
-            click.echo(f"  {each}", err=True)
-    rows = counted(spec.input_rows, "row")
-    if spec.rows != spec.input_rows:
-        rows += f" with {counted(spec.rows, 'sample')}"
-    shards = f"{enqueued.shards:,} of {counted(spec.shards, 'shard')}"
-    click.echo(f"{rows}; {shards} enqueued", err=True)
-    for obstacle in obstacles(connection, spec) if enqueued.shards else ():
-        click.echo(f"warning: {plain(obstacle)}", err=True)
+    Of a run of `mlx-batch run` its own server's data is removed.
+    """
+    folder = Path(run).expanduser().absolute()
+    own = own_server(folder)
+    if is_own := own.is_dir():
+        EmbeddedRedis.require_free(own)
+        shutil.rmtree(own, ignore_errors=True)
+    if is_own or own_folder(url, run):
+        click.echo(f"no server of {folder} knows its run; the dataset stays, as far as it got")
+        return
+    with find_run(url, run) as place:
+        if place.connection is None:
+            raise unknown(place, "forget", url)
+        jobs = forget_run(place.connection, place.run_id)
+    click.echo(f"{place.run_id} and {counted(jobs, 'job')} are forgotten")
 
 
 COMMANDS = (status, tail, pause, continue_, resume, retry, forget)

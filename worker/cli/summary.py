@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -12,14 +12,35 @@ from rich.console import Console
 from rich.text import Text
 
 from jobs.counted import counted
+from jobs.errors import RunHaltedError
 from jobs.sources.conversations import CONVERSATIONS
 from worker.cli.display import incomplete
 from worker.duration import clock
+from worker.local.failed_start import RunFailedError
+from worker.local.interrupts import RunInterruptedError
 from worker.local.run_result import RunResult
 from worker.plain_text import clip, plain
 
 _SAID = ("text", "error", "finish_reason")
 _ASKED = ("prompt", "messages", CONVERSATIONS)
+
+
+def with_summary(
+    console: Console, run: Callable[[], RunResult], *, has_server: bool, again: str
+) -> RunResult:
+    """Run, and print how that has ended, also where it raises what has ended it early.
+
+    Args:
+        has_server, again: as in `print_summary`.
+    """
+    try:
+        result = run()
+    except (RunHaltedError, RunFailedError, RunInterruptedError) as error:
+        if error.result is not None:
+            print_summary(console, error.result, has_server=has_server, again=again)
+        raise
+    print_summary(console, result, has_server=has_server)
+    return result
 
 
 def print_summary(
@@ -92,8 +113,9 @@ def _next(result: RunResult, has_server: bool, again: str) -> Iterator[Text]:
         if result.rows_done and not result.report:
             yield Text(f"look at it:    mlx-batch report {folder}")
         return
-    if result.error and has_server:
-        yield Text(f"errors again:  mlx-batch retry {result.run_id} --errors")
+    if result.error:
+        run = result.run_id if has_server else folder
+        yield Text(f"errors again:  mlx-batch retry {run} --errors")
     if not result.report:
         yield Text(f"look at it:    mlx-batch report {folder}")
     yield Text(f"other formats: mlx-batch export {folder} --format openai")

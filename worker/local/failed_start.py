@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,6 +47,23 @@ def nothing_left_of_a_failed_start(out: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):  # somebody has put something there
                 for folder in made:
                     folder.rmdir()
+        raise
+
+
+@contextmanager
+def no_new_server_left(own: Path) -> Iterator[Callable[[], None]]:
+    """Remove the data of a server if it is new and an error comes before the call that is given."""
+    is_kept = own.exists()
+
+    def keep() -> None:
+        nonlocal is_kept
+        is_kept = True
+
+    try:
+        yield keep
+    except Exception:
+        if not is_kept:
+            shutil.rmtree(own, ignore_errors=True)
         raise
 
 

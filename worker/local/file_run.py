@@ -19,6 +19,7 @@ from worker.local.on_finish import OnFinish
 from worker.local.run_display import RunDisplay
 from worker.local.run_result import RunResult
 from worker.local.run_settings import media_policy_from, run_options_from, settings_from
+from worker.local.worker_settings import WorkerSettings
 from worker.status.progress import RunProgress
 
 _MEDIA = ("allowed_media_path", "allowed_media_domain", "video_reader")
@@ -75,10 +76,17 @@ def run_file(
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise InvalidRequestError(f"workers={workers!r}: should be 1 or more")
     options = {name: value for name, value in settings.items() if value is not None}
-    config, media = settings_from(SchedulerConfig, options), media_policy_from(options)
+    scheduler, media = settings_from(SchedulerConfig, options), media_policy_from(options)
     options |= {"prompts": prompts, "model": model, "out": out}
     run = run_options_from(options)
-
+    told = WorkerSettings(
+        model=str(model),
+        adapter=None if run.get("adapter") is None else Path(run["adapter"]),
+        workers=workers,
+        scheduler=scheduler,
+        media=media,
+        report=report,
+    )
     finish = OnFinish(on_finish, Path(out))
 
     def act(show: Callable[[RunProgress], None]) -> RunResult:
@@ -87,17 +95,7 @@ def run_file(
             show(progress)
 
         with finish.at_the_end():
-            return run_locally(
-                url,
-                lambda read: prepare_run(**run, read=read),
-                model=model,
-                adapter=None if run.get("adapter") is None else Path(run["adapter"]),
-                workers=workers,
-                config=config,
-                media=media,
-                report=report,
-                show=see,
-            )
+            return run_locally(url, lambda read: prepare_run(**run, read=read), told, see)
 
     if progress is True:
         with RunDisplay(Console()) as display:

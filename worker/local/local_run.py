@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from pathlib import Path
 
 from redis.exceptions import RedisError
 
@@ -19,26 +18,22 @@ from jobs.producer import enqueue_prepared
 from jobs.queue.run_jobs import open_queue
 from vllm_mlx.errors import MLXBatchError
 from vllm_mlx.hub import require_model_here
-from vllm_mlx.media.policy import MediaPolicy
-from vllm_mlx.scheduler_config import SchedulerConfig
 from worker.engine.process import require_mlx
 from worker.local.early_end import stopped, sum_up
 from worker.local.embedded_redis import EmbeddedRedis, own_server
 from worker.local.failed_start import (
     RunFailedError,
     forgotten_if_not_begun,
+    no_new_server_left,
     nothing_left_of_a_failed_start,
 )
 from worker.local.interrupts import RunInterruptedError
+from worker.local.known_run import KnownRun
 from worker.local.kv_cache_check import require_kv_cache
-from worker.local.local_workers import (
-    LocalWorkers,
-    media_flags,
-    report_media_flags,
-    scheduler_flags,
-)
+from worker.local.local_workers import LocalWorkers, report_media_flags
 from worker.local.run_result import RunResult
 from worker.local.run_watch import GRACE, POLL, RunWatch, Show
+from worker.local.worker_settings import WorkerSettings
 from worker.report_process import is_report_wanted
 from worker.rq.maintenance import take_back_all
 from worker.status.phase import Phase
@@ -48,14 +43,8 @@ from worker.timer import Timer
 
 def run_locally(
     url: str | None,
-    prepare: Callable[[Callable[[int], None]], PreparedRun],
-    *,
-    model: str,
-    adapter: Path | None,
-    workers: int,
-    config: SchedulerConfig,
-    media: MediaPolicy,
-    report: bool | None,
+    prepare: Callable[[Callable[[int], None]], PreparedRun | KnownRun],
+    settings: WorkerSettings,
     show: Show,
 ) -> RunResult:
     """Enqueue, work, and verify.
@@ -63,16 +52,13 @@ def run_locally(
     Args:
         prepare: looks at the run, and says how many rows are read; where nothing of it begins,
             nothing is left of it either.
-        model, adapter: what the workers load.
-        config: bounds of each worker's engine.
-        media: what a worker may read besides the input's own folder.
-        report: whether a report is written at the end; None is as the environment says.
+        settings: the workers'; of media they may read those in the input's folder, too.
         show: called twice a second with where the run stands.
 
     Raises:
         MLXBatchError: MLX is not installed; nothing was started or written.
         ModelLoadError: neither this machine nor the hub has the model.
-        KVCacheBudgetError: no row of it fits into `config.kv_cache_bytes`.
+        KVCacheBudgetError: no row of it fits into `kv_cache_bytes`.
         FolderLockedError: another run is at work in the folder.
         RunFailedError: the run can't be completed; it can be resumed.
         RunHaltedError: it was halted.
@@ -82,7 +68,7 @@ def run_locally(
     progress = RunProgress(phase=Phase.READING)
     show(progress)
     require_mlx()
-    has_report = is_report_wanted(report)
+    has_report = is_report_wanted(settings.report)
     due = Timer(POLL)
 
     def show_read(rows: int) -> None:
@@ -91,36 +77,39 @@ def run_locally(
         due.restart()
 
     prepared = prepare(lambda rows: show_read(rows) if due.is_due else None)
-    show_read(prepared.spec.input_rows)
-    require_model_here(model, sees=prepared.sees)
-    require_kv_cache(model, config.kv_cache_bytes)
+    if isinstance(prepared, PreparedRun):
+        show_read(prepared.spec.input_rows)
+    require_model_here(settings.model, sees=prepared.sees)
+    require_kv_cache(settings.model, settings.scheduler.kv_cache_bytes)
     out = prepared.folder
     # Our own server's data stays in the folder, so that a run that was killed can go on.
     own = own_server(out)
     moved = None
-    if prepared.overwrite:
+    if isinstance(prepared, PreparedRun) and prepared.overwrite:
         EmbeddedRedis.require_free(own)
         if url is None:
             moved = prepared.make_room()
             prepared = replace(prepared, overwrite=False)
     with ExitStack() as stack:
         stack.enter_context(nothing_left_of_a_failed_start(out))
+        keep_server = stack.enter_context(no_new_server_left(own))
         server_url = url or stack.enter_context(EmbeddedRedis(own)).url
         connection = stack.enter_context(connect(server_url))
-        enqueued = enqueue_prepared(connection, prepared)
+        if isinstance(prepared, PreparedRun):
+            enqueued = enqueue_prepared(connection, prepared)
+        else:
+            enqueued = prepared.enqueue(connection, settings)
         spec, moved = enqueued.spec, enqueued.moved or moved
+        settings = settings.may_read(enqueued.folder)
+        if url is None:
+            settings.keep(out)
+        keep_server()
         if not Dataset(out).is_whole(spec.shards):
             if url is None:
                 take_back_all(open_queue(connection, spec.queue))
-            paths = [enqueued.folder, *(media.allowed_paths or ())]
-            allowed = MediaPolicy.of(paths, media.allowed_domains or (), media.video_reader)
-            flags = [*scheduler_flags(config), *media_flags(allowed), f"--grace={GRACE:g}"]
-            flags.append("--report" if has_report else "--no-report")
-            if adapter is not None:
-                flags.append(f"--adapter={adapter}")
             stack.enter_context(forgotten_if_not_begun(connection, spec))
             Dataset(out).forget_unfinished()
-            processes = LocalWorkers(server_url, model, out, workers, flags)
+            processes = LocalWorkers(server_url, settings, out, GRACE)
             watch = RunWatch(
                 connection,
                 spec,
@@ -135,7 +124,7 @@ def run_locally(
                     progress = stopped(replace(watch.so_far(), moved=moved))
                     show(progress)
                     if progress.rows_done or not isinstance(error, RunFailedError):
-                        pages = report_media_flags(allowed) if has_report else None
+                        pages = report_media_flags(settings.media) if has_report else None
                         error.result = sum_up(
                             connection, out, progress, report_media=pages, patience=watch.patience
                         )

@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.scheduler_config import SchedulerConfig
+from worker.local.worker_settings import WorkerSettings
 
 LOG_LINES = 12  # of a worker that has failed
 
@@ -22,15 +22,16 @@ class LocalWorkers:
 
     Args:
         url: of their Redis.
-        model: what they load.
+        settings: what they are told.
         out: the only folder that they write.
-        flags: more of `mlx-batch worker`.
+        grace: seconds that rows may go on when they are to end.
     """
 
-    def __init__(self, url: str, model: str, out: Path, count: int, flags: Sequence[str]) -> None:
+    def __init__(self, url: str, settings: WorkerSettings, out: Path, grace: float) -> None:
+        count = settings.workers
         self.names = [uuid.uuid4().hex for _ in range(count)]
-        self._command = [sys.executable, "-m", "worker.cli", "worker", "--burst", "--model", model]
-        self._command += ["--output-root", str(out), *flags]
+        self._command = [sys.executable, "-m", "worker.cli", "worker", "--burst"]
+        self._command += [f"--output-root={out}", f"--grace={grace:g}", *worker_flags(settings)]
         if url.startswith("unix:"):
             # Our own server: it ends with this process, and is not started again while we run.
             self._command += ["--redis-timeout", "5"]
@@ -99,6 +100,16 @@ class LocalWorkers:
             self.kill()
             self.wait()
             raise
+
+
+def worker_flags(settings: WorkerSettings) -> list[str]:
+    """Return the flags of `mlx-batch worker` that tell it these settings."""
+    flags = [f"--model={settings.model}"]
+    if settings.adapter is not None:
+        flags.append(f"--adapter={settings.adapter}")
+    if settings.report is not None:
+        flags.append("--report" if settings.report else "--no-report")
+    return [*flags, *scheduler_flags(settings.scheduler), *media_flags(settings.media)]
 
 
 def scheduler_flags(config: SchedulerConfig) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -34,13 +35,17 @@ Show = Callable[[RunProgress], None]
 
 
 class RunWatch:
-    """Shows a run while workers are at it."""
+    """Shows a run while workers are at it.
+
+    Args:
+        source: None of a run that was begun, and goes on in its folder.
+    """
 
     def __init__(
         self,
         connection: Redis,
         spec: RunSpec,
-        source: Input,
+        source: Input | None,
         workers: LocalWorkers,
         show: Show,
     ) -> None:
@@ -107,7 +112,8 @@ class RunWatch:
                     f"\n{self._workers.last_words}"
                 )
             raise RunFailedError(
-                f"no worker is left and {self._spec.run_id} is not complete; --resume goes on. "
+                f"no worker is left and {self._spec.run_id} is not complete; "
+                f"{self._again or '--resume'} goes on. "
                 f"{self._workers.log} ends:\n{self._workers.last_words}"
             )
         return status
@@ -117,12 +123,18 @@ class RunWatch:
         changes = "with --resume in place of --preview" if is_preview else "with --resume"
         message = (
             f"{self._spec.run_id}: {halt}; {status.rows_done} of {self._spec.rows} rows "
-            f"are done, and the same command {changes} goes on"
+            f"are done, and {self._again or f'the same command {changes}'} goes on"
         )
-        if not is_preview:
+        if not is_preview or self._source is None:
             return RunHaltedError(message)
         rows = preview_rows(self._connection, self._spec, self._source)
         return RunPreviewedError(message, rows)
+
+    @property
+    def _again(self) -> str:
+        if self._source is not None:
+            return ""
+        return f"`mlx-batch resume {shlex.quote(self._spec.out)}`"
 
     @property
     def _grace(self) -> float | None:

@@ -33,6 +33,7 @@ from tests.helpers.engines import (
 )
 from tests.helpers.terminal import Terminal
 from vllm_mlx.sampling_params import SamplingParams
+from worker.cli.exit_codes import ExitCode
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "RQ_REDIS_URL"}
 ENVIRONMENT["COLUMNS"] = "200"  # else tables break lines
@@ -181,6 +182,56 @@ def test_a_bad_file_is_refused_and_claims_no_folder(tmp_path: Path) -> None:
     assert not Dataset(tmp_path / "out").is_claimed
 
 
+# What its folder is told, with no server given.
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("retry", "--errors", "--type", "MediaError"), "types there are: "),
+        (("retry", "--errors", "--model", MODEL, "--adapter", "/no/such"), "/no/such"),
+        (("retry", "--errors", "--kv-cache-bytes", "0"), "kv_cache_bytes"),
+        (("continue",), "is not halted"),
+    ],
+)
+def test_what_can_not_go_on_leaves_the_dataset_as_it_is(
+    finished: Finished, words: tuple[str, ...], message: str
+) -> None:
+    command, *more = words
+
+    refused = cli(command, finished.out, *more)
+
+    assert refused.exit_code in (ExitCode.BAD_INPUT, ExitCode.CONFLICT)
+    assert message in refused.stderr
+    assert (finished.out / "_SUCCESS").exists()
+    assert not (finished.out / "_job" / "redis").exists()
+
+
+def test_error_rows_are_not_tried_again_of_another_input(finished: Finished) -> None:
+    prompts = Path(finished.words[1])
+    before = prompts.read_bytes()
+    prompts.write_bytes(before.replace(b"Once", b"Twice"))
+
+    refused = cli("retry", finished.out, "--errors")
+
+    prompts.write_bytes(before)
+    assert refused.exit_code == ExitCode.BAD_INPUT
+    assert "is not what" in refused.stderr
+    assert (finished.out / "_SUCCESS").exists()
+    assert verify(finished.out).complete
+
+
+def test_a_finished_run_has_nothing_to_resume_or_forget(finished: Finished) -> None:
+    resumed = cli("resume", finished.out)
+    assert resumed.exit_code == 0
+    assert "4 rows answered, 2 in error" in resumed.stdout
+    forgotten = cli("forget", finished.out)
+    assert (forgotten.exit_code, "the dataset stays" in forgotten.stdout) == (0, True)
+    assert verify(finished.out).complete
+    status = json.loads(cli("status", finished.out, "--json").stdout)
+    assert (status["state"], status["remark"]) == ("finished", "")
+
+
 # Runs that are interrupted.
 
 
@@ -288,9 +339,10 @@ def test_a_killed_run_is_resumed_at_once(interrupted: Interrupted) -> None:
     assert len(done) < 8
 
     started = time.monotonic()
-    result = run(*interrupted.words[:-1], 8, "--resume")
+    result = run("resume", interrupted.out, "--max-num-seqs", 8)
 
     assert result.returncode == 0, result.stderr
+    assert "8 rows answered, 0 in error" in result.stdout
     assert time.monotonic() - started < 45, "no lease of a minute was waited for"
     found = verify(interrupted.out)
     assert (found.complete, found.ok) == (True, 8)

@@ -55,9 +55,11 @@ def test_a_folder_stands_for_its_run_on_the_server_that_is_given(bench: Bench) -
         assert "4 of 4 (100 %), 1 in error: 1 ValueError" in shown
     assert json.loads(cli("status", spec.out, "--json").stdout)["error_types"] == {"ValueError": 1}
 
+    refused = cli("retry", spec.out, "-u", bench.url, "--errors", "--workers", 2)
+    assert "--workers: workers of a server have settings of their own" in refused.stderr
     retried = cli("retry", spec.out, "-u", bench.url, "--errors")
     assert (retried.exit_code, retried.stdout.strip()) == (0, spec.run_id)
-    assert "1 row is tried again" in retried.stderr
+    assert "1 row to be tried again" in retried.stderr
     bench.burst(DoubleEngine())
     resumed = cli("resume", spec.out, "-u", bench.url)
     assert (resumed.exit_code, resumed.stdout.strip()) == (0, spec.run_id)
@@ -89,9 +91,9 @@ def test_what_a_folder_alone_can_not_do_is_said(bench: Bench, words: tuple[str, 
 
     result = cli(command, spec.out, *more)
 
-    assert result.exit_code == ExitCode.CONFLICT
+    assert result.exit_code == ExitCode.BAD_INPUT
     assert f"{spec.run_id}, which no Redis that is given knows" in result.stderr
-    assert f"`mlx-batch {command}` changes what a server knows" in result.stderr
+    assert f"`mlx-batch {command}` needs the one that it was enqueued on" in result.stderr
 
 
 def test_a_server_learns_of_a_run_from_its_folder(bench: Bench) -> None:
@@ -143,7 +145,9 @@ def test_the_redis_of_a_folder_is_found_whether_it_lives_or_not(tmp_path: Path) 
     with EmbeddedRedis(own) as server:
         work_in_burst(server.url, DoubleEngine())
     assert json.loads(cli("status", spec.out, "--json").stdout)["state"] == "finished"
-    assert cli("forget", spec.out).exit_code == 0
+    told = cli("forget", spec.out)
+    assert (told.exit_code, "its run; the dataset stays" in told.stdout) == (0, True)
+    assert not own.exists()
     assert "told from its folder alone" in " ".join(
         cli("status", spec.out, env={"COLUMNS": "200"}).stdout.split()
     )

@@ -78,6 +78,7 @@ def test_the_summary_of_a_run(tmp_path: Path) -> None:
         "9 tokens in, 16 tokens out in 2.0 s",
         "tokens/s without loading: prefill 1,234, decode 57",
         f"dataset: {tmp_path}",
+        f"errors again:  mlx-batch retry {tmp_path} --errors",
         f"look at it:    mlx-batch report {tmp_path}",
         f"other formats: mlx-batch export {tmp_path} --format openai",
     ]

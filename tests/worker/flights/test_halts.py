@@ -93,7 +93,7 @@ def test_a_run_that_goes_on_at_once_goes_on_in_its_worker(bench: Bench) -> None:
     step(bench, worker)
     assert len(engine.open) == 1
 
-    assert continue_run(bench.redis, spec.run_id) == 0
+    assert continue_run(bench.redis, spec.run_id).shards == 0
     step(bench, worker)
 
     assert len(engine.open) == 4
@@ -135,7 +135,7 @@ def test_the_jobs_of_a_killed_worker_are_put_aside_by_another(bench: Bench) -> N
 
     wait_for(are_aside)
     assert engine.asked == []
-    assert continue_run(bench.redis, spec.run_id) == 2
+    assert continue_run(bench.redis, spec.run_id).shards == 2
     bench.finish(spec, heir)
     assert verify(Path(spec.out)).complete
 
@@ -146,7 +146,7 @@ def test_what_was_cut_off_between_two_steps_is_continued_again(bench: Bench) -> 
     bench.burst(DoubleEngine())
     Halting(bench.redis).take_up(spec)  # and whoever asked for it was killed here
 
-    assert continue_run(bench.redis, spec.run_id) == 2
+    assert continue_run(bench.redis, spec.run_id).shards == 2
 
 
 def test_what_can_not_be_paused_or_continued_says_so(bench: Bench) -> None:

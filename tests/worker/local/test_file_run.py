@@ -10,9 +10,11 @@ import pytest
 
 import worker
 from jobs.errors import InputFileError, RunExistsError
+from tests.helpers.command_line import cli
 from tests.helpers.engines import write_prompts
 from vllm_mlx.errors import InvalidRequestError
 from worker.cli.app import run
+from worker.cli.exit_codes import ExitCode
 from worker.local.file_run import setting_names
 from worker.status.phase import Phase
 from worker.status.progress import RunProgress
@@ -64,6 +66,17 @@ def test_a_file_becomes_a_dataset(
     again = worker.run_file(prompts, resume=True, progress=True, **given)
     assert (again.run_id, again.ok, again.decode_tokens_per_second) == (result.run_id, 4, None)
     assert "finished, 5/5 rows" in capsys.readouterr().out
+
+    # Its folder is enough to go on: model and bounds are as before.
+    before = {row["id"]: row["finished_at"] for row in result.read()}
+    retried = cli("retry", tmp_path / "out", "--errors", "--type", "InvalidRequestError")
+    assert retried.exit_code == ExitCode.OK, retried.output
+    assert retried.stderr == "1 row to be tried again\n"
+    assert "finished, 5/5 rows, 1 in error" in retried.stdout
+    assert f"mlx-batch retry {tmp_path / 'out'} --errors" in retried.stdout
+    after = {row["id"]: row["finished_at"] for row in result.read()}
+    assert [each for each in after if after[each] != before[each]] == ["hot"]
+    assert not (tmp_path / "out" / "_job" / "redis").exists()
 
 
 @pytest.mark.parametrize(

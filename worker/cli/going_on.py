@@ -1,0 +1,137 @@
+"""`goes_on`: a command that lets a run go on, with workers of its own or on the server given."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+from redis import Redis
+from rich.console import Console
+
+from jobs.adopt import adopt_run, spec_of
+from jobs.connection import connect
+from jobs.counted import counted
+from jobs.dataset import Dataset
+from jobs.producer import Enqueued
+from vllm_mlx.scheduler_config import SchedulerConfig
+from worker.cli.exit_codes import ExitCode
+from worker.cli.grouped_help import all_of, group
+from worker.cli.options import Count, adapter_option, scheduler_options
+from worker.cli.run_argument import find_run, own_folder, run_argument, run_option, unknown
+from worker.cli.signals import end_on_signals
+from worker.cli.summary import with_summary
+from worker.local.known_run import Act, KnownRun
+from worker.local.local_run import run_locally
+from worker.local.run_display import RunDisplay
+from worker.local.run_result import RunResult
+from worker.local.run_settings import settings_from
+from worker.local.worker_settings import WorkerSettings
+from worker.plain_text import plain
+from worker.status.serving import obstacles
+
+_HERE = ("model", "adapter", "workers", *SchedulerConfig.model_fields)
+
+_work_options = all_of(
+    group(
+        "Workers of its own; as they were told before, but for what is given",
+        click.option("--model", help="Where its model lies now, or that it is to run here."),
+        adapter_option,
+        click.option("--workers", type=Count(), help="Worker processes, each with a model."),
+    ),
+    scheduler_options,
+)
+
+
+def goes_on(command: Callable[..., Enqueued]) -> Callable[..., None]:
+    """Give a command RUN and the server that knows it, and have worked on what it enqueues.
+
+    A run of `mlx-batch run` with no server given goes on here, in its folder, as it began there.
+    """
+
+    @run_argument()
+    @run_option
+    @_work_options
+    @wraps(command)
+    def found(url: str | None, run: str, **options: Any) -> None:
+        given = {name: options.pop(name) for name in _HERE}
+        given = {name: value for name, value in given.items() if value is not None}
+
+        def act(connection: Redis, run_id: str) -> Enqueued:
+            return command(connection, run_id, **options)
+
+        folder = own_folder(url, run, is_here="model" in given)
+        if folder is not None:
+            sys.exit(_work_here(folder, act, given))
+        if given:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise click.UsageError(f"{flags}: workers of a server have settings of their own")
+        _enqueue(url, run, act, command.__name__.strip("_"))
+
+    return found
+
+
+def _work_here(folder: Path, act: Act, given: dict[str, Any]) -> ExitCode:
+    """Let a run go on in its folder, with a server and workers of its own, as `run` does."""
+    settings = _settings(folder, given)
+    end_on_signals()
+    console = Console()
+
+    def run() -> RunResult:
+        with RunDisplay(console) as display:
+            return run_locally(None, lambda _: KnownRun(folder, act), settings, display.update)
+
+    again = f"mlx-batch resume {shlex.quote(str(folder))}"
+    result = with_summary(console, run, has_server=False, again=again)
+    return ExitCode.of_rows(result.ok, result.error, strict=False)
+
+
+def _settings(folder: Path, given: dict[str, Any]) -> WorkerSettings:
+    scheduler = settings_from(SchedulerConfig, given).model_dump(exclude_none=True)
+    settings = WorkerSettings.read(folder)
+    if settings is None:  # of an earlier version, or worked on elsewhere
+        model = given.get("model") or (Dataset(folder).is_claimed and spec_of(folder).model)
+        if not model or ("model" not in given and "@" in model):
+            raise click.UsageError(
+                f"give --model (and --adapter): {folder} does not say where its model"
+                f"{f', {model},' if model else ''} lies"
+            )
+        settings = WorkerSettings(model=model)
+    bounds = SchedulerConfig.of(**(settings.scheduler.model_dump() | scheduler))
+    return settings.model_copy(update=given | {"scheduler": bounds})
+
+
+def _enqueue(url: str | None, run: str, act: Act, command: str) -> None:
+    """Enqueue for the workers of the server that knows the run, or learns of it."""
+    with ExitStack() as stack:
+        place = stack.enter_context(find_run(url, run))
+        connection = place.connection
+        if connection is None:
+            if url is None:
+                raise unknown(place, command, url)
+            connection = stack.enter_context(connect(url))
+            adopt_run(connection, place.folder)
+        tell_enqueued(connection, act(connection, place.run_id))
+        click.echo(place.run_id)
+
+
+def tell_enqueued(connection: Redis, enqueued: Enqueued) -> None:
+    """Say what was enqueued, and what keeps it from being worked on."""
+    spec = enqueued.spec
+    if enqueued.bad_rows:  # not of a run that was enqueued before
+        rows = counted(spec.bad_rows, "bad row")
+        click.echo(f"{rows} will be in error in the dataset:", err=True)
+        for each in enqueued.bad_rows.described():
+            click.echo(f"  {each}", err=True)
+    rows = counted(spec.input_rows, "row")
+    if spec.rows != spec.input_rows:
+        rows += f" with {counted(spec.rows, 'sample')}"
+    shards = f"{enqueued.shards:,} of {counted(spec.shards, 'shard')}"
+    click.echo(f"{rows}; {shards} enqueued", err=True)
+    for obstacle in obstacles(connection, spec) if enqueued.shards else ():
+        click.echo(f"warning: {plain(obstacle)}", err=True)
