@@ -2,8 +2,8 @@
 
 300 requests, greedy: uneven prompts and limits, so that rows join and leave at nearly every step,
 and a third of them with a shared beginning. A tiny model with random weights proves the breadth of
-it in seconds, and fewer rows of SmolLM2 that it holds with weights that were trained. All 300 rows
-of SmolLM2 are part of `make test-all`; what mlx-lm generates of them is kept in pytest's cache.
+it in seconds, and fewer rows of SmolLM2 that it holds with weights that were trained: a hundred in
+`make test-all`, where what mlx-lm generates of them is kept in pytest's cache.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from vllm_mlx.batching.slots.runner import SlotRunner
 from vllm_mlx.models.accelerated import accelerate
 from vllm_mlx.models.loading import load_model
 
-REQUESTS, FEW = 300, 12
+REQUESTS, MANY, FEW = 300, 100, 12
 LARGEST_GAP = 1e-4
 # Heads as SmolLM2 has them: 64 numbers each, three of queries to one of keys.
 HEADS = {"head_dim": 64, "num_attention_heads": 6, "num_key_value_heads": 2}
@@ -84,10 +84,10 @@ class Case:
         return self._expected[:count]
 
     def keep_expected(self, cache: pytest.Cache) -> None:
-        """Take what mlx-lm generates of all requests from an earlier run, or keep it for others."""
+        """Take what mlx-lm generates of them from an earlier run, or keep it for a later one."""
         key = f"mlx-batch/expected/{self.digest()}"
         self._expected = cache.get(key, self._expected)
-        cache.set(key, self.expected(REQUESTS))
+        cache.set(key, self.expected(MANY))
 
     def digest(self) -> str:
         """A hash of all that decides what is expected."""
@@ -200,8 +200,8 @@ def test_seeded_rows_of_smollm2_are_the_same_in_another_order(smollm2: Case, cou
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("width", "count"), [(1, 100), (7, 300), (16, 300), (32, 300)])
-def test_all_batched_output_of_smollm2(
+@pytest.mark.parametrize(("width", "count"), [(1, FEW), (7, MANY), (16, MANY), (32, MANY)])
+def test_much_batched_output_of_smollm2(
     smollm2: Case, width: int, count: int, request: pytest.FixtureRequest
 ) -> None:
     if cache := getattr(request.config, "cache", None):  # there is none with -p no:cacheprovider
