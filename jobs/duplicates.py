@@ -19,20 +19,23 @@ Duplicates = Mapping[int, int]
 """The position of a row → that of the first one that asks the same."""
 
 
-class Suspects:
-    """Rows that may have duplicates, told by a hash of the prompt: 16 bytes a row.
+def has_one_answer(request: GenerationRequest, params: SamplingParams) -> bool:
+    """Whether a row's answer is the same whenever it is asked for; params are its settings.
 
-    An answer that is drawn without a seed of the row's own is like no other, so such rows are none.
+    One that is drawn without a seed of the row's own is like no other.
     """
+    return request.seed is not None or params.greedy
+
+
+class Suspects:
+    """Rows that may have duplicates, told by a hash of the prompt: 16 bytes a row."""
 
     def __init__(self) -> None:
         self._hashes = array("q")
         self._rows = array("q")
 
-    def observe(self, row: int, request: GenerationRequest, params: SamplingParams) -> None:
-        """Add a good row, whose settings are these."""
-        if request.seed is None and not params.greedy:
-            return
+    def observe(self, row: int, request: GenerationRequest) -> None:
+        """Add a good row."""
         said = request.prompt or str(request.messages)
         asked = (said, request.images, request.videos) if request.media else said
         self._hashes.append(hash(asked))

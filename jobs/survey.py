@@ -10,7 +10,7 @@ from pathlib import Path
 from jobs.bad_rows import BadRows
 from jobs.counted import counted
 from jobs.dataset import ColumnTypes
-from jobs.duplicates import Suspects
+from jobs.duplicates import Suspects, has_one_answer
 from jobs.errors import InputFileError
 from jobs.parsed import ParsedType
 from jobs.sources import Input, SourceRow, validated
@@ -89,7 +89,8 @@ def survey_input(
         if row.request:
             params = row.request.over(sampling)
             survey.parsed.observe(params.structured_outputs)
-            survey.suspects.observe(row.row, row.request, params)
+            if has_one_answer(row.request, params):
+                survey.suspects.observe(row.row, row.request)
         if row.error:
             survey.bad_rows.add(row)
         if survey.rows % READ_EVERY == 0:

@@ -236,6 +236,12 @@ bounds_options = group(
     ),
 )
 
+dedupe_option = click.option(
+    "--dedupe/--no-dedupe",
+    default=True,
+    help="Answer rows that ask the same, greedily or with one seed, once; the default.",
+)
+
 input_options = all_of(
     click.argument("prompts", type=click.Path(path_type=Path), required=False),
     group(
@@ -278,11 +284,7 @@ enqueue_options = all_of(
         "Input",
         setting_options(Selection),
         click.option("--skip-bad-rows", is_flag=True, help="Bad rows become error rows."),
-        click.option(
-            "--dedupe/--no-dedupe",
-            default=True,
-            help="Answer rows that ask the same, greedily or with one seed, once; the default.",
-        ),
+        dedupe_option,
     ),
     group(
         "Output",

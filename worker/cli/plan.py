@@ -21,6 +21,7 @@ from vllm_mlx.video_params import VideoParams
 from worker.cli.exit_codes import ExitCode
 from worker.cli.grouped_help import GroupedCommand, group
 from worker.cli.options import (
+    dedupe_option,
     input_options,
     media_options,
     row_options,
@@ -37,8 +38,12 @@ from worker.local.run_settings import media_policy_from, settings_from, structur
 @group("Input", setting_options(Selection))
 @scheduler_options
 @media_options
+@group("Input", dedupe_option)
 @click.option(
-    "--measure", is_flag=True, help="Run 20 rows of each class of prompt lengths, to see answers."
+    "--measure",
+    is_flag=True,
+    help="Run 20 rows of each class of prompt lengths, or some more, to see how long answers "
+    "get: the ranges then are ±30 % or less.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def plan(
@@ -48,6 +53,7 @@ def plan(
     measure: bool,
     as_json: bool,
     n: int,
+    dedupe: bool,
     chat: bool | None,
     videos: str | None,
     images: str | None,
@@ -76,7 +82,7 @@ def plan(
     from worker.plan.prompts import Reading
 
     console = Console(highlight=False)
-    reading = Reading(source=source, sampling=sampling, video=video, n=n, chat=chat)
+    reading = Reading(source=source, sampling=sampling, video=video, n=n, chat=chat, dedupe=dedupe)
     with Console(stderr=True).status("starting") as status:
         found = make_plan(
             reading,

@@ -18,6 +18,10 @@ from worker.plan.prompts import Failures, PlannedPrompts, histogram
 
 BAR = 40
 """Characters of the longest bar."""
+_WIDE = (
+    "The range is wide since answers may end anywhere up to max_tokens: --measure runs some rows "
+    "and narrows it to ±30 % or less."
+)
 LONGEST = 200
 """Characters of an error that are shown."""
 
@@ -26,7 +30,7 @@ def print_plan(console: Console, plan: Plan) -> None:
     """Print all that was found, in 80 columns."""
     table = Table.grid(padding=(0, 2))
     table.add_column(width=14)
-    table.add_column()
+    table.add_column(overflow="fold")
     for name, found in _lines(plan).items():
         table.add_row(name, found)
     console.print(table)
@@ -37,7 +41,7 @@ def print_plan(console: Console, plan: Plan) -> None:
 def _lines(plan: Plan) -> dict[str, RenderableType]:
     prompts = plan.prompts
     lines: dict[str, RenderableType] = {
-        "rows": f"{prompts.rows:,}, {prompts.bad_rows:,} of them bad",
+        "rows": _rows(prompts),
         "would fail": _failures(prompts),
         "duplicates": _duplicates(prompts),
         "prompt tokens": _tokens(prompts),
@@ -51,13 +55,18 @@ def _lines(plan: Plan) -> dict[str, RenderableType]:
     if plan.answers:
         reasons = sorted(plan.answers.finish_reasons.items())
         ended = ", ".join(f"{count} {reason}" for reason, count in reasons)
-        lines["measured"] = f"{plan.answers.rows} rows were run: {ended}"
+        lines["measured"] = f"{counted(plan.answers.rows, 'row')} run: {ended or 'none needed'}"
         lines["would fail"] = _failures(prompts, plan.answers.errors)
     lines["tokens to come"] = _between(plan.output_tokens, lambda count: f"{count:,.0f}")
-    lines["time"] = Text(_between(plan.seconds, spelled), style="bold")
-    if plan.output_tokens.low < plan.output_tokens.high and not plan.answers:
-        lines[""] = "answers may end anywhere up to max_tokens: --measure says where they do"
+    lines["time"] = time = Text(_between(plan.seconds, spelled), style="bold")
+    if plan.is_wide and not plan.answers:
+        time.append(f"\n{_WIDE}", style="not bold")
     return lines
+
+
+def _rows(prompts: PlannedPrompts) -> str:
+    found = f"{prompts.rows:,}, {prompts.bad_rows:,} of them bad"
+    return found if prompts.samples == prompts.rows else f"{found}; {prompts.samples:,} samples"
 
 
 def _failures(prompts: PlannedPrompts, measured: dict[str, str] | None = None) -> Text:
@@ -85,10 +94,11 @@ def _short(message: str) -> str:
 
 
 def _duplicates(prompts: PlannedPrompts) -> str:
-    found = prompts.duplicates
-    if not found.rows:
+    found, copied = prompts.duplicates, prompts.copied
+    if not found:
         return "none"
-    return f"{found.rows:,} rows ask what another one asks, {found.alike:,} of them with one answer"
+    of_them = "all" if copied == found else f"{copied:,}" if copied else "none"
+    return f"{found:,}, {of_them} of which get the answer of the first that asks the same"
 
 
 def _tokens(prompts: PlannedPrompts) -> str:

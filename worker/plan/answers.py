@@ -1,4 +1,4 @@
-"""`Answers`: how long answers are, as a few rows of each class of prompt lengths show."""
+"""`Answers`: how long answers are, as some rows of each class of prompt lengths show."""
 
 from __future__ import annotations
 
@@ -6,21 +6,35 @@ import math
 import random
 import statistics
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.batching.request import new_request_id
 from worker.plan.shares import Planned, Sampled
 
 ROWS = 20
-"""Rows of each class that are run."""
+"""Rows of each class that are run at first, and of one class each time that more are needed."""
+ENOUGH = 0.2
+"""Uncertainty of all tokens from which on no more rows are run."""
+
+
+class Class(NamedTuple):
+    """Rows that are alike in length, as powers of two: of the prompt, and of the longest answer."""
+
+    prompt: int
+    most: int
+
+    @classmethod
+    def of(cls, planned: Planned) -> Class:
+        return cls(planned.length_class, planned.most.bit_length())
 
 
 @dataclass(slots=True)
 class Answers:
-    """Answers that were measured, by the class of their prompts' lengths.
+    """Answers that were measured, of rows of which it is not known how long their answer gets.
 
     Attributes:
         tokens: of each answer.
@@ -28,54 +42,85 @@ class Answers:
         errors: an example of each type.
     """
 
-    tokens: dict[int, list[int]] = field(default_factory=dict)
-    finish_reasons: dict[str, int] = field(default_factory=dict)
+    tokens: dict[Class, list[int]] = field(default_factory=dict)
+    finish_reasons: Counter[str] = field(default_factory=Counter)
     errors: dict[str, str] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
-        return sum(self.finish_reasons.values())
+        return self.finish_reasons.total()
 
     @property
-    def uncertainty(self) -> float:
-        """How far the mean may be off, as a share of it: two standard errors."""
-        spread, total = 0.0, 0.0
-        for tokens in self.tokens.values():
-            total += statistics.fmean(tokens) * len(tokens)
-            if len(tokens) > 1:
-                spread += statistics.variance(tokens) * len(tokens)
-        return 2 * math.sqrt(spread) / total if total else 0.0
+    def mean(self) -> float:
+        """Tokens of an answer that was measured."""
+        return statistics.fmean([n for each in self.tokens.values() for n in each] or [0])
+
+    def spreads(self, planned: Seq[Planned]) -> dict[Class, float]:
+        """Return, for each class, the variance of what its answers have together, as estimated."""
+        found = {}
+        for each, rows in Counter(map(Class.of, (row for row in planned if row.is_open))).items():
+            if measured := self.tokens.get(each):
+                count = len(measured)
+                # One answer says nothing of the others: they may be twice as long, or none.
+                variance = statistics.variance(measured) if count > 1 else measured[0] ** 2
+                found[each] = rows**2 * variance / count * max(0.0, 1 - count / rows)
+        return found
+
+    def uncertainty(self, planned: Seq[Planned]) -> float:
+        """Return how far all tokens may be off, as a share of them: two standard errors."""
+        total = sum(self.draw(planned))
+        return 2 * math.sqrt(sum(self.spreads(planned).values())) / total if total else 0.0
 
     def draw(self, planned: Seq[Planned]) -> Iterator[int]:
         """Yield a length for each answer, as they were in its class."""
         random_ = random.Random("answers")
         for each in planned:
-            known = self.tokens.get(length_class(each.tokens))
-            yield min(each.most, random_.choice(known)) if known else each.most
+            measured = self.tokens.get(Class.of(each)) if each.is_open else None
+            yield min(each.most, random_.choice(measured)) if measured else each.most
+
+    def as_dict(self) -> dict[str, Any]:
+        lengths = [
+            {"prompt_tokens_up_to": 1 << each.prompt, "completion_tokens": tokens}
+            for each, tokens in sorted(self.tokens.items())
+        ]
+        return {"finish_reasons": self.finish_reasons, "errors": self.errors, "lengths": lengths}
 
 
-def length_class(tokens: int) -> int:
-    """Return the power of two that a prompt of so many tokens is told with."""
-    return max(4, (tokens - 1).bit_length())
+def run_some(
+    core: EngineCore, sample: Seq[Sampled], planned: Seq[Planned], tell: Callable[[str], None]
+) -> Answers:
+    """Run rows of each class as a worker would; more of a class until the mean is known well.
 
-
-def run_some(core: EngineCore, sample: Seq[Sampled]) -> Answers:
-    """Run rows of each class of lengths, as a worker would."""
-    chosen: dict[int, list[Sampled]] = {}
+    Args:
+        sample: of which some are run.
+        planned: all rows.
+        tell: called with what is being done.
+    """
+    left: dict[Class, list[Sampled]] = {}
     for each in sample:
-        some = chosen.setdefault(length_class(each.planned.tokens), [])
-        if len(some) < ROWS:
-            some.append(each)
-    rows = [(power, each) for power, some in chosen.items() for each in some]
+        if each.planned.is_open:
+            left.setdefault(Class.of(each.planned), []).append(each)
+    answers = Answers()
+    more = list(left)
+    while more:
+        rows = [(each, sampled) for each in more for sampled in left[each][:ROWS]]
+        tell(f"running some rows of each length: {answers.rows + len(rows)}")
+        _run(core, rows, answers)
+        left = {each: waiting[ROWS * (each in more) :] for each, waiting in left.items()}
+        spreads = {each: s for each, s in answers.spreads(planned).items() if left[each]}
+        widest = max(spreads, key=lambda each: spreads[each], default=None)
+        is_enough = widest is None or answers.uncertainty(planned) <= ENOUGH
+        more = [] if is_enough or widest is None else [widest]
+    return answers
+
+
+def _run(core: EngineCore, rows: Seq[tuple[Class, Sampled]], answers: Answers) -> None:
     requests = [replace(each.request, request_id=new_request_id()) for _, each in rows]
-    answers, reasons = Answers(), Counter[str]()
-    for (power, _), future in zip(rows, core.submit(*requests), strict=True):
+    for (of, _), future in zip(rows, core.submit(*requests), strict=True):
         if error := future.exception():
-            reasons["error"] += 1
+            answers.finish_reasons["error"] += 1
             answers.errors[type(error).__name__] = str(error)
             continue
         output = future.result()
-        reasons[output.finish_reason or ""] += 1
-        answers.tokens.setdefault(power, []).append(output.completion_tokens)
-    answers.finish_reasons = dict(reasons)
-    return answers
+        answers.finish_reasons[output.finish_reason or ""] += 1
+        answers.tokens.setdefault(of, []).append(output.completion_tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from worker.plan.timings import Clock, Timings, measure, overhead
 MODEL_ERROR = 0.2
 """How far a prediction is off on a quiet machine, as a share of it."""
 MOST_ERROR = 0.3
+"""The same where timings differ, or answers that were measured do."""
 START_ERROR = 0.3
 
 Tell = Callable[[str], None]
@@ -65,6 +67,12 @@ class Plan:
         """Whether a row would end in error."""
         return bool(self.prompts.failures) or bool(self.answers and self.answers.errors)
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether the time is known worse than where it is known how long answers get."""
+        low, high = self.seconds
+        return high - low > (MOST_ERROR + 0.01) * (high + low)
+
     def as_dict(self) -> dict[str, Any]:
         prompts = self.prompts
         return {
@@ -73,16 +81,18 @@ class Plan:
             "way": self.way,
             "context_length": self.context,
             "rows": prompts.rows,
+            "samples": prompts.samples,
             "bad_rows": prompts.bad_rows,
             "failing_rows": prompts.failing,
             "failures": [asdict(each) for each in prompts.failures.values()],
-            "duplicate_rows": prompts.duplicates.rows,
+            "duplicate_rows": prompts.duplicates,
+            "copied_rows": prompts.copied,
             "prompt_tokens": prompts.prompt_tokens,
             "computed_prompt_tokens": prompts.computed_tokens,
             "histogram": histogram(prompts.planned),
             "memory": asdict(self.memory),
             "timings": self.timings and asdict(self.timings),
-            "measured": self.answers and asdict(self.answers),
+            "measured": self.answers and self.answers.as_dict(),
             "output_tokens": self.output_tokens,
             "seconds": self.seconds,
         }
@@ -127,8 +137,7 @@ def make_plan(
             width = min(memory.width, len(prompts.planned))
             timings = measure(core, prompts.sample, width, start=start, clock=clock)
             if measures:
-                tell("running a few rows of each length")
-                answers = run_some(core, prompts.sample)
+                answers = run_some(core, prompts.sample, prompts.planned, tell)
         return _plan(core, prompts, memory, answers, timings)
     finally:
         core.stop()
@@ -159,13 +168,13 @@ def _plan(
     unsure = 0.0
     if answers:
         low = high = list(answers.draw(planned))
-        unsure = answers.uncertainty if any(each.least < each.most for each in planned) else 0.0
+        unsure = min(MOST_ERROR, answers.uncertainty(planned))
     prefill = timings.prefill(planned)
-    error = min(MOST_ERROR, max(MODEL_ERROR, timings.spread))
     times = []
     for lengths, sign in ((low, -1), (high, 1)):
-        decode = decode_seconds(lengths, memory.width, timings.step)
-        work = prefill + decode * (1 + sign * unsure)
+        work = prefill + (decode := decode_seconds(lengths, memory.width, timings.step))
+        of_answers = unsure * decode / work if work else 0.0
+        error = min(MOST_ERROR, math.hypot(max(MODEL_ERROR, timings.spread), of_answers))
         times.append(timings.start * (1 + sign * START_ERROR) + work * (1 + sign * error))
     tokens = Range(sum(low) * (1 - unsure), sum(high) * (1 + unsure))
     return make(tokens, Range(*times))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
+from jobs.duplicates import Suspects, find_duplicates, has_one_answer
 from jobs.requests import GenerationRequest
 from jobs.sources import Input, SourceRow, validated
 from vllm_mlx.batching.core import EngineCore
@@ -21,7 +23,6 @@ from vllm_mlx.errors import MLXBatchError
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.video_params import VideoParams
 from worker.flights.row_prompt import prompt_of
-from worker.plan.duplicates import Duplicates
 from worker.plan.shares import Planned, Sampled, Shares
 
 SAMPLE = 512
@@ -56,17 +57,23 @@ class PlannedPrompts:
 
     Attributes:
         rows: of the input.
+        samples: rows of the dataset that they make.
         bad_rows: those that no request can be made of.
         failures: rows that would end in error, these among them, by what is alike in their errors.
-        sample: some rows that would run, drawn at random.
+        duplicates: rows that ask what an earlier one asks.
+        copied: those of them that get the answer of the earlier one, and so are not planned.
+        planned: each sample of the rows that would run.
+        sample: some of them, drawn at random.
     """
 
     rows: int = 0
+    samples: int = 0
     bad_rows: int = 0
     failures: dict[tuple[str, str], Failures] = field(default_factory=dict)
     planned: list[Planned] = field(default_factory=list)
     sample: list[Sampled] = field(default_factory=list)
-    duplicates: Duplicates = field(default_factory=Duplicates)
+    duplicates: int = 0
+    copied: int = 0
 
     @property
     def failing(self) -> int:
@@ -94,13 +101,18 @@ class PlannedPrompts:
 
 @dataclass(slots=True, kw_only=True)
 class Reading:
-    """How an input is read: with what holds for rows that do not say it themselves."""
+    """How an input is read: with what holds for rows that do not say it themselves.
+
+    Attributes:
+        dedupe: rows that ask the same are answered once where one answer holds for all.
+    """
 
     source: Input
     sampling: SamplingParams
     video: VideoParams
     n: int
     chat: bool
+    dedupe: bool = True
 
     def rows(self) -> Iterator[SourceRow]:
         return validated(self.source, sampling=self.sampling, n=self.n, chat=self.chat)
@@ -108,6 +120,20 @@ class Reading:
     def request(self, request: GenerationRequest) -> Request:
         prompt = prompt_of(request, self.video, chat=self.chat)
         return Request(prompt, request.over(self.sampling))
+
+    def duplicates(self) -> dict[int, int]:
+        """Return rows that ask what an earlier one asks, whether or not one answer will do."""
+        suspects = Suspects()
+        for row in self.rows():
+            if row.request:
+                suspects.observe(row.row, row.request)
+        return find_duplicates(
+            self.source,
+            suspects.rows(),
+            sampling=self.sampling,
+            video_params=self.video,
+            n=self.n,
+        )
 
 
 def read_prompts(reading: Reading, core: EngineCore, told: Callable[[int], None]) -> PlannedPrompts:
@@ -120,41 +146,61 @@ def read_prompts(reading: Reading, core: EngineCore, told: Callable[[int], None]
         InputFileError: the input can't be read.
     """
     found, draw = PlannedPrompts(), random.Random("plan")
-    shares = Shares(core)
-    for row, request, examined in _examined(reading, core):
+    shares, duplicates = Shares(core), reading.duplicates()
+    firsts = set(duplicates.values())
+    failed: dict[int, MLXBatchError] = {}
+    for row, request, first, examined in _examined(reading, core, duplicates):
         found.rows += 1
+        found.samples += row.samples
         if not found.rows % TOLD_EVERY:
             told(found.rows)
         if row.request is None or request is None:
             found.bad_rows += 1
             found.fail(row, row.error or ValueError("no request"))
             continue
-        found.duplicates.add(request, row.request)
+        found.duplicates += row.row in duplicates
+        if first is not None:
+            found.copied += 1
+            if first in failed:
+                found.fail(row, failed[first])
+            continue
         try:
             shares.add(request, examined(), row.samples)
         except MLXBatchError as error:
             found.fail(row, error)
+            if row.row in firsts:
+                failed[row.row] = error
         if shares.is_full:
             _take(found, shares, draw)
     _take(found, shares, draw)
     return found
 
 
-_Examined = tuple[SourceRow, Request | None, Callable[[], list[Sequence]]]
+class _Row(NamedTuple):
+    """A row with what tells its sequences; `first` is the earlier row whose answer it gets."""
+
+    source: SourceRow
+    request: Request | None
+    first: int | None
+    examined: Callable[[], list[Sequence]]
 
 
-def _examined(reading: Reading, core: EngineCore) -> Iterator[_Examined]:
-    """Yield rows in order, and what tells the sequences of each; media are read ahead of it."""
-    ahead: deque[_Examined] = deque()
+def _examined(reading: Reading, core: EngineCore, duplicates: Mapping[int, int]) -> Iterator[_Row]:
+    """Yield rows in order; media are read ahead of it."""
+    ahead: deque[_Row] = deque()
     with ThreadPoolExecutor(MEDIA_THREADS) as threads:
         for row in reading.rows():
-            request = reading.request(row.request) if row.request else None
+            request, first = None, None
             examined: Callable[[], list[Sequence]] = list
-            if request and isinstance(request.prompt, MediaPrompt):
-                examined = threads.submit(core.examine, request).result
-            elif request:
+            if row.request:
+                request = reading.request(row.request)
+                if reading.dedupe and has_one_answer(row.request, request.params):
+                    first = duplicates.get(row.row)
+            if request and first is None:
                 examined = partial(core.examine, request)
-            ahead.append((row, request, examined))
+                if isinstance(request.prompt, MediaPrompt):
+                    examined = threads.submit(examined).result
+            ahead.append(_Row(row, request, first, examined))
             if len(ahead) > MEDIA_THREADS:
                 yield ahead.popleft()
         yield from ahead
@@ -173,7 +219,7 @@ def _take(found: PlannedPrompts, shares: Shares, draw: random.Random) -> None:
 
 def histogram(planned: list[Planned]) -> list[tuple[int, int, int]]:
     """Return classes of prompt lengths, `(least, most, rows)` each, to powers of two."""
-    classes = Counter(max(4, (each.tokens - 1).bit_length()) for each in planned)
+    classes = Counter(each.length_class for each in planned)
     if not classes:
         return []
     found = []

@@ -10,6 +10,7 @@ from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.batching.request import Request, new_request_id
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.scheduler_config import WINDOW
+from vllm_mlx.structured_outputs import StructuredOutputs
 
 
 class Planned(NamedTuple):
@@ -28,6 +29,16 @@ class Planned(NamedTuple):
     least: int
     most: int
 
+    @property
+    def length_class(self) -> int:
+        """The power of two that its prompt is told with."""
+        return max(4, (self.tokens - 1).bit_length())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is not known how long its answer gets."""
+        return self.least < self.most
+
 
 class Sampled(NamedTuple):
     """A row with what asks the engine for it."""
@@ -43,6 +54,8 @@ class Shares:
         self._prefixes = core.runner.new_prefixes()
         self._width = core.runner.bounds.max_num_seqs
         self._waiting: list[tuple[Request, Sequence]] = []
+        self._encode = core.loaded.encode_label
+        self._labels: dict[StructuredOutputs, tuple[int, int]] = {}
 
     def add(self, request: Request, sequences: list[Sequence], samples: int) -> None:
         for sequence in sequences:
@@ -76,6 +89,18 @@ class Shares:
             prefix, new = self._prefixes.longest(sequence)
             shared = sum(part.end - part.start for part in new)
             cached = (prefix.end if prefix else 0) - shared
+        return Planned(tokens, tokens - cached - shared, shared, *self._answer(sequence))
+
+    def _answer(self, sequence: Sequence) -> tuple[int, int]:
+        """Return the least and most tokens of an answer; those of a label where it is one."""
         params, most = sequence.params, sequence.max_tokens
-        least = most if params.ignore_eos else min(params.min_tokens, most)
-        return Planned(tokens, tokens - cached - shared, shared, least, most)
+        if params.ignore_eos:
+            return most, most
+        outputs = params.structured_outputs
+        if not outputs or outputs.kind != "choice" or sequence.thinking:
+            return min(params.min_tokens, most), most
+        if outputs not in self._labels:
+            lengths = [len(self._encode(str(label))) for label in outputs.value]
+            self._labels[outputs] = min(lengths), max(lengths) + 1  # with an end token
+        shortest, longest = self._labels[outputs]
+        return min(shortest, most), min(longest, most)

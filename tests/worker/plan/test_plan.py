@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from jobs.sources import input_of
 from tests.helpers.command_line import cli
 from vllm_mlx.batching.core import EngineCore
+from vllm_mlx.batching.request import Request
 from vllm_mlx.models.loading import load_model
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
@@ -22,6 +27,7 @@ from worker.plan import timings
 from worker.plan.answers import run_some
 from worker.plan.prompts import PlannedPrompts, Reading, read_prompts
 from worker.plan.schedule import decode_seconds
+from worker.plan.shares import Planned, Sampled
 
 NewCore = Callable[..., EngineCore]
 WIDTH = 4
@@ -105,6 +111,36 @@ def test_what_is_printed_fits_in_80_columns(tmp_path: Path, text_folder: str) ->
     assert sum(int(bar.split()[-1]) for bar in bars) == 5
     assert "0 to 25" in result.stdout
     assert "--measure" in result.stdout
+
+
+def test_rows_that_get_the_answer_of_another_are_not_planned(
+    tmp_path: Path, new_core: NewCore
+) -> None:
+    core = new_core()
+    once = [{"prompt": "a", "temperature": 0}, {"prompt": "b", "seed": 3}]
+    fails = {"prompt": "c", "temperature": 0, "stop_token_ids": [10**6]}
+    path = write(tmp_path, *once, fails, {"prompt": "drawn"}, *once, fails, {"prompt": "drawn"})
+    reading = reading_of(path)
+
+    found = read_prompts(reading, core, lambda _: None)
+    each = read_prompts(replace(reading, dedupe=False), core, lambda _: None)
+
+    assert (found.duplicates, found.copied, found.failing) == (4, 3, 2)
+    assert (each.duplicates, each.copied, each.failing) == (4, 0, 2)
+    assert (len(found.planned), len(each.planned)) == (4, 6)
+    assert found.prompt_tokens < each.prompt_tokens
+
+
+def test_answers_are_as_long_as_labels_are(tmp_path: Path, new_core: NewCore) -> None:
+    core, asked = new_core(), {"structured_outputs": {"choice": ["yes", "certainly not"]}}
+    rows = [{"prompt": "a"} | asked, {"prompt": "b", "max_tokens": 2} | asked, {"prompt": "c"}]
+
+    found = read(write(tmp_path, *rows), core)
+
+    shortest, longest = (len(core.loaded.encode_label(text)) for text in ("yes", "certainly not"))
+    assert shortest < 2 < longest
+    bounds = {(each.least, each.most) for each in found.planned}
+    assert bounds == {(shortest, longest + 1), (shortest, 2), (0, 256)}
 
 
 def test_rows_that_could_not_run_are_told(tmp_path: Path, text_folder: str) -> None:
@@ -234,14 +270,45 @@ def test_fewer_slots_where_the_budget_is_small(tmp_path: Path, text_folder: str)
 
 def test_measured_answers_narrow_the_range(tmp_path: Path, text_folder: str) -> None:
     rows = [{"prompt": f"row {n}", "max_tokens": 6} for n in range(30)]
-    path = write(tmp_path, *rows)
+    known = [{"prompt": "a", "max_tokens": 40, "ignore_eos": True}] * 5
+    path = write(tmp_path, *rows, *known)
 
     _, measured = plan_json(path, "--model", text_folder, "--measure")
 
-    assert sum(measured["measured"]["finish_reasons"].values()) == 20
-    low, high = measured["output_tokens"]
-    assert 0 < low <= high
-    assert high - low < 180, "what it is without"
+    assert sum(measured["measured"]["finish_reasons"].values()) == 20, "none of those known"
+    for low, high in (measured["output_tokens"], measured["seconds"]):
+        assert 0 < low <= high <= low * 1.3 / 0.7 + 1e-6
+    assert 200 < measured["output_tokens"][0] <= 380
+
+
+class _Answering:
+    """Answers as an engine does, with so many tokens each."""
+
+    def __init__(self, lengths: list[int]) -> None:
+        self._lengths = iter(lengths)
+
+    def submit(self, *requests: Request) -> list[Future[Any]]:
+        futures: list[Future[Any]] = [Future() for _ in requests]
+        for future in futures:
+            future.set_result(Mock(finish_reason="stop", completion_tokens=next(self._lengths)))
+        return futures
+
+
+def test_rows_are_run_until_all_tokens_are_known_well() -> None:
+    draw = random.Random(5)
+    lengths = [min(1000, int(draw.expovariate(1 / 60)) + 1) for _ in range(4000)]
+    rows = [Sampled(Planned(20, 20, 0, 0, 1000), Request("a", SamplingParams.of()))] * 4000
+    planned = [each.planned for each in rows]
+
+    core: Any = _Answering(lengths)
+    answers = run_some(core, rows[:512], planned, lambda _: None)
+
+    assert 60 <= answers.rows <= 200
+    unsure = answers.uncertainty(planned)
+    assert 0.1 < unsure <= 0.2
+    assert sum(answers.draw(planned)) == pytest.approx(sum(lengths), rel=unsure)
+    few = run_some(core, rows[:15], planned[:15], lambda _: None)
+    assert (few.rows, few.uncertainty(planned[:15])) == (15, 0.0), "all of them are known"
 
 
 def test_rows_that_fail_when_they_are_run_are_told(
@@ -255,7 +322,7 @@ def test_rows_that_fail_when_they_are_run_are_told(
         raise ValueError("the model broke")
 
     monkeypatch.setattr(runner, "step", fail)
-    answers = run_some(core, found.sample)
+    answers = run_some(core, found.sample, found.planned, lambda _: None)
 
     assert answers.finish_reasons == {"error": 2}
     assert answers.errors == {"EngineError": "ValueError: the model broke"}
