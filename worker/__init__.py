@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # `typing` itself takes as long to import as Ctrl-C may come in
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from worker.local.file_run import run_file
 
 __all__ = ["run_file"]

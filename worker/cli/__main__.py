@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
+from types import TracebackType
 
 INTERRUPTED = 130  # as `ExitCode` has it, which takes as long to import as all the rest
+
+
+def _leave(*_: object) -> None:
+    os._exit(INTERRUPTED)
+
+
+def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Tell of an error that ends the process; Ctrl-C needs no traceback."""
+    if issubclass(kind, KeyboardInterrupt):
+        _leave()
+    sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _tell  # first: `signal` alone takes as long to import as Python to start
+
+import signal  # noqa: E402
 
 
 def entry() -> None:
@@ -20,15 +36,9 @@ def entry() -> None:
         if listens:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         main()
-    except KeyboardInterrupt:  # before `main` took it, or after
-        sys.exit(INTERRUPTED)
     finally:
         if listens:
             signal.signal(signal.SIGINT, _leave)
-
-
-def _leave(*_: object) -> None:
-    os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def test_a_run_ends_well_and_says_where_its_dataset_is(finished: Finished) -> None:
     assert finished.result.returncode == 0, finished.result.stderr
     said = finished.result.stdout
-    assert f"dataset: {finished.out}" in said
+    assert f"dataset: {finished.out}\nreport: {finished.out}/_job/report.html\n" in said
     assert "4 rows answered, 2 in error" in said
     assert re.search(r"[\d,]+ tokens in, [1-9]\d* tokens out in [\d.]+ s\n", said)
     assert re.search(r"tokens/s without loading: prefill [1-9][\d,]*, decode [1-9]", said)
@@ -242,8 +242,8 @@ class Interrupted:
         self.out = folder / "out"
         prompts = write_prompts(folder / "prompts.jsonl", 8, say="Tell me the story of")
         self.words = ["run", prompts, "--model", model, "--out", self.out, "--max-tokens", 100]
-        self.words += ["--temperature", 0, "--shard-size", 1, "--max-num-seqs", 1]  # slowly
-        self.words.append("--no-report")
+        self.words += ["--no-report", "--temperature", 0, "--shard-size", 1]
+        self.words += ["--max-num-seqs", 1]  # slowly
         command = mlx_batch(*self.words)
         self.terminal = Terminal(command, ENVIRONMENT) if in_terminal else None
         self.process: subprocess.Popen[Any] = (
@@ -310,9 +310,10 @@ def test_an_interrupted_run_ends_its_worker_and_server(
     interrupted: Interrupted, signum: signal.Signals, code: int
 ) -> None:
     interrupted.process.send_signal(signum)
-    _, stderr = interrupted.process.communicate(timeout=30)
+    stdout, stderr = interrupted.process.communicate(timeout=30)
 
     assert interrupted.process.returncode == code
+    assert ("of 8 rows done: " in stdout) is (signum == signal.SIGINT)
     assert "--resume" in stderr
     assert "Traceback" not in stderr
     assert interrupted.leftovers() == []

@@ -15,11 +15,11 @@ from tests.helpers.command_line import cli
 
 ROOT = Path(__file__).parents[3]
 AT_IMPORT = """
-import os, signal, sys
+import os, sys
 class Press:
     def find_spec(self, name, *_):
         if name == {module!r}:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), 2)
 sys.meta_path.insert(0, Press())
 """
 AT_EXIT = "import atexit, os, signal; atexit.register(os.kill, os.getpid(), signal.SIGINT)"
@@ -35,12 +35,13 @@ def script() -> list[str]:
 @pytest.mark.parametrize(
     ("start", "press"),
     [
+        (script(), AT_IMPORT.format(module="signal")),
         (["-m", "worker.cli"], AT_IMPORT.format(module="worker.cli.app")),
         (script(), AT_IMPORT.format(module="worker.cli.app")),
         (script(), AT_IMPORT.format(module="json")),
         (["-m", "worker.cli"], AT_EXIT),
     ],
-    ids=["first import", "first import of the script", "an import of others", "at exit"],
+    ids=["at once", "module", "script", "an import of others", "at exit"],
 )
 def test_ctrl_c_at_any_time_is_no_traceback(start: list[str], press: str, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(press)

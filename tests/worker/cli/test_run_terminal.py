@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 import time
@@ -78,6 +79,38 @@ def endless(tmp_path: Path, text_folder: str) -> Iterator[Terminal]:
     terminal.close()
 
 
+@pytest.mark.slow  # two runs
+def test_a_paused_run_is_summed_up_and_goes_on_as_it_says(tmp_path: Path, text_folder: str) -> None:
+    prompts, out = write_prompts(tmp_path / "prompts.jsonl", 8), tmp_path / "out"
+    words = ["--model", text_folder, "--max-num-seqs", 1, "--max-tokens", 200, "--temperature", 0]
+    terminal = run(prompts, "--out", out, *words, "--shard-size", 4, "--report")
+    wait_for(lambda: re.search(r"  [1-4]/8 rows", terminal.text), timeout=60)
+
+    assert cli("pause", out).exit_code == 0
+    assert terminal.finish() == 5
+    terminal.close()
+
+    summary = terminal.text[terminal.text.index("   first  ") :].replace("\n\n", "\n")
+    found = re.search(
+        r"^([1-7]) of 8 rows done: \1 rows? answered, 0 in error$", summary, re.MULTILINE
+    )
+    assert found, summary
+    done = int(found[1])
+    assert f", {200 * done:,} tokens out in " in summary
+    assert f"report: {out}/_job/report.html\n" in summary
+    assert f"Unfinished: {done} of 8 rows are here" in (out / "_job" / "report.html").read_text()
+    assert ": paused: " in summary
+
+    again = re.search(r"^go on: +mlx-batch run (.*)$", summary, re.MULTILINE)
+    assert again
+    terminal = run(*shlex.split(again[1]))
+    assert terminal.finish() == 0
+    terminal.close()
+    assert f"since it went on: {8 - done} rows, " in terminal.text
+    assert f"{200 * (8 - done):,} tokens out in " in terminal.text
+    assert "1,600 tokens out in all" in terminal.text
+
+
 @pytest.mark.slow  # ten seconds of grace
 def test_a_worker_that_does_not_end_is_ended_after_the_grace(
     endless: Terminal, tmp_path: Path
@@ -92,7 +125,7 @@ def test_a_worker_that_does_not_end_is_ended_after_the_grace(
     endless.press("\x03")
 
     assert endless.finish(30) == 130
-    assert 10 < time.monotonic() - pressed < 14, "10 s for rows, 1 s for workers, and the shell"
+    assert 10 < time.monotonic() - pressed < 16, "10 s for rows, 1 s for workers, and the shell"
     assert endless.text.rstrip().endswith("--resume goes on")
     assert "Traceback" not in endless.text
 
