@@ -10,13 +10,14 @@ from vllm_mlx.errors import InvalidRequestError
 
 
 def output_folder(out: str | Path) -> Path:
-    """Return the absolute folder of a dataset.
+    """Return the absolute folder of a dataset, the same from wherever it is named.
 
     Raises:
         InvalidRequestError: it is a URL.
     """
     refuse_address(out)
-    return Path(out).expanduser().absolute()
+    folder = Path(out).expanduser().absolute()
+    return folder.resolve() if ".." in folder.parts else folder
 
 
 def refuse_address(out: str | Path | None) -> None:

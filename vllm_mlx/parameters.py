@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping
+from difflib import get_close_matches
 from textwrap import indent
 from typing import Any, ClassVar, NamedTuple, Self, get_args
 
@@ -129,6 +130,8 @@ def _describe_one(item: Any, allowed: tuple[str, ...]) -> str:
     if item["type"] == "extra_forbidden":
         if refusal := refusal_of(field, item["input"]):
             return f"{field}: {refusal}"
+        if close := get_close_matches(field, allowed, 1, 0.8):
+            return f"{field}: unknown field, did you mean {close[0]}?"
         return f"{field}: unknown field; allowed are {', '.join(allowed)}"
     if item["type"] == "missing":
         return f"{field}: missing"

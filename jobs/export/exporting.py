@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from jobs.export.finished import Finished
 from jobs.export.sidecars import sidecars
 from jobs.export.tables import csv_lines, json_lines
 from jobs.output_folder import refuse_address
+from vllm_mlx.errors import InvalidRequestError
 
 
 class ExportFormat(StrEnum):
@@ -33,22 +34,29 @@ class Exported(NamedTuple):
 
 
 def export(
-    root: Path, format: ExportFormat, out: Path | None = None, *, overwrite: bool = False
+    root: Path,
+    format: ExportFormat,
+    out: Path | None = None,
+    *,
+    columns: Sequence[str] | None = None,
+    overwrite: bool = False,
 ) -> list[Exported]:
     """Write a dataset in another format; its own folder stays as it is.
 
     Args:
         out: the file; by default it lies beside the dataset's folder and is named after it. Of
             sidecars the folder; by default each lies beside its image or video.
+        columns: of JSONL and CSV: only these, in this order.
         overwrite: replace files that are there.
 
     Raises:
-        InvalidRequestError: `out` is a URL.
+        InvalidRequestError: `out` is a URL, or the format or the dataset has no such columns.
         DatasetError: the dataset is not finished or does not suit the format, or a file is there
             already or can't be written.
     """
     refuse_address(out)
     finished = Finished.of(root)
+    columns = _columns(finished, format, columns)
     if format is ExportFormat.TXT:
         return [_sidecars(finished, out, overwrite)]
     if format is ExportFormat.OPENAI:
@@ -57,7 +65,24 @@ def export(
     _refuse_present([output], overwrite)
     lines = csv_lines if format is ExportFormat.CSV else json_lines
     header = int(format is ExportFormat.CSV)
-    return [Exported(output, _write(output, lines(finished)) - header)]
+    return [Exported(output, _write(output, lines(finished, columns)) - header)]
+
+
+def _columns(
+    finished: Finished, format: ExportFormat, columns: Sequence[str] | None
+) -> Sequence[str]:
+    """Return which columns are written."""
+    known = finished.column_names
+    if columns is None:
+        return known
+    if format not in (ExportFormat.CSV, ExportFormat.JSONL):
+        raise InvalidRequestError(f"columns: not with {format}, only with csv and jsonl")
+    for name in columns:
+        if name not in known:
+            raise InvalidRequestError(
+                f"columns: there is no {name!r}; there are {', '.join(known)}"
+            )
+    return list(dict.fromkeys(columns))
 
 
 def _refuse_present(targets: Iterable[Path], overwrite: bool) -> None:

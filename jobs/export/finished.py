@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -76,8 +76,11 @@ class Finished:
         names: list[str] = schema_of(self.manifest).names
         return names
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
         """Yield the rows in their order, as JSON has them; one part is in memory at a time.
+
+        Args:
+            columns: only these, in this order.
 
         Raises:
             DatasetError: a part can't be read.
@@ -85,7 +88,8 @@ class Finished:
         wanted, shards = schema_of(self.manifest), self.manifest["shards"]
         layout = Dataset(self.root).layout
         for shard in range(shards):
-            yield from self.rows_of(read_part(layout.part(shard, shards), wanted))
+            part = read_part(layout.part(shard, shards), wanted)
+            yield from self.rows_of(part if columns is None else part.select(columns))
 
     def rows_of(self, part: pa.Table) -> Iterator[Row]:
         """Yield the rows of a part, or of some rows and columns of one, as JSON has them."""

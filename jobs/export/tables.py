@@ -1,4 +1,4 @@
-"""A dataset as JSONL and as CSV: every column, a line a row."""
+"""A dataset as JSONL and as CSV: a line a row."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jobs.export.finished import Finished
 
 
-def json_lines(finished: Finished) -> Iterator[bytes]:
+def json_lines(finished: Finished, columns: Sequence[str]) -> Iterator[bytes]:
     """Yield each row as a JSON object; what is no number in JSON, infinity for one, is null."""
-    for row in finished.rows():
+    for row in finished.rows(columns):
         yield _json({name: _finite(value) for name, value in row.items()}) + b"\n"
 
 
-def csv_lines(finished: Finished) -> Iterator[bytes]:
+def csv_lines(finished: Finished, columns: Sequence[str]) -> Iterator[bytes]:
     """Yield a header and each row; lists and objects are JSON, null is an empty cell."""
     line = io.StringIO()
     writer = csv.writer(line, lineterminator="\n")
@@ -29,8 +29,8 @@ def csv_lines(finished: Finished) -> Iterator[bytes]:
         writer.writerow(cells)
         return line.getvalue().encode()
 
-    yield written(finished.column_names)
-    for row in finished.rows():
+    yield written(list(columns))
+    for row in finished.rows(columns):
         yield written([_cell(value) for value in row.values()])
 
 

@@ -379,6 +379,8 @@ def test_floats_that_are_whole_are_integers() -> None:
 def test_unknown_fields_are_named_with_the_known_ones() -> None:
     message = complaint({"prompt": "p", "foo": None})
     assert message.startswith("foo: unknown field; allowed are ")
+    with pytest.raises(InvalidRequestError, match="unknown field, did you mean max_tokens"):
+        GenerationRequest.parse({"prompt": "p", "max_token": 3})
     assert "max_tokens" in message
     assert "messages" in message
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,7 @@ def test_images_of_a_column_are_shown_and_get_captions(
         [] if options.keys() == {"prompt", "image_column"} else ["system"]
     )
     result = cli("export", out, "--format", "txt")
+    assert re.fullmatch(r"\d+ files?: .*\n", result.stdout)
     assert result.exit_code == 0, result.output
     assert (bench.folder / "a.txt").read_text().strip() == "a dot"
 

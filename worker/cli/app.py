@@ -55,7 +55,14 @@ from worker.logs import log_to_stderr
 logger = logging.getLogger("mlx_batch")
 
 
-@click.group(cls=CommandGroup, context_settings=HELP)
+@click.group(
+    cls=CommandGroup,
+    context_settings=HELP,
+    epilog=examples(
+        "mlx-batch run prompts.jsonl --model smollm2-135m --out answers",
+        "mlx-batch run -h",
+    ),
+)
 @click.version_option(__version__, prog_name="mlx-batch")
 def main() -> None:
     """Bulk inference for MLX: a prompt file in, a Parquet dataset out."""

@@ -11,6 +11,8 @@ WORDS = "mlx-batch.words"
 """Where a context's `meta` has the words of its command, as they were given."""
 
 _OTHER = "Other"
+_PATTERN = ". A pattern of files stands in quotes, or the shell puts the files in its place."
+_ONE_FILE = ". One prompt file at a time; `cat` makes one of several with a row a line."
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -42,8 +44,16 @@ class GroupedCommand(click.Command):
     """Lists options by their `group`, in the order in which the groups begin; others at the end."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as click does; say of files that are too many where they mostly come from."""
         ctx.meta[WORDS] = list(args)
-        return super().parse_args(ctx, args)
+        given = {word.partition("=")[0] for word in args}
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if "extra argument" not in error.message:
+                raise
+            hint = _PATTERN if given & {"--videos", "--images"} else _ONE_FILE
+            raise click.UsageError(error.message + hint, ctx) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}

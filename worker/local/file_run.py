@@ -73,6 +73,11 @@ def run_file(
             to end, and it can be resumed. As `result` all three have what there is of the run.
     """
     _check_names(settings)
+    if not isinstance(prompts, str | Path | None):
+        raise InvalidRequestError(
+            f"prompts is a {type(prompts).__name__}: should be the path of a file; "
+            "MLXLanguageModel.generate takes a list of prompts"
+        )
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise InvalidRequestError(f"workers={workers!r}: should be 1 or more")
     options = {name: value for name, value in settings.items() if value is not None}

@@ -17,6 +17,7 @@ from jobs.errors import DatasetError
 from jobs.export import ExportFormat, export
 from jobs.result_row import ResultRow
 from tests.helpers.command_line import cli
+from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.outputs import GenerationOutput, TokenLogprob
 
 COLUMNS = {"messages": "json", "prompt": "string"}
@@ -171,6 +172,24 @@ def test_csv_has_every_column_as_text(answers: Path) -> None:
     assert (rows[0]["text"], rows[0]["prompt_tokens"], rows[0]["prompt"]) == (SAID.text, "5", "")
     assert json.loads(rows[0]["messages"]) == json.loads(CHAT)
     assert json.loads(rows[0]["logprobs"])[0]["token"] == "答"
+
+
+@pytest.mark.parametrize("format", [ExportFormat.CSV, ExportFormat.JSONL])
+def test_some_columns_in_their_order(answers: Path, format: ExportFormat) -> None:
+    said = cli("export", answers, "--format", format, "--columns", 'text,"id",text')
+    assert said.stdout == f"7 rows: {answers}.{format}\n"
+    with answers.with_name(f"answers.{format}").open(newline="") as file:
+        rows = csv.DictReader(file) if format is ExportFormat.CSV else map(json.loads, file)
+        assert list(next(iter(rows)).items()) == [("text", SAID.text), ("id", "r0")]
+
+
+def test_columns_that_there_are_not(answers: Path) -> None:
+    said = cli("export", answers, "--format", "csv", "--columns", "id,txt")
+    assert said.exit_code == 2
+    assert "columns: there is no 'txt'; there are id, row, sample_index, text, " in said.stderr
+    with pytest.raises(InvalidRequestError, match="not with openai, only with csv and jsonl"):
+        export(answers, ExportFormat.OPENAI, columns=["id"])
+    assert [each.name for each in answers.parent.iterdir()] == ["answers"]
 
 
 def media_set(root: Path, names: list[str], **fields: Any) -> Path:

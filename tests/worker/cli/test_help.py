@@ -40,6 +40,17 @@ def test_options_are_listed_in_groups_each_once(command: str) -> None:
     assert len(groups) == len(set(groups))
 
 
+@pytest.mark.parametrize("command", ["run", "enqueue", "plan"])
+def test_files_that_are_too_many_are_told_where_they_come_from(command: str) -> None:
+    rest = ["--model", "m", *([] if command == "plan" else ["--out", "o", "-u", "redis://x"])]
+    pattern = cli(command, "--images", "a.png", "b.png", "c.png", "--prompt", "?", *rest)
+    files = cli(command, "a.jsonl", "b.jsonl", *rest)
+
+    assert (pattern.exit_code, files.exit_code) == (2, 2)
+    assert "argument (c.png). A pattern of files stands in quotes" in pattern.stderr
+    assert "argument (b.jsonl). One prompt file at a time" in files.stderr
+
+
 @pytest.mark.parametrize("command", ["run", "enqueue"])
 def test_two_examples_whose_options_there_are(command: str) -> None:
     said = cli(command, "-h").stdout

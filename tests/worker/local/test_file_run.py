@@ -89,6 +89,7 @@ def test_a_file_becomes_a_dataset(
         ({"choices": "a,b", "regex": "a"}, InvalidRequestError, "give one of them"),
         ({"allowed_media_path": "/no/such"}, InvalidRequestError, "/no/such"),
         ({"prompts": "/no/such.jsonl"}, InputFileError, "/no/such.jsonl"),
+        ({"prompts": ["a", "b"]}, InvalidRequestError, "prompts is a list: should be the path of"),
     ],
 )
 def test_what_can_not_be_is_refused_before_anything_is_written(
