@@ -11,7 +11,7 @@ from jobs.sources import SourceRow
 
 MOST_KINDS = 20
 MOST_LINES = 10
-_ROW = re.compile(r"^\w+=[\[{].*?\.\.\.: ")  # the beginning of the row itself
+_ROW = re.compile(r"^\w+=[\[{].*?(?:\.\.\.|[\]}]): ")  # the row itself, or its beginning
 _VALUE = re.compile(r"""'[^']*'|"[^"]*"|-?\d+(?:\.\d+)?""")
 
 

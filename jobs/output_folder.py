@@ -27,7 +27,8 @@ def refuse_address(out: str | Path | None) -> None:
         InvalidRequestError: it is one.
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(out)):  # a Path has made one slash of two
+        said = re.sub(":/+", "://", str(out), count=1)
         raise InvalidRequestError(
-            f"out={redacted(str(out))!r}: should be a path on this machine; mount the bucket, or "
+            f"out={redacted(said)!r}: should be a path on this machine; mount the bucket, or "
             "copy there what is finished"
         )

@@ -10,14 +10,15 @@ import struct
 import subprocess
 import termios
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 
 class Terminal:
     """The command is the leader of the terminal's session, and what it prints is read.
 
     Attributes:
-        process: the command's.
+        process: the command's, a `subprocess.Popen` or what is asked the same.
         written: all that it has printed.
     """
 
@@ -26,19 +27,12 @@ class Terminal:
         command: Sequence[str],
         env: Mapping[str, str] | None = None,
         size: tuple[int, int] = (24, 80),
+        start: Callable[[Any, Any, int], Any] | None = None,
     ) -> None:
         self.written = b""
         self._master, slave = os.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
-        self.process = subprocess.Popen(
-            command,
-            env=env,
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )
+        self.process: Any = (start or _popen)(command, env, slave)
         os.close(slave)
         self._is_closed = threading.Event()
         self._reader = threading.Thread(target=self._read)
@@ -77,3 +71,15 @@ class Terminal:
                     return
             except OSError:  # Linux has this for the end of all that had it open
                 return
+
+
+def _popen(command: Any, env: Any, terminal: int) -> Any:
+    return subprocess.Popen(
+        command,
+        env=env,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )

@@ -86,6 +86,9 @@ class RunDisplay:
         self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
     ) -> None:
         if self._live:
+            # An input that is refused needs no bar above the reason.
+            is_begun = self._progress is not None and self._progress.run_id is not None
+            self._live.transient = kind is not None and not is_begun
             self._live.stop()
 
     def _draw(self) -> RenderableType:

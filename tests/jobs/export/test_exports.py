@@ -287,7 +287,7 @@ def test_nothing_is_exported_to_an_address(
     reported = cli("report", answers, "--out", "s3://bucket/file")
     for said in (refused, reported):
         assert said.exit_code == 2
-        assert "out='s3:/bucket/file': should be a path on this machine" in said.stderr
+        assert "out='s3://bucket/file': should be a path on this machine" in said.stderr
     assert sorted(answers.parent.iterdir()) == before
 
 

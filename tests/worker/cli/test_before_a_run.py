@@ -151,7 +151,7 @@ def test_an_address_is_no_output_folder(
     result = cli(command, prompts, "--model", MODEL, "--out", "s3://bucket/out", *server)
 
     assert result.exit_code == ExitCode.BAD_INPUT
-    assert "out='s3:/bucket/out': should be a path on this machine" in result.stderr
+    assert "out='s3://bucket/out': should be a path on this machine" in result.stderr
     assert sorted(path.name for path in bench.folder.iterdir()) == ["p.jsonl"]
 
 

@@ -16,6 +16,7 @@ from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
 from tests.helpers.engines import DoubleEngine, write_prompts
+from tests.helpers.shell import Shell
 from worker.batch_worker import BatchWorker
 from worker.cli.exit_codes import ExitCode
 from worker.status.status import run_status
@@ -36,22 +37,22 @@ def test_nobody_can_be_asked(tmp_path: Path, text_folder: str) -> None:
 
 
 def test_rows_are_shown_and_no_is_taken_for_an_answer(
-    tmp_path: Path, text_folder: str, monkeypatch: pytest.MonkeyPatch
+    shell: Shell, tmp_path: Path, text_folder: str
 ) -> None:
-    monkeypatch.setattr("worker.cli.preview.can_ask", lambda: True)
     given = words(tmp_path, text_folder)
 
-    told = cli(*given, "--preview", 2, input="n\n")
+    code, said = shell.run(*given, "--preview", 2, press="n\n")
 
-    assert told.exit_code == ExitCode.HALTED, told.output
-    assert len(re.findall(r"^r(\d+): prompt \1\n  → .+\(length\)$", told.stdout, re.MULTILINE)) == 2
-    assert "Go on with the rest?" in told.stderr
-    assert "halted: its first 2 rows are done, for a look at them (preview)" in told.stderr
-    assert "; 2 of 12 rows are done" in told.stderr  # though all would have run side by side
-    assert "with --resume in place of --preview goes on" in told.stderr
+    assert code == ExitCode.HALTED, said
+    assert len(re.findall(r"^r(\d+): prompt \1\n  → .+\(length\)$", said, re.MULTILINE)) == 2
+    assert "Go on with the rest?" in said
     done = r"^(\d+) of 12 rows done: \1 rows answered, 0 in error$"
-    assert re.search(done, told.stdout, re.MULTILINE)
-    assert re.search(r"^go on: +mlx-batch run .* --resume$", told.stdout, re.MULTILINE)
+    assert re.search(done, said, re.MULTILINE)
+    assert re.search(r"^go on: +mlx-batch run .* --resume$", said, re.MULTILINE)
+    said = " ".join(said.split())
+    assert "halted: its first 2 rows are done, for a look at them (preview)" in said
+    assert "; 2 of 12 rows are done" in said  # though all would have run side by side
+    assert "with --resume in place of --preview goes on" in said
 
     assert cli(*given, "--preview", 2, "--yes", "--resume").exit_code == 0
     found = verify(tmp_path / "out")
@@ -101,7 +102,7 @@ def test_the_first_rows_are_answered_and_no_others_begin(bench: Bench) -> None:
     with pytest.raises(RunStateError, match="halted already"):
         pause_run(bench.redis, spec.run_id)
 
-    assert continue_run(bench.redis, spec.run_id) == 5
+    assert continue_run(bench.redis, spec.run_id).shards == 5
     again = DoubleEngine()
     bench.burst(again)
     assert sorted(again.prompts) == sorted([f"prompt {row}" for row in range(3, 12)] * 2)
@@ -116,7 +117,7 @@ def test_a_preview_that_is_paused_goes_on_as_one(bench: Bench) -> None:
     assert run_status(bench.redis, spec.run_id).standing == "paused"
     step(bench, *workers)
 
-    assert continue_run(bench.redis, spec.run_id) == 4  # the other two are in hand
+    assert continue_run(bench.redis, spec.run_id).shards == 4  # the other two are in hand
     for engine in engines:
         engine.answer()
     step(bench, *workers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from functools import partial
 
 import pytest
@@ -13,7 +12,7 @@ from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
 from tests.helpers.engines import DoubleEngine, echo, wait_for
-from tests.helpers.terminal import Terminal
+from tests.helpers.shell import Shell
 from vllm_mlx.outputs import GenerationOutput
 from worker.cli import status as command
 from worker.cli.exit_codes import ExitCode
@@ -89,10 +88,9 @@ def test_status_tells_the_mean_speed_and_the_time_left(bench: Bench) -> None:
     assert run_status(bench.redis, spec.run_id).stretch.seconds < 400
 
 
-def test_a_watch_in_a_terminal_of_80_columns(bench: Bench) -> None:
+def test_a_watch_in_a_terminal_of_80_columns(bench: Bench, shell: Shell) -> None:
     spec = bench.enqueue(rows=6, shard_size=2)
-    words = ["status", spec.out, "-u", bench.url, "--watch"]
-    terminal = Terminal([sys.executable, "-m", "worker.cli", *words])
+    terminal = shell.open("status", spec.out, "-u", bench.url, "--watch")
     try:
         wait_for(lambda: "no worker serves" in terminal.text)
         bench.burst(DoubleEngine(say=lambda row: refuse(row) if "3" in row else echo(row)))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
 from tests.helpers.engines import DoubleEngine, echo, wait_for
-from tests.helpers.terminal import Terminal
+from tests.helpers.shell import Shell
 from vllm_mlx.outputs import GenerationOutput
 from worker.cli.exit_codes import ExitCode
 
@@ -45,7 +44,9 @@ def say_odd(prompt: str) -> GenerationOutput:
     return replace(echo(prompt), text=ODD.get(prompt, "plain"))
 
 
-def test_a_run_that_goes_on_is_followed_to_its_end_in_a_terminal(bench: Bench) -> None:
+def test_a_run_that_goes_on_is_followed_to_its_end_in_a_terminal(
+    bench: Bench, shell: Shell
+) -> None:
     spec = bench.enqueue(rows=6, shard_size=3)
     engine = DoubleEngine(held=True, max_num_seqs=8, say=say_odd)
     worker = bench.worker(engine)
@@ -53,8 +54,7 @@ def test_a_run_that_goes_on_is_followed_to_its_end_in_a_terminal(bench: Bench) -
     engine.answer(4)  # a shard that is in the folder, and a row that is not
     worker.settle()
     worker.tend()
-    words = ["tail", spec.out, "-u", bench.url, "-n", "2"]
-    tail = Terminal([sys.executable, "-m", "worker.cli", *words])
+    tail = shell.open("tail", spec.out, "-u", bench.url, "-n", 2)
     try:
         wait_for(lambda: "r3: " in tail.text)
         assert "r4: " not in tail.text
