@@ -31,7 +31,7 @@ class LocalWorkers:
         count = settings.workers
         self.names = [uuid.uuid4().hex for _ in range(count)]
         self._command = [sys.executable, "-m", "worker.cli", "worker", "--burst"]
-        self._command += [f"--output-root={out}", f"--grace={grace:g}", *worker_flags(settings)]
+        self._command += ["--output-root", str(out), f"--grace={grace:g}", *worker_flags(settings)]
         if url.startswith("unix:"):
             # Our own server: it ends with this process, and is not started again while we run.
             self._command += ["--redis-timeout", "5"]
