@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vllm_mlx.batching.prompts import MediaPrompt, user_prompt
+from vllm_mlx.batching.prompts.prompt import MediaPrompt, user_prompt
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.video_params import VideoParams
 

@@ -9,9 +9,9 @@ import mlx.nn as nn
 
 from benchmarks.timing import Run, Sample, measured
 from benchmarks.workloads import Workload
-from vllm_mlx.batching.make_runner import make_runner
 from vllm_mlx.batching.request import Request
-from vllm_mlx.batching.runner import Runner
+from vllm_mlx.batching.runners.make_runner import make_runner
+from vllm_mlx.batching.runners.runner import Runner
 from vllm_mlx.batching.scheduler import Scheduler
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.scheduler_config import SchedulerConfig

@@ -10,8 +10,8 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.generate import generate_step
 from mlx_lm.models import llama
 
-from vllm_mlx.batching.make_runner import make_runner
 from vllm_mlx.batching.request import Request
+from vllm_mlx.batching.runners.make_runner import make_runner
 from vllm_mlx.batching.scheduler import Scheduler
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.sampling_params import SamplingParams

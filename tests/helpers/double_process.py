@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vllm_mlx.batching.prompts import MediaPrompt
+from vllm_mlx.batching.prompts.prompt import MediaPrompt
 from vllm_mlx.batching.request import Request
 from vllm_mlx.errors import ContextLengthError, EngineStoppedError, ModelLoadError
 from vllm_mlx.outputs import EngineStats, GenerationOutput, MediaInfo, TokenLogprob

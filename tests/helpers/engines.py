@@ -19,7 +19,7 @@ from jobs.ledger import Counts, ShardLease
 from jobs.producer import Enqueued, enqueue_run
 from jobs.queue.run_jobs import open_queue
 from jobs.run_spec import RunSpec
-from vllm_mlx.batching.prompts import MediaPrompt
+from vllm_mlx.batching.prompts.prompt import MediaPrompt
 from vllm_mlx.batching.request import Request
 from vllm_mlx.outputs import EngineStats, GenerationOutput, MediaInfo
 from vllm_mlx.sampling_params import SamplingParams

@@ -11,10 +11,10 @@ from typing import Any
 from llguidance import LLTokenizer, TokenizerWrapper
 
 from tests.helpers.decoding import VOCAB, NullDetokenizer
-from vllm_mlx.batching.constraint import Constraint, Grammars
+from vllm_mlx.batching.logits.constraint import Constraint, Grammars
 from vllm_mlx.batching.request import Request
 from vllm_mlx.batching.sequence import Sequence
-from vllm_mlx.batching.thinking import Thinking
+from vllm_mlx.batching.text.thinking import Thinking
 from vllm_mlx.sampling_params import SamplingParams
 
 ALPHABET = '{}[]":,.-0123456789abcdefghijklmnopqrstuvwxyz \n'

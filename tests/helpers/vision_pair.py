@@ -15,7 +15,7 @@ from mlx_vlm.utils import prepare_inputs, should_add_special_tokens
 from PIL import Image
 
 from vllm_mlx.batching.core import EngineCore
-from vllm_mlx.batching.prompts import user_prompt
+from vllm_mlx.batching.prompts.prompt import user_prompt
 from vllm_mlx.batching.request import Request
 from vllm_mlx.media.policy import UNRESTRICTED
 from vllm_mlx.models import MLXMultimodalLM

@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 from llguidance import LLTokenizer
 
-from vllm_mlx.batching.constraint import Grammars, new_grammars
+from vllm_mlx.batching.logits.constraint import Grammars, new_grammars
 from vllm_mlx.json_schema import KEYWORDS
 from vllm_mlx.models import MLXLanguageModel
 from vllm_mlx.structured_outputs import StructuredOutputs

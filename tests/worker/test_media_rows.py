@@ -16,7 +16,7 @@ from jobs.producer import enqueue_run
 from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench
 from tests.helpers.engines import MODEL, SEEING, DoubleEngine, echo
-from vllm_mlx.batching.prompts import MediaPrompt
+from vllm_mlx.batching.prompts.prompt import MediaPrompt
 from vllm_mlx.errors import MediaNotAllowedError
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.video_params import VideoParams

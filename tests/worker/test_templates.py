@@ -20,7 +20,7 @@ from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
 from tests.helpers.engines import MODEL, SEEING, DoubleEngine, echo
-from vllm_mlx.batching.prompts import MediaPrompt
+from vllm_mlx.batching.prompts.prompt import MediaPrompt
 
 ROWS = [{"asin": f"B{row}", "title": f"Pan {row}", "messages": "mine"} for row in range(3)]
 

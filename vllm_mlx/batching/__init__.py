@@ -1,1 +1,1 @@
-"""The one core that every model and engine steps: sequences, a scheduler, a runner, a thread."""
+"""The one core that every model and engine steps: requests, sequences, a scheduler, a thread."""

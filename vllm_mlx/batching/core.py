@@ -13,10 +13,10 @@ from concurrent.futures import Future
 from vllm_mlx import platform
 from vllm_mlx.batching.engine_thread import EngineThread, refuse_fork
 from vllm_mlx.batching.loaded_model import LoadedModel
-from vllm_mlx.batching.preparation import Preparation, Submitted
+from vllm_mlx.batching.prompts.preparation import Preparation, Submitted
 from vllm_mlx.batching.request import Request, by_prompt, cancelled_on_error
 from vllm_mlx.batching.request_list import raise_first
-from vllm_mlx.batching.runner import Runner
+from vllm_mlx.batching.runners.runner import Runner
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.errors import EngineStoppedError
 from vllm_mlx.media.policy import MediaPolicy

@@ -23,9 +23,9 @@ import mlx.core as mx
 
 from vllm_mlx import platform
 from vllm_mlx.batching.loaded_model import LoadedModel
-from vllm_mlx.batching.make_runner import make_runner
-from vllm_mlx.batching.media_pool import MediaPool, fail
-from vllm_mlx.batching.runner import Runner
+from vllm_mlx.batching.prompts.media_pool import MediaPool, fail
+from vllm_mlx.batching.runners.make_runner import make_runner
+from vllm_mlx.batching.runners.runner import Runner
 from vllm_mlx.batching.scheduler import Scheduler
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.errors import (

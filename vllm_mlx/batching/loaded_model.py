@@ -13,15 +13,15 @@ import mlx.nn as nn
 from jinja2 import TemplateError
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from vllm_mlx.batching.chat_form import ChatForm
-from vllm_mlx.batching.constraint import Constraint, Grammars, new_grammars
-from vllm_mlx.batching.control_tokens import NO_ARGUMENTS, ControlTokens
-from vllm_mlx.batching.media_pool import Preparer
-from vllm_mlx.batching.prompts import MediaPrompt, Messages, Prompt
-from vllm_mlx.batching.template_arguments import TemplateArguments
-from vllm_mlx.batching.text import Detokenizer
-from vllm_mlx.batching.thinking import Thinking, ThinkingMarkers
-from vllm_mlx.batching.tool_calls import Calls, calls_of
+from vllm_mlx.batching.logits.constraint import Constraint, Grammars, new_grammars
+from vllm_mlx.batching.prompts.chat_form import ChatForm
+from vllm_mlx.batching.prompts.control_tokens import NO_ARGUMENTS, ControlTokens
+from vllm_mlx.batching.prompts.media_pool import Preparer
+from vllm_mlx.batching.prompts.prompt import MediaPrompt, Messages, Prompt
+from vllm_mlx.batching.prompts.template_arguments import TemplateArguments
+from vllm_mlx.batching.text.text_stream import Detokenizer
+from vllm_mlx.batching.text.thinking import Thinking, ThinkingMarkers
+from vllm_mlx.batching.text.tool_calls import Calls, calls_of
 from vllm_mlx.contradictions import check_plain_prompt
 from vllm_mlx.errors import ChatTemplateError, ContextLengthError, InvalidRequestError, MediaError
 from vllm_mlx.media.policy import MediaPolicy

@@ -10,7 +10,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
 
-from vllm_mlx.batching.prompts import Options, Prompt, chat_prompt, split_options, user_prompt
+from vllm_mlx.batching.prompts.prompt import (
+    Options,
+    Prompt,
+    chat_prompt,
+    split_options,
+    user_prompt,
+)
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_options import SamplingOptions
 from vllm_mlx.sampling_params import SamplingParams

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeGuard, TypeVar
 
-from vllm_mlx.batching.prompts import Messages
+from vllm_mlx.batching.prompts.prompt import Messages
 from vllm_mlx.batching.request import Request
 from vllm_mlx.errors import InvalidRequestError, MLXBatchError
 from vllm_mlx.outputs import GenerationOutput

@@ -6,7 +6,7 @@ import logging
 from collections import deque
 
 from vllm_mlx import platform
-from vllm_mlx.batching.runner import PrefillError, Produced, Runner
+from vllm_mlx.batching.runners.runner import PrefillError, Produced, Runner
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.errors import EngineError, NonFiniteLogitsError
 from vllm_mlx.outputs import EngineStats

@@ -8,16 +8,16 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 
-from vllm_mlx.batching.constraint import Constraint
-from vllm_mlx.batching.logprobs import Logprobs
-from vllm_mlx.batching.prompt_media import PromptMedia
-from vllm_mlx.batching.prompt_scores import PromptScores
-from vllm_mlx.batching.repetition import repeats
+from vllm_mlx.batching.logits.constraint import Constraint
+from vllm_mlx.batching.logits.logprobs import Logprobs
+from vllm_mlx.batching.logits.prompt_scores import PromptScores
+from vllm_mlx.batching.prompts.prompt_media import PromptMedia
 from vllm_mlx.batching.request import Request
-from vllm_mlx.batching.text import Detokenizer, TextStream
-from vllm_mlx.batching.thinking import Thinking
-from vllm_mlx.batching.thought_text import ThoughtText
-from vllm_mlx.batching.tool_calls import Calls, with_ids
+from vllm_mlx.batching.text.repetition import repeats
+from vllm_mlx.batching.text.text_stream import Detokenizer, TextStream
+from vllm_mlx.batching.text.thinking import Thinking
+from vllm_mlx.batching.text.thought_text import ThoughtText
+from vllm_mlx.batching.text.tool_calls import Calls, with_ids
 from vllm_mlx.outputs import FinishReason, GenerationOutput, TokenLogprob, ToolCall
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Unpack, overload
 
-from vllm_mlx.batching.prompts import Messages, MoreMediaOptions, Options
+from vllm_mlx.batching.prompts.prompt import Messages, MoreMediaOptions, Options
 from vllm_mlx.batching.request import Request, cancelled_on_error
 from vllm_mlx.batching.request_list import are_chats, each_of, naming, with_media
 from vllm_mlx.batching.stream import AsyncStream

@@ -12,7 +12,7 @@ from typing import Self, Unpack, overload
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from vllm_mlx.batching.core import EngineCore
-from vllm_mlx.batching.prompts import Messages, MoreMediaOptions, Options
+from vllm_mlx.batching.prompts.prompt import Messages, MoreMediaOptions, Options
 from vllm_mlx.batching.request import Request, cancelled_on_error
 from vllm_mlx.batching.request_list import are_chats, each_of, naming
 from vllm_mlx.batching.stream import Stream

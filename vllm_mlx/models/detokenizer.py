@@ -21,7 +21,7 @@ from mlx_lm.tokenizer_utils import (
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from vllm_mlx.batching.text import REPLACEMENT, Detokenizer
+from vllm_mlx.batching.text.text_stream import REPLACEMENT, Detokenizer
 
 MAX_HELD = 8  # tokens that may be a part of one character
 

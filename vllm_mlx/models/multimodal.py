@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Unpack, overload
 
-from vllm_mlx.batching.prompts import Options
+from vllm_mlx.batching.prompts.prompt import Options
 from vllm_mlx.batching.request import Request
 from vllm_mlx.batching.request_list import each_of, with_media
 from vllm_mlx.batching.stream import Stream

@@ -17,7 +17,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import _get_classes
 
 from vllm_mlx import platform
-from vllm_mlx.batching.cache_budget import in_place_budget
+from vllm_mlx.batching.runners.cache_budget import in_place_budget
 from vllm_mlx.batching.slots.budget import KVBudget
 from vllm_mlx.batching.slots.layout import Layout, UnsuitableCacheError
 from vllm_mlx.model_files import config_of

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter
 
 from vllm_mlx import errors
-from vllm_mlx.batching.prompts import MediaPrompt, Prompt
+from vllm_mlx.batching.prompts.prompt import MediaPrompt, Prompt
 from vllm_mlx.errors import MLXBatchError
 from vllm_mlx.json_record import JSONRecord
 from vllm_mlx.media.policy import MediaPolicy

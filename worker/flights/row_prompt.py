@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs.requests import GenerationRequest
-from vllm_mlx.batching.prompts import MediaPrompt, Prompt
+from vllm_mlx.batching.prompts.prompt import MediaPrompt, Prompt
 from vllm_mlx.video_params import VideoParams
 
 

@@ -15,8 +15,8 @@ from jobs.duplicates import Suspects, find_duplicates, has_one_answer
 from jobs.requests import GenerationRequest
 from jobs.sources import Input, SourceRow, validated
 from vllm_mlx.batching.core import EngineCore
-from vllm_mlx.batching.media_pool import THREADS as MEDIA_THREADS
-from vllm_mlx.batching.prompts import MediaPrompt
+from vllm_mlx.batching.prompts.media_pool import THREADS as MEDIA_THREADS
+from vllm_mlx.batching.prompts.prompt import MediaPrompt
 from vllm_mlx.batching.request import Request
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.errors import MLXBatchError

@@ -11,13 +11,13 @@ from tests.helpers.decoding import VOCAB, new_scheduler, sequence, sequential, s
 from tests.helpers.metal import OUT_OF_MEMORY, TOO_SLOW, FailingGPU, choose_as_metal
 from vllm_mlx import platform
 from vllm_mlx.batching import scheduler as scheduling
-from vllm_mlx.batching.make_runner import make_runner
-from vllm_mlx.batching.one_by_one import text_runner
+from vllm_mlx.batching.runners.make_runner import make_runner
+from vllm_mlx.batching.runners.one_by_one import text_runner
+from vllm_mlx.batching.runners.split import SplitRunner
+from vllm_mlx.batching.runners.upstream import UpstreamRunner
 from vllm_mlx.batching.scheduler import Scheduler
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.runner import SlotRunner
-from vllm_mlx.batching.split import SplitRunner
-from vllm_mlx.batching.upstream import UpstreamRunner
 from vllm_mlx.errors import EngineError, ModelLoadError
 from vllm_mlx.scheduler_config import Bounds
 

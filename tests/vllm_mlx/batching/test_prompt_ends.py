@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vllm_mlx.batching.template_arguments import TemplateArguments
+from vllm_mlx.batching.prompts.template_arguments import TemplateArguments
 from vllm_mlx.errors import ChatTemplateError
 from vllm_mlx.sampling_params import SamplingParams
 

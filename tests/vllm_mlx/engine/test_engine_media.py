@@ -19,7 +19,7 @@ from tests.helpers.vlm import clip, image
 from tests.helpers.web import Web, ok
 from vllm_mlx import platform
 from vllm_mlx.batching.core import EngineCore
-from vllm_mlx.batching.prompts import user_prompt
+from vllm_mlx.batching.prompts.prompt import user_prompt
 from vllm_mlx.batching.request import Request
 from vllm_mlx.engine import BatchedEngine, SimpleEngine
 from vllm_mlx.errors import (

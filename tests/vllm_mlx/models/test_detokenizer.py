@@ -12,10 +12,10 @@ from tokenizers import AddedToken, Tokenizer, processors
 
 from tests.helpers.text_folders import write_folder
 from tests.helpers.tokenizers import FAMILIES
-from vllm_mlx.batching.one_by_one import OneByOneRunner
+from vllm_mlx.batching.runners.one_by_one import OneByOneRunner
+from vllm_mlx.batching.runners.upstream import UpstreamRunner
 from vllm_mlx.batching.slots.runner import SlotRunner
-from vllm_mlx.batching.text import TextStream
-from vllm_mlx.batching.upstream import UpstreamRunner
+from vllm_mlx.batching.text.text_stream import TextStream
 from vllm_mlx.models import MLXLanguageModel
 from vllm_mlx.models.detokenizer import make_new_detokenizer
 from vllm_mlx.scheduler_config import SchedulerConfig

@@ -27,10 +27,10 @@ from tests.helpers.exactness import (
     without_window,
 )
 from tests.helpers.text_folders import new_model, write_folder
-from vllm_mlx.batching.runner import Runner
+from vllm_mlx.batching.runners.runner import Runner
+from vllm_mlx.batching.runners.upstream import UpstreamRunner
 from vllm_mlx.batching.slots.layout import Layout, UnsuitableCacheError
 from vllm_mlx.batching.slots.runner import SlotRunner
-from vllm_mlx.batching.upstream import UpstreamRunner
 from vllm_mlx.engine import BatchedEngine
 from vllm_mlx.models.accelerated import accelerate
 

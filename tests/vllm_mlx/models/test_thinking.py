@@ -15,7 +15,7 @@ from tests.helpers.thinking_folder import (
     THOUGHT,
     write_thinking_model,
 )
-from vllm_mlx.batching.thinking import ThinkingMarkers
+from vllm_mlx.batching.text.thinking import ThinkingMarkers
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.models import MLXLanguageModel
 from vllm_mlx.models.loading import load_model

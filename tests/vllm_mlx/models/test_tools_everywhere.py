@@ -14,8 +14,8 @@ from tests.helpers.thinking_folder import write_thinking_model
 from tests.helpers.vision_folders import write_folder
 from tests.helpers.vlm import image, random_vlm
 from tests.vllm_mlx.models.test_calling_tools import ASKED, NAMED, TOOLS, WEATHER
-from vllm_mlx.batching import make_runner
-from vllm_mlx.batching.upstream import UpstreamRunner
+from vllm_mlx.batching.runners import make_runner
+from vllm_mlx.batching.runners.upstream import UpstreamRunner
 from vllm_mlx.models import MLXLanguageModel, MLXMultimodalLM
 
 

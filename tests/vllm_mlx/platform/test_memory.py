@@ -13,7 +13,7 @@ import pytest
 from tests.helpers.decoding import new_scheduler, sequence, step, tiny_llama
 from tests.helpers.metal import M4_MAX, Mac
 from vllm_mlx import platform
-from vllm_mlx.batching.make_runner import make_runner
+from vllm_mlx.batching.runners.make_runner import make_runner
 from vllm_mlx.batching.slots.runner import SlotRunner
 from vllm_mlx.errors import ModelLoadError
 from vllm_mlx.model_files import local_path

@@ -24,12 +24,12 @@ from tests.helpers.decoding import (
 from tests.helpers.metal import choose_as_metal
 from vllm_mlx import platform
 from vllm_mlx.batching.core import EngineCore
-from vllm_mlx.batching.one_by_one import text_runner
+from vllm_mlx.batching.runners.one_by_one import text_runner
+from vllm_mlx.batching.runners.upstream import UpstreamRunner
 from vllm_mlx.batching.scheduler import Scheduler
 from vllm_mlx.batching.slots.prefill import group
 from vllm_mlx.batching.slots.prefill_row import PrefillRow
 from vllm_mlx.batching.slots.runner import SlotRunner
-from vllm_mlx.batching.upstream import UpstreamRunner
 from vllm_mlx.models.accelerated import accelerate
 from vllm_mlx.models.loading import load_model
 from vllm_mlx.scheduler_config import SchedulerConfig

@@ -19,7 +19,7 @@ from jobs.model_identity import identify
 from tests.helpers.double_process import MAKE
 from tests.helpers.engines import MODEL, wait_for
 from vllm_mlx.batching.core import EngineCore
-from vllm_mlx.batching.prompts import MediaPrompt
+from vllm_mlx.batching.prompts.prompt import MediaPrompt
 from vllm_mlx.batching.request import Request
 from vllm_mlx.errors import EngineStoppedError, MLXBatchError, ModelLoadError
 from vllm_mlx.media.policy import MediaPolicy

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from vllm_mlx.batching.prompt_media import MediaRow, SteppedModel
-from vllm_mlx.batching.prompt_scores import PromptScores
+from vllm_mlx.batching.logits.prompt_scores import PromptScores
+from vllm_mlx.batching.prompts.prompt_media import MediaRow, SteppedModel
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.layout import Footprint, Layout
 from vllm_mlx.batching.slots.memory import PromptMemory, Saved

@@ -10,9 +10,9 @@ import mlx.core as mx
 
 from vllm_mlx import platform
 from vllm_mlx.batching.counters import Counters
-from vllm_mlx.batching.prompt_media import SteppedModel
-from vllm_mlx.batching.prompt_scores import most_tokens
-from vllm_mlx.batching.runner import PrefillError
+from vllm_mlx.batching.logits.prompt_scores import most_tokens
+from vllm_mlx.batching.prompts.prompt_media import SteppedModel
+from vllm_mlx.batching.runners.runner import PrefillError
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.budget import KVBudget
 from vllm_mlx.batching.slots.layout import Layout

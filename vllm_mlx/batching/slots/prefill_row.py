@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vllm_mlx.batching.prompt_media import PromptMedia
+from vllm_mlx.batching.prompts.prompt_media import PromptMedia
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.prefix import Prefix
 from vllm_mlx.batching.slots.scoring import Scoring

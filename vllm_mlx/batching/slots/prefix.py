@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-from vllm_mlx.batching.logprobs import Logprobs
+from vllm_mlx.batching.logits.logprobs import Logprobs
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.layout import Footprint
 from vllm_mlx.batching.slots.memory import Saved

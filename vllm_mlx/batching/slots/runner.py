@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from vllm_mlx import platform
-from vllm_mlx.batching.logprobs import Logprobs
-from vllm_mlx.batching.masks import take_all
-from vllm_mlx.batching.runner import Produced, Runner, prompt_read
+from vllm_mlx.batching.logits.logprobs import Logprobs
+from vllm_mlx.batching.logits.masks import take_all
+from vllm_mlx.batching.runners.runner import Produced, Runner, prompt_read
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.budget import KVBudget, Need
 from vllm_mlx.batching.slots.decode import DecodeStep

@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from vllm_mlx.batching.logprobs import Measured, measure
-from vllm_mlx.batching.masks import make_mask, masked
-from vllm_mlx.batching.penalty import biases_of, has_penalties
+from vllm_mlx.batching.logits.logprobs import Measured, measure
+from vllm_mlx.batching.logits.masks import make_mask, masked
+from vllm_mlx.batching.logits.penalty import biases_of, has_penalties
+from vllm_mlx.batching.logits.thought_budgets import ThoughtBudgets
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.draws import Sampling, make_choose
 from vllm_mlx.batching.slots.filters import column
 from vllm_mlx.batching.slots.memory import resize_rows
-from vllm_mlx.batching.thought_budgets import ThoughtBudgets
 from vllm_mlx.sampling_params import SamplingParams
 
 PENALTY_CONTEXT = 20

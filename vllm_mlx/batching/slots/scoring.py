@@ -11,8 +11,8 @@ from typing import Self
 
 import mlx.core as mx
 
-from vllm_mlx.batching.logprobs import Logprobs, Measured, measure
-from vllm_mlx.batching.prompt_scores import read
+from vllm_mlx.batching.logits.logprobs import Logprobs, Measured, measure
+from vllm_mlx.batching.logits.prompt_scores import read
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.batching.slots.prefix import Prefix
 

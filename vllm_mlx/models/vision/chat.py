@@ -8,7 +8,7 @@ from typing import Any
 from mlx_vlm.prompt_utils import MODEL_CONFIG, MessageFormat, apply_chat_template, get_chat_template
 
 from vllm_mlx.batching.loaded_model import template_errors
-from vllm_mlx.batching.prompts import Messages
+from vllm_mlx.batching.prompts.prompt import Messages
 from vllm_mlx.content import Part, media_of, with_media
 from vllm_mlx.errors import ChatTemplateError, MediaError
 from vllm_mlx.models.vision.pixels import Pixels

@@ -11,9 +11,9 @@ from typing import Any
 import mlx.core as mx
 from mlx_vlm.models.cache import make_prompt_cache
 
-from vllm_mlx.batching.prompt_media import MediaRow, PromptMedia
-from vllm_mlx.batching.prompts import Prepared
-from vllm_mlx.batching.runner import Runner
+from vllm_mlx.batching.prompts.prompt import Prepared
+from vllm_mlx.batching.prompts.prompt_media import MediaRow, PromptMedia
+from vllm_mlx.batching.runners.runner import Runner
 from vllm_mlx.models.accelerated import use_fast_forms
 from vllm_mlx.models.attention import dispatch_attention, leave_out_masks
 from vllm_mlx.models.vision.embedder import Embedder

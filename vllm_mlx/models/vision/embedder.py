@@ -17,7 +17,7 @@ import mlx.core as mx
 import numpy as np
 
 from vllm_mlx import platform
-from vllm_mlx.batching.prompt_media import PromptMedia
+from vllm_mlx.batching.prompts.prompt_media import PromptMedia
 from vllm_mlx.models.vision.prompt_embedding import DEEP, EMBEDS, PER_LAYER, PromptEmbedding
 
 logger = logging.getLogger(__name__)

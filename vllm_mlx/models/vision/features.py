@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 import numpy as np
 
-from vllm_mlx.batching.prompt_media import Medium
+from vllm_mlx.batching.prompts.prompt_media import Medium
 
 MAX_PATCHES = 16_384
 """Most patches of several media that the tower takes at once."""

@@ -16,8 +16,8 @@ from mlx.utils import tree_flatten
 from mlx_vlm.utils import prepare_inputs, should_add_special_tokens
 from PIL import Image
 
-from vllm_mlx.batching.prompt_media import PromptMedia
-from vllm_mlx.batching.prompts import MediaPrompt, Messages, Prepared
+from vllm_mlx.batching.prompts.prompt import MediaPrompt, Messages, Prepared
+from vllm_mlx.batching.prompts.prompt_media import PromptMedia
 from vllm_mlx.errors import ChatTemplateError, MediaError
 from vllm_mlx.media.policy import UNRESTRICTED, MediaPolicy
 from vllm_mlx.media.store import MediaStore

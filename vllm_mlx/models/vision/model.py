@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from vllm_mlx.batching.prompt_media import MediaRow, Medium, MediumPart
+from vllm_mlx.batching.prompts.prompt_media import MediaRow, Medium, MediumPart
 from vllm_mlx.models.accelerated import use_fast_forms
 from vllm_mlx.models.vision.attention import accelerate_layers, suits
 from vllm_mlx.models.vision.features import FEATURE_BYTES, FeatureCache, Features

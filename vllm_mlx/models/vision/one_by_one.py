@@ -15,11 +15,11 @@ from mlx_vlm.generate.ar import generate_step
 from mlx_vlm.generate.common import DEFAULT_PREFILL_STEP_SIZE, generation_stream
 from mlx_vlm.models.cache import make_prompt_cache
 
-from vllm_mlx.batching.cache_budget import in_place_budget
 from vllm_mlx.batching.logits import LogitsProcessor
-from vllm_mlx.batching.masks import take_last
-from vllm_mlx.batching.one_by_one import OneByOneRunner, Steps
-from vllm_mlx.batching.penalty import make_processors
+from vllm_mlx.batching.logits.masks import take_last
+from vllm_mlx.batching.logits.penalty import make_processors
+from vllm_mlx.batching.runners.cache_budget import in_place_budget
+from vllm_mlx.batching.runners.one_by_one import OneByOneRunner, Steps
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.scheduler_config import Bounds
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_mlx.batching.loaded_model import template_errors
-from vllm_mlx.batching.prompt_media import Medium
-from vllm_mlx.batching.prompts import MediaPrompt
+from vllm_mlx.batching.prompts.prompt import MediaPrompt
+from vllm_mlx.batching.prompts.prompt_media import Medium
 from vllm_mlx.content import MediaKind, Part, with_media
 from vllm_mlx.errors import MediaError
 from vllm_mlx.models.architectures import TIMED_VIDEOS

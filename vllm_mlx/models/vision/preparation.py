@@ -6,8 +6,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from vllm_mlx.batching.prompt_media import Medium, PromptMedia
-from vllm_mlx.batching.prompts import MediaPrompt, Prepared
+from vllm_mlx.batching.prompts.prompt import MediaPrompt, Prepared
+from vllm_mlx.batching.prompts.prompt_media import Medium, PromptMedia
 from vllm_mlx.errors import MediaError
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.media.store import MediaStore

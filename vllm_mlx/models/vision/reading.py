@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from PIL import Image
 
-from vllm_mlx.batching.prompts import MediaPrompt
+from vllm_mlx.batching.prompts.prompt import MediaPrompt
 from vllm_mlx.content import MediaKind
 from vllm_mlx.errors import MediaError
 from vllm_mlx.media.image import read_image, stack_frames

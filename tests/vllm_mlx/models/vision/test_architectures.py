@@ -20,10 +20,10 @@ from mlx_vlm.models.cache import make_prompt_cache
 from tests.helpers.vision_folders import ARCHITECTURES, write_folder
 from tests.helpers.vision_pair import QUESTION, Pair, images, pixels, several_at_once
 from tests.helpers.vlm import QWENS, random_vlm
-from vllm_mlx.batching.one_by_one import OneByOneRunner
+from vllm_mlx.batching.runners.one_by_one import OneByOneRunner
+from vllm_mlx.batching.runners.split import SplitRunner
 from vllm_mlx.batching.slots.layout import Layout
 from vllm_mlx.batching.slots.runner import SlotRunner
-from vllm_mlx.batching.split import SplitRunner
 from vllm_mlx.errors import MediaError
 
 pytestmark = [  # what mlx-vlm's processors do

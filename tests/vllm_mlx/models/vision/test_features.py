@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from vllm_mlx.batching.prompt_media import Medium
+from vllm_mlx.batching.prompts.prompt_media import Medium
 from vllm_mlx.models.vision import features
 from vllm_mlx.models.vision.features import FeatureCache
 from vllm_mlx.outputs import MediaInfo

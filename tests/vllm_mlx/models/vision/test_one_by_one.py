@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.helpers.decoding import new_scheduler, run, sequence, step
 from tests.helpers.vision_folders import VOCAB, write_folder
-from vllm_mlx.batching.prompts import MediaPrompt, user_prompt
+from vllm_mlx.batching.prompts.prompt import MediaPrompt, user_prompt
 from vllm_mlx.batching.request import Request
 from vllm_mlx.errors import (
     ChatTemplateError,

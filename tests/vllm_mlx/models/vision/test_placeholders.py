@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers.clips import make_clip
 from tests.helpers.vlm import clip, image
-from vllm_mlx.batching.prompts import MediaPrompt, Prepared
+from vllm_mlx.batching.prompts.prompt import MediaPrompt, Prepared
 from vllm_mlx.errors import ChatTemplateError, MediaError
 from vllm_mlx.media.policy import UNRESTRICTED
 from vllm_mlx.models.vision.preparation import VisionPreparer

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.vlm import KINDS, clip, image, random_vlm
-from vllm_mlx.batching.prompts import MediaPrompt
+from vllm_mlx.batching.prompts.prompt import MediaPrompt
 from vllm_mlx.media.policy import UNRESTRICTED
 from vllm_mlx.models.vision.positions import Block, rope_positions
 from vllm_mlx.models.vision.preparation import VisionPreparer

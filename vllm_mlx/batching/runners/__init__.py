@@ -1,0 +1,1 @@
+"""What steps a model; `slots/` beside it is the one that most models run in."""

@@ -1,0 +1,165 @@
+"""`disagreement`: why a runner does not suit a model, found by trying it on a few tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.cache import make_prompt_cache
+
+from vllm_mlx import platform
+from vllm_mlx.batching.logits.logprobs import Logprobs
+from vllm_mlx.batching.prompts.prompt import Prepared
+from vllm_mlx.batching.prompts.prompt_media import PromptMedia
+from vllm_mlx.batching.request import Request
+from vllm_mlx.batching.runners.runner import Runner
+from vllm_mlx.batching.sequence import Sequence
+from vllm_mlx.errors import ModelLoadError
+from vllm_mlx.sampling_params import SamplingParams
+
+_PARAMS = SamplingParams.of(temperature=0, logprobs=8)
+_WINDOW = 256  # sliding windows up to this size are filled
+_SPECIAL = 8  # the first token ids, which mean something of their own in most vocabularies
+
+
+def disagreement(new_runner: Callable[[], Runner], model: Any, vocab_size: int) -> str | None:
+    """Return why a runner's answers are not those that the model gives to each prompt alone; None
+    if they are.
+
+    Two prompts of other lengths join a shorter one that has begun to decode, or follow it if there
+    is no room for three, so that rows are padded, stand at different positions and move to a wider
+    batch. The last step is the second one of its size, which is compiled where steps are. It takes
+    ten calls of the model with few tokens.
+    """
+    longest, tolerance = platform.trial(_chooses_experts(model))
+    try:
+        windows = [getattr(cache, "max_size", 0) for cache in make_prompt_cache(model)]
+        longest = max(longest, *(size + 2 for size in windows if size <= _WINDOW))
+        runner = new_runner()
+        first, *pair = _lengths(longest, runner.bounds.max_num_batched_tokens)
+        rows = [_row(first, 3, vocab_size)]
+        if runner.bounds.max_num_seqs > 1:
+            rows += [_row(length, 2, vocab_size) for length in pair]
+        found = _answer(runner, rows)
+        gaps = [gap for row in {rows[0], rows[-1]} for gap in _gaps(model, row, found[row])]
+    except Exception as error:  # whatever an architecture does with a cache
+        return _reason(error)
+    if all(gap <= tolerance for gap in gaps):
+        return None
+    return f"log-probabilities differ by {max(gaps):.2g} from those of a row alone"
+
+
+def media_disagreement(
+    new_runner: Callable[[], Runner],
+    new_alone: Callable[[], Runner],
+    model: Any,
+    prompt: Prepared,
+    vocab_size: int,
+) -> str | None:
+    """Return why a runner's answer to a prompt with media is not the one of another runner, which
+    steps it alone; None if it is.
+
+    It joins a row of text that has begun to decode. Its media are seen twice.
+    """
+    _, tolerance = platform.trial(_chooses_experts(model))
+    try:
+        rows = [_row(3, 2, vocab_size), _sequence(*prompt, 2)]
+        runner = new_runner()
+        rows = rows[-runner.bounds.max_num_seqs :]
+        found = _answer(runner, rows)[rows[-1]]
+        alone = _sequence(*prompt, 2)
+        expected = _answer(new_alone(), [alone])[alone]
+    except Exception as error:  # whatever an image leads a model to
+        return _reason(error)
+    gaps = list(_apart(found, expected))
+    if all(gap <= tolerance for gap in gaps):
+        return None
+    return f"log-probabilities differ by {max(gaps):.2g} from those of the row alone"
+
+
+def _chooses_experts(model: Any) -> bool:
+    parts = model.modules() if isinstance(model, nn.Module) else ()
+    return any(type(part).__name__.endswith("SwitchLinear") for part in parts)
+
+
+def _reason(error: Exception) -> str:
+    """Say what a runner failed with.
+
+    Raises:
+        ModelLoadError: the GPU failed, which says nothing of the runner.
+    """
+    if platform.is_device_failure(error):
+        raise ModelLoadError(f"the GPU failed over a few tokens: {error}") from error
+    return f"{type(error).__name__}: {error}"
+
+
+def _lengths(longest: int, most: int) -> tuple[int, int, int]:
+    """Return tokens of the row that comes first, and of two that are padded to one length, for
+    which both must be computed at once."""
+    if 2 * (longest - 1) <= most:
+        return 3, longest, longest - 3
+    short = max(2, most // 2 + 1)
+    return longest, short, short - 1
+
+
+def _row(length: int, max_tokens: int, vocab_size: int) -> Sequence:
+    ids = max(1, min(vocab_size, 97) - _SPECIAL)
+    tokens = [_SPECIAL + (7 * at + length) % ids for at in range(length)]
+    return _sequence(tokens, None, max_tokens)
+
+
+def _sequence(tokens: list[int], media: PromptMedia | None, max_tokens: int) -> Sequence:
+    no_text: Any = bool
+    return Sequence(
+        Request("", _PARAMS),
+        tokens,
+        max_tokens=max_tokens,
+        model="",
+        new_detokenizer=no_text,
+        media=media,
+    )
+
+
+def _answer(runner: Runner, rows: list[Sequence]) -> dict[Sequence, list[Logprobs]]:
+    found: dict[Sequence, list[Logprobs]] = {row: [] for row in rows}
+    waiting, left = [rows[1:], rows[:1]], runner.bounds.max_num_seqs
+    while any(len(found[row]) < row.max_tokens for row in rows):
+        if waiting and left >= len(waiting[-1]) and (joining := waiting.pop()):
+            left -= len(joining)
+            for row in joining:
+                runner.announce(row)
+                runner.reserve(row)
+            runner.insert(joining)
+        for row, token, logprobs in runner.step():
+            if token is None or logprobs is None:
+                raise ValueError("the logits are not finite")
+            row.output_tokens.append(token)
+            found[row].append(logprobs)
+            if len(found[row]) == row.max_tokens:
+                runner.remove(row)
+                left += 1
+    runner.close()
+    return found
+
+
+def _apart(found: list[Logprobs], expected: list[Logprobs]) -> Iterator[float]:
+    """Yield how far apart two answers are, as far as they go on from the same tokens."""
+    for one, other in zip(found, expected, strict=True):
+        token, value = one.top[0]
+        yield abs(value - dict(other.top).get(token, -math.inf))
+        if other.top[0][0] != token:
+            return
+
+
+def _gaps(model: Any, row: Sequence, found: list[Logprobs]) -> Iterator[float]:
+    """Yield how far log-probabilities are from those of the row alone."""
+    cache, tokens = make_prompt_cache(model), row.prompt_tokens
+    for token, logprobs in zip(row.output_tokens, found, strict=True):
+        logits = model(mx.array([tokens]), cache=cache)[0, -1].astype(mx.float32)
+        alone: Any = logits - mx.logsumexp(logits)
+        tokens = [token]
+        for each, value in logprobs.top:
+            yield abs(value - alone[each].item())
