@@ -81,9 +81,14 @@ def summary(figures: dict[str, Any]) -> str:
         for what, said, target, met in all_figures(figures)
         if not met
     ]
+    families = [
+        f"{it['what']}: {it['measured']}"
+        for it in figures["others"]
+        if it["met"] and "times mlx" in it["what"]
+    ]
     lines = [
         "Tokens per second against mlx-lm's `BatchGenerator` at its best width:\n",
-        *(f"- {group}" for group in groups),
+        *(f"- {each}" for each in [*groups, *families]),
         f"\n{'; '.join(workloads)}.\n\nTargets that were missed:\n",
         *(f"- {each}" for each in missed),
     ]
