@@ -12,6 +12,7 @@ import pytest
 from redis import Redis
 
 from tests.helpers.command_line import cli
+from tests.helpers.shell import Shell
 from vllm_mlx import platform
 from vllm_mlx.platform import attention
 from worker.cli.exit_codes import ExitCode
@@ -28,17 +29,23 @@ def only(found: Any, name: str) -> Finding:
     return finding
 
 
-def test_each_line_of_a_machine_that_works(redis_url: str) -> None:
-    result = cli("doctor", "-u", redis_url, "--json")
+def test_each_line_of_a_machine_that_works(shell: Shell, redis_url: str) -> None:
+    code, said = shell.run("doctor", "-u", redis_url)
 
-    assert result.exit_code == 0, result.stdout
-    found = {line["name"]: line for line in map(json.loads, result.stdout.splitlines())}
+    assert code == 0, said
+    assert max(map(len, said.splitlines())) <= 80
+    marks, found, name = {}, dict[str, str](), ""
+    for line in said.splitlines()[:-1]:
+        name = line[8:23].strip() or name  # else the line before goes on
+        marks[name] = line[:6].strip() or marks[name]
+        found[name] = f"{found.get(name, '')} {line[25:].strip()}"
     names = ["machine", "memory", "disk", "packages", "mlx", "kernels", "redis", "persistence"]
     assert not set(names) - set(found)
-    assert all(line["advice"] for line in found.values() if line["state"] != "ok")
-    assert f"mlx {metadata.version('mlx')}" in found["packages"]["found"]
-    assert "valkey" in found["redis"]["found"]
-    assert "attention of slots" in found["kernels"]["found"]
+    assert all("-> " in found[name] for name, mark in marks.items() if mark != "ok")
+    assert f"mlx {metadata.version('mlx')}" in found["packages"]
+    assert "valkey" in found["redis"]
+    assert "attention of slots" in found["kernels"]
+    assert said.splitlines()[-1] == "a worker can run"
 
 
 def test_a_server_that_is_not_there_fails_without_its_password(
@@ -51,6 +58,9 @@ def test_a_server_that_is_not_there_fails_without_its_password(
     assert result.exit_code == ExitCode.FAILED
     assert "FAILED  redis" in result.stdout
     assert "-> start it, or mend the URL" in result.stdout
+    lines = cli("doctor", "--json", env={"RQ_REDIS_URL": NOWHERE}).stdout.splitlines()
+    said = {line["name"]: line for line in map(json.loads, lines)}
+    assert (said["machine"]["state"], said["redis"]["state"]) == ("ok", "failed")
     assert "hunter2" not in result.output
 
 

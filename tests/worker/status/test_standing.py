@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +10,8 @@ from redis import Redis
 
 from tests.helpers.bench import Bench
 from tests.helpers.engines import MODEL, DoubleEngine, wait_for
+from tests.helpers.shell import Shell
+from tests.helpers.terminal import Terminal
 from vllm_mlx.sampling_params import SamplingParams
 from worker.status.phase import Phase
 from worker.status.standing import Standing
@@ -106,18 +106,18 @@ def test_the_last_job_of_a_run_is_part_of_it(bench: Bench, two_shards: str) -> N
     assert status.standing is Standing.RUNNING
 
 
-def test_a_worker_says_what_it_loads_how_it_runs_and_what_waits(bench: Bench) -> None:
+def test_a_worker_says_what_it_loads_how_it_runs_and_what_waits(bench: Bench, shell: Shell) -> None:
     spec = bench.enqueue(rows=2, shard_size=1, n=2, sampling=SamplingParams.of(max_tokens=4))
-    command = [sys.executable, "-m", "worker.cli", "worker", "--model", MODEL, "-u", bench.url]
-    command += ["--burst", "--output-root", str(bench.folder)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as worker:
-        try:
-            seen = _standings(bench.redis, spec.run_id, worker)
-            log = worker.stderr.read() if worker.stderr else ""
-        finally:
-            worker.kill()
+    words = ["worker", "--model", MODEL, "-u", bench.url, "--burst"]
+    terminal = shell.open(*words, "--output-root", bench.folder)
+    try:
+        seen = _standings(bench.redis, spec.run_id, terminal)
+        code, log = terminal.finish(), terminal.text
+    finally:
+        terminal.process.kill()
+        terminal.close()
 
-    assert worker.returncode == 0, log
+    assert code == 0, log
     assert seen[0].standing is Standing.WAITING
     (loading,) = {said.phase for each in seen for said in each.workers.values()} & {Phase.LOADING}
     assert loading is Phase.LOADING
@@ -133,14 +133,14 @@ def test_a_worker_says_what_it_loads_how_it_runs_and_what_waits(bench: Bench) ->
     assert Path(spec.out, "_SUCCESS").exists()
 
 
-def _standings(redis: Redis, run_id: str, worker: subprocess.Popen[str]) -> list[RunStatus]:
+def _standings(redis: Redis, run_id: str, worker: Terminal) -> list[RunStatus]:
     seen: list[RunStatus] = []
 
     def has_ended() -> bool:
         status = run_status(redis, run_id)
         if not seen or status.standing is not seen[-1].standing:
             seen.append(status)
-        return worker.poll() is not None
+        return worker.process.poll() is not None
 
     wait_for(has_ended, timeout=60)
     return seen
