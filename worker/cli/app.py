@@ -215,10 +215,9 @@ def _again(url: str | None) -> str:
     """Return the command at hand as one that resumes its run, without a password."""
     given = click.get_current_context().meta[WORDS]
     words = [
-        word
+        word.replace(url, redacted(url)) if url else word
         for before, word in zip(["", *given], given, strict=False)
         if word not in ("--overwrite", "--resume")
         and "--preview" not in (before, word.partition("=")[0])
     ]
-    shown = shlex.join(["mlx-batch", "run", *words, "--resume"])
-    return shown.replace(url, redacted(url)) if url else shown
+    return shlex.join(["mlx-batch", "run", *words, "--resume"])

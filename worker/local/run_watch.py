@@ -29,7 +29,7 @@ from worker.status.status import RunStatus, run_status
 POLL = 0.5  # seconds
 TICK = 0.1  # seconds in which Ctrl-C is answered
 GRACE = 10.0  # seconds that rows may go on after it
-END = 1.0  # seconds that workers have then to give back what they hold
+END = 0.6  # seconds that workers have then to give back what they hold
 
 Show = Callable[[RunProgress], None]
 

@@ -12,8 +12,10 @@ import pytest
 from rich.console import Console
 
 from jobs.dataset import Dataset, verify
+from jobs.errors import RunHaltedError
 from jobs.ledger import Counts
 from jobs.result_row import ResultRow
+from tests.helpers.command_line import cli
 from vllm_mlx.outputs import GenerationOutput
 from worker.cli.summary import print_summary
 from worker.local.run_result import ErrorType, RunResult
@@ -117,6 +119,25 @@ def test_a_run_that_has_not_begun_to_answer_is_summed_up_too(tmp_path: Path) -> 
         f"dataset: {tmp_path} (unfinished)",
         "go on:         mlx-batch run p --resume",
     ]
+
+
+def test_the_command_that_goes_on_asks_for_no_preview_and_tells_no_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halted = RunHaltedError("run-1: paused")
+    halted.result = RunResult.of(tmp_path, replace(ENDED, phase=Phase.STOPPED, rows=9))
+
+    def halt(*_: object, **__: object) -> RunResult:
+        raise halted
+
+    monkeypatch.setattr("worker.cli.app.run_with_preview", halt)
+    words = ["p 1.jsonl", "--model", "m", "--out", tmp_path, "--preview", "2", "--overwrite"]
+
+    told = cli("run", *words, "--preview=3", "--yes", "-u", "redis://:secret@localhost/3")
+
+    words = f"'p 1.jsonl' --model m --out {tmp_path} --yes -u 'redis://***@localhost/3'"
+    assert f"go on:         mlx-batch run {words} --resume\n" in told.stdout
+    assert (told.exit_code, told.stderr) == (5, "mlx-batch: run-1: paused\n")
 
 
 def test_a_result_reads_its_rows_in_the_order_of_the_input(tmp_path: Path) -> None:
