@@ -54,7 +54,7 @@ class RunBounds(Parameters):
     are tried again when the run goes on.
     """
     max_time: Annotated[str, AfterValidator(_time), BeforeValidator(_as_text)] | None = None
-    """Halt when workers have been at it for this long: 8h, 90m, 1h30m; a number is seconds."""
+    """Halt this long after the first row began: 8h, 90m, 1h30m; a number is seconds."""
     until: Annotated[str, AfterValidator(_clock)] | None = None
     """Halt at this time of the day, by the clock of whoever enqueues: 07:00 is the next one."""
     preview: int | None = Field(None, ge=1)
@@ -63,7 +63,10 @@ class RunBounds(Parameters):
     No others begin before, in no worker. They stay answered. It is over when the run is let go on.
     """
     max_output_tokens: int | None = Field(None, ge=1)
-    """Halt when all rows together have generated this many tokens."""
+    """Halt when all rows together have generated this many tokens.
+
+    Rows under way end, so there may be as many more as they generate.
+    """
 
     @property
     def seconds(self) -> float | None:

@@ -107,8 +107,7 @@ class Stretch:
             return Halt(HaltReason.MAX_ERRORS, self._errors(errors))
         most = bounds.max_output_tokens
         if most is not None and self.output_tokens >= most:
-            tokens = counted(self.output_tokens, "token")
-            reason = f"{tokens} generated, of {most:,} (max_output_tokens)"
+            reason = f"{counted(most, 'token')} and more were generated (max_output_tokens)"
             return Halt(HaltReason.MAX_OUTPUT_TOKENS, reason)
         if self.until is not None and now >= self.until:
             return Halt(HaltReason.UNTIL, f"it is {bounds.until} (until)")

@@ -23,6 +23,7 @@ from typing import Any
 import rq.utils
 
 import worker.engine.supervisor
+from jobs.ledger import Halting
 from tests.faults.paced_engine import ENGINE
 from worker.cli.app import main
 from worker.rq.bookkeeper import Bookkeeper
@@ -45,8 +46,13 @@ def arm(how: str, point: str) -> None:
             time.sleep(0.5)  # the signal may reach another thread first
 
     when, _, what = point.partition("_")
-    if what == "success_of_rq":
-        _wrap(Bookkeeper, "succeed", when, strike)
+    steps = {
+        "success_of_rq": (Bookkeeper, "succeed"),
+        "halt": (Halting, "halt"),
+        "park": (Bookkeeper, "forget"),  # what is left of it when the server has done it
+    }
+    if what in steps:
+        _wrap(*steps[what], when, strike)
     else:
         ending = {"rename": ".parquet", "success_file": "_SUCCESS"}[what]
         _wrap(Path, "replace", when, strike, ending)

@@ -319,7 +319,7 @@ def test_run_ends_with_a_code_of_its_own_and_goes_on(tmp_path: Path, text_folder
     ended = cli(*words, "--max-output-tokens", 40)
 
     assert ended.exit_code == ExitCode.HALTED, ended.output
-    assert "of 40 (max_output_tokens)" in ended.stderr
+    assert "40 tokens and more were generated (max_output_tokens)" in ended.stderr
     assert "--resume" in ended.stderr
     assert cli(*words, "--resume").exit_code == 0
     assert verify(out).ok == 24
