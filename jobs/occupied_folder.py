@@ -16,6 +16,9 @@ from jobs.errors import OutputTakenError
 from jobs.run_spec import InputSpec, RunSpec
 from vllm_mlx.errors import shown
 
+_SHOWN = 3
+"""Files that are named in an error."""
+
 
 def check_folder(folder: Path, asked: Mapping[str, Any]) -> None:
     """Refuse a folder that holds another run than the one that is asked for.
@@ -24,12 +27,14 @@ def check_folder(folder: Path, asked: Mapping[str, Any]) -> None:
         asked: fields of its `RunSpec`; what the input's rows decide need not be among them.
 
     Raises:
-        OutputTakenError: with what differs, and what to do.
+        OutputTakenError: with what differs, and what to do; also where files lie in it that are no
+            run's.
         DatasetError: its manifest is not one that this version writes.
     """
     dataset = Dataset(folder)
     dataset.check_foreign()
     if not dataset.is_claimed:
+        _refuse_foreign(dataset)
         return
     manifest = dataset.manifest()
     try:
@@ -73,6 +78,24 @@ def move_aside(folder: Path) -> Path | None:
         if not folder.exists() or not any(folder.iterdir()):
             return None
         return folder.rename(aside(folder))
+
+
+def _refuse_foreign(dataset: Dataset) -> None:
+    """Refuse a folder that holds anything but what runs write, hidden files aside."""
+    with explain_write(dataset.root):
+        if not dataset.root.is_dir():
+            return
+        own = {dataset.layout.data, dataset.layout.manifest.parent, dataset.root / "lost+found"}
+        files = [path for path in dataset.root.iterdir() if path not in own]
+        if dataset.layout.data.is_dir():
+            files += dataset.layout.data.iterdir()
+    names = sorted(str(f.relative_to(dataset.root)) for f in files if not f.name.startswith("."))
+    if names:
+        more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+        raise OutputTakenError(
+            f"{dataset.root} holds {', '.join(names[:_SHOWN])}{more}, written by no run: "
+            "choose another --out, or move these away"
+        )
 
 
 def _differences(held: RunSpec, asked: Mapping[str, Any]) -> Iterator[str]:

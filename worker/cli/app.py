@@ -29,6 +29,7 @@ from worker.cli.exit_codes import ExitCode
 from worker.cli.export import export_command
 from worker.cli.going_on import tell_enqueued
 from worker.cli.grouped_help import WORDS, GroupedCommand, examples, group
+from worker.cli.local_path import LocalPath
 from worker.cli.options import (
     Count,
     adapter_option,
@@ -189,7 +190,7 @@ def worker(
 
 
 @main.command()
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folder", type=LocalPath(file_okay=False))
 @click.option("--strict", is_flag=True, help="Exit with 1 if a row ended in error.")
 def verify(folder: Path, strict: bool) -> None:
     """Prove that FOLDER holds every input row exactly once."""

@@ -9,12 +9,13 @@ import click
 
 from jobs.counted import counted
 from jobs.export import ExportFormat, export
+from worker.cli.local_path import LocalPath
 
-_PATH = click.Path(path_type=Path)
+_PATH = LocalPath()
 
 
 @click.command(name="export", short_help="Write FOLDER's rows in another format.")
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folder", type=LocalPath(file_okay=False))
 @click.option(
     "--format",
     "format_name",

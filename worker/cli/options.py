@@ -21,6 +21,7 @@ from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 from vllm_mlx.video_params import VideoParams
 from worker.cli.grouped_help import Decorator, all_of, group
+from worker.cli.local_path import LocalPath
 
 
 def integer(text: str) -> int:
@@ -158,14 +159,14 @@ model_option = click.option(
 
 adapter_option = click.option(
     "--adapter",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     metavar="DIR",
     help="A folder that mlx_lm.lora has written, LoRA or DoRA: part of the model.",
 )
 
 output_root_option = click.option(
     "--output-root",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=LocalPath(file_okay=False),
     default=Path(),
     metavar="DIR",
     help="Write only datasets below this folder; default: the current one.",
@@ -212,7 +213,7 @@ report_option = click.option(
 structured_options = all_of(
     click.option(
         "--json-schema",
-        type=click.Path(path_type=Path, dir_okay=False, exists=True),
+        type=LocalPath(dir_okay=False, exists=True),
         metavar="FILE",
         help="Each answer is JSON that this schema holds for.",
     ),
@@ -220,7 +221,7 @@ structured_options = all_of(
     click.option("--regex", help="Each answer is matched whole by this regular expression."),
     click.option(
         "--grammar",
-        type=click.Path(path_type=Path, dir_okay=False, exists=True),
+        type=LocalPath(dir_okay=False, exists=True),
         metavar="FILE",
         help="Each answer is one of this grammar (Lark, or llama.cpp's GBNF).",
     ),
@@ -243,7 +244,7 @@ dedupe_option = click.option(
 )
 
 input_options = all_of(
-    click.argument("prompts", type=click.Path(path_type=Path), required=False),
+    click.argument("prompts", type=LocalPath(), required=False),
     group(
         "Input",
         *(
@@ -291,7 +292,7 @@ enqueue_options = all_of(
         click.option(
             "--out",
             required=True,
-            type=click.Path(path_type=Path, file_okay=False),
+            type=LocalPath(file_okay=False),
             help="Folder of the dataset, as the workers see it.",
         ),
         click.option(

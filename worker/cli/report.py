@@ -11,6 +11,7 @@ import click
 from jobs.dataset import Dataset
 from jobs.errors import DatasetError, RunNotFoundError
 from jobs.ledger import Ledger
+from worker.cli.local_path import LocalPath
 from worker.cli.options import media_options
 from worker.cli.run_argument import find_run
 from worker.flights.unfinished import write_unfinished
@@ -19,10 +20,10 @@ from worker.local.run_settings import media_policy_from
 
 
 @click.command(name="report", short_help="Write a page about FOLDER: figures, charts and rows.")
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folder", type=LocalPath(file_okay=False))
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=LocalPath(dir_okay=False),
     help="The HTML file; default: _job/report.html in FOLDER.",
 )
 @click.option(

@@ -19,6 +19,7 @@ from jobs.connection import connect
 from jobs.dataset import Dataset
 from jobs.errors import LedgerError, RunNotFoundError
 from jobs.ledger import Ledger
+from jobs.output_folder import refuse_address
 from worker.cli.options import url_option
 from worker.local.embedded_redis import EmbeddedRedis, is_at_work, living_server, own_server
 from worker.local.worker_settings import WorkerSettings
@@ -101,6 +102,7 @@ def find_run(url: str | None, run: str) -> Iterator[RunPlace]:
         RunNotFoundError: the folder belongs to no run that is known.
         UsageError: RUN is no folder, and no server is given.
     """
+    refuse_address(run, "run")
     folder = Path(run).expanduser()
     with contextlib.ExitStack() as stack:
         if not folder.is_dir() and len(folder.parts) == 1:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from worker.doctor.computing import examine_computing
 from worker.doctor.finding import Finding
+from worker.doctor.hub import examine_hub
 from worker.doctor.machine import examine_machine, examine_models
 from worker.doctor.packages import examine_packages
 from worker.doctor.server import examine_server
@@ -24,3 +25,4 @@ def examine(url: str | None, folder: Path) -> Iterator[Finding]:
     yield from examine_computing()
     yield from examine_server(url)
     yield from examine_models()
+    yield from examine_hub()

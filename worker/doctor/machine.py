@@ -1,4 +1,4 @@
-"""The machine itself: its system, processors, memory, disks and the models that lie there."""
+"""The machine itself: its system, processors, memory, disks and the models of packages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from jobs.counted import counted
 from vllm_mlx.errors import ModelLoadError
 from vllm_mlx.model_files import ALIASES, local_path
 from worker.doctor.finding import Finding
@@ -32,9 +31,8 @@ def examine_machine(folder: Path) -> Iterator[Finding]:
 
 
 def examine_models() -> Iterator[Finding]:
-    """Look at the models that this machine has without a network."""
+    """Look at the models that come in packages."""
     yield from map(_alias, ALIASES)
-    yield _cache()
 
 
 def size_of(nbytes: float) -> str:
@@ -98,22 +96,3 @@ def _alias(alias: str) -> Finding:
         return Finding.ok(name, f"{alias}, {size_of(path.stat().st_size)}")
     advice = "install its package again"
     return Finding.of(name, f"{alias}: there is no {path}", advice, fails=False)
-
-
-def _cache() -> Finding:
-    name = "model cache"
-    try:
-        from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
-    except ImportError as error:
-        return Finding.of(
-            name, f"no hub's client here ({error})", "see the line about packages", fails=False
-        )
-    folder = Path(HF_HUB_CACHE)
-    models = sorted(folder.glob("models--*")) if folder.is_dir() else []
-    where = "offline (HF_HUB_OFFLINE)" if HF_HUB_OFFLINE else "online"
-    found = f"{counted(len(models), 'model')} of the hub in {folder}, {where}"
-    above = next((each for each in (folder, *folder.parents) if each.exists()), folder)
-    if os.access(above, os.W_OK):
-        return Finding.ok(name, found)
-    advice = "set HF_HOME to a folder that you may write to, or no model can be downloaded"
-    return Finding.of(name, found, advice, fails=False)

@@ -152,7 +152,25 @@ def test_an_address_is_no_output_folder(
 
     assert result.exit_code == ExitCode.BAD_INPUT
     assert "out='s3://bucket/out': should be a path on this machine" in result.stderr
+    for words in (["verify", "s3://b"], ["tail", "s3://b"], ["plan", "s3://b", "--model", MODEL]):
+        assert "='s3://b': should be a path on this machine" in cli(*words).stderr
     assert sorted(path.name for path in bench.folder.iterdir()) == ["p.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "data/mine.csv"])
+def test_a_folder_with_files_of_no_run_is_refused(bench: Bench, name: str) -> None:
+    prompts, out = write_prompts(bench.folder / "p.jsonl", 1), bench.folder / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / ".gitkeep").touch()
+    words = ("enqueue", prompts, "--model", MODEL, "--out", out, "-u", bench.url)
+    (out / name).write_text("mine")
+
+    refused = cli(*words)
+    assert refused.exit_code == ExitCode.CONFLICT
+    assert f"{out} holds {name}, written by no run: choose another --out" in refused.stderr
+
+    (out / name).unlink()
+    assert cli(*words).exit_code == 0
 
 
 def test_a_bad_file_leaves_no_folder(tmp_path: Path) -> None:

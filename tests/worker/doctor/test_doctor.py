@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,10 +21,30 @@ from tests.helpers.shell import Shell
 from vllm_mlx import platform
 from vllm_mlx.platform import attention
 from worker.cli.exit_codes import ExitCode
-from worker.doctor import computing, kernels, packages
+from worker.doctor import computing, hub, kernels, packages
 from worker.doctor.finding import Finding
+from worker.doctor.hub import examine_hub
 from worker.doctor.machine import examine_machine
 from worker.doctor.server import examine_server
+
+
+@contextlib.contextmanager
+def answering(code: int) -> Iterator[str]:
+    """A web server that answers each request so; yields its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(code)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
 
 NOWHERE = "redis://user:hunter2@127.0.0.1:1/0"
 
@@ -46,6 +71,7 @@ def test_each_line_of_a_machine_that_works(shell: Shell, redis_url: str) -> None
     assert "valkey" in found["redis"]
     assert "attention of slots" in found["kernels"]
     assert said.splitlines()[-1] == "a worker can run"
+    assert "not asked (HF_HUB_OFFLINE)" in found["model hub"]
 
 
 def test_a_server_that_is_not_there_fails_without_its_password(
@@ -62,6 +88,30 @@ def test_a_server_that_is_not_there_fails_without_its_password(
     said = {line["name"]: line for line in map(json.loads, lines)}
     assert (said["machine"]["state"], said["redis"]["state"]) == ("ok", "failed")
     assert "hunter2" not in result.output
+
+
+@pytest.mark.parametrize(("code", "state"), [(200, "ok"), (404, "ok"), (403, "advice")])
+def test_a_hub_is_asked(monkeypatch: pytest.MonkeyPatch, code: int, state: str) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with answering(code) as url:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
+        found = only(examine_hub(), "model hub")
+
+    assert found.state == state
+    assert found.found == (f"{url} answers" if state == "ok" else f"{url}: HTTP 403")
+
+
+def test_a_hub_that_does_not_answer_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
+        found = only(examine_hub(), "model hub")
+
+    assert found.state == "advice"
+    assert found.found.startswith(f"{url}: ")
+    assert "HF_HUB_OFFLINE=1" in found.advice
 
 
 def test_our_own_server_is_started_for_a_moment() -> None:
