@@ -43,6 +43,17 @@ def adopt_run(connection: Redis, root: Path) -> RunSpec:
     return spec
 
 
+def move_run(old: Redis, connection: Redis, root: Path) -> None:
+    """Record the run of a folder as `adopt_run` does, with the rows that another server knows.
+
+    Raises:
+        DatasetError, RunExistsError: see there.
+    """
+    run_id = adopt_run(connection, root).run_id
+    if rows := Ledger(old).recorded(run_id):
+        Ledger(connection).reopen(run_id, rows)
+
+
 def spec_of(root: Path) -> RunSpec:
     """Return what was asked for in the run of a folder, which may have been moved since.
 

@@ -21,7 +21,7 @@ def pause_run(connection: Redis, run_id: str) -> None:
     progress, halting = Ledger(connection).progress(run_id), Halting(connection)
     if progress.state is RunState.FINISHED:
         raise RunStateError(f"{run_id} is finished: there is nothing to pause")
-    command = f"mlx-batch continue {run_id}"
+    command = f"mlx-batch continue {progress.spec.called}"
     is_at_rest = progress.halt is not None and halting.is_previewed(progress.spec)
     if is_at_rest or not halting.halt(run_id, Halt(HaltReason.PAUSED, "by hand")):
         raise RunStateError(f"{run_id} is halted already; `{command}` lets it go on")
@@ -47,7 +47,7 @@ def continue_run(connection: Redis, run_id: str) -> Enqueued:
     ).release_parked()  # also what a call left that was cut off in between
     if not was_halted and not released:
         raise RunStateError(
-            f"{run_id} is not halted: `mlx-batch status {run_id}` shows where it is, "
-            f"`mlx-batch resume {run_id}` enqueues what is missing of it"
+            f"{run_id} is not halted: `mlx-batch status {spec.called}` shows where it is, "
+            f"`mlx-batch resume {spec.called}` goes on with what is missing of it"
         )
     return Enqueued(spec, released, BadRows(), None)

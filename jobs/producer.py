@@ -151,7 +151,7 @@ def _forget_holder(connection: Redis, spec: RunSpec) -> None:
         return
     if ledger.progress(holder).state is not RunState.FINISHED:
         raise RunStateError(
-            f"{holder} has not ended in {spec.out}: `mlx-batch forget {holder}` gives it up"
+            f"{holder} has not ended in {spec.out}: `mlx-batch forget {spec.called}` gives it up"
         )
     forget_run(connection, holder)
 
@@ -193,9 +193,9 @@ def _enqueue(connection: Redis, spec: RunSpec, payloads: Iterable[Shard], *, res
     if not ledger.create(spec, time.time()):
         if not resume:
             raise RunExistsError(
-                f"{spec.run_id} was enqueued before: `mlx-batch status {spec.run_id}` shows it; "
+                f"{spec.run_id} was enqueued before: `mlx-batch status {spec.called}` shows it; "
                 f"--resume enqueues what is missing of it, "
-                f"`mlx-batch forget {spec.run_id}` makes it new"
+                f"`mlx-batch forget {spec.called}` makes it new"
             )
         if not _reopen(ledger, spec):
             return 0

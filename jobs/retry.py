@@ -47,7 +47,8 @@ def retry_errors(
     # A finalize job whose worker died at its very end comes back, and would end the run too soon.
     if progress.state is not RunState.FINISHED or RunJobs(connection, spec).is_finalizing:
         raise RunStateError(
-            f"{run_id} has not ended: `mlx-batch status {run_id}` shows where it is"
+            f"{run_id} has not ended: `mlx-batch status {spec.called}` shows where it is, "
+            f"`mlx-batch resume {spec.called}` goes on with it"
         )
     dataset.check_holder(run_id)
     retried, types, source = 0, Counter[str](), None

@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 import re
+import shlex
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib import metadata
@@ -139,6 +140,11 @@ class RunSpec(BaseModel, frozen=True, extra="forbid"):
     def dialect(self) -> Dialect:
         """What the objects of its rows say."""
         return dialect_of(self.input.format, self.template)
+
+    @property
+    def called(self) -> str:
+        """What commands take for the run: its folder, which also finds a server of its own."""
+        return shlex.quote(self.out)
 
     @property
     def queue(self) -> str:

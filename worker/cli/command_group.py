@@ -12,7 +12,7 @@ from jobs.connection import redacted
 from vllm_mlx.errors import MLXBatchError
 from worker.cli.exit_codes import ExitCode
 
-STOPPED = "mlx-batch: stopped; what was enqueued stays, --resume goes on"
+STOPPED = "mlx-batch: stopped; what was enqueued stays, `mlx-batch resume DIR` or --resume goes on"
 _FULL = (
     "raise its maxmemory, or let workers finish runs, which frees it; what was enqueued stays, and "
     "`mlx-batch resume RUN` enqueues the rest"

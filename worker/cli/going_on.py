@@ -26,7 +26,7 @@ from worker.cli.options import Count, adapter_option, scheduler_options
 from worker.cli.run_argument import find_run, own_folder, run_argument, run_option, unknown
 from worker.cli.signals import end_on_signals
 from worker.cli.summary import with_summary
-from worker.local.known_run import Act, KnownRun
+from worker.local.known_run import Act, KnownRun, leave_own_server
 from worker.local.local_run import run_locally
 from worker.local.run_display import RunDisplay
 from worker.local.run_result import RunResult
@@ -108,15 +108,20 @@ def _settings(folder: Path, given: dict[str, Any]) -> WorkerSettings:
 
 def _enqueue(url: str | None, run: str, act: Act, command: str) -> None:
     """Enqueue for the workers of the server that knows the run, or learns of it."""
+    folder = Path(run).expanduser().absolute()
     with ExitStack() as stack:
+        given = None if url is None else stack.enter_context(connect(url))
+        if given is not None:
+            leave_own_server(folder, given)
         place = stack.enter_context(find_run(url, run))
-        connection = place.connection
-        if connection is None:
-            if url is None:
+        if (connection := place.connection) is None:
+            if given is None:
                 raise unknown(place, command, url)
-            connection = stack.enter_context(connect(url))
+            connection = given
             adopt_run(connection, place.folder)
         tell_enqueued(connection, act(connection, place.run_id))
+        if given is not None and folder.is_dir():
+            WorkerSettings.forget(folder)
         click.echo(place.run_id)
 
 

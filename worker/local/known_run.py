@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +10,33 @@ from typing import ClassVar
 
 from redis import Redis
 
-from jobs.adopt import adopt_run
+from jobs.adopt import adopt_run, move_run
+from jobs.connection import connect
 from jobs.dataset import Dataset
 from jobs.errors import RunNotFoundError
 from jobs.ledger import Ledger
 from jobs.model_identity import identify
 from jobs.producer import Enqueued, forget_run
 from vllm_mlx.errors import InvalidRequestError
+from worker.local.embedded_redis import EmbeddedRedis, own_server
 from worker.local.worker_settings import WorkerSettings
 
 Act = Callable[[Redis, str], Enqueued]
 """What enqueues again what is to be done: it is given the server, and the run's name."""
+
+
+def leave_own_server(out: Path, connection: Redis) -> None:
+    """Have a server know what a folder's own one does, the data of which is removed then.
+
+    Raises:
+        FolderLockedError: the run is at work there.
+    """
+    own, dataset = own_server(out), Dataset(out)
+    if own.is_dir():
+        with EmbeddedRedis(own) as server, connect(server.url) as old:
+            if dataset.is_claimed and not Ledger(connection).knows(dataset.manifest()["run_id"]):
+                move_run(old, connection, out)
+        shutil.rmtree(own, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from worker.local.failed_start import (
     nothing_left_of_a_failed_start,
 )
 from worker.local.interrupts import RunInterruptedError
-from worker.local.known_run import KnownRun
+from worker.local.known_run import KnownRun, leave_own_server
 from worker.local.kv_cache_check import require_kv_cache
 from worker.local.local_workers import LocalWorkers, report_media_flags
 from worker.local.run_result import RunResult
@@ -95,6 +95,8 @@ def run_locally(
         keep_server = stack.enter_context(no_new_server_left(own))
         server_url = url or stack.enter_context(EmbeddedRedis(own)).url
         connection = stack.enter_context(connect(server_url))
+        if url is not None and isinstance(prepared, PreparedRun) and prepared.resume:
+            leave_own_server(out, connection)
         if isinstance(prepared, PreparedRun):
             enqueued = enqueue_prepared(connection, prepared)
         else:
@@ -103,6 +105,8 @@ def run_locally(
         settings = settings.may_read(enqueued.folder)
         if url is None:
             settings.keep(out)
+        else:
+            WorkerSettings.forget(out)
         keep_server()
         if not Dataset(out).is_whole(spec.shards):
             if url is None:

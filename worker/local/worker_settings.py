@@ -66,6 +66,11 @@ class WorkerSettings(BaseModel, frozen=True, extra="forbid"):
         text = self.model_copy(update=there).model_dump_json(indent=2)
         replace_file(_file(out), text.encode() + b"\n", Dataset(out).layout.temporary)
 
+    @staticmethod
+    def forget(out: Path) -> None:
+        """Remove it from a dataset's folder: its run goes on elsewhere."""
+        _file(out).unlink(missing_ok=True)
+
     def may_read(self, folder: Path | None) -> WorkerSettings:
         """Return these settings with another folder whose media may be read, if one is given."""
         if folder is None:

@@ -252,7 +252,7 @@ def test_a_run_at_work_is_not_overwritten(bench: Bench) -> None:
     result = cli(*words, "-u", bench.url, "--overwrite")
 
     assert result.exit_code == ExitCode.CONFLICT
-    assert f"`mlx-batch forget {spec.run_id}`" in result.stderr
+    assert f"`mlx-batch forget {spec.out}`" in result.stderr
     assert Ledger(bench.redis).runs() == [spec.run_id]
 
 

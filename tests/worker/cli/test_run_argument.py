@@ -153,7 +153,9 @@ def test_the_redis_of_a_folder_is_found_whether_it_lives_or_not(tmp_path: Path) 
     )
 
 
-def test_a_run_whose_processes_were_killed_says_so_and_its_tail_ends(tmp_path: Path) -> None:
+def test_a_run_whose_processes_were_killed_says_so_and_its_tail_ends(
+    tmp_path: Path, redis_url: str
+) -> None:
     """Its jobs stand as begun, by a worker whose record has not expired yet."""
     own = tmp_path / "out" / "_job" / "redis"
     with EmbeddedRedis(own) as server, connect(server.url) as connection:
@@ -176,6 +178,15 @@ def test_a_run_whose_processes_were_killed_says_so_and_its_tail_ends(tmp_path: P
     assert halted["state"] == "paused"
     assert f"with: mlx-batch continue {spec.out}" in halted["remark"]
     assert cli("tail", spec.out).stdout == rows.stdout
+
+    # Workers of a server that is given may go on with it, and answer what nobody has.
+    resumed = cli("resume", spec.out, "-u", redis_url)
+    assert (resumed.exit_code, resumed.stdout.strip()) == (0, spec.run_id), resumed.stderr
+    assert not own.exists()
+    engine = DoubleEngine()
+    work_in_burst(redis_url, engine)
+    assert engine.prompts == ["prompt 3", "prompt 4", "prompt 5"]
+    assert verify(Path(spec.out)).ok == 6
 
 
 def test_a_folder_that_no_worker_has_made_yet_is_found_by_any_path_to_it(

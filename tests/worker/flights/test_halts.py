@@ -151,7 +151,7 @@ def test_what_was_cut_off_between_two_steps_is_continued_again(bench: Bench) -> 
 
 def test_what_can_not_be_paused_or_continued_says_so(bench: Bench) -> None:
     spec = bench.enqueue(rows=2, shard_size=2)
-    with pytest.raises(RunStateError, match=f"not halted.*mlx-batch resume {spec.run_id}"):
+    with pytest.raises(RunStateError, match=f"not halted.*mlx-batch resume {spec.out}"):
         continue_run(bench.redis, spec.run_id)
     pause_run(bench.redis, spec.run_id)
     with pytest.raises(RunStateError, match="halted already"):
