@@ -143,18 +143,20 @@ class Dataset:
     def rows_files(self) -> list[Path]:
         """The files with the rows that are there, by shard; unlike parts they may not be whole.
 
+        The newer one counts: rows of a part may be tried again.
+
         Raises:
             DatasetError: the manifest can't be read.
         """
         if not self.is_claimed:
             return []
         layout, shards = self.layout, self.manifest()["shards"]
-        there = (
+        both = (
             (layout.part(shard, shards), layout.unfinished_part(shard, shards))
             for shard in range(shards)
         )
-        found = (next(filter(Path.exists, each), None) for each in there)
-        return [path for path in found if path is not None]
+        there = ([path for path in each if path.exists()] for each in both)
+        return [max(each, key=lambda path: path.stat().st_mtime_ns) for each in there if each]
 
     def finalize(self) -> Verification:
         """Verify the dataset, describe it in its card and mark it finished; twice is fine.

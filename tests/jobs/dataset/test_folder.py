@@ -405,6 +405,21 @@ def test_a_shard_written_twice_is_one_file(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
+def test_of_a_part_and_of_rows_that_were_not_whole_the_newer_count(tmp_path: Path) -> None:
+    assert Dataset(tmp_path).rows_files == []
+    dataset = prepared(tmp_path, rows=6, shards=3)
+    part = dataset.write_part(0, [row(0), row(1)])
+    for shard in (0, 2):
+        dataset.write_unfinished(shard, [row(2 * shard)])
+    early, late = (dataset.layout.unfinished_part(shard, 3) for shard in (0, 2))
+    os.utime(part, ns=(0, early.stat().st_mtime_ns + 1))
+    assert dataset.rows_files == [part, late]
+    os.utime(part, ns=(0, early.stat().st_mtime_ns - 1))  # its rows in error are tried again
+    assert dataset.rows_files == [early, late]
+    dataset.forget_unfinished()
+    assert dataset.rows_files == [part]
+
+
 def test_parts_are_readable_by_whom_the_umask_lets(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.touch()

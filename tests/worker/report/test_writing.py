@@ -21,12 +21,16 @@ from click.testing import CliRunner
 
 from jobs.dataset import Dataset
 from jobs.errors import DatasetError
+from tests.helpers.bench import Bench
+from tests.helpers.command_line import cli
+from tests.helpers.engines import DoubleEngine
 from tests.helpers.reported import answer, mixed, row, write_dataset
 from vllm_mlx.outputs import GenerationOutput
 from worker.cli.app import main
 from worker.report import write_report
 from worker.report.columns import Columns
 from worker.report.figures import Figures
+from worker.status.status import run_status
 
 FIVE_MB = 5_000_000
 
@@ -228,6 +232,28 @@ def test_what_is_no_dataset_is_refused(tmp_path: Path, break_it: Any, says: str)
     assert result.exit_code == 2
     assert says in result.stderr
     assert not (root / "_job" / "report.html").exists()
+
+
+def test_rows_that_only_a_server_knows_are_shown_too(bench: Bench) -> None:
+    spec = bench.enqueue(rows=4, shard_size=4)
+    root, engine = Path(spec.out), DoubleEngine(held=True)
+    root.mkdir()
+    worker = bench.worker(engine)
+    worker.admit(wait=False)
+    words = ["report", root, "-u", bench.url]
+
+    told = cli(*words)
+    assert (told.exit_code, "holds no rows yet" in told.stderr) == (2, True)
+    for rows in (1, 2):
+        engine.answer(1)
+        worker.settle()
+        assert run_status(bench.redis, spec.run_id).rows_done == rows
+        assert cli(*words).exit_code == 0
+        html = (root / "_job" / "report.html").read_text()
+        assert f"Unfinished: {rows} of 4 rows are here, and 0 of 1 parts are whole." in html
+        assert [row["asked"] for row in data_of(html)["rows"]] == [
+            [["user", f"prompt {n}"]] for n in range(rows)
+        ]
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
