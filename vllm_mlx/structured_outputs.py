@@ -232,12 +232,18 @@ def _escaped(label: str) -> str:
 
 
 _WORDS = {
-    "Unimplemented keys:": "not supported:",
     "patternProperty regexes": "patternProperties:",
     "oneOf constraints are not supported. Enable 'coerce_one_of' option to approximate oneOf with "
     "anyOf": "oneOf: not supported where more than one of its schemas might hold; use anyOf",
 }
 """What llguidance says, and what is said to people who do not know it."""
+
+_UNKNOWN = re.compile(r"Unimplemented keys: (\[.*\])")
+
+
+def _not_supported(found: re.Match[str]) -> str:
+    """Return what is said of keywords of a schema that have no grammar."""
+    return f"not supported: {', '.join(json.loads(found[1]))}; leave it out of the schema"
 
 
 @lru_cache(maxsize=4096)
@@ -251,6 +257,7 @@ def _refusal(found: StructuredOutputs) -> str | None:
         error = str(raised)
     if not error or error.startswith("WARNING"):
         return None
+    error = _UNKNOWN.sub(_not_supported, error)
     for theirs, ours in _WORDS.items():
         error = error.replace(theirs, ours)
     return " ".join(error.split())

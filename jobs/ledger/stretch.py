@@ -113,7 +113,8 @@ class Stretch:
             return Halt(HaltReason.UNTIL, f"it is {bounds.until} (until)")
         seconds = bounds.seconds
         if seconds is not None and self.began is not None and now >= self.began + seconds:
-            return Halt(HaltReason.MAX_TIME, f"{bounds.max_time} have passed (max_time)")
+            unit = " s" if str(bounds.max_time)[-1].isdigit() else ""
+            return Halt(HaltReason.MAX_TIME, f"{bounds.max_time}{unit} have passed (max_time)")
         return None
 
     def _errors(self, count: int) -> str:

@@ -69,6 +69,7 @@ def load_model(
         raise ModelLoadError(f"can't load {name!r}: {reason}") from error
     text_config = {**config, **config.get("text_config", {})}
     lock = threading.Lock()
+    _silence(tokenizer)
     return LoadedModel(
         name=name,
         model=model,
@@ -79,6 +80,13 @@ def load_model(
         lock=lock,
         **seeing,
     )
+
+
+def _silence(tokenizer: Any) -> None:
+    """Have a tokenizer not warn of long texts on the terminal: rows are checked, each by itself."""
+    warned = getattr(tokenizer, "deprecation_warnings", None)
+    if isinstance(warned, dict):
+        warned["sequence-length-is-longer-than-the-specified-maximum"] = True
 
 
 def _sees(folder: Path) -> bool:

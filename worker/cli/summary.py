@@ -14,6 +14,7 @@ from rich.text import Text
 from jobs.counted import counted
 from jobs.errors import RunHaltedError
 from jobs.sources.conversations import CONVERSATIONS
+from worker.cli.advice import advice_of, export_of
 from worker.cli.display import incomplete
 from worker.duration import clock
 from worker.local.failed_start import RunFailedError
@@ -66,6 +67,8 @@ def _lines(result: RunResult, has_server: bool, again: str) -> Iterator[Text]:
     for kind, found in result.errors.items():
         example = f"{plain(found.id)}: {clip(found.error, 160)}"
         yield Text(f"  {found.count:,} {plain(kind)}, such as {example}", "red")
+    for line in advice_of(result):
+        yield Text(line, "yellow")
     yield from _figures(result)
     yield Text(f"dataset: {result.out}" + ("" if result.is_finished else " (unfinished)"))
     if result.report:
@@ -118,7 +121,7 @@ def _next(result: RunResult, has_server: bool, again: str) -> Iterator[Text]:
         yield Text(f"errors again:  mlx-batch retry {run} --errors")
     if not result.report:
         yield Text(f"look at it:    mlx-batch report {folder}")
-    yield Text(f"other formats: mlx-batch export {folder} --format openai")
+    yield Text(f"other formats: {export_of(result)}")
 
 
 def samples_of(result: RunResult) -> dict[str, dict[str, Any]]:

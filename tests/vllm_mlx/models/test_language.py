@@ -3,6 +3,7 @@ on a tiny one."""
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -238,9 +239,13 @@ def test_an_empty_prompt_raises(language_model):
             call("" if call == language_model.generate else [])
 
 
-def test_a_prompt_beyond_the_context_raises_with_the_numbers(language_model):
+def test_a_prompt_beyond_the_context_raises_with_the_numbers(language_model, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     with pytest.raises(ContextLengthError, match=r"9001 tokens.*8192"):
         language_model.generate("word " * 9000, max_tokens=1)
+    with pytest.raises(ContextLengthError):
+        language_model.chat([{"role": "user", "content": "word " * 9000}], max_tokens=1)
+    assert not caplog.records, "transformers would warn of indexing errors"
 
 
 def test_a_template_that_rejects_the_messages_says_so(language_model, monkeypatch):

@@ -63,7 +63,7 @@ def test_a_run_shows_each_phase_its_rows_and_what_became_of_them(answered: Answe
     assert "1 InvalidRequestError, such as hot: " in text
     assert re.search(r"tokens/s without loading: prefill [\d,]+, decode [\d,]+", text)
     assert f"dataset: {out}" in text
-    assert f"mlx-batch export {out} --format openai" in text
+    assert f"mlx-batch export {out} --format jsonl" in text
     assert f"mlx-batch report {out}" in text
 
 

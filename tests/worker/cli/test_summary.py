@@ -32,9 +32,9 @@ ENDED = RunProgress(
 )
 
 
-def finished(folder: Path, columns: dict[str, Any], *rows: ResultRow) -> RunResult:
+def finished(folder: Path, columns: dict[str, Any], *rows: ResultRow, **settings: Any) -> RunResult:
     """A run that has these rows."""
-    manifest = {"run_id": "run-1", "model": "m", "rows": len(rows), "shards": 1}
+    manifest = {"run_id": "run-1", "model": "m", "rows": len(rows), "shards": 1, **settings}
     dataset = Dataset(folder)
     dataset.prepare(manifest | {"columns": columns})
     dataset.write_part(0, rows)
@@ -82,7 +82,7 @@ def test_the_summary_of_a_run(tmp_path: Path) -> None:
         f"dataset: {tmp_path}",
         f"errors again:  mlx-batch retry {tmp_path} --errors",
         f"look at it:    mlx-batch report {tmp_path}",
-        f"other formats: mlx-batch export {tmp_path} --format openai",
+        f"other formats: mlx-batch export {tmp_path} --format jsonl",
     ]
     assert result.errors == {
         "ValueError": ErrorType(2, "id1", "not this"),
@@ -147,6 +147,48 @@ def test_a_result_reads_its_rows_in_the_order_of_the_input(tmp_path: Path) -> No
     assert [each["text"] for each in result.read()] == ["0", "1", "2"]
     assert list(result.read("id", "completion_tokens"))[2] == {"id": "id2", "completion_tokens": 2}
     assert result.dataset().count_rows() == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "column", "constraint", "told"),
+    [
+        (
+            {},
+            "prompt",
+            {},
+            "2 of 3 answers are empty: a prompt is continued as it stands, and",
+        ),
+        ({"chat": True}, "prompt", {}, None),
+        ({}, "question", {}, None),
+        ({}, "prompt", {"complete": True}, None),
+    ],
+)
+def test_chats_that_were_sent_as_prompts_are_told(
+    tmp_path: Path,
+    settings: dict[str, Any],
+    column: str,
+    constraint: dict[str, Any],
+    told: str | None,
+) -> None:
+    ended = GenerationOutput("", 3, 1, "stop", **constraint)
+    rows = [row(0, ended), row(1, ended), row(2, GenerationOutput("two", 3, 2, "stop"))]
+    rows = [replace(each, columns={column: "why?"}) for each in rows]
+
+    said = summary(finished(tmp_path, {column: "string"}, *rows, **settings))
+
+    assert (told in said) if told else ("empty" not in said)
+
+
+@pytest.mark.parametrize(
+    ("input", "output"),
+    [("openai", "openai"), ("csv", "csv"), ("media", "txt"), ("parquet", "jsonl")],
+)
+def test_a_format_like_that_of_the_input_is_proposed(
+    tmp_path: Path, input: str, output: str
+) -> None:
+    only = row(0, GenerationOutput("one"))
+    result = finished(tmp_path, {"prompt": "string"}, only, input={"format": input})
+    assert f"mlx-batch export {tmp_path} --format {output}" in summary(result)
 
 
 def test_one_row_is_shown_once(tmp_path: Path) -> None:

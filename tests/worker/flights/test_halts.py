@@ -275,7 +275,7 @@ def enqueue_again(bench: Bench, spec: RunSpec, **options: Any) -> Enqueued:
 
 
 def test_a_time_that_has_passed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = bench.enqueue(rows=4, shard_size=1, max_time="1h")
+    spec = bench.enqueue(rows=4, shard_size=1, max_time=3600)
     engine = DoubleEngine(max_num_seqs=1, held=True)
     worker = bench.worker(engine)
     step(bench, worker)
@@ -289,7 +289,7 @@ def test_a_time_that_has_passed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
         step(bench, worker)
         engine.answer(1)
 
-    assert halted(bench, spec) == ("max_time", "1h have passed (max_time)")
+    assert halted(bench, spec) == ("max_time", "3600 s have passed (max_time)")
     assert run_status(bench.redis, spec.run_id).rows_done == 2
     monkeypatch.undo()
     enqueue_again(bench, spec, max_time="2h")
