@@ -100,7 +100,7 @@ class Shell:
 
 def serve(orders: int) -> None:
     """Fork for each order, until there are no more."""
-    import pyarrow.parquet  # noqa: F401  (what most of them import later)
+    import pyarrow.dataset  # noqa: F401  (what most of them import later, with pandas)
 
     import worker.cli.app  # noqa: F401
 

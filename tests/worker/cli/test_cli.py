@@ -17,6 +17,7 @@ from jobs.ledger import Ledger
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
 from tests.helpers.engines import MODEL, SEEING, DoubleEngine, write_prompts
+from tests.helpers.shell import Shell
 from vllm_mlx.errors import KVCacheBudgetError
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.outputs import GenerationOutput
@@ -52,9 +53,9 @@ def test_enqueue_prints_the_run_id_on_the_last_line(bench: Bench) -> None:
     assert "5 rows; 3 of 3 shards enqueued" in result.stderr
 
 
-def test_enqueue_warns_where_no_worker_will_do_the_jobs(bench: Bench) -> None:
+def test_enqueue_warns_where_no_worker_will_do_the_jobs(bench: Bench, shell: Shell) -> None:
     other = write_prompts(bench.folder / "other.jsonl", 1)
-    said = cli(*enqueue_words(other, bench.url)).stderr
+    _, said = shell.run(*enqueue_words(other, bench.url))
     assert f"warning: no worker listens for {MODEL}" in said
     assert "no worker is there" in said
 
@@ -64,15 +65,15 @@ def test_enqueue_warns_where_no_worker_will_do_the_jobs(bench: Bench) -> None:
         bench.worker(DoubleEngine(), name=name, output_root=root).tend()
     words = enqueue_words(write_prompts(bench.folder / "p.jsonl", 2), bench.url)
     words[words.index("--out") + 1] = bench.folder / "elsewhere"
-    said = cli(*words).stderr
+    _, said = shell.run(*words)
     told = f"{root.resolve()}, the --output-root of the workers w1, w2: they will refuse the jobs"
     assert said.count("warning") == 1
     assert f"warning: {bench.folder / 'elsewhere'} is not below {told}\n" in said
 
     words[words.index("--out") + 1] = root / "inside"
-    result = cli(*words)
-    assert result.exit_code == 0
-    assert "warning" not in result.stderr
+    code, said = shell.run(*words)
+    assert code == 0
+    assert "warning" not in said
 
 
 def test_the_url_comes_from_the_environment_as_in_rq(bench: Bench) -> None:

@@ -11,7 +11,10 @@ import pytest
 
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
-from tests.helpers.engines import DoubleEngine
+from tests.helpers.engines import MODEL, DoubleEngine, write_prompts
+from tests.helpers.shell import Shell
+from vllm_mlx.outputs import GenerationOutput
+from worker.cli.exit_codes import ExitCode
 from worker.status.status import run_status
 
 
@@ -81,7 +84,7 @@ def test_status_for_people(bench: Bench) -> None:
     assert "on 1 worker " in cli(*words, env={"COLUMNS": "200"}).stdout
 
 
-def test_status_tells_a_reason_once(bench: Bench) -> None:
+def test_status_tells_a_reason_once(bench: Bench, shell: Shell) -> None:
     spec = bench.enqueue(rows=9, shard_size=1)
     worker = bench.worker(DoubleEngine(max_num_seqs=8, held=True))
     worker.admit(wait=False)
@@ -89,7 +92,7 @@ def test_status_tells_a_reason_once(bench: Bench) -> None:
         fail = partial(worker.bookkeeper.fail, error=OSError("no space left"), retry=False)
         worker.flights.end(flight, fail)
 
-    shown = cli("status", spec.run_id, "-u", bench.url, env={"COLUMNS": "80"}).stdout
+    _, shown = shell.run("status", spec.run_id, "-u", bench.url)
 
     assert "failed: when the reason is gone: mlx-batch resume" in " ".join(shown.split())
     assert shown.count("OSError: no space left") == 1
@@ -97,12 +100,12 @@ def test_status_tells_a_reason_once(bench: Bench) -> None:
     assert "9 jobs; each reason" in shown
 
 
-def test_status_lists_all_runs_in_a_terminal_of_80_columns(bench: Bench) -> None:
+def test_status_lists_all_runs_in_a_terminal_of_80_columns(bench: Bench, shell: Shell) -> None:
     done = bench.enqueue(rows=3, shard_size=2, say="done")
     bench.finish(done, bench.worker(DoubleEngine()))
     waits = bench.enqueue(rows=4, shard_size=2, say="waits", model="other/model")
 
-    head, *lines = cli("status", "-u", bench.url, env={"COLUMNS": "80"}).stdout.splitlines()
+    head, *lines = shell.run("status", "-u", bench.url)[1].splitlines()
 
     assert head.split() == ["run", "state", "rows", "in", "error", "dataset"]
     assert all(len(line) <= 80 for line in lines)
@@ -169,3 +172,41 @@ def test_status_watches_until_the_run_is_finished(bench: Bench) -> None:
             told.kill()
     assert told.returncode == 0
     assert json.loads(last)["state"] == "finished"
+
+
+def test_a_run_is_paused_halted_mended_and_finished_from_a_terminal(
+    bench: Bench, shell: Shell
+) -> None:
+    def mlx_batch(*words: object) -> str:
+        code, said = shell.run(*words, RQ_REDIS_URL=bench.url)
+        assert code == ExitCode.OK, said
+        return " ".join(said.replace("│", " ").split())
+
+    out, prompts = bench.folder / "out", write_prompts(bench.folder / "p.jsonl", 9)
+    words = ["enqueue", prompts, "--model", MODEL, "--out", out, "--limit", 8, "--shard-size", 4]
+    said = mlx_batch(*words, "--max-errors", "20%")
+    assert "8 rows; 2 of 2 shards enqueued" in said
+    assert f"warning: no worker listens for {MODEL}" in said
+    run_id = said.split()[-1]
+    assert f"no worker serves {MODEL}; no worker is there" in mlx_batch("status", run_id)
+
+    assert f"{run_id} is paused" in mlx_batch("pause", run_id)
+    assert f"{run_id} paused 0 % 0/8" in mlx_batch("status")
+    assert "shards enqueued" in mlx_batch("continue", run_id)
+
+    def refuse(prompt: str) -> GenerationOutput:
+        raise ValueError("no")
+
+    bench.burst(DoubleEngine(max_num_seqs=1, say=refuse))
+    said = mlx_batch("status", run_id)
+    assert "halted: 2 rows are in error, and no more than 20% may be (max_errors)" in said
+    assert "2 of 8 (25 %), 2 in error: 2 ValueError" in said
+
+    mlx_batch("continue", run_id)
+    bench.burst(DoubleEngine())
+    code, said = shell.run("retry", run_id, "--errors", "--type", "Nope", RQ_REDIS_URL=bench.url)
+    assert (code, "types there are: ValueError (2)" in said) == (ExitCode.BAD_INPUT, True), said
+    assert "2 rows to be tried again" in mlx_batch("retry", out, "--errors")
+    bench.burst(DoubleEngine())
+    assert "8 of 8 (100 %), 0 in error" in mlx_batch("status", out, "--watch")
+    assert f"{run_id} and 3 jobs are forgotten" in mlx_batch("forget", run_id)

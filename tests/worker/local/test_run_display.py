@@ -114,8 +114,13 @@ def test_a_run_that_was_ended_early_has_a_bar_that_stands() -> None:
     assert rows == "  1/4 rows"
 
 
-def test_without_a_terminal_a_line_comes_now_and_then_and_at_the_end() -> None:
-    console = Console(record=True, width=80, file=io.StringIO())
+@pytest.mark.parametrize("is_dumb_terminal", [False, True])
+def test_without_a_terminal_a_line_comes_now_and_then_and_at_the_end(
+    is_dumb_terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "dumb" if is_dumb_terminal else "xterm-256color")
+    file, is_terminal = io.StringIO(), is_dumb_terminal or None
+    console = Console(record=True, width=80, file=file, force_terminal=is_terminal)
     done = RunProgress(phase=Phase.FINISHED, rows=4, rows_done=4, fraction=1.0, elapsed_seconds=12)
     with RunDisplay(console) as display:
         display.update(RunProgress(phase=Phase.READING))
