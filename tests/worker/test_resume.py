@@ -71,7 +71,7 @@ def test_a_lost_part_is_made_again_and_only_it(
 
 def test_a_run_is_refused_again_until_it_is_forgotten(bench: Bench, finished: RunSpec) -> None:
     shutil.rmtree(finished.out)
-    with pytest.raises(RunExistsError, match=f"mlx-batch forget {finished.run_id}"):
+    with pytest.raises(RunExistsError, match=f"mlx-batch forget {finished.out}"):
         bench.enqueue(rows=6, shard_size=2)
 
     told = CliRunner().invoke(main, ["forget", finished.run_id, "-u", bench.url])

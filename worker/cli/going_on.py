@@ -35,7 +35,7 @@ from worker.local.worker_settings import WorkerSettings
 from worker.plain_text import plain
 from worker.status.serving import obstacles
 
-_HERE = ("model", "adapter", "workers", *SchedulerConfig.model_fields)
+_HERE = ("model", "adapter", "workers", "strict", *SchedulerConfig.model_fields)
 
 _work_options = all_of(
     group(
@@ -45,6 +45,7 @@ _work_options = all_of(
         click.option("--workers", type=Count(), help="Worker processes, each with a model."),
     ),
     scheduler_options,
+    click.option("--strict", is_flag=True, default=None, help="Exit as `run --strict` does."),
 )
 
 
@@ -70,7 +71,9 @@ def goes_on(command: Callable[..., Enqueued]) -> Callable[..., None]:
             sys.exit(_work_here(folder, act, given))
         if given:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise click.UsageError(f"{flags}: workers of a server have settings of their own")
+            raise click.UsageError(
+                f"{flags}: only where RUN goes on in its folder, with no server given"
+            )
         _enqueue(url, run, act, command.__name__.strip("_"))
 
     return found
@@ -78,6 +81,7 @@ def goes_on(command: Callable[..., Enqueued]) -> Callable[..., None]:
 
 def _work_here(folder: Path, act: Act, given: dict[str, Any]) -> ExitCode:
     """Let a run go on in its folder, with a server and workers of its own, as `run` does."""
+    strict = given.pop("strict", False)
     settings = _settings(folder, given)
     end_on_signals()
     console = Console()
@@ -88,7 +92,7 @@ def _work_here(folder: Path, act: Act, given: dict[str, Any]) -> ExitCode:
 
     again = f"mlx-batch resume {shlex.quote(str(folder))}"
     result = with_summary(console, run, has_server=False, again=again)
-    return ExitCode.of_rows(result.ok, result.error, strict=False)
+    return ExitCode.of_rows(result.ok, result.error, strict=strict)
 
 
 def _settings(folder: Path, given: dict[str, Any]) -> WorkerSettings:

@@ -17,7 +17,7 @@ from redis import Redis
 
 from jobs.connection import connect
 from jobs.dataset import Dataset
-from jobs.errors import LedgerError, RunNotFoundError
+from jobs.errors import LedgerError, RunNotFoundError, RunStateError
 from jobs.ledger import Ledger
 from jobs.output_folder import refuse_address
 from worker.cli.options import url_option
@@ -79,7 +79,7 @@ class RunPlace:
         """Return where the run stands, as far as that is known."""
         if self.connection is None:
             status = folder_status(self.folder)
-            is_own = WorkerSettings.read(self.folder) is not None
+            is_own = WorkerSettings.is_kept(self.folder)
             return replace(status, folder=self.folder, is_asleep=True) if is_own else status
         status = run_status(self.connection, self.run_id)
         if self.server is Server.GIVEN:
@@ -136,6 +136,7 @@ def with_run(command: Callable[..., Any]) -> Callable[..., Any]:
 
     Raises:
         UsageError: RUN is a folder whose run no living Redis knows.
+        RunStateError: the same, of a run that goes on in its folder only.
     """
 
     @run_argument()
@@ -143,6 +144,8 @@ def with_run(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def found(url: str | None, run: str, **options: Any) -> Any:
         with find_run(url, run) as place:
+            if place.connection is None and WorkerSettings.is_kept(place.folder):
+                raise RunStateError(f"{place.folder}: no process is at work on its run")
             if place.connection is None:
                 raise unknown(place, command.__name__, url)
             return command(place, place.connection, **options)
@@ -162,7 +165,7 @@ def own_folder(url: str | None, run: str, *, is_here: bool = False) -> Path | No
     own = own_server(folder)
     if url is not None or not folder.is_dir() or is_at_work(own):
         return None
-    return folder if is_here or own.is_dir() or WorkerSettings.read(folder) else None
+    return folder if is_here or own.is_dir() or WorkerSettings.is_kept(folder) else None
 
 
 def unknown(place: RunPlace, command: str, url: str | None) -> click.UsageError:

@@ -17,7 +17,6 @@ from worker.cli.grouped_help import GroupedCommand
 from worker.cli.run_argument import (
     RunPlace,
     find_run,
-    own_folder,
     run_argument,
     run_option,
     unknown,
@@ -26,6 +25,7 @@ from worker.cli.run_argument import (
 from worker.cli.status import status
 from worker.cli.tail import tail
 from worker.local.embedded_redis import EmbeddedRedis, own_server
+from worker.local.worker_settings import WorkerSettings
 
 _WHERE = (
     "A run that `mlx-batch run` made with no Redis given goes on in its folder, with workers of "
@@ -77,18 +77,20 @@ def forget(url: str | None, run: str) -> None:
     Of a run of `mlx-batch run` its own server's data is removed.
     """
     folder = Path(run).expanduser().absolute()
+    forgotten = f"no server knows the run of {folder}; the dataset stays, as far as it got"
     own = own_server(folder)
-    if is_own := own.is_dir():
+    if own.is_dir():
         EmbeddedRedis.require_free(own)
         shutil.rmtree(own, ignore_errors=True)
-    if is_own or own_folder(url, run):
-        click.echo(f"no server of {folder} knows its run; the dataset stays, as far as it got")
+        click.echo(forgotten)
         return
     with find_run(url, run) as place:
-        if place.connection is None:
+        if place.connection is not None:
+            jobs = forget_run(place.connection, place.run_id)
+            forgotten = f"{place.run_id} and {counted(jobs, 'job')} are forgotten"
+        elif not WorkerSettings.is_kept(folder):
             raise unknown(place, "forget", url)
-        jobs = forget_run(place.connection, place.run_id)
-    click.echo(f"{place.run_id} and {counted(jobs, 'job')} are forgotten")
+    click.echo(forgotten)
 
 
 COMMANDS = (status, tail, pause, continue_, resume, retry, forget)

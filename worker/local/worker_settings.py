@@ -40,9 +40,10 @@ class WorkerSettings(BaseModel, frozen=True, extra="forbid"):
     def read(cls, out: Path) -> WorkerSettings | None:
         """Return what a dataset's folder keeps; None if its run was worked on elsewhere.
 
+        Folders of media that are gone are left out: what rows need of them is said in the rows.
+
         Raises:
             DatasetError: it is not what this version writes.
-            InvalidRequestError: a folder that its media may lie in is not there any more.
         """
         file = _file(out)
         try:
@@ -51,10 +52,13 @@ class WorkerSettings(BaseModel, frozen=True, extra="forbid"):
             return None
         except (OSError, ValueError) as error:
             raise DatasetError(f"{file} is not one this version writes: {error}") from error
-        media = kept.media
-        paths, domains = media.allowed_paths or (), media.allowed_domains or ()
-        checked = MediaPolicy.of(paths, domains, media.video_reader)
-        return kept.model_copy(update={"media": checked})
+        there = tuple(filter(Path.is_dir, kept.media.allowed_paths or ()))
+        return kept.model_copy(update={"media": replace(kept.media, allowed_paths=there)})
+
+    @staticmethod
+    def is_kept(out: Path) -> bool:
+        """Return whether a dataset's folder keeps any."""
+        return _file(out).exists()
 
     def keep(self, out: Path) -> None:
         """Write it into a dataset's folder, with paths that hold from everywhere."""

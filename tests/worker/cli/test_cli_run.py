@@ -221,12 +221,14 @@ def test_error_rows_are_not_tried_again_of_another_input(finished: Finished) -> 
     assert verify(finished.out).complete
 
 
-def test_a_finished_run_has_nothing_to_resume_or_forget(finished: Finished) -> None:
-    resumed = cli("resume", finished.out)
-    assert resumed.exit_code == 0
+def test_a_finished_run_has_nothing_to_resume_or_forget(finished: Finished, redis_url: str) -> None:
+    resumed = cli("resume", finished.out, "--strict")
+    assert resumed.exit_code == ExitCode.ROWS_IN_ERROR
     assert "4 rows answered, 2 in error" in resumed.stdout
-    forgotten = cli("forget", finished.out)
-    assert (forgotten.exit_code, "the dataset stays" in forgotten.stdout) == (0, True)
+    for server in ((), ("-u", redis_url)):
+        forgotten = cli("forget", finished.out, *server)
+        assert (forgotten.exit_code, "the dataset stays" in forgotten.stdout) == (0, True)
+    assert "no process is at work" in cli("pause", finished.out).stderr
     assert verify(finished.out).complete
     status = json.loads(cli("status", finished.out, "--json").stdout)
     assert (status["state"], status["remark"]) == ("finished", "")

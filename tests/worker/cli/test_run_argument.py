@@ -55,8 +55,8 @@ def test_a_folder_stands_for_its_run_on_the_server_that_is_given(bench: Bench) -
         assert "4 of 4 (100 %), 1 in error: 1 ValueError" in shown
     assert json.loads(cli("status", spec.out, "--json").stdout)["error_types"] == {"ValueError": 1}
 
-    refused = cli("retry", spec.out, "-u", bench.url, "--errors", "--workers", 2)
-    assert "--workers: workers of a server have settings of their own" in refused.stderr
+    refused = cli("retry", spec.out, "-u", bench.url, "--errors", "--workers", 2, "--strict")
+    assert "--workers, --strict: only where RUN goes on in its folder" in refused.stderr
     retried = cli("retry", spec.out, "-u", bench.url, "--errors")
     assert (retried.exit_code, retried.stdout.strip()) == (0, spec.run_id)
     assert "1 row to be tried again" in retried.stderr
@@ -146,7 +146,7 @@ def test_the_redis_of_a_folder_is_found_whether_it_lives_or_not(tmp_path: Path) 
         work_in_burst(server.url, DoubleEngine())
     assert json.loads(cli("status", spec.out, "--json").stdout)["state"] == "finished"
     told = cli("forget", spec.out)
-    assert (told.exit_code, "its run; the dataset stays" in told.stdout) == (0, True)
+    assert (told.exit_code, "the dataset stays" in told.stdout) == (0, True)
     assert not own.exists()
     assert "told from its folder alone" in " ".join(
         cli("status", spec.out, env={"COLUMNS": "200"}).stdout.split()
