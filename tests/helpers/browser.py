@@ -126,6 +126,14 @@ class Browser:
         """Type into what has the focus."""
         self._ask("Input.insertText", text=text)
 
+    def choose(self, selector: str, value: str) -> None:
+        """Choose of a list; that of a headless browser is never drawn, so nothing is clicked."""
+        self.value(
+            f"(() => {{ const list = document.querySelector({json.dumps(selector)});"
+            f"list.value = {json.dumps(value)};"
+            "list.dispatchEvent(new Event('input', {bubbles: true})); })()"
+        )
+
     def prefer(self, scheme: str) -> None:
         """Let the user prefer a `light` or a `dark` scheme."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]

@@ -11,8 +11,10 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from jobs.connection import redacted
 from vllm_mlx.errors import MLXBatchError
 from worker.cli.exit_codes import ExitCode
+from worker.local.interrupts import RunInterruptedError
 
 STOPPED = "mlx-batch: stopped; what was enqueued stays, `mlx-batch resume DIR` or --resume goes on"
+_ENQUEUE = ("enqueue", "resume", "retry", "continue")
 _FULL = (
     "raise its maxmemory, or let workers finish runs, which frees it; what was enqueued stays, and "
     "`mlx-batch resume RUN` enqueues the rest"
@@ -41,8 +43,10 @@ class CommandGroup(click.Group):
         except MLXBatchError as error:
             click.echo(f"mlx-batch: {error}", err=True)
             context.exit(ExitCode.of_error(error))
-        except KeyboardInterrupt:
-            click.echo(STOPPED, err=True)
+        except KeyboardInterrupt as error:
+            goes_on = isinstance(error, RunInterruptedError)
+            goes_on |= context.invoked_subcommand in _ENQUEUE
+            click.echo(STOPPED if goes_on else "mlx-batch: stopped", err=True)
             context.exit(ExitCode.INTERRUPTED)
         except RedisError as error:
             is_full = isinstance(error, OutOfMemoryError)

@@ -154,7 +154,8 @@ def eta_of(progress: RunProgress, since: float = 0.0) -> str:
     if progress.remaining_seconds is None:
         return "ETA -"
     is_bound = not progress.rows_done and progress.remaining_seconds
-    return f"ETA {'≤ ' * bool(is_bound)}{clock(max(0.0, progress.remaining_seconds - since))}"
+    left = max(1.0, progress.remaining_seconds - since)  # it is not over
+    return f"ETA {'≤ ' * bool(is_bound)}{clock(left)}"
 
 
 def rows_of(progress: RunProgress) -> Text | None:

@@ -201,6 +201,19 @@ def test_a_folder_that_is_taken_says_what_differs_and_what_to_do(
         assert "--overwrite" in " ".join(said.split())
 
 
+def test_ctrl_c_while_an_input_is_read_leaves_nothing(shell: Shell, tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path / "prompts.jsonl", 80_000)
+    words = ["run", prompts, "--model", "smollm2-135m", "--out", tmp_path / "out"]
+    terminal = shell.open(*words)
+    wait_for(lambda: re.search(r"^  [\d,]+ rows read$", terminal.text, re.MULTILINE))
+    terminal.press("\x03")
+
+    assert terminal.finish() == ExitCode.INTERRUPTED
+    terminal.close()
+    assert terminal.text.rstrip().endswith("mlx-batch: stopped"), "and nothing that could go on"
+    assert not (tmp_path / "out").exists()
+
+
 def test_errors_of_the_input_are_told_by_kind_and_leave_nothing(
     shell: Shell, tmp_path: Path
 ) -> None:

@@ -58,6 +58,7 @@ def test_all_of_it_fits_into_80_columns() -> None:
 
 def test_clocks_go_on_between_two_looks() -> None:
     assert shown(ANSWERING, since=5.0)[0].endswith(" 1:02:10 ETA 9:59:55")
+    assert shown(ANSWERING, since=86_400)[0].endswith(" ETA 0:00:01"), "and it is not over"
 
 
 def test_nothing_countable_has_a_bar_that_claims_no_part() -> None:

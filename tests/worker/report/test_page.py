@@ -117,6 +117,9 @@ def test_an_errors_link_shows_its_rows_and_clear_all_again(browser: Browser, rep
     assert browser.value("location.hash") == "#error_type=ValueError"
     browser.click("#filters button")
     browser.wait_for(f"{COUNT} === '60 of 60 rows'")
+    browser.choose("select[name=finish_reason]", "length")
+    assert browser.value("location.hash") == "#finish_reason=length"
+    assert browser.value(COUNT) == "7 of 60 rows"
 
 
 def test_a_row_opens_to_all_it_has(browser: Browser, report: Path) -> None:

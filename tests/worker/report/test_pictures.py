@@ -115,7 +115,8 @@ def test_the_page_shows_them_with_their_captions(
 ) -> None:
     report = write_report(shows(media, tmp_path))
 
-    browser.open(report, "#view=gallery")
+    browser.open(report)
+    browser.choose("select[name=view]", "gallery")
     browser.wait_for("[...document.images].every((image) => image.complete)")
 
     assert browser.value("[...document.images].map((image) => image.naturalWidth)")[0] == 240
