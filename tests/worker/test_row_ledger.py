@@ -24,6 +24,7 @@ from tests.helpers.engines import DoubleEngine, echo, wait_for
 from vllm_mlx.errors import EngineError, InvalidRequestError, NonFiniteLogitsError
 from vllm_mlx.outputs import GenerationOutput
 from worker.flights import shard_flight
+from worker.flights.shard_rows import ShardRows
 from worker.status.status import run_status
 
 
@@ -243,7 +244,7 @@ def test_a_row_that_fails_to_be_asked_again_ends_its_shard(
     def broken(*_: object) -> None:
         raise ValueError("no request any more")
 
-    monkeypatch.setattr(shard_flight.ShardFlight, "_requests", broken)
+    monkeypatch.setattr(ShardRows, "requests", broken)
     worker.tend()
     worker.settle()
 

@@ -229,6 +229,7 @@ def test_a_finished_folder_holds_these_files_and_no_others(finished: Path) -> No
         "prompt_tokens": 30,
         "completion_tokens": 42,
         "incomplete": 0,
+        "duplicates": 0,
     }
 
 
