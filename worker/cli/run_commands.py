@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import click
@@ -64,7 +65,8 @@ def resume(connection: Redis, run_id: str) -> Enqueued:
 def retry(connection: Redis, run_id: str, error_type: str | None, **_: bool) -> Enqueued:
     """Run rows of a finished RUN again, and replace them in its dataset."""
     rows, enqueued = retry_errors(connection, run_id, error_type=error_type)
-    click.echo(f"{counted(rows, 'row')} to be tried again", err=True)
+    # Not by click, which would write through a progress display.
+    sys.stderr.write(f"{counted(rows, 'row')} to be tried again\n")
     return enqueued
 
 

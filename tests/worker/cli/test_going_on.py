@@ -32,14 +32,14 @@ def no_redis_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow  # two workers, one after the other
 def test_a_halted_run_is_continued_in_its_folder(tmp_path: Path, text_folder: str) -> None:
     out = tmp_path / "my out"
-    words = ["run", write_prompts(tmp_path / "p.jsonl", 12), "--model", text_folder, "--out", out]
-    words += ["--shard-size", 2, "--max-tokens", 4, "--temperature", 0, "--max-num-seqs", 1]
-    halted = cli(*words, "--max-output-tokens", 30, "--ignore-eos", "--no-report")
+    words = ["run", write_prompts(tmp_path / "p.jsonl", 40), "--model", text_folder, "--out", out]
+    words += ["--shard-size", 4, "--max-tokens", 8, "--temperature", 0, "--max-num-seqs", 2]
+    halted = cli(*words, "--max-output-tokens", 170, "--ignore-eos", "--no-report")
     assert halted.exit_code == ExitCode.HALTED
     (tmp_path / "p.jsonl").unlink()
 
     status = json.loads(cli("status", out, "--json").stdout)
-    assert (status["state"], status["rows_done"] < 12) == ("halted", True)
+    assert (status["state"], status["rows_done"] < 40) == ("halted", True)
     assert f"mlx-batch continue '{out}'" in status["remark"]
     assert len(cli("tail", out, "-n", 3).stdout.splitlines()) == 3
 
@@ -48,11 +48,17 @@ def test_a_halted_run_is_continued_in_its_folder(tmp_path: Path, text_folder: st
     terminal.close()
 
     assert code == ExitCode.OK, terminal.text
-    assert "12 rows answered, 0 in error" in terminal.text
+    assert "40 rows answered, 0 in error" in terminal.text
     drawn = terminal.text[: terminal.text.index("   first  ")].splitlines()
     assert max(map(len, drawn)) <= 80
     assert verify(out).complete
     assert not own_server(out).exists()
+
+    write_prompts(tmp_path / "p.jsonl", 40)
+    terminal = Terminal([sys.executable, "-m", "worker.cli", "retry", str(out), "--errors"])
+    assert terminal.finish() == ExitCode.OK
+    terminal.close()
+    assert "0 rows to be tried again" in map(str.rstrip, terminal.text.splitlines())
 
 
 def test_a_run_that_is_enqueued_elsewhere_goes_on_here_only_if_a_model_is_named(
