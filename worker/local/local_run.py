@@ -120,6 +120,7 @@ def run_locally(
                 prepared.source,
                 processes,
                 lambda now: show(replace(now, moved=moved)),
+                has_report,
             )
             try:
                 progress = watch.until_the_end(began)

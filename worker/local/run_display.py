@@ -25,8 +25,8 @@ from worker.timer import Timer
 PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
 FRAMES = 8  # a second
 _OVER = {Phase.FINISHED: Text("✓", "green"), Phase.STOPPED: Text("■", "yellow")}
-_AT_THE_END = (Phase.VERIFYING, *_OVER)
-_UNCOUNTED = (Phase.READING, Phase.STARTING, Phase.LOADING, Phase.VERIFYING)
+_AT_THE_END = (Phase.VERIFYING, Phase.REPORTING, *_OVER)
+_UNCOUNTED = (Phase.READING, Phase.STARTING, Phase.LOADING, Phase.VERIFYING, Phase.REPORTING)
 
 
 class RunDisplay:

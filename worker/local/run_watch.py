@@ -41,6 +41,7 @@ class RunWatch:
 
     Args:
         source: None of a run that was begun, and goes on in its folder.
+        has_report: a worker writes one at the end.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class RunWatch:
         source: Input | None,
         workers: LocalWorkers,
         show: Show,
+        has_report: bool,
     ) -> None:
         self._connection = connection
         self._source = source
         self._spec = spec
         self._workers = workers
         self._show = show
+        self._last_phase = Phase.REPORTING if has_report else Phase.VERIFYING
         self._interrupts = Interrupts()
         self._answered = 0  # interrupts
         self._stops_at = float("inf")
@@ -96,7 +99,7 @@ class RunWatch:
         status = run_status(self._connection, self._spec.run_id)
         self._progress = self._meter.read(status, sample=rows.last(), grace=self._grace)
         if status.is_finished:  # but for its workers, which end, and another look at the dataset
-            self._progress = replace(self._progress, phase=Phase.VERIFYING)
+            self._progress = replace(self._progress, phase=self._last_phase)
         self._show(self._progress)
         if status.is_finished:
             return status

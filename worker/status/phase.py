@@ -15,6 +15,7 @@ class Phase(StrEnum):
     ANSWERING = "answering"
     IDLE = "idle"
     VERIFYING = "verifying"
+    REPORTING = "writing the report"
     ENDING = "ending"
     FINISHED = "finished"
     STOPPED = "stopped"

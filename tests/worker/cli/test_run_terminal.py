@@ -112,6 +112,7 @@ def test_a_paused_run_is_summed_up_and_goes_on_as_it_says(
     terminal = shell.open("run", *shlex.split(again[1]))
     assert terminal.finish() == 0
     terminal.close()
+    assert re.search(r"^[⠀-⣿] writing the report ", terminal.text, re.MULTILINE)
     assert f"since it went on: {8 - done} rows, " in terminal.text
     assert f"{200 * (8 - done):,} tokens out in " in terminal.text
     assert "1,600 tokens out in all" in terminal.text

@@ -68,11 +68,12 @@ def test_nothing_countable_has_a_bar_that_claims_no_part() -> None:
     head, rows = shown(RunProgress(phase=Phase.READING, rows_read=12_400))
     assert "%" not in head
     assert rows == "  12,400 rows read"
-    for phase in (Phase.STARTING, Phase.LOADING, Phase.VERIFYING):
+    at_the_end = (Phase.VERIFYING, Phase.REPORTING)
+    for phase in (Phase.STARTING, Phase.LOADING, *at_the_end):
         head, rows = shown(RunProgress(phase=phase, rows=4, fraction=0.0, elapsed_seconds=1))
         assert f" {phase} " in head
         assert "%" not in head
-        assert head.endswith(" 0:00:01" if phase is Phase.VERIFYING else " 0:00:01 ETA -")
+        assert head.endswith(" 0:00:01" if phase in at_the_end else " 0:00:01 ETA -")
         assert rows == "  0/4 rows"
         loading = RunProgress(phase=phase, rows=4, fraction=0.0, elapsed_seconds=1)
         assert as_line(loading) == f"{phase}, 0/4 rows, 0:00:01"
