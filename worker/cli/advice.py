@@ -18,6 +18,8 @@ _EXPORTS = {
 }
 """What an input is exported as; any other as JSONL."""
 _MANY = 1 / 4
+_AS_THEY_ARE = {"InvalidRequestError", "ContextLengthError"}
+"""Errors of rows that would end so again, whatever is mended around them."""
 
 
 def advice_of(result: RunResult) -> Iterator[str]:
@@ -28,6 +30,11 @@ def advice_of(result: RunResult) -> Iterator[str]:
             f"{empty:,} of {counted(result.ok, 'answer')} {'is' if empty == 1 else 'are'} empty: a "
             "prompt is continued as it stands, and --chat asks it through the chat template"
         )
+
+
+def is_worth_a_retry(result: RunResult) -> bool:
+    """Whether a row in error might end otherwise if it is tried again."""
+    return not result.errors.keys() <= _AS_THEY_ARE
 
 
 def export_of(result: RunResult) -> str:

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import click
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from jobs.connection import redacted
@@ -19,7 +20,9 @@ _FULL = (
     "raise its maxmemory, or let workers finish runs, which frees it; what was enqueued stays, and "
     "`mlx-batch resume RUN` enqueues the rest"
 )
-
+_AWAY = (
+    "start it, or name another by -u or RQ_REDIS_URL; without these `run` has a server of its own"
+)
 
 HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
@@ -51,6 +54,8 @@ class CommandGroup(click.Group):
         except RedisError as error:
             is_full = isinstance(error, OutOfMemoryError)
             reason = f" is full: {_FULL}" if is_full else f": {type(error).__name__}: {error}"
+            if type(error) is RedisConnectionError:  # a password that is wrong is a kind of it
+                reason = f"{reason.rstrip('.')}; {_AWAY}"
             url = redacted(context.meta.get("url") or "Redis")
             click.echo(f"mlx-batch: {url}{reason}", err=True)
             context.exit(ExitCode.SERVER)

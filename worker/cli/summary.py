@@ -14,7 +14,7 @@ from rich.text import Text
 from jobs.counted import counted
 from jobs.errors import RunHaltedError
 from jobs.sources.conversations import CONVERSATIONS
-from worker.cli.advice import advice_of, export_of
+from worker.cli.advice import advice_of, export_of, is_worth_a_retry
 from worker.cli.display import incomplete
 from worker.duration import clock
 from worker.local.failed_start import RunFailedError
@@ -116,7 +116,7 @@ def _next(result: RunResult, has_server: bool, again: str) -> Iterator[Text]:
         if result.rows_done and not result.report:
             yield Text(f"look at it:    mlx-batch report {folder}")
         return
-    if result.error:
+    if is_worth_a_retry(result):
         run = result.run_id if has_server else folder
         yield Text(f"errors again:  mlx-batch retry {run} --errors")
     if not result.report:

@@ -279,6 +279,7 @@ def test_an_unreachable_redis_is_told_without_its_password(tmp_path: Path, comma
 
     assert result.exit_code == 3
     assert "mlx-batch: redis://***@127.0.0.1:1/0: ConnectionError" in result.stderr
+    assert "start it, or name another by -u or RQ_REDIS_URL" in result.stderr
     assert "hunter2" not in result.output
     assert "Traceback" not in result.output
 

@@ -16,6 +16,7 @@ from jobs.errors import RunHaltedError
 from jobs.ledger import Counts
 from jobs.result_row import ResultRow
 from tests.helpers.command_line import cli
+from vllm_mlx.errors import ContextLengthError
 from vllm_mlx.outputs import GenerationOutput
 from worker.cli.summary import print_summary
 from worker.local.run_result import ErrorType, RunResult
@@ -89,6 +90,8 @@ def test_the_summary_of_a_run(tmp_path: Path) -> None:
         "KeyError": ErrorType(1, "id4", "'no'"),
     }
     assert "mlx-batch retry run-1 --errors" in summary(result, has_server=True)
+    long = GenerationOutput.from_error(ContextLengthError("too long"))
+    assert "retry" not in summary(finished(tmp_path / "long", {"prompt": "string"}, row(0, long)))
 
 
 def test_a_duplicate_costs_no_token_and_a_session_has_its_own_numbers(tmp_path: Path) -> None:
