@@ -129,7 +129,7 @@ def _memory(plan: Plan) -> str:
     if memory.row is not None:
         parts.append(
             f"the longest row, {memory.longest:,} tokens, takes {size_of(memory.row)}: "
-            f"{memory.slots:,} of {memory.max_num_seqs:,} slots at that length"
+            f"{memory.slots:,} of {counted(memory.max_num_seqs, 'slot')} at that length"
         )
     return "\n".join(parts)
 
@@ -139,7 +139,7 @@ def _speed(plan: Plan) -> str:
     width, step = max(plan.timings.steps.items())
     found = (
         f"prefill {1 / plan.timings.own:,.0f} tokens/s, decode {width / step:,.0f} tokens/s with "
-        f"{width} rows, start {plan.timings.start:.0f} s"
+        f"{counted(width, 'row')}, start {plan.timings.start:.0f} s"
     )
     if plan.timings.spread > 0.3:
         found += (

@@ -162,7 +162,7 @@ def rows_of(progress: RunProgress) -> Text | None:
     """Return how many rows are done, and which are in error; None before they are counted."""
     if progress.rows is None:
         return Text(f"  {counted(progress.rows_read, 'row')} read") if progress.rows_read else None
-    text = Text(f"  {progress.rows_done:,}/{progress.rows:,} rows")
+    text = Text(f"  {progress.rows_done:,}/{counted(progress.rows, 'row')}")
     if cut := progress.rows_incomplete:
         text.append(f", {cut:,} incomplete", "yellow")
     if progress.rows_error:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from jobs.counted import counted
 from worker.report.distribution import Distribution
 from worker.report.figures import OTHERS, Figures, Slice
 
@@ -160,7 +161,7 @@ def _histogram(title: str, numbers: Distribution, unit: str) -> Chart:
             "start": each.start,
             "end": each.end,
             "rows": each.rows,
-            "said": f"{_range(each.start, each.end, unit)}: {each.rows:,} rows",
+            "said": f"{_range(each.start, each.end, unit)}: {counted(each.rows, 'row')}",
         }
         for each in numbers.bins()
     ]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from jobs.counted import counted
 from jobs.dataset import Dataset
 from jobs.dataset.atomic import replace_file
 from jobs.errors import DatasetError
@@ -89,7 +90,7 @@ def _within(rows: list[ShownRow]) -> tuple[list[ShownRow], list[dict[str, Any]]]
 
 def _rows_note(shown: int, rows: int) -> str:
     if shown == rows:
-        return f"All {rows:,} rows."
+        return f"All {counted(rows, 'row')}."
     return (
         f"{shown:,} of {rows:,} rows, spread over the dataset, with the first of each error; "
         "the figures above are of all rows."
