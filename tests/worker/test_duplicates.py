@@ -58,7 +58,12 @@ def test_the_same_prompt_is_answered_once_across_shards(bench: Bench) -> None:
     assert column(spec, "text") == [f"echo {said}" for said in "abacaba"]
     assert column(spec, "duplicate_of") == [None, None, "r0", None, "r0", "r1", "r0"]
     found = verify(Path(spec.out))
-    assert (found.complete, found.ok) == (True, 7)
+    assert (found.complete, found.ok, found.duplicates) == (True, 7, 4)
+    counts = run_status(bench.redis, spec.run_id).done
+    assert (counts.rows, counts.duplicates) == (7, 4)
+    own = [row for row in range(7) if column(spec, "duplicate_of")[row] is None]
+    assert counts.completion_tokens == sum(column(spec, "completion_tokens")[row] for row in own)
+    assert found.completion_tokens == counts.completion_tokens
     assert not bench.redis.exists(answers_key(spec.run_id))
 
 
