@@ -21,6 +21,7 @@ from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
 from tests.helpers.engines import MODEL, DoubleEngine, echo, wait_for, write_prompts
+from tests.helpers.shell import Shell
 from vllm_mlx.errors import MediaError
 from vllm_mlx.outputs import GenerationOutput
 from worker.batch_worker import BatchWorker
@@ -311,15 +312,18 @@ def test_no_row_begins_after_the_hour(bench: Bench, monkeypatch: pytest.MonkeyPa
     assert halted(bench, spec)[0] == "until"
 
 
-def test_run_ends_with_a_code_of_its_own_and_goes_on(tmp_path: Path, text_folder: str) -> None:
+def test_run_ends_with_a_code_of_its_own_and_goes_on(
+    shell: Shell, tmp_path: Path, text_folder: str
+) -> None:
     prompts, out = write_prompts(tmp_path / "p.jsonl", 24), tmp_path / "out"
     words = ["run", prompts, "--model", text_folder, "--out", out, "--shard-size", 4]
     words += ["--max-num-seqs", 2, "--max-tokens", 8, "--temperature", 0]
 
-    ended = cli(*words, "--max-output-tokens", 40)
+    code, said = shell.run(*words, "--max-output-tokens", 40)
 
-    assert ended.exit_code == ExitCode.HALTED, ended.output
-    assert "40 tokens and more were generated (max_output_tokens)" in ended.stderr
-    assert "--resume" in ended.stderr
-    assert cli(*words, "--resume").exit_code == 0
+    assert code == ExitCode.HALTED, said
+    assert "40 tokens and more were generated (max_output_tokens)" in said
+    assert "--resume" in said
+    code, said = shell.run(*words, "--resume")
+    assert code == ExitCode.OK, said
     assert verify(out).ok == 24

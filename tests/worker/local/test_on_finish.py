@@ -11,8 +11,8 @@ import pytest
 
 import worker
 from jobs.errors import RunHaltedError
-from tests.helpers.command_line import cli
 from tests.helpers.engines import write_prompts
+from tests.helpers.shell import Shell
 from worker.cli.exit_codes import ExitCode
 from worker.local.on_finish import OnFinish
 
@@ -23,7 +23,9 @@ def told(folder: Path) -> tuple[str, Path]:
     return f"cat > {shlex.quote(str(said))}", said
 
 
-def test_a_run_that_is_halted_and_then_finishes(tmp_path: Path, text_folder: str) -> None:
+def test_a_run_that_is_halted_and_then_finishes(
+    shell: Shell, tmp_path: Path, text_folder: str
+) -> None:
     prompts, (command, said) = write_prompts(tmp_path / "p.jsonl", 12), told(tmp_path)
     out = tmp_path / "out"
     given: dict[str, Any] = {"model": text_folder, "out": out, "shard_size": 12}
@@ -51,16 +53,17 @@ def test_a_run_that_is_halted_and_then_finishes(tmp_path: Path, text_folder: str
     # As after a kill: the folder's own server has it yet.
     for name in ("unfinished", "report.html", "manifest.json"):
         (out / "_job" / name).rename(tmp_path / f"moved-{name}")
-    assert cli("report", out).exit_code == 0
+    code, _ = shell.run("report", out)
+    assert code == ExitCode.OK
     assert unfinished in result.report.read_text()
 
     words = ["run", prompts, "--model", text_folder, "--out", out, "--shard-size", 12]
     words += ["--max-tokens", 8, "--temperature", 0, "--resume", "--report", "--on-finish", command]
-    ended = cli(*words)
-    assert ended.exit_code == 0
-    assert "96 tokens out in all" in ended.stdout
-    assert f"since it went on: {12 - done} rows, " in ended.stdout
-    assert f"report: {result.report}\n" in ended.stdout
+    code, shown = shell.run(*words)
+    assert code == ExitCode.OK, shown
+    assert "96 tokens out in all" in shown
+    assert f"since it went on: {12 - done} rows, " in shown
+    assert f"report: {result.report}\n" in shown
     assert "All 12 rows." in result.report.read_text()
     assert not (out / "_job" / "unfinished").exists()
     state = json.loads(said.read_text())
@@ -68,13 +71,13 @@ def test_a_run_that_is_halted_and_then_finishes(tmp_path: Path, text_folder: str
     assert state["run_id"].startswith("run-")
 
 
-def test_a_run_that_can_not_begin(tmp_path: Path, text_folder: str) -> None:
+def test_a_run_that_can_not_begin(shell: Shell, tmp_path: Path, text_folder: str) -> None:
     command, said = told(tmp_path)
     prompts = tmp_path / "p.jsonl"
     prompts.write_text("no JSON\n")
     words = ["run", prompts, "--model", text_folder, "--out", tmp_path / "out"]
 
-    assert cli(*words, "--on-finish", command).exit_code == ExitCode.BAD_INPUT
+    assert shell.run(*words, "--on-finish", command)[0] == ExitCode.BAD_INPUT
 
     state = json.loads(said.read_text())
     assert (state["state"], state["error_type"]) == ("failed", "InputFileError")
