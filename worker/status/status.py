@@ -109,7 +109,7 @@ class RunStatus(Progress):
                 why = "nobody is at work on it" if self.is_asleep else "nothing of it is queued"
                 return f"{why}; what is missing: mlx-batch resume {run}"
             case Standing.PAUSED | Standing.HALTED if self.halt:
-                ends = "" if self.is_at_rest else "; rows that were begun end yet"
+                ends = "" if self.is_at_rest else "; rows under way still end"
                 how = f"it goes on with: mlx-batch continue {run}, or `run` with --resume"
                 return f"{self.halt.message}{ends}; {how}"
         return ""
