@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import pyarrow.dataset  # noqa: F401  # brings pandas, for which the first part would wait
 from redis import Redis
 
 from jobs.model_identity import identify

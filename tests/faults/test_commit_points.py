@@ -35,7 +35,7 @@ def test_a_worker_killed_there_has_done_nothing_in_vain(
     stage: Stage, undisturbed: Undisturbed, point: str
 ) -> None:
     spec = stage.enqueue(200)
-    victim = stage.start(delay=0.1, FAULT=f"kill:{point}")
+    victim = stage.start(FAULT=f"kill:{point}")
     assert victim.wait(timeout=60) == -9
     stage.start("--burst", delay=0.02)
 

@@ -9,7 +9,7 @@ from tests.helpers.engines import wait_for
 from worker.flights.sharing import LOOKAHEAD
 from worker.status.status import run_status
 
-ROWS = 400
+ROWS = 800
 
 
 def test_paused_killed_and_continued(stage: Stage, undisturbed: Undisturbed) -> None:
