@@ -88,7 +88,8 @@ def _work_here(folder: Path, act: Act, given: dict[str, Any]) -> ExitCode:
 
     def run() -> RunResult:
         with RunDisplay(console) as display:
-            return run_locally(None, lambda _: KnownRun(folder, act), settings, display.update)
+            known = KnownRun(folder, act, settings)
+            return run_locally(None, lambda _: known, settings, display.update)
 
     again = f"mlx-batch resume {shlex.quote(str(folder))}"
     result = with_summary(console, run, has_server=False, again=again)

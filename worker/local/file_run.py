@@ -15,6 +15,7 @@ from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 from vllm_mlx.video_params import VideoParams
 from worker.local.local_run import run_locally
+from worker.local.new_run import NewRun
 from worker.local.on_finish import OnFinish
 from worker.local.run_display import RunDisplay
 from worker.local.run_result import RunResult
@@ -92,6 +93,10 @@ def run_file(
         media=media,
         report=report,
     )
+
+    def prepare(read: Callable[[int], None]) -> NewRun:
+        return NewRun(prepare_run(**run, read=read), has_server=url is not None)
+
     finish = OnFinish(on_finish, Path(out))
 
     def act(show: Callable[[RunProgress], None]) -> RunResult:
@@ -100,7 +105,7 @@ def run_file(
             show(progress)
 
         with finish.at_the_end():
-            return run_locally(url, lambda read: prepare_run(**run, read=read), told, see)
+            return run_locally(url, prepare, told, see)
 
     if progress is True:
         with RunDisplay(Console()) as display:

@@ -1,4 +1,4 @@
-"""`KnownRun`: a run that was begun, and what lets it go on; `PreparedRun` is one that is new."""
+"""`KnownRun`: a run that was begun, and what lets it go on; `NewRun` is one that is prepared."""
 
 from __future__ import annotations
 
@@ -46,16 +46,22 @@ class KnownRun:
     Attributes:
         folder: of the dataset.
         act: lets it go on.
+        settings: what its workers will be told.
         sees: its model does if it needs to, which was looked at when the run was new.
-        source: its input is not looked at again but by `act`.
+        source, rows_read: its input is not looked at again but by `act`.
     """
 
     folder: Path
     act: Act
+    settings: WorkerSettings
     sees: ClassVar[bool] = False
     source: ClassVar[None] = None
+    rows_read: ClassVar[int] = 0
 
-    def enqueue(self, connection: Redis, settings: WorkerSettings) -> Enqueued:
+    def make_room(self) -> None:
+        """Leave the folder as it is: the run goes on in it."""
+
+    def enqueue(self, connection: Redis) -> Enqueued:
         """Have the folder's own server know the run, and let it go on.
 
         Raises:
@@ -69,7 +75,7 @@ class KnownRun:
             run_id = None
         if run_id is None:
             run_id = adopt_run(connection, self.folder).run_id
-        model = ledger.spec(run_id).model
+        model, settings = ledger.spec(run_id).model, self.settings
         if (given := identify(settings.model, settings.adapter).name) != model:
             raise InvalidRequestError(
                 f"{self.folder} is made with {model}, and {settings.model} is {given} here: name "

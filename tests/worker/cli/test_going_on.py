@@ -111,9 +111,9 @@ def test_a_folder_that_was_moved_goes_on_from_what_lies_in_it(tmp_path: Path) ->
     Dataset(moved).unfinish()
     Dataset(moved).layout.part(1, 2).unlink()
 
-    run = KnownRun(moved, resume_run)
+    told, other = (WorkerSettings(model=model) for model in (spec.model, "other/model"))
     with EmbeddedRedis(own_server(moved)) as server, connect(server.url) as connection:
-        enqueued = run.enqueue(connection, WorkerSettings(model=spec.model))
+        enqueued = KnownRun(moved, resume_run, told).enqueue(connection)
         assert (enqueued.spec.out, enqueued.shards) == (str(moved), 1)
         with pytest.raises(InvalidRequestError, match=f"is made with {spec.model}"):
-            run.enqueue(connection, WorkerSettings(model="other/model"))
+            KnownRun(moved, resume_run, other).enqueue(connection)
