@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from jobs.errors import JobPayloadError, LeaseLostError, LedgerError, ModelMismatchError
 from jobs.ledger import Halt, Ledger, ShardLease
-from jobs.queue.tasks import FinalizeRun, GenerateShard, Task, read_task
+from jobs.queue.tasks import FinalizeRun, GenerateShard, read_task
 from jobs.run_spec import RunSpec
 from vllm_mlx.errors import MLXBatchError
 from worker.engine.text_engine import WorkerEngine
@@ -90,12 +90,13 @@ class Flights(dict[str, Flight]):
         try:
             task = read_task(execution.job)
             spec = self._spec(task.run_id)
-            halt = None
-            if isinstance(task, GenerateShard):
+            if isinstance(task, FinalizeRun):
+                flight: Flight | None = self._finalizing(execution, spec)
+            else:
                 halt = self._halts.begin(spec.run_id)
                 if self._park(execution, spec, halt, spec.shard_rows(task.shard).start):
                     return
-            flight = self._flight(execution, task, spec, halt)
+                flight = self._shard(execution, spec, task, halt)
         except MLXBatchError as error:
             self._bookkeeper.fail(execution, error, retry=False)
             return
@@ -104,8 +105,7 @@ class Flights(dict[str, Flight]):
             return
         self[execution.job_id] = flight
         flight.launch()
-        if isinstance(flight, ShardFlight) and flight.waiting:
-            self._twins.hand_out([flight], self._shards)
+        self.hand_out()
 
     def _park(self, execution: Execution, spec: RunSpec, halt: Halt | None, first: int) -> bool:
         """Put a job aside if its run is halted.
@@ -117,24 +117,26 @@ class Flights(dict[str, Flight]):
             return False
         return park(self._bookkeeper, execution, spec.run_id)
 
-    def _flight(
-        self, execution: Execution, task: Task, spec: RunSpec, halt: Halt | None
-    ) -> Flight | None:
-        """Return the flight of a job that has begun; None if its shard is committed.
+    def _finalizing(self, execution: Execution, spec: RunSpec) -> FinalizeFlight:
+        media = self._report_media
+        return FinalizeFlight(
+            execution=execution,
+            spec=spec,
+            inbox=self.inbox,
+            ledger=self._ledger,
+            background=self._background,
+            holds=self._bookkeeper.holds,
+            report=None if media is None else ReportProcess(media),
+        )
+
+    def _shard(
+        self, execution: Execution, spec: RunSpec, task: GenerateShard, halt: Halt | None
+    ) -> ShardFlight | None:
+        """Return the flight of a shard; None if it is committed.
 
         Raises:
             MLXBatchError: a record of the run is not one that this version writes.
         """
-        if isinstance(task, FinalizeRun):
-            return FinalizeFlight(
-                execution=execution,
-                spec=spec,
-                inbox=self.inbox,
-                ledger=self._ledger,
-                background=self._background,
-                holds=self._bookkeeper.holds,
-                report=None if self._report_media is None else ReportProcess(self._report_media),
-            )
         lease = ShardLease.claim(self._bookkeeper.connection, spec.run_id, task.shard)
         if lease is None:
             return None
@@ -163,13 +165,15 @@ class Flights(dict[str, Flight]):
 
     def save(self) -> None:
         """Record what has been answered."""
-        is_awaited = False
         for flight in list(self.values()):
-            if self._attempt(flight, flight.save) and isinstance(flight, ShardFlight):
-                self._heed_bounds(flight)
-                is_awaited |= bool(flight.to_keep)
-                self._twins.keep(flight)
-        if is_awaited:
+            self._attempt(flight, flight.save)
+        shards = self._shards
+        for shard in shards:
+            self._heed_bounds(shard)
+        awaited = [shard for shard in shards if shard.to_keep]
+        for shard in awaited:
+            self._twins.keep(shard)
+        if awaited:
             self.hand_out()
 
     def hand_out(self) -> None:
