@@ -5,6 +5,8 @@ An error row of a dataset carries the class name in `error_type`, so the names a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class MLXBatchError(Exception):
     """Base of all errors raised by mlx-batch."""
@@ -60,6 +62,17 @@ class EngineStoppedError(MLXBatchError):
 
 class RequestAbortedError(MLXBatchError):
     """The request was aborted by its caller."""
+
+
+def path_of(parts: Iterable[str | int]) -> str:
+    """Return where a value stands in nested ones: `messages[0].content`."""
+    path = ""
+    for part in map(str, parts):
+        if path:
+            path += f"[{part}]" if part.lstrip("-").isdecimal() else f".{part}"
+        else:
+            path = part
+    return path
 
 
 def shown(value: object) -> str:

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Self
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
+from vllm_mlx.errors import path_of
+
 
 class JSONRecord:
     """A dataclass that is written as one line of JSON and read back unchanged."""
@@ -45,7 +47,7 @@ class JSONRecord:
     def refusal(cls, error: ValidationError) -> ValueError:
         """Return an error with the first complaint in one line."""
         first, *more = error.errors(include_url=False, include_input=False)
-        where = ".".join(map(str, first["loc"]))
+        where = path_of(first["loc"])
         message = f"{where}: {first['msg']}" if where else first["msg"]
         others = f", and {len(more)} more" if more else ""
         return ValueError(f"no {cls.__name__}: {message}{others}")

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from vllm_mlx.errors import InvalidRequestError, shown
+from vllm_mlx.errors import InvalidRequestError, path_of, shown
 from vllm_mlx.foreign import refusal_of
 
 _NO_LIMIT = 2**31 - 1  # from here on a maximum is that of the number's type
@@ -126,7 +126,7 @@ def describe(error: ValidationError, allowed: tuple[str, ...]) -> str:
 
 
 def _describe_one(item: Any, allowed: tuple[str, ...]) -> str:
-    field = ".".join(str(part) for part in item["loc"]) or "request"
+    field = path_of(item["loc"]) or "request"
     if item["type"] == "extra_forbidden":
         if refusal := refusal_of(field, item["input"]):
             return f"{field}: {refusal}"

@@ -25,11 +25,11 @@ def messages_of(turns: Any) -> list[dict[str, Any]]:
     """Return the messages of a list of turns, `{"from": "human", "value": "Hi"}`.
 
     Raises:
-        InvalidRequestError: it is no such list, or somebody else speaks.
+        InvalidRequestError: it is no such list, or a turn is by an unknown speaker.
     """
     if not isinstance(turns, list):
         raise InvalidRequestError(f"{CONVERSATIONS}={shown(turns)}: should be a list of turns")
-    return [_message(turn, f"{CONVERSATIONS}.{at}") for at, turn in enumerate(turns)]
+    return [_message(turn, f"{CONVERSATIONS}[{at}]") for at, turn in enumerate(turns)]
 
 
 def _message(turn: Any, where: str) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def _own(columns: Columns) -> Chat:
 def _rendering(messages: Chat) -> Callable[[Columns], Chat]:
     """Return what renders the contents of the messages."""
     made = [
-        {**message, "content": _compiled(message.get("content"), f"messages.{at}.content")}
+        {**message, "content": _compiled(message.get("content"), f"messages[{at}].content")}
         for at, message in enumerate(messages)
     ]
     return lambda variables: [
@@ -134,7 +134,7 @@ def _compiled(content: Any, where: str) -> Any:
         case str():
             return compiled(content, where)
         case list():
-            return [_compiled(each, f"{where}.{at}") for at, each in enumerate(content)]
+            return [_compiled(each, f"{where}[{at}]") for at, each in enumerate(content)]
         case dict():
             return {
                 key: each if key in ("type", "detail") else _compiled(each, where)

@@ -125,7 +125,7 @@ def test_media_parts_stay_in_order_between_texts() -> None:
 )
 def test_malformed_parts(part: Any, words: str) -> None:
     message = complaint({"messages": [{"role": "user", "content": [part]}]})
-    assert message.startswith("messages.0.content=")
+    assert message.startswith("messages[0].content=")
     assert words in message
 
 
@@ -167,10 +167,10 @@ def test_media_beside_messages_are_told_where_to_go() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("images", [""], "images.0='': "),
-        ("images", "", "images.0='': "),
-        ("images", [5], "images.0=5: should be a valid string"),
-        ("videos", ["x", None], "videos.1=None: should be a valid string"),
+        ("images", [""], "images[0]='': "),
+        ("images", "", "images[0]='': "),
+        ("images", [5], "images[0]=5: should be a valid string"),
+        ("videos", ["x", None], "videos[1]=None: should be a valid string"),
         ("videos", {"x": 1}, "a list of strings"),
         ("images", ["x"] * 65, "at most 64 items"),
         ("video_fps", 0, "video_fps=0: should be greater than 0"),
@@ -227,20 +227,20 @@ def test_given_video_settings_override_the_defaults_and_no_others() -> None:
 @pytest.mark.parametrize(
     ("message", "words"),
     [
-        ({"role": "bot", "content": "x"}, "messages.0.role='bot': should be 'system', 'user'"),
-        ({"content": "x"}, "messages.0.role: missing"),
-        ({"role": "user"}, "messages.0.content: missing"),
-        ({"role": "user", "content": None}, "messages.0.content: missing"),
-        ({"role": "user", "content": 5}, "messages.0.content=5: should be a valid string"),
-        ({"role": "user", "content": "x", "name": 5}, "messages.0.name=5"),
+        ({"role": "bot", "content": "x"}, "messages[0].role='bot': should be 'system', 'user'"),
+        ({"content": "x"}, "messages[0].role: missing"),
+        ({"role": "user"}, "messages[0].content: missing"),
+        ({"role": "user", "content": None}, "messages[0].content: missing"),
+        ({"role": "user", "content": 5}, "messages[0].content=5: should be a valid string"),
+        ({"role": "user", "content": "x", "name": 5}, "messages[0].name=5"),
         (
             {"role": "user", "content": "x", "mood": 1},
             "unknown key 'mood'; allowed are annotations",
         ),
-        ({"role": "assistant"}, "messages.0.content: missing"),
-        ({"role": "assistant", "tool_calls": []}, "messages.0.content: missing"),
-        ({"role": "assistant", "tool_calls": [1]}, "messages.0.tool_calls.0=1: should be a"),
-        ({"role": "assistant", "tool_calls": [{}]}, "messages.0.tool_calls.0.function: missing"),
+        ({"role": "assistant"}, "messages[0].content: missing"),
+        ({"role": "assistant", "tool_calls": []}, "messages[0].content: missing"),
+        ({"role": "assistant", "tool_calls": [1]}, "messages[0].tool_calls[0]=1: should be a"),
+        ({"role": "assistant", "tool_calls": [{}]}, "messages[0].tool_calls[0].function: missing"),
         ({"role": "user", "content": "x", "tool_calls": [1]}, "tool_calls: only a message of role"),
         ({"role": "user", "content": "x", "tool_call_id": "a"}, "role 'tool' has it"),
         ({"role": "user", "content": "x", "reasoning_content": "a"}, "role 'assistant' has it"),
@@ -251,7 +251,7 @@ def test_given_video_settings_override_the_defaults_and_no_others() -> None:
             {"role": "assistant", "reasoning": "x", "reasoning_content": "y"},
             "give one of reasoning",
         ),
-        ("hi", "messages.0='hi': should be a valid dictionary"),
+        ("hi", "messages[0]='hi': should be a valid dictionary"),
     ],
 )
 def test_malformed_messages(message: Any, words: str) -> None:
@@ -294,7 +294,7 @@ def test_calls_of_tools_in_one_form(call: Any, arguments: Any) -> None:
 def test_arguments_of_a_call_are_an_object(arguments: Any) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "w", "arguments": arguments}}
     said = complaint({"messages": [{"role": "assistant", "tool_calls": [call]}]})
-    assert "messages.0.tool_calls.0.function.arguments=" in said
+    assert "messages[0].tool_calls[0].function.arguments=" in said
     assert "should be a JSON object" in said
 
 

@@ -52,10 +52,10 @@ def test_nothing_is_no_tools() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"tools": [{}]}, "tools.0.type: missing"),
-        ({"tools": [{"type": "custom", "custom": {"name": "a"}}]}, "tools.0.type='custom'"),
-        ({"tools": [{"type": "function", "name": "now"}]}, "tools.0.function: missing"),
-        ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools.0.function.name=''"),
+        ({"tools": [{}]}, "tools[0].type: missing"),
+        ({"tools": [{"type": "custom", "custom": {"name": "a"}}]}, "tools[0].type='custom'"),
+        ({"tools": [{"type": "function", "name": "now"}]}, "tools[0].function: missing"),
+        ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name=''"),
         ({"tools": {"now": {}}}, "tools="),
         ({"tools": "now"}, "tools='now': not JSON"),
         ({"tools": [NOW], "tool_choice": "maybe"}, "should be auto, none, required or"),

@@ -57,13 +57,13 @@ def test_beside_a_prompt_they_are_a_column(tmp_path: Path) -> None:
     ("turns", "words"),
     [
         ("Hi", "conversations='Hi': should be a list of turns"),
-        (["Hi"], "conversations.0='Hi': should be a turn such as"),
-        ([{"from": "human"}], "conversations.0="),
+        (["Hi"], "conversations\\[0]='Hi': should be a turn such as"),
+        ([{"from": "human"}], "conversations\\[0]="),
         (
             [{"from": "robot", "value": "a"}],
-            "conversations.0.from='robot': should be one of",
+            "conversations\\[0].from='robot': should be one of",
         ),
-        ([{"from": "human", "value": 5}], "messages.0.content=5"),
+        ([{"from": "human", "value": 5}], "messages\\[0].content=5"),
         ([], "messages=\\[\\]"),
     ],
 )

@@ -68,7 +68,7 @@ def test_one_image_and_one_video(tmp_path: Path) -> None:
     [
         ({"prompt": "p", "image": "a", "images": ["b"]}, "give one of image and images"),
         ({"prompt": "p", "image": {"bytes": 1}}, "image is a dict: should be a path, a URL"),
-        ({"prompt": "p", "video": ""}, "videos.0=''"),
+        ({"prompt": "p", "video": ""}, "videos[0]=''"),
         ({"messages": [{"role": "user", "content": "x"}], "video": "a"}, "content as parts"),
         ({"prompt": "p", "Image": "a"}, "Image: unknown field, did you mean image?"),
         ({"prompt": "p", "VIDEOS": ["a"]}, "VIDEOS: unknown field, did you mean videos?"),

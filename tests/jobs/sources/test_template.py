@@ -48,7 +48,7 @@ def test_no_options_are_no_template() -> None:
         ({"messages": "[{"}, "messages='.*': not JSON"),
         ({"messages": "{}"}, "should be a valid list"),
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "robot", "content": "a"}]}, "messages.0.role='robot'"),
+        ({"messages": [{"role": "robot", "content": "a"}]}, "messages\\[0].role='robot'"),
         ({"messages": CHAT, "system": "a"}, "system: messages has a system message already"),
         ({"messages": SEEN, "image_column": "pic"}, "image_column: messages has images"),
         ({"prompt": ""}, "prompt=''"),

@@ -227,7 +227,7 @@ def test_columns_keep_their_names(tmp_path: Path) -> None:
         ({"messages": 5}, {"system": "s"}, "messages=5"),
         ({"a": 1}, {"prompt": "p", "id_column": "b"}, "id_column='b': missing; the row has a"),
         ({"a": 1.5}, {"prompt": "p", "id_column": "a"}, "id=1.5"),
-        ({"a": 1}, {"prompt": "p", "image_column": "a"}, "images.0=1"),
+        ({"a": 1}, {"prompt": "p", "image_column": "a"}, "images[0]=1"),
         ({"temprature": 1}, {"prompt": "p"}, "did you mean temperature"),
         ({"temperature": 9}, {"prompt": "p"}, "temperature=9"),
         (
@@ -238,7 +238,7 @@ def test_columns_keep_their_names(tmp_path: Path) -> None:
         (
             {"a": 1},
             {"messages": [{"role": "user", "content": [{"type": "text", "text": "{{ b }}"}]}]},
-            "messages.0.content.0: 'b' is undefined",
+            "messages[0].content[0]: 'b' is undefined",
         ),
     ],
 )

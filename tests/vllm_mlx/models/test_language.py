@@ -309,8 +309,8 @@ def test_half_a_surrogate_pair_is_no_message(language_model, message, where):
     [
         (5, "stop=5: should be a string, or a list of strings"),
         (b"END", "stop=b'END': should be a string, or a list of strings"),
-        ([5], "stop.0=5: should be a valid string"),
-        (["END", ""], "stop.1='': String should have at least 1 character"),
+        ([5], "stop[0]=5: should be a valid string"),
+        (["END", ""], "stop[1]='': String should have at least 1 character"),
     ],
 )
 def test_what_is_no_stop_string_is_told(language_model, stop, said):

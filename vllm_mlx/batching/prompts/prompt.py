@@ -159,7 +159,7 @@ def _refuse_media_beside(at: int, message: object) -> None:
         try:
             refuse_media_beside(message, "a message")
         except ValueError as error:
-            raise InvalidRequestError(f"messages.{at}: {error}") from None
+            raise InvalidRequestError(f"messages[{at}]: {error}") from None
 
 
 def _parts(kind: str, sources: Any) -> list[Part]:
