@@ -23,7 +23,8 @@ import mlx.core as mx
 
 from vllm_mlx import platform
 from vllm_mlx.batching.loaded_model import LoadedModel
-from vllm_mlx.batching.prompts.media_pool import MediaPool, fail
+from vllm_mlx.batching.prompts.media_pool import MediaPool
+from vllm_mlx.batching.request import fail
 from vllm_mlx.batching.runners.make_runner import make_runner
 from vllm_mlx.batching.runners.runner import Runner
 from vllm_mlx.batching.scheduler import Scheduler

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
 
@@ -103,6 +103,12 @@ class _Encoded(NamedTuple):
             params.add_generation_prompt,
             params.continue_final_message,
         )
+
+
+def fail(future: Future[GenerationOutput], error: Exception) -> None:
+    """Set the exception of a future, unless it is done or cancelled already."""
+    with contextlib.suppress(InvalidStateError):
+        future.set_exception(error)
 
 
 @contextlib.contextmanager

@@ -10,8 +10,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import replace
 
-from vllm_mlx.batching.prompts.media_pool import fail
-from vllm_mlx.batching.request import Request, new_request_id
+from vllm_mlx.batching.request import Request, fail, new_request_id
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.outputs import ChoiceScore, GenerationOutput, TokenLogprob
 from vllm_mlx.sampling_params import SamplingParams

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from vllm_mlx.batching.prompts.prompt import MediaPrompt, Prepared
+from vllm_mlx.batching.request import fail
 from vllm_mlx.errors import EngineStoppedError
 from vllm_mlx.outputs import GenerationOutput
 
@@ -140,12 +140,6 @@ class MediaPool:
 def _fail_all(job: _Job, error: Exception) -> None:
     for future in job.futures:
         fail(future, error)
-
-
-def fail(future: Future[GenerationOutput], error: Exception) -> None:
-    """Set the exception of a future, unless it is done or cancelled already."""
-    with contextlib.suppress(InvalidStateError):
-        future.set_exception(error)
 
 
 def _sources(prompt: MediaPrompt) -> Hashable:

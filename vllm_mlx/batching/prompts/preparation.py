@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 from vllm_mlx.batching.engine_thread import EngineThread
 from vllm_mlx.batching.logits.choice_scores import ChoiceScoring
-from vllm_mlx.batching.prompts.media_pool import fail
 from vllm_mlx.batching.prompts.prompt import MediaPrompt, Prepared, require_text
 from vllm_mlx.batching.prompts.prompt_media import PromptMedia
-from vllm_mlx.batching.request import Request
+from vllm_mlx.batching.request import Request, fail
 from vllm_mlx.batching.runners.runner import Runner
 from vllm_mlx.batching.sequence import Sequence
 from vllm_mlx.contradictions import check_scores
