@@ -1,4 +1,4 @@
-"""`ModelIdentity`: which model a run is made with, wherever its files lie."""
+"""`ModelIdentity`: which model a run is made with, in whatever folder its own folder lies."""
 
 from __future__ import annotations
 

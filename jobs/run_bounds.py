@@ -56,7 +56,7 @@ class RunBounds(Parameters):
     max_time: Annotated[str, AfterValidator(_time), BeforeValidator(_as_text)] | None = None
     """Halt this long after the first row began: 8h, 90m, 1h30m; a number is seconds."""
     until: Annotated[str, AfterValidator(_clock)] | None = None
-    """Halt at this time of the day, by the clock of whoever enqueues: 07:00 is the next one."""
+    """Halt at this time of the day, by the enqueuing machine's clock: 07:00 is the next one."""
     preview: int | None = Field(None, ge=1)
     """Halt when the first so many rows of the input have ended, for a look at them.
 

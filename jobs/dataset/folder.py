@@ -127,7 +127,7 @@ class Dataset:
         return part
 
     def write_unfinished(self, shard: int, rows: Sequence[ResultRow]) -> None:
-        """Write rows of a shard that is not done, for whoever looks at the run before it is."""
+        """Write rows of a shard that is not done, so that they can be read before it is."""
         manifest = self.manifest()
         part = self.layout.unfinished_part(shard, manifest["shards"])
         parquet = encode_part(rows, manifest["columns"], manifest.get("parsed", JSON_TEXT))

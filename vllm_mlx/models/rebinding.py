@@ -1,7 +1,7 @@
 """A model's own code, calling what we put in the place of a function.
 
 `rebind(model, makers)` gives the model's modules classes whose methods see other globals. Only
-this model's: mlx-lm stays as it is for whoever else uses it, a benchmark's peer among them.
+this model's: mlx-lm stays as it is for all other code, a benchmark's peer among it.
 """
 
 from __future__ import annotations

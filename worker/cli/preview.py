@@ -10,12 +10,12 @@ from typing import Any
 import click
 from rich.console import Console
 
+from jobs.wording import clip, plain
 from worker.local.file_run import run_file
 from worker.local.on_finish import OnFinish
 from worker.local.preview import PreviewRow, RunPreviewedError
 from worker.local.run_display import RunDisplay
 from worker.local.run_result import RunResult
-from worker.plain_text import clip, plain
 from worker.status.progress import RunProgress
 
 
@@ -46,7 +46,7 @@ def run_with_preview(console: Console, options: dict[str, Any], *, yes: bool) ->
 
 
 def can_ask() -> bool:
-    """Return whether somebody may answer."""
+    """Return whether stdin is a terminal, where a question can be answered."""
     return sys.stdin.isatty()
 
 

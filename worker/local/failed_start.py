@@ -44,7 +44,7 @@ def nothing_left_of_a_failed_start(out: Path) -> Iterator[None]:
     except Exception:
         if not Dataset(out).is_claimed:
             shutil.rmtree(job, ignore_errors=True)
-            with contextlib.suppress(OSError):  # somebody has put something there
+            with contextlib.suppress(OSError):  # files of others are in it by now
                 for folder in made:
                     folder.rmdir()
         raise

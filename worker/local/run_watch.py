@@ -91,7 +91,7 @@ class RunWatch:
 
     @property
     def patience(self) -> float | None:
-        """How many seconds whoever has pressed Ctrl-C may be kept waiting; None if nobody has."""
+        """How many seconds may pass until the end after Ctrl-C; None if it was not pressed."""
         return max(0.0, self._stops_at + END - time.monotonic()) if self._answered else None
 
     def _look(self, rows: RecordedRows) -> RunStatus:

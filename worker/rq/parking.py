@@ -16,8 +16,8 @@ def park(bookkeeper: Bookkeeper, execution: Execution, run_id: str) -> bool:
     """Put a job among RQ's deferred ones; with no retry spent.
 
     Returns:
-        False if the run goes on by now: nothing is done then. Else whoever lets it go on finds the
-        job there, since both look at the same key in one transaction.
+        False if the run goes on by now: nothing is done then. Else what resumes the run finds the
+        job there, since both read the same key in one transaction.
     """
     job, key = execution.job, run_key(run_id)
 

@@ -22,7 +22,7 @@ class Standing(StrEnum):
         RUNNING: rows are answered, or the dataset is being verified.
         FAILING: all that has ended has failed; more is under way.
         FAILED: shards have failed, and nothing of it is under way.
-        PAUSED: workers begin no more of its rows, since somebody paused it.
+        PAUSED: workers begin no more of its rows, since it was paused by a command.
         HALTED: they begin no more, since it has reached a bound.
         INTERRUPTED: it is not done, and nothing of it is queued, or nobody will come for it.
         UNKNOWN: it is not done, and no server says more.

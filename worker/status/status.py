@@ -122,7 +122,7 @@ class RunStatus(Progress):
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing will happen until somebody does something."""
+        """Whether nothing more will happen without a command, such as `resume` or `retry`."""
         return self.standing.is_over or self.is_at_rest
 
     @property
