@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from jobs.counted import counted
 from jobs.sources import SourceRow
+from jobs.wording import counted
 
 MOST_KINDS = 20
 MOST_LINES = 10

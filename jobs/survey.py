@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.bad_rows import BadRows
-from jobs.counted import counted
 from jobs.dataset import ColumnTypes
 from jobs.duplicates import Suspects, has_one_answer
 from jobs.errors import InputFileError
 from jobs.parsed import ParsedType
 from jobs.sources import Input, SourceRow, validated
+from jobs.wording import counted
 from vllm_mlx.sampling_params import SamplingParams
 
 READ_EVERY = 200  # rows, of which the reader of an input is told

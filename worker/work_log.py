@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from jobs.counted import counted
+from jobs.wording import counted
 from vllm_mlx.outputs import EngineStats
 from worker.engine.text_engine import TextEngine
 from worker.status.statistics import Meter, Statistics

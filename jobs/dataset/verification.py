@@ -11,11 +11,11 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.counted import counted
 from jobs.dataset.layout import Layout, read_manifest, schema_of
 from jobs.dataset.part import read_part
 from jobs.errors import DatasetError
 from jobs.sources import Selection
+from jobs.wording import counted
 from vllm_mlx.outputs import FinishReason
 
 _TOKENS = ("prompt_tokens", "completion_tokens")

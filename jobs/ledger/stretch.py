@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from jobs.counted import counted
 from jobs.errors import LedgerError
 from jobs.ledger.halt import Halt, HaltReason
 from jobs.run_bounds import RunBounds
 from jobs.run_spec import RunSpec
+from jobs.wording import counted
 
 FIRST = 20  # rows that all end in one type of error before a run is halted
 ALIKE = "alike"  # so many in place of a number of errors

@@ -25,12 +25,12 @@ from jobs.ledger.keys import (
 )
 from jobs.result_row import ResultRow
 from jobs.run_spec import RunSpec
+from jobs.wording import row_as_line
 from tests.helpers.engines import enqueue
 from tests.helpers.strategies import cases, changed, only
 from vllm_mlx.errors import MLXBatchError
 from vllm_mlx.outputs import GenerationOutput, MediaInfo
 from worker.cli.status_view import print_status
-from worker.plain_text import row_as_line
 from worker.status.status import run_status
 
 COUNTS = Counts(1, 2, 3, 4, 5, {"KeyError": 2}).encode().encode()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from jobs.counted import counted
 from jobs.dataset import Dataset
 from jobs.export import ExportFormat
 from jobs.sources import Format
+from jobs.wording import counted
 from worker.local.run_result import RunResult
 
 _EXPORTS = {

@@ -14,14 +14,14 @@ from redis import Redis
 from rich.console import Console
 
 from jobs.connection import connect, redacted
-from jobs.counted import counted
 from jobs.dataset import Dataset
 from jobs.dataset import verify as verify_dataset
 from jobs.producer import enqueue_run
+from jobs.wording import counted, incomplete
 from vllm_mlx import __version__
 from vllm_mlx.errors import MLXBatchError
 from vllm_mlx.scheduler_config import SchedulerConfig
-from worker.cli import display, run_commands
+from worker.cli import run_commands
 from worker.cli.acl import acl
 from worker.cli.command_group import HELP, CommandGroup
 from worker.cli.doctor import doctor
@@ -202,7 +202,7 @@ def verify(folder: Path, strict: bool) -> None:
     click.echo(
         f"{counted(verification.rows_in, 'row')} in = "
         f"{verification.ok:,} ok + {verification.error:,} error"
-        f"{display.incomplete(verification.incomplete)}"
+        f"{incomplete(verification.incomplete)}"
         if verification.complete
         else f"{folder} is not complete"
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from jobs.counted import counted
 from jobs.export import ExportFormat, export
+from jobs.wording import counted
 from worker.cli.local_path import LocalPath
 
 _PATH = LocalPath()

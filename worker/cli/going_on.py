@@ -16,9 +16,9 @@ from rich.console import Console
 
 from jobs.adopt import adopt_run, spec_of
 from jobs.connection import connect
-from jobs.counted import counted
 from jobs.dataset import Dataset
 from jobs.producer import Enqueued
+from jobs.wording import counted, plain
 from vllm_mlx.scheduler_config import SchedulerConfig
 from worker.cli.exit_codes import ExitCode
 from worker.cli.grouped_help import all_of, group
@@ -32,7 +32,6 @@ from worker.local.run_display import RunDisplay
 from worker.local.run_result import RunResult
 from worker.local.run_settings import settings_from
 from worker.local.worker_settings import WorkerSettings
-from worker.plain_text import plain
 from worker.status.serving import obstacles
 
 _HERE = ("model", "adapter", "workers", "strict", *SchedulerConfig.model_fields)

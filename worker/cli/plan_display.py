@@ -9,10 +9,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobs.counted import counted
+from jobs.wording import counted, plain, spelled
 from worker.doctor.machine import size_of
-from worker.duration import spelled
-from worker.plain_text import plain
 from worker.plan.plan import Plan, Range
 from worker.plan.prompts import Failures, PlannedPrompts, histogram
 

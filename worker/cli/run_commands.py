@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 from redis import Redis
 
-from jobs.counted import counted
 from jobs.pause import continue_run, pause_run
 from jobs.producer import Enqueued, forget_run, resume_run
 from jobs.retry import retry_errors
+from jobs.wording import counted
 from worker.cli.going_on import goes_on
 from worker.cli.grouped_help import GroupedCommand
 from worker.cli.run_argument import (

@@ -16,10 +16,10 @@ from rich.console import Console
 from jobs.connection import connect
 from jobs.errors import LedgerError
 from jobs.ledger import Ledger
+from jobs.wording import plain
 from worker.cli.exit_codes import ExitCode
 from worker.cli.run_argument import find_run, run_argument, run_option
 from worker.cli.status_view import print_runs, print_status
-from worker.plain_text import plain
 from worker.status.standing import Standing
 from worker.status.status import RunStatus, run_status
 

@@ -8,11 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs.counted import counted
-from worker.cli.display import incomplete
-from worker.duration import clock
-from worker.plain_text import plain
-from worker.rows_in_error import rows_in_error
+from jobs.wording import clock, counted, incomplete, plain, rows_in_error
 from worker.status.status import RunStatus
 
 

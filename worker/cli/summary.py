@@ -11,16 +11,13 @@ import pyarrow as pa
 from rich.console import Console
 from rich.text import Text
 
-from jobs.counted import counted
 from jobs.errors import RunHaltedError
 from jobs.sources.conversations import CONVERSATIONS
+from jobs.wording import clip, clock, counted, incomplete, plain
 from worker.cli.advice import advice_of, export_of, is_worth_a_retry
-from worker.cli.display import incomplete
-from worker.duration import clock
 from worker.local.failed_start import RunFailedError
 from worker.local.interrupts import RunInterruptedError
 from worker.local.run_result import RunResult
-from worker.plain_text import clip, plain
 
 _SAID = ("text", "error", "finish_reason")
 _ASKED = ("prompt", "messages", CONVERSATIONS)

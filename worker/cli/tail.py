@@ -16,9 +16,9 @@ from jobs.errors import DatasetError, RunNotFoundError
 from jobs.ledger import Ledger, read_row
 from jobs.ledger.keys import rows_channel
 from jobs.result_row import ResultRow
+from jobs.wording import row_as_line
 from worker.cli.run_argument import RunPlace, find_run, run_argument, run_option
 from worker.cli.status import Watch
-from worker.plain_text import row_as_line
 
 
 @click.command(short_help="Show the last rows of RUN, and those that come.")

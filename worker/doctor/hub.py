@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from jobs.counted import counted
+from jobs.wording import counted
 from worker.doctor.finding import Finding
 
 PATIENCE = 5.0

@@ -14,10 +14,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from jobs.counted import counted
-from worker.duration import clock
-from worker.plain_text import row_as_line
-from worker.rows_in_error import rows_in_error
+from jobs.wording import clock, counted, row_as_line, rows_in_error
 from worker.status.phase import Phase
 from worker.status.progress import RunProgress
 from worker.timer import Timer

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from jobs.counted import counted
+from jobs.wording import counted
 from worker.report.distribution import Distribution
 from worker.report.figures import OTHERS, Figures, Slice
 

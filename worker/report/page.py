@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from jobs.wording import spelled
 from vllm_mlx import __version__
-from worker.duration import spelled
 from worker.report.charts import charts_of, label_charts
 from worker.report.figures import Figures
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.counted import counted
 from jobs.dataset import Dataset
 from jobs.dataset.atomic import replace_file
 from jobs.errors import DatasetError
 from jobs.export.finished import Finished
 from jobs.output_folder import refuse_address
+from jobs.wording import counted
 from vllm_mlx.media.policy import MediaPolicy
 from worker.report.columns import Columns
 from worker.report.figures import Figures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.duration import spelled
+from jobs.wording import spelled
 
 
 @pytest.mark.parametrize(
