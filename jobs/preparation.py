@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -157,57 +157,27 @@ def prepare_run(
     given: dict[str, Any] = dict(options)
     if unknown := given.keys() - RunOptions.__annotations__.keys():
         raise InvalidRequestError(f"{', '.join(sorted(unknown))}: no such options of a run")
-    template = template_of(**{name: given.get(name) for name in _OF_TEMPLATE})
-    sampling = given.get("sampling") or SamplingParams.of()
-    chosen = {name: given.get(name) for name in Selection.model_fields}
-    selection = selection_of(**chosen, seed=sampling.seed)
-    source = input_of(
-        path,
-        videos=given.get("videos"),
-        images=given.get("images"),
-        template=template,
-        selection=selection,
-    )
-    chat = given.get("chat")
-    chat = template.check_chat(chat, sees=shows_files(source)) if template else bool(chat)
     resume, overwrite = given.get("resume", False), given.get("overwrite", False)
     if resume and overwrite:
         raise InvalidRequestError("give one of resume, which goes on, and overwrite, which begins")
-    version = source.version()
-    folder = output_folder(given["out"])
-    identity = _identify(given["model"], given.get("adapter"))
+    source, version, asked = _asked(path, given)
+    folder, identity = Path(asked["out"]), _identify(given["model"], given.get("adapter"))
+    asked["model"] = identity.name
     require_model(given["model"], sees=_shows(source))
     bounds = RunBounds.of(**{name: given.get(name) for name in RunBounds.model_fields})
-    asked = {
-        "model": identity.name,
-        "out": str(folder),
-        "input": InputSpec.of(source),
-        "shard_size": _count("shard_size", given.get("shard_size", DEFAULT_SHARD_SIZE)),
-        "sampling": sampling,
-        "video_params": given.get("video_params") or VideoParams.of(),
-        "n": _count("n", given.get("n", 1), MAX_SAMPLES),
-        "chat": chat,
-        "template": template,
-        "retry_incomplete": given.get("retry_incomplete", False),
-        "selection": selection,
-    }
     if not overwrite:
         check_folder(folder, asked)
+    rows = {name: asked[name] for name in ("sampling", "n")}
     survey = survey_input(
-        source, sampling, asked["n"], chat=chat, shard_size=asked["shard_size"], read=read
+        source, **rows, chat=asked["chat"], shard_size=asked["shard_size"], read=read
     )
     if survey.bad_rows and not given.get("skip_bad_rows"):
         raise survey.refuse(source.path)
-    first = validated(source, sampling=sampling, n=asked["n"], chat=chat)
+    first = islice(validated(source, **rows, chat=asked["chat"]), bounds.preview or 0)
     duplicates: Duplicates = {}
     if given.get("dedupe", True):
-        duplicates = find_duplicates(
-            source,
-            survey.suspects.rows(),
-            sampling=sampling,
-            video_params=asked["video_params"],
-            n=asked["n"],
-        )
+        suspects = survey.suspects.rows()
+        duplicates = find_duplicates(source, suspects, **rows, video_params=asked["video_params"])
     spec = RunSpec.create(
         **asked,
         revision=identity.revision,
@@ -218,7 +188,7 @@ def prepare_run(
         columns=survey.columns.types,
         parsed=survey.parsed.type,
         bounds=bounds,
-        preview_rows=sum(row.samples for row in islice(first, bounds.preview or 0)),
+        preview_rows=sum(row.samples for row in first),
         duplicates=len(duplicates),
         drawn_from=source.drawn_from if isinstance(source, Selected) else None,
     )
@@ -233,6 +203,40 @@ def prepare_run(
         duplicates,
         resume,
         overwrite,
+    )
+
+
+def _asked(
+    path: str | Path | None, given: Mapping[str, Any]
+) -> tuple[Input, Hashable, dict[str, Any]]:
+    """Return a run's input, its version before it is read, and what its spec is asked to hold."""
+    template = template_of(**{name: given.get(name) for name in _OF_TEMPLATE})
+    sampling = given.get("sampling") or SamplingParams.of()
+    chosen = {name: given.get(name) for name in Selection.model_fields}
+    selection = selection_of(**chosen, seed=sampling.seed)
+    source = input_of(
+        path,
+        videos=given.get("videos"),
+        images=given.get("images"),
+        template=template,
+        selection=selection,
+    )
+    version, chat = source.version(), given.get("chat")
+    return (
+        source,
+        version,
+        {
+            "out": str(output_folder(given["out"])),
+            "input": InputSpec.of(source),
+            "shard_size": _count("shard_size", given.get("shard_size", DEFAULT_SHARD_SIZE)),
+            "sampling": sampling,
+            "video_params": given.get("video_params") or VideoParams.of(),
+            "n": _count("n", given.get("n", 1), MAX_SAMPLES),
+            "chat": template.check_chat(chat, sees=shows_files(source)) if template else bool(chat),
+            "template": template,
+            "retry_incomplete": given.get("retry_incomplete", False),
+            "selection": selection,
+        },
     )
 
 
