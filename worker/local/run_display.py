@@ -204,6 +204,6 @@ def as_line(progress: RunProgress) -> str:
     if percent := percent_of(progress):
         parts.append(percent)
     parts.append(clock(progress.elapsed_seconds))
-    if progress.remaining_seconds:
+    if progress.remaining_seconds and progress.grace_seconds is None:
         parts.append(eta_of(progress))
     return ", ".join(parts)
