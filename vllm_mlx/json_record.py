@@ -1,14 +1,18 @@
-"""`JSONRecord`: dataclasses that cross pipes and Redis as JSON. Needs no MLX."""
+"""`JSONRecord`: dataclasses that cross pipes and Redis as JSON; what JSON can't hold as text.
+
+Needs no MLX.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, ClassVar, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
-from vllm_mlx.errors import path_of
+from vllm_mlx.errors import path_of, shown
 
 
 class JSONRecord:
@@ -68,3 +72,33 @@ def whole_text(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [whole_text(each) for each in value]
     return value
+
+
+def half_text(value: Any, where: str, skipped: tuple[str, ...] = ()) -> str | None:
+    """Return what is said of the first string with half a surrogate pair; None if all are text.
+
+    Args:
+        value: a string, or values and names of objects that hold some.
+        where: its name.
+        skipped: types of the objects that are left out.
+    """
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            return (
+                f"{where}={shown(value)}: holds {value[error.start]!r}, half a surrogate pair, "
+                "which is no text: leave it out, or give the character whole"
+            )
+        return None
+    if isinstance(value, Mapping):
+        if value.get("type") in skipped:
+            return None
+        named = ((f"{where}.{key}", each) for key, each in value.items())
+        inner = [(f"a name in {where}", key) for key in value] + list(named)
+    elif isinstance(value, list | tuple):
+        inner = [(f"{where}[{at}]", each) for at, each in enumerate(value)]
+    else:
+        return None
+    found = (half_text(each, place, skipped) for place, each in inner)
+    return next(filter(None, found), None)

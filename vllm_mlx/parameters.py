@@ -50,7 +50,7 @@ class Parameters(BaseModel):
 
     @classmethod
     def of(cls, **options: Any) -> Self:
-        """Build from keyword arguments; None takes the default, and numpy's scalars will do.
+        """Build from keyword arguments; None takes the default, and what is numpy's will do.
 
         Raises:
             InvalidRequestError: naming each field, what was given and what is allowed.
@@ -65,6 +65,13 @@ class Parameters(BaseModel):
 def plain_scalar(value: Any) -> Any:
     """Return a scalar of numpy's (or MLX's) as one of Python's, anything else as it is."""
     return value.item() if getattr(value, "shape", None) == () else value
+
+
+def plain_array(value: Any) -> Any:
+    """Return an array of numpy's (or MLX's) as a list, its scalars too; anything else as it is."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain_scalar(each) for each in value]
+    return value.tolist() if getattr(value, "shape", None) else plain_scalar(value)
 
 
 def whole(value: Any) -> Any:

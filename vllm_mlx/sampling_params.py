@@ -207,8 +207,10 @@ class SamplingParams(Parameters):
             InvalidRequestError: `n` is no positive integer, or all samples would be the same.
         """
         n = whole(plain_scalar(n))
-        if type(n) is not int or n < 1:
-            raise InvalidRequestError(f"n={n!r}: should be at least 1")
+        if type(n) is not int:
+            raise InvalidRequestError(f"n={n!r}: should be an integer, not {type(n).__name__}")
+        if n < 1:
+            raise InvalidRequestError(f"n={n}: should be at least 1")
         if n > 1 and self.greedy:
             nothing = self.max_tokens == 0 or self.score_choices
             why = "without a token" if nothing else "at temperature 0"

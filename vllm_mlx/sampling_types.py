@@ -7,14 +7,18 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
-from vllm_mlx.parameters import whole
+from vllm_mlx.json_record import half_text
+from vllm_mlx.parameters import plain_array, plain_scalar, whole
 
 
 def as_tuple(strings: Any) -> Any:
     """Return one string or a collection of them as a tuple."""
+    strings = plain_array(strings)
     if isinstance(strings, str):
-        return (strings,)
-    if isinstance(strings, list | tuple | set | frozenset):
+        strings = [strings]
+    if isinstance(strings, list):
+        if refusal := half_text(strings, "stop"):
+            raise ValueError(refusal)
         return tuple(strings)
     if strings is not None:
         raise ValueError("should be a string, or a list of strings")
@@ -23,7 +27,8 @@ def as_tuple(strings: Any) -> Any:
 
 def as_tokens(tokens: Any) -> Any:
     """Return one token id or a collection of them as a tuple."""
-    if isinstance(tokens, list | tuple | set | frozenset):
+    tokens = plain_array(tokens)
+    if isinstance(tokens, list):
         return tuple(map(whole, tokens))
     return None if tokens is None else (whole(tokens),)
 
@@ -32,7 +37,7 @@ def as_biases(biases: Any) -> Any:
     """Return what is added to logits by token id, which JSON has as a string."""
     if not isinstance(biases, Mapping):
         return biases
-    given = {key: value for key, value in biases.items() if value is not None}
+    given = {key: plain_scalar(value) for key, value in biases.items() if value is not None}
     return {int(key) if str(key).isdecimal() else key: value for key, value in given.items()}
 
 

@@ -14,6 +14,7 @@ from llguidance import LLMatcher, LLParserLimits, grammar_from
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 from vllm_mlx.errors import shown
+from vllm_mlx.json_record import half_text
 from vllm_mlx.json_schema import closed, require_keywords, with_whole_sizes
 
 Kind = Literal["json", "regex", "choice", "grammar", "json_object", "text"]
@@ -158,6 +159,7 @@ def _schema(value: Any) -> str:
     if not isinstance(schema, Mapping):
         raise ValueError(f"json={shown(schema)}: should be a JSON schema, an object")
     try:
+        _require_text(schema, "$")
         require_keywords(schema)
         schema = with_whole_sizes(schema)
         return json.dumps(schema, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -167,12 +169,18 @@ def _schema(value: Any) -> str:
         raise ValueError(f"json: {error}") from None
 
 
+def _require_text(value: Any, where: str) -> None:
+    if refusal := half_text(value, where):
+        raise ValueError(refusal)
+
+
 def _labels(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not value:
         raise ValueError(f"choice={shown(value)}: should be a list of strings")
     for label in value:
         if not isinstance(label, str) or not label:
             raise ValueError(f"choice: {shown(label)} should be a string of a character or more")
+    _require_text(value, "choice")
     label, count = Counter(value).most_common(1)[0]
     if count > 1:
         raise ValueError(f"choice: {shown(label)} stands there twice")
@@ -182,6 +190,7 @@ def _labels(value: Any) -> tuple[str, ...]:
 def _text(kind: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{kind}={shown(value)}: should be a string of a character or more")
+    _require_text(value, kind)
     if kind == "grammar" and "x-guidance" in value:
         raise ValueError("grammar: x-guidance: not supported; leave it out")
     return value
@@ -250,10 +259,8 @@ def _not_supported(found: re.Match[str]) -> str:
 def _refusal(found: StructuredOutputs) -> str | None:
     """Return why no answer could be held to it, or None."""
     try:
-        for text in [found.value] if isinstance(found.value, str) else found.value:
-            text.encode()
         error = LLMatcher.validate_grammar(found.grammar, None, limits=LIMITS)
-    except (TypeError, ValueError, RecursionError) as raised:  # UnicodeEncodeError is one
+    except (TypeError, ValueError, RecursionError) as raised:
         error = str(raised)
     if not error or error.startswith("WARNING"):
         return None

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, JsonValue
 
+from vllm_mlx.json_record import half_text
+
 Thinking: TypeAlias = Literal["on", "off"]
 
 _NOT_FOR_A_TEMPLATE = frozenset(
@@ -36,6 +38,8 @@ def _as_on_or_off(thinking: Any) -> Any:
 def _for_a_template(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
     if taken := sorted(arguments.keys() & _NOT_FOR_A_TEMPLATE):
         raise ValueError(f"{', '.join(taken)}: should be names that a chat template reads")
+    if refusal := half_text(arguments, "chat_template_kwargs"):
+        raise ValueError(refusal)
     return arguments
 
 

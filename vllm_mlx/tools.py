@@ -20,6 +20,7 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.json_record import half_text
 from vllm_mlx.structured_outputs import StructuredOutputs
 
 MAX_TOOLS = 128
@@ -55,6 +56,7 @@ class Tool(TypedDict):
 
 def _tools(given: Any) -> Any:
     value = _from_json(given) if isinstance(given, str) else given
+    _require_text(value, "tools")
     return None if value in ([], ()) else tuple(value) if isinstance(value, list) else value
 
 
@@ -62,6 +64,7 @@ def _choice(given: Any) -> Any:
     """Return `auto`, `none`, `required` or the name of a function in braces."""
     value = _from_json(given) if isinstance(given, str) and given.startswith("{") else given
     if isinstance(value, Mapping):
+        _require_text(value, "tool_choice")
         if value.get("type") != "function":
             raise ValueError("type should be 'function'")
         return _given(value)
@@ -70,6 +73,15 @@ def _choice(given: Any) -> Any:
             'should be auto, none, required or {"type": "function", "function": {"name": …}}'
         )
     return value
+
+
+def _require_text(value: Any, where: str) -> None:
+    try:
+        refusal = half_text(value, where)
+    except RecursionError:
+        refusal = "nested too deeply"
+    if refusal:
+        raise ValueError(refusal)
 
 
 def _from_json(text: str) -> Any:

@@ -38,6 +38,21 @@ def test_a_prompt_is_a_request_with_the_sampling_defaults() -> None:
             assert getattr(request, name) == getattr(defaults, name)
 
 
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [
+        ("tools", '[{"type": "function", "function": {"name": "a", "description": "\\ud800"}}]'),
+        ("structured_outputs", {"choice": ["\ud800"]}),
+        ("response_format", {"type": "json_schema", "json_schema": {"schema": {"a": "\ud800"}}}),
+        ("stop", "\ud800"),
+    ],
+)
+def test_half_a_surrogate_pair_is_named(field: str, given: Any) -> None:
+    said = complaint({"messages": CHAT, field: given})
+    assert field in said
+    assert r"='\ud800': holds '\ud800', half a surrogate pair, which is no text" in said
+
+
 def test_a_chat_is_a_request() -> None:
     messages = [
         {"role": role, "content": role, "name": "n"}

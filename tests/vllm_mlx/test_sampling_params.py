@@ -82,6 +82,26 @@ def test_bounds_themselves_are_allowed():
         SamplingParams.of(**options)
 
 
+def test_arrays_of_numpy_are_lists_of_python():
+    for tokens in ([np.int64(4), 3], {np.int64(3), 4}, (np.float32(3), 4), np.array([3, 4])):
+        found = SamplingParams.of(stop_token_ids=tokens).stop_token_ids
+        assert sorted(found) == [3, 4]
+        assert {type(each) for each in found} == {int}
+    for stop in (np.array(["a", "b"]), [np.str_("a"), "b"]):
+        assert SamplingParams.of(stop=stop) == SamplingParams.of(stop=["a", "b"])
+    biased = SamplingParams.of(logit_bias={np.int64(3): np.float32(0.5)})
+    assert biased == SamplingParams.of(logit_bias={3: 0.5})
+    for wrong in ([np.bool_(True)], np.array([2.5]), np.array([[3]])):
+        with pytest.raises(InvalidRequestError, match=r"stop_token_ids\[0\]=.* valid integer"):
+            SamplingParams.of(stop_token_ids=wrong)
+
+
+@pytest.mark.parametrize("n", ["2", 2.5, True, None])
+def test_a_number_of_samples_is_an_integer(n):
+    with pytest.raises(InvalidRequestError, match=f"n={n!r}: should be an integer, not"):
+        SamplingParams.of().for_samples(n)
+
+
 def test_scalars_of_numpy_are_those_of_python():
     params = SamplingParams.of(
         max_tokens=np.int64(5), temperature=np.float32(0.5), stop_on_repetition=np.bool_(True)

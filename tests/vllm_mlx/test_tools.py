@@ -25,6 +25,7 @@ WEATHER = {
     },
 }
 NOW = {"type": "function", "function": {"name": "now"}}
+HALF = "half \ud800"
 UNHELD = {"type": "function", "function": {"name": "f", "parameters": {"not": {}}}}
 NAMED = {"type": "function", "function": {"name": "now"}}
 
@@ -58,6 +59,18 @@ def test_nothing_is_no_tools() -> None:
         ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name=''"),
         ({"tools": {"now": {}}}, "tools="),
         ({"tools": "now"}, "tools='now': not JSON"),
+        (
+            {"tools": [NOW, {"type": "function", "function": {"name": "a", "description": HALF}}]},
+            f"tools[1].function.description={HALF!r}: holds '\\ud800', half a surrogate pair",
+        ),
+        (
+            {"tools": [NOW], "tool_choice": {"type": "function", "function": {"name": HALF}}},
+            f"tool_choice.function.name={HALF!r}: holds '\\ud800', half a surrogate pair",
+        ),
+        (
+            {"chat_template_kwargs": {"a": [HALF]}},
+            "chat_template_kwargs.a[0]='half \\ud800': holds",
+        ),
         ({"tools": [NOW], "tool_choice": "maybe"}, "should be auto, none, required or"),
         ({"tools": [NOW], "tool_choice": {"type": "function"}}, "tool_choice"),
         ({"tools": [NOW], "tool_choice": {"type": "allowed_tools"}}, "type should be 'function'"),

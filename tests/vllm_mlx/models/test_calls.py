@@ -117,6 +117,8 @@ def test_numbers_of_numpy_none_and_a_set_of_stops(language_model, video, mllm):
     )
     assert (same.text, same.seed, type(same.seed)) == (plain.text, 3, int)
     assert len(language_model.generate_samples("Once", np.int64(2), np.int32(1))) == 2
+    with pytest.raises(InvalidRequestError, match=r"n=3: .* generate_samples\(\) gives n"):
+        language_model.generate("Once", n=3)
     few = mllm.generate(
         "?", None, [video], video_fps=np.float64(1), video_max_frames=np.int64(2), max_tokens=1
     )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 from vllm_mlx.batching.prompts.prompt_media import PromptMedia
 from vllm_mlx.content import MEDIA_PARTS, Part, media_of, refuse_media_beside
 from vllm_mlx.errors import InvalidRequestError, shown
+from vllm_mlx.json_record import half_text
 from vllm_mlx.messages import messages_of
 from vllm_mlx.sampling_options import MoreOptions, SamplingOptions
 from vllm_mlx.sampling_params import SamplingParams
@@ -70,6 +71,10 @@ def split_options(options: SamplingOptions | Options) -> tuple[SamplingParams, V
     Raises:
         InvalidRequestError: naming each field, what was given and what is allowed.
     """
+    if (n := dict(options).get("n")) is not None:
+        raise InvalidRequestError(
+            f"n={shown(n)}: this call gives one answer; generate_samples() gives n of them"
+        )
     given = {name: value for name, value in options.items() if name in VideoParams.model_fields}
     rest = {name: value for name, value in options.items() if name not in given}
     return SamplingParams.of(**rest), VideoParams.of(**given) if given else None
@@ -134,20 +139,8 @@ def require_text(prompt: Prompt) -> None:
 
 
 def _require_text(value: Any, where: str) -> None:
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidRequestError(
-                f"{where}={shown(value)}: holds {value[error.start]!r}, half a surrogate pair, "
-                "which is no text: leave it out, or give the character whole"
-            ) from None
-    elif isinstance(value, Mapping) and value.get("type") not in MEDIA_PARTS:
-        for key, each in value.items():
-            _require_text(each, f"{where}.{key}")
-    elif isinstance(value, list | tuple):
-        for at, each in enumerate(value):
-            _require_text(each, f"{where}[{at}]")
+    if refusal := half_text(value, where, tuple(MEDIA_PARTS)):
+        raise InvalidRequestError(refusal)
 
 
 def _media_of(messages: Messages) -> list[Part]:
