@@ -19,7 +19,7 @@ CONFIG = "config.json"
 _FILES = ["*.json", "*.jsonl", "*.py", "*.model", "*.tiktoken", "*.txt", "*.jinja"]
 
 
-def fetch(name: str, *, config_only: bool = False) -> Path:
+def download_model(name: str, *, config_only: bool = False) -> Path:
     """Return the folder of a hub's model, downloaded unless the cache has it.
 
     The hub's client waits and downloads where no exception reaches it, so it runs in a process of
@@ -58,7 +58,7 @@ def require_model_here(name: str, *, sees: bool = False) -> None:
         ModelLoadError, InvalidRequestError: see `require_model`; or the hub has it not.
     """
     if local_path(name) is None and cached_path(name) is None:
-        fetch(name, config_only=True)
+        download_model(name, config_only=True)
     require_model(name, sees=sees)
 
 

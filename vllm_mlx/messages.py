@@ -67,7 +67,7 @@ class FunctionCall(TypedDict):
 
 
 @with_config(_STRICT)
-class ToolCall(TypedDict):
+class ToolCallParam(TypedDict):
     """A call of a tool by the assistant."""
 
     id: NotRequired[str]
@@ -83,7 +83,7 @@ class Message(TypedDict):
     content: Annotated[Content, WrapValidator(_content)]
     name: NotRequired[str]
     reasoning_content: NotRequired[str]
-    tool_calls: NotRequired[list[Annotated[ToolCall, BeforeValidator(_call)]]]
+    tool_calls: NotRequired[list[Annotated[ToolCallParam, BeforeValidator(_call)]]]
     tool_call_id: NotRequired[str]
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from jobs.column_types import JSON_TEXT
 from jobs.dataset.atomic import create_file, explain_write, replace_file
 from jobs.dataset.card import dataset_card
-from jobs.dataset.layout import Layout, read_manifest
+from jobs.dataset.layout import DatasetPaths, read_manifest
 from jobs.dataset.part import encode_part
 from jobs.dataset.verification import Verification, verify
 from jobs.errors import DatasetError, OutputTakenError
@@ -34,7 +34,7 @@ class Dataset:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.layout = Layout(root)
+        self.layout = DatasetPaths(root)
 
     def prepare(self, manifest: Mapping[str, Any]) -> None:
         """Claim the folder for the run that `manifest` describes; again for the same run is fine.

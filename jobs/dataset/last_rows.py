@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.dataset.layout import Layout
+from jobs.dataset.layout import DatasetPaths
 from jobs.errors import DatasetError
 from jobs.result_row import RESULT_COLUMNS, ResultRow
 
@@ -22,7 +22,7 @@ def last_rows(root: Path, count: int) -> list[ResultRow]:
     """
     import pyarrow.dataset as pads  # brings pandas where there is one: few commands need it
 
-    parts = sorted(Layout(root).data.glob("train-*.parquet"))
+    parts = sorted(DatasetPaths(root).data.glob("train-*.parquet"))
     if not parts or count < 1:
         return []
     wanted = [column.name for column in RESULT_COLUMNS]

@@ -34,7 +34,7 @@ _MANIFEST_KEYS: Mapping[str, type] = {
 }
 
 
-class Layout:
+class DatasetPaths:
     """The paths of one dataset folder."""
 
     def __init__(self, root: Path) -> None:

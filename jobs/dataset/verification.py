@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.dataset.layout import Layout, read_manifest, schema_of
+from jobs.dataset.layout import DatasetPaths, read_manifest, schema_of
 from jobs.dataset.part import read_part
 from jobs.errors import DatasetError
 from jobs.sources import Selection
@@ -104,7 +104,7 @@ def verify(root: Path) -> Verification:
     Raises:
         DatasetError: the manifest is missing or corrupt, so there is nothing to check against.
     """
-    layout = Layout(root)
+    layout = DatasetPaths(root)
     manifest = read_manifest(layout.manifest)
     owed = _Owed.of(manifest)
     found = Verification(rows_in=owed.rows)
@@ -117,7 +117,7 @@ def verify(root: Path) -> Verification:
     return found
 
 
-def _check_folder(layout: Layout, shards: int, found: Verification) -> list[Path]:
+def _check_folder(layout: DatasetPaths, shards: int, found: Verification) -> list[Path]:
     expected = [layout.part(shard, shards) for shard in range(shards)]
     try:
         present = {path for path in layout.data.iterdir() if not _is_invisible(path)}

@@ -21,7 +21,7 @@ _ROLES = {
 }
 
 
-def messages_of(turns: Any) -> list[dict[str, Any]]:
+def messages_of_turns(turns: Any) -> list[dict[str, Any]]:
     """Return the messages of a list of turns, `{"from": "human", "value": "Hi"}`.
 
     Raises:

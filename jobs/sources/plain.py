@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from jobs.requests import GenerationRequest
-from jobs.sources.conversations import CONVERSATIONS, messages_of
+from jobs.sources.conversations import CONVERSATIONS, messages_of_turns
 from jobs.sources.dialect import FIELDS, NUL, Dialect, carried, written_out
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.foreign import FOREIGN, refusal_of
@@ -64,7 +64,7 @@ def source_of(data: Mapping[str, Any]) -> dict[str, Any]:
     if given:
         return given
     if data.get(CONVERSATIONS) is not None:
-        return {"messages": messages_of(data[CONVERSATIONS])}
+        return {"messages": messages_of_turns(data[CONVERSATIONS])}
     names = [f"{key}: null" if value is None else key for key, value in data.items()]
     keys = ", ".join(names[:10]) or "no columns"
     hint = f"; {_TEMPLATE}" if names else ""

@@ -34,8 +34,8 @@ def redirect(location: str, status: int = 302) -> bytes:
 class Network:
     """What stands for the machine's own resolver, sockets and authorities."""
 
-    resolve: Callable[[str, int], list[str]] = network.resolve
-    connect: Callable[[str, int, float], socket.socket] = network.connect
+    addresses_of: Callable[[str, int], list[str]] = network.addresses_of
+    open_socket: Callable[[str, int, float], socket.socket] = network.open_socket
     trusted: Callable[[], ssl.SSLContext] = network.trusted
 
     def installed(self) -> AbstractContextManager[object]:

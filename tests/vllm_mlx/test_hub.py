@@ -16,7 +16,7 @@ import pytest
 from tests.helpers.hub import serving
 from tests.helpers.text_folders import write_folder
 from vllm_mlx.errors import ModelLoadError
-from vllm_mlx.hub import fetch
+from vllm_mlx.hub import download_model
 from vllm_mlx.models import MLXLanguageModel
 
 NAME = "some/model"
@@ -45,7 +45,7 @@ def test_a_model_is_downloaded_once(monkeypatch, folder):
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         with MLXLanguageModel(NAME) as model:
             answer = model.generate("Hi", max_tokens=4, temperature=0).text
-    names = {file.name for file in fetch(NAME).iterdir()}
+    names = {file.name for file in download_model(NAME).iterdir()}
     assert names == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     monkeypatch.setenv("HF_ENDPOINT", closed_port())
     with MLXLanguageModel(NAME) as model:

@@ -34,7 +34,7 @@ def each_of(items: Iterable[T], make: Callable[[T], Request]) -> list[Request]:
     return requests
 
 
-def with_media(prompts: Sequence[str], images: Any, videos: Any) -> list[tuple[str, Any, Any]]:
+def zip_media(prompts: Sequence[str], images: Any, videos: Any) -> list[tuple[str, Any, Any]]:
     """Return each prompt with its own images and videos.
 
     Raises:

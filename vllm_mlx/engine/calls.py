@@ -10,7 +10,7 @@ from typing import Unpack, overload
 
 from vllm_mlx.batching.prompts.prompt import Messages, MoreMediaOptions, Options
 from vllm_mlx.batching.request import Request, cancelled_on_error
-from vllm_mlx.batching.request_list import are_chats, each_of, naming, with_media
+from vllm_mlx.batching.request_list import are_chats, each_of, naming, zip_media
 from vllm_mlx.batching.stream import AsyncStream
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.models.multimodal import Media
@@ -79,7 +79,7 @@ class EngineCalls(ABC):
         given: Options = {"max_tokens": max_tokens, **options}
         if isinstance(prompt, list | tuple):
             _refuse_name(request_id)
-            asked = with_media(prompt, images, videos)
+            asked = zip_media(prompt, images, videos)
             return await self._all(
                 each_of(asked, lambda each: Request.of_user(each[0], given, each[1], each[2]))
             )

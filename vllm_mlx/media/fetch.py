@@ -129,7 +129,7 @@ class _Download:
             left = self.deadline.left()
             share = min(left / (others + 1), _DEAD_AFTER_S) if others else left
             try:
-                return network.connect(address, port, share)
+                return network.open_socket(address, port, share)
             except OSError as error:
                 failure = error
         raise failure

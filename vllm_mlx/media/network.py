@@ -1,6 +1,6 @@
 """How names are resolved and sockets opened; `Deadline` and the reads that keep it.
 
-Nothing here decides what is allowed: that is checked between `resolve` and `connect`.
+Nothing here decides what is allowed: that is checked between `addresses_of` and `open_socket`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 MAX_HEADER_BYTES = 64 << 10
 
 
-def resolve(host: str, port: int) -> list[str]:
+def addresses_of(host: str, port: int) -> list[str]:
     """Return the IP addresses of a host."""
     # Bytes, or `getaddrinfo` would apply an IDNA of its own.
     found = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-def connect(address: str, port: int, timeout_s: float) -> socket.socket:
+def open_socket(address: str, port: int, timeout_s: float) -> socket.socket:
     """Return a socket that is connected to an IP address."""
     return socket.create_connection((address, port), timeout_s)
 
@@ -66,7 +66,7 @@ def resolve_within(host: str, port: int, deadline: Deadline) -> list[str]:
 
     def ask() -> None:
         try:
-            answer.set_result(resolve(host, port))
+            answer.set_result(addresses_of(host, port))
         except Exception as error:
             answer.set_exception(error)
 

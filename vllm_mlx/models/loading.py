@@ -13,7 +13,7 @@ from vllm_mlx import platform
 from vllm_mlx.adapter import Adapter
 from vllm_mlx.batching.loaded_model import LoadedModel
 from vllm_mlx.errors import ModelLoadError
-from vllm_mlx.hub import fetch
+from vllm_mlx.hub import download_model
 from vllm_mlx.model_files import config_of, local_path
 from vllm_mlx.models.accelerated import accelerate, place, weight_bytes
 from vllm_mlx.models.adapters import put_in
@@ -40,7 +40,7 @@ def load_model(
         ModelLoadError: with the reason, whatever the library below said.
     """
     adapter = None if adapter_path is None else Adapter.of(adapter_path)
-    path = local_path(name) or fetch(name)
+    path = local_path(name) or download_model(name)
     seeing: dict[str, Any] = {}
     try:
         if path.suffix.lower() == ".gguf":

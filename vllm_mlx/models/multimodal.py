@@ -8,7 +8,7 @@ from typing import Any, Unpack, overload
 
 from vllm_mlx.batching.prompts.prompt import Options
 from vllm_mlx.batching.request import Request
-from vllm_mlx.batching.request_list import each_of, with_media
+from vllm_mlx.batching.request_list import each_of, zip_media
 from vllm_mlx.batching.stream import Stream
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.models.base import Model
@@ -74,7 +74,7 @@ class MLXMultimodalLM(Model):
             ModelLoadError: the model was not loaded yet and can't be.
         """
         if isinstance(prompt, list | tuple):
-            asked = with_media(prompt, images, videos)
+            asked = zip_media(prompt, images, videos)
             return self._all(each_of(asked, lambda each: _request(*each, options)))
         return self._answers(_request(prompt, images, videos, options))[0]
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from worker.engine.wire import STUCK_CODE, Order, Report, Setup
+from worker.engine.wire import STUCK_CODE, EngineEvent, Order, Setup
 
 END_TIMEOUT = 5.0  # seconds for a process to end by itself
 LAST_WORDS = 8  # lines
@@ -77,12 +77,12 @@ class EngineChild:
         """Queue an order; if the process is dead, it is dropped."""
         self._orders.put(order.encode() + b"\n")
 
-    def reports(self) -> Iterator[Report]:
-        """Yield the reports of the process, until it ends."""
+    def events(self) -> Iterator[EngineEvent]:
+        """Yield the events of the process, until it ends."""
         assert self._process.stdout
         for line in self._process.stdout:
             if line.endswith(b"\n"):  # else it died over it
-                yield Report.decode(line)
+                yield EngineEvent.decode(line)
 
     def stop(self, *, at_once: bool = False) -> None:
         """End the process, after the step at hand if that does not take too long."""
@@ -92,7 +92,7 @@ class EngineChild:
         self._end()
 
     def bury(self) -> Death:
-        """Wait for the process after its last report; return how it died."""
+        """Wait for the process after its last event; return how it died."""
         assert self._process.stdout
         self._process.stdout.close()
         code = self._end()

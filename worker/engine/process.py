@@ -1,6 +1,6 @@
 """The process that an engine runs in, as the child of a worker: `python -m worker.engine.process`.
 
-Orders come in on stdin, reports go out on what was stdout (see `worker.engine.wire`); all that is
+Orders come in on stdin, events go out on what was stdout (see `worker.engine.wire`); all that is
 printed goes to stderr. It ends with its worker, at the end of stdin.
 """
 
@@ -27,12 +27,12 @@ from vllm_mlx.batching.request import Request
 from vllm_mlx.errors import EngineStoppedError, MLXBatchError
 from vllm_mlx.outputs import EngineStats, GenerationOutput
 from worker.engine.text_engine import TextEngine
-from worker.engine.wire import STUCK_CODE, Failure, Order, Report, Setup, decode_prompt
+from worker.engine.wire import STUCK_CODE, EngineEvent, Failure, Order, Setup, decode_prompt
 from worker.logs import log_to_stderr
 
 logger = logging.getLogger("mlx_batch.engine")
 
-STATS_EVERY = 0.2  # seconds between two reports of counts, unless answers bring them sooner
+STATS_EVERY = 0.2  # seconds between two events with counts, unless answers bring them sooner
 # Seconds in which an engine with rows in its batch may count nothing. On a slow CPU a step over
 # long prompts takes minutes; a GPU that hangs would hold its rows for ever.
 STUCK = 1800.0
@@ -75,18 +75,18 @@ def engine_core(setup: Setup) -> TextEngine:
 
 
 class EngineHost:
-    """Runs an engine by the orders that come in, and reports."""
+    """Runs an engine by the orders that come in, and tells what happens."""
 
-    def __init__(self, setup: Setup, reports: IO[bytes]) -> None:
+    def __init__(self, setup: Setup, events: IO[bytes]) -> None:
         self.model = setup.model
         self.inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._setup = setup
-        self._reports = reports
-        self._reports_lock = threading.Lock()
+        self._events = events
+        self._events_lock = threading.Lock()
         self._engine: TextEngine
         self._open: dict[int, Future[GenerationOutput]] = {}
         self._answers: list[tuple[int, GenerationOutput]] = []
-        self._reported = EngineStats()
+        self._sent_stats = EngineStats()
         self._looked_at = time.monotonic()
         self._still = 0.0  # seconds in which nothing moved, less those of a suspended process
         self._is_over = False
@@ -104,15 +104,15 @@ class EngineHost:
         except Exception as error:
             if not isinstance(error, MLXBatchError):
                 logger.exception("the engine of %s can't be started", self.model)
-            self._send(Report(failed=Failure(type(error).__name__, str(error))))
+            self._send(EngineEvent(failed=Failure(type(error).__name__, str(error))))
             return
-        self._send(Report(ready=self._engine.max_num_seqs, stats=self._engine.stats))
+        self._send(EngineEvent(ready=self._engine.max_num_seqs, stats=self._engine.stats))
         while not self._is_over:
             with contextlib.suppress(queue.Empty):
                 self.inbox.get(timeout=STATS_EVERY)()
                 while not self._is_over:
                     self.inbox.get_nowait()()
-            self._report()
+            self._send_progress()
         self._engine.stop()
 
     def handle(self, order: Order) -> None:
@@ -123,9 +123,9 @@ class EngineHost:
                 future.cancel()
         if not order.asked:
             return
-        # Reported before the row's first step, which may kill this process.
+        # Sent before the row's first step, which may kill this process.
         requests = {
-            key: Request(prompt, params, on_begin=partial(self._send, Report(began=(key,))))
+            key: Request(prompt, params, on_begin=partial(self._send, EngineEvent(began=(key,))))
             for text, samples in order.asked
             for prompt in [decode_prompt(text)]
             for key, params in samples.items()
@@ -148,12 +148,12 @@ class EngineHost:
         output = GenerationOutput.from_error(error, self.model) if error else future.result()
         self._answers.append((key, output))
 
-    def _report(self) -> None:
+    def _send_progress(self) -> None:
         stats = self._engine.stats
-        if self._answers or stats != self._reported:
+        if self._answers or stats != self._sent_stats:
             answers, self._answers = tuple(self._answers), []
-            self._send(Report(answers=answers, stats=stats))
-            self._reported = stats
+            self._send(EngineEvent(answers=answers, stats=stats))
+            self._sent_stats = stats
             self._still = 0.0
         elif stats.running:
             self._end_if_stuck(stats.running)
@@ -165,18 +165,18 @@ class EngineHost:
             logger.error("%d rows did not move for %.0f s", rows, STUCK)
             os._exit(STUCK_CODE)  # no thread can be waited for
 
-    def _send(self, report: Report) -> None:
-        line = report.encode() + b"\n"
+    def _send(self, event: EngineEvent) -> None:
+        line = event.encode() + b"\n"
         try:
-            with self._reports_lock:  # the engine's thread reports, too
-                self._reports.write(line)
-                self._reports.flush()
+            with self._events_lock:  # the engine's thread sends, too
+                self._events.write(line)
+                self._events.flush()
         except OSError:
             os._exit(1)  # the worker is gone
 
 
 def main() -> None:
-    orders, reports = _take_over_pipes()
+    orders, events = _take_over_pipes()
     # Ctrl-C in a terminal, its end and a service's stop reach us, too; the worker ends us.
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
@@ -185,7 +185,7 @@ def main() -> None:
         return
     setup = Setup.decode(line)
     log_to_stderr(setup.verbose)
-    host = EngineHost(setup, reports)
+    host = EngineHost(setup, events)
     tempfile.tempdir = setup.scratch
     threading.Thread(target=_read, args=(orders, host), name="orders", daemon=True).start()
     try:
@@ -206,11 +206,11 @@ def _read(orders: IO[bytes], host: EngineHost) -> None:
 
 def _take_over_pipes() -> tuple[IO[bytes], IO[bytes]]:
     """Return the pipes to the worker, out of reach for libraries that print or read."""
-    orders, reports = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    orders, events = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     with Path(os.devnull).open() as nothing:
         os.dup2(nothing.fileno(), 0)
-    return orders, reports
+    return orders, events
 
 
 def _offer_to_oom_killer() -> None:

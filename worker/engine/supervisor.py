@@ -24,7 +24,7 @@ from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.scheduler_config import SchedulerConfig
 from worker.engine.backlog import Backlog, Pending, order_of, pending_rows
 from worker.engine.child import EngineChild
-from worker.engine.wire import Order, Report, Setup
+from worker.engine.wire import EngineEvent, Order, Setup
 
 logger = logging.getLogger("mlx_batch.supervisor")
 
@@ -184,9 +184,9 @@ class SupervisedEngine:
         while child := self._new_child():
             answers = 0
             try:
-                for report in child.reports():
-                    answers += len(report.answers)
-                    self._take(report, ready)
+                for event in child.events():
+                    answers += len(event.answers)
+                    self._take(event, ready)
             finally:
                 death = child.bury()
             was_ready, killer = self._clear_up()
@@ -211,21 +211,21 @@ class SupervisedEngine:
             self._child = None if self._ended is not None else EngineChild(self._setup)
             return self._child
 
-    def _take(self, report: Report, ready: Future[None]) -> None:
-        if report.failed:
-            raise report.failed.error
-        if report.ready:
+    def _take(self, event: EngineEvent, ready: Future[None]) -> None:
+        if event.failed:
+            raise event.failed.error
+        if event.ready:
             self._check_model()
         with self._lock:
-            if report.ready:
-                self.max_num_seqs = report.ready
+            if event.ready:
+                self.max_num_seqs = event.ready
                 self._is_ready = True
-            if report.stats:
-                self._now = report.stats
-            self._backlog.begin(report.began)
-            taken = [(self._backlog.take(key), output) for key, output in report.answers]
+            if event.stats:
+                self._now = event.stats
+            self._backlog.begin(event.began)
+            taken = [(self._backlog.take(key), output) for key, output in event.answers]
             self._send_due()
-        if report.ready and not ready.done():
+        if event.ready and not ready.done():
             ready.set_result(None)
         for row, output in taken:
             if row:

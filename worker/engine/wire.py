@@ -1,7 +1,7 @@
 """What a worker and its engine's process send each other: one message a line, in JSON.
 
-The worker sends a `Setup` and then `Order`s, the process answers with `Report`s. Rows cross, not
-tokens.
+The worker sends a `Setup` and then `Order`s, the process answers with `EngineEvent`s. Rows cross,
+not tokens.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ class Failure(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report(JSONRecord):
-    """A report of the process.
+class EngineEvent(JSONRecord):
+    """What has happened in the process.
 
     Attributes:
         ready: the engine runs with so many places.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.batching.request import new_request_id
-from worker.plan.shares import Planned, Sampled
+from worker.plan.shares import Planned, SampleRow
 
 ROWS = 20
 """Rows of each class that are run at first, and of one class each time that more are needed."""
@@ -87,7 +87,7 @@ class Answers:
 
 
 def run_some(
-    core: EngineCore, sample: Seq[Sampled], planned: Seq[Planned], tell: Callable[[str], None]
+    core: EngineCore, sample: Seq[SampleRow], planned: Seq[Planned], tell: Callable[[str], None]
 ) -> Answers:
     """Run rows of each class as a worker would; more of a class until the mean is known well.
 
@@ -96,7 +96,7 @@ def run_some(
         planned: all rows.
         tell: called with what is being done.
     """
-    left: dict[Class, list[Sampled]] = {}
+    left: dict[Class, list[SampleRow]] = {}
     for each in sample:
         if each.planned.is_open:
             left.setdefault(Class.of(each.planned), []).append(each)
@@ -114,7 +114,7 @@ def run_some(
     return answers
 
 
-def _run(core: EngineCore, rows: Seq[tuple[Class, Sampled]], answers: Answers) -> None:
+def _run(core: EngineCore, rows: Seq[tuple[Class, SampleRow]], answers: Answers) -> None:
     requests = [replace(each.request, request_id=new_request_id()) for _, each in rows]
     for (of, _), future in zip(rows, core.submit(*requests), strict=True):
         if error := future.exception():

@@ -23,7 +23,7 @@ from vllm_mlx.errors import MLXBatchError
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.video_params import VideoParams
 from worker.flights.row_prompt import prompt_of
-from worker.plan.shares import Planned, Sampled, Shares
+from worker.plan.shares import Planned, SampleRow, Shares
 
 SAMPLE = 512
 """Rows that are kept, drawn at random, for timings and for `--measure`."""
@@ -71,7 +71,7 @@ class PlannedPrompts:
     bad_rows: int = 0
     failures: dict[tuple[str, str], Failures] = field(default_factory=dict)
     planned: list[Planned] = field(default_factory=list)
-    sample: list[Sampled] = field(default_factory=list)
+    sample: list[SampleRow] = field(default_factory=list)
     duplicates: int = 0
     copied: int = 0
 

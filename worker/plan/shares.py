@@ -40,7 +40,7 @@ class Planned(NamedTuple):
         return self.least < self.most
 
 
-class Sampled(NamedTuple):
+class SampleRow(NamedTuple):
     """A row with what asks the engine for it."""
 
     planned: Planned
@@ -68,7 +68,7 @@ class Shares:
     def is_full(self) -> bool:
         return len(self._waiting) >= WINDOW * self._width
 
-    def settle(self) -> Iterator[Sampled]:
+    def settle(self) -> Iterator[SampleRow]:
         """Yield what waits, in the order in which it would start."""
         waiting, self._waiting = self._waiting, []
         if self._prefixes:
@@ -78,7 +78,7 @@ class Shares:
         for first in range(0, len(waiting), self._width):
             together = waiting[first : first + self._width]
             for request, sequence in together:
-                yield Sampled(self._planned(sequence), request)
+                yield SampleRow(self._planned(sequence), request)
             if self._prefixes:
                 for _, sequence in together:
                     self._prefixes.withdraw(sequence)

@@ -16,7 +16,7 @@ from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.batching.request import Request, new_request_id
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
-from worker.plan.shares import Planned, Sampled
+from worker.plan.shares import Planned, SampleRow
 
 POINT_SECONDS = 1.5
 """What the steps of one width are to take: a busy machine hides what less would tell."""
@@ -68,7 +68,7 @@ Clock = Callable[[], float]
 
 
 def measure(
-    core: EngineCore, sample: Seq[Sampled], width: int, *, start: float, clock: Clock
+    core: EngineCore, sample: Seq[SampleRow], width: int, *, start: float, clock: Clock
 ) -> Timings:
     """Time a few prompts, and steps at the batch's width and at narrower ones.
 
@@ -114,7 +114,7 @@ class _Prober:
         self._core = core
         self._clock = clock
 
-    def prompts(self, sample: Seq[Sampled]) -> tuple[float, float]:
+    def prompts(self, sample: Seq[SampleRow]) -> tuple[float, float]:
         """Return the seconds of a prompt token of a row's own, and of one that is shared."""
         computed = sum(each.planned.own + each.planned.shared for each in sample)
         shared = sum(each.planned.shared for each in sample)
@@ -178,7 +178,7 @@ class _Prober:
             return (self._clock() - started) * width / max(1, total)
         return (ended - joined) * width / made
 
-    def _read(self, sample: Seq[Sampled]) -> tuple[float, int]:
+    def _read(self, sample: Seq[SampleRow]) -> tuple[float, int]:
         """Have prompts computed; return the seconds, and the tokens that were computed."""
         before, started = self._core.stats, self._clock()
         requests = [_asked(each.request, each.request.params, 1) for each in sample]
@@ -189,16 +189,16 @@ class _Prober:
         return seconds, max(1, computed - (after.cached_tokens - before.cached_tokens))
 
 
-def _by_own(sample: Seq[Sampled], count: int) -> list[Sampled]:
+def _by_own(sample: Seq[SampleRow], count: int) -> list[SampleRow]:
     return _spaced(sorted(sample, key=lambda each: each.planned.own), count)
 
 
-def _spaced(sample: Seq[Sampled], count: int) -> list[Sampled]:
+def _spaced(sample: Seq[SampleRow], count: int) -> list[SampleRow]:
     """Return so many of them, from everywhere between the first and the last."""
     return [sample[int((at + 0.5) * len(sample) / count)] for at in range(count)]
 
 
-def _contexts(sample: Seq[Sampled]) -> list[Request]:
+def _contexts(sample: Seq[SampleRow]) -> list[Request]:
     """Return rows as long as those that are decoded, by the steps that they take part in."""
     ordered = sorted(sample, key=lambda each: each.planned.tokens)
     total = sum(each.planned.most for each in ordered) or len(ordered)

@@ -22,7 +22,7 @@ _MOST_WORKERS = 7  # that have a color of their own
 OTHERS = "(others)"
 
 
-class Failure(NamedTuple):
+class ErrorGroup(NamedTuple):
     """Rows that ended in one type of error, and one of them."""
 
     error_type: str
@@ -67,7 +67,7 @@ class Figures:
     """
 
     finish_reasons: Mapping[str, int]
-    failures: list[Failure]
+    error_groups: list[ErrorGroup]
     incomplete: int
     prompt_tokens: Distribution
     completion_tokens: Distribution
@@ -83,7 +83,7 @@ class Figures:
         workers = _workers(columns)
         return cls(
             finish_reasons=dict(sorted(reasons.items(), key=lambda item: -item[1])),
-            failures=_failures(columns),
+            error_groups=_error_groups(columns),
             incomplete=columns.counted("complete").get(False, 0),
             prompt_tokens=_of_answers(columns, pc.field("prompt_tokens")),
             completion_tokens=_of_answers(columns, pc.field("completion_tokens")),
@@ -134,13 +134,13 @@ def _three_digits(value: pc.Expression) -> pc.Expression:
     return pc.multiply(pc.round(pc.divide(value, unit)), unit)
 
 
-def _failures(columns: Columns) -> list[Failure]:
+def _error_groups(columns: Columns) -> list[ErrorGroup]:
     groups = columns.grouped(
         {"error_type": pc.field("error_type")},
         {name: ("one", pc.field(name)) for name in ("id", "error")},
     )
     found = [
-        Failure(each["error_type"], each[ROWS], each["id"], each["error"] or "")
+        ErrorGroup(each["error_type"], each[ROWS], each["id"], each["error"] or "")
         for each in groups
         if each["error_type"] is not None
     ]

@@ -63,7 +63,7 @@ def page(
         when=str(manifest.get("created_at", ""))[:16].replace("T", " "),
         warnings=list(warnings),
         tiles=_tiles(figures),
-        failures=figures.failures,
+        error_groups=figures.error_groups,
         labels=labels,
         unlabelled=_unlabelled(figures) if not charts_missing else [],
         charts=charts,

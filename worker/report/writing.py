@@ -65,7 +65,7 @@ def _html(dataset: Finished, media: MediaPolicy) -> str:
     manifest = dataset.manifest
     columns = Columns(dataset.root)
     figures = Figures.of(columns, manifest)
-    kept, written = _within(shown_rows(dataset, columns, len(figures.failures)))
+    kept, written = _within(shown_rows(dataset, columns, len(figures.error_groups)))
     pictures = Pictures(media, _PICTURE_BYTES)
     for row, json_row in zip(kept, written, strict=True):
         json_row["media"] = [pictures.of(kind, source) for kind, source in row.media]

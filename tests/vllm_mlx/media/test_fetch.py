@@ -392,7 +392,7 @@ def test_time_is_limited_in_all_however_slowly_it_drips(answer: Answer, web: Web
 
 def test_time_is_limited_while_tls_shakes_hands(web: Web) -> None:
     ours, theirs = socket.socketpair()
-    network = replace(web.network(), connect=lambda *_: ours)
+    network = replace(web.network(), open_socket=lambda *_: ours)
     with theirs, pytest.raises(MediaError, match=r"not here after 0\.4 s"):
         download("https://media.example.org/", HASTY, network)
 
@@ -408,7 +408,10 @@ def test_time_is_limited_while_resolving_and_connecting(web: Web) -> None:
         raise TimeoutError
 
     asked: list[float] = []
-    for network in (replace(SYSTEM, resolve=late), replace(web.network(), connect=nowhere)):
+    for network in (
+        replace(SYSTEM, addresses_of=late),
+        replace(web.network(), open_socket=nowhere),
+    ):
         start = time.monotonic()
         with pytest.raises(MediaError, match=r"not here after 0\.4 s"):
             download("http://media.example.org/", HASTY, network)
@@ -423,10 +426,10 @@ def test_a_dead_address_takes_only_its_share_of_the_time(web: Web) -> None:
             raise TimeoutError
         return connect(address, port, timeout_s)
 
-    connect = web.network().connect
+    connect = web.network().open_socket
     web.says("/", ok(b"pixels"))
     web.addresses["media.example.org"] = [[OTHER_PUBLIC, PUBLIC]]
-    network = replace(web.network(), connect=half)
+    network = replace(web.network(), open_socket=half)
     assert download("http://media.example.org/", HASTY, network) == b"pixels"
 
 
@@ -501,12 +504,12 @@ def test_no_such_host() -> None:
 
     asked: list[str] = []
     with pytest.raises(MediaError, match="there is no such host"):
-        download("http://media.example.org/", MEDIA, replace(SYSTEM, resolve=unknown))
+        download("http://media.example.org/", MEDIA, replace(SYSTEM, addresses_of=unknown))
     with pytest.raises(MediaError, match="the name server doesn't answer"):
-        download("http://media.example.org/", MEDIA, replace(SYSTEM, resolve=silent))
+        download("http://media.example.org/", MEDIA, replace(SYSTEM, addresses_of=silent))
     assert len(asked) == 3
     with pytest.raises(MediaError, match="no address"):
-        download("http://media.example.org/", MEDIA, replace(SYSTEM, resolve=lambda *_: []))
+        download("http://media.example.org/", MEDIA, replace(SYSTEM, addresses_of=lambda *_: []))
 
 
 def test_nobody_listens() -> None:

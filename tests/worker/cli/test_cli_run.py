@@ -19,7 +19,7 @@ import pytest
 from redis import Redis
 
 from jobs.dataset import Dataset, verify
-from jobs.dataset.layout import Layout
+from jobs.dataset.layout import DatasetPaths
 from jobs.ledger import Ledger
 from jobs.ledger.keys import RUNS, done_key
 from tests.helpers.bench import Bench
@@ -268,7 +268,7 @@ class Interrupted:
             committed = sorted(map(int, self.server.hkeys(done_key(run_id))))
             if not committed:
                 return False
-            self.parts = [Layout(self.out).part(shard, 8) for shard in committed]
+            self.parts = [DatasetPaths(self.out).part(shard, 8) for shard in committed]
             (key,) = self.server.smembers("rq:workers")
             self.worker_pid = int(self.server.hget(key, "pid"))
             self.server_pid = int(self.server.info("server")["process_id"])

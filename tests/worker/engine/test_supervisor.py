@@ -150,7 +150,7 @@ def test_what_json_has_trouble_with(start_engine: StartEngine) -> None:
     assert nan.logprobs
     assert math.isnan(nan.logprobs[0].logprob)
     assert strange.error_type == "TypeError", "as it is a row's error, not the caller's"
-    assert printed.text.startswith("'print'"), "what a library prints is no report"
+    assert printed.text.startswith("'print'"), "what a library prints is no event"
     assert (long.error_type, long.error) == ("ContextLengthError", "the prompt is too long \ufffd")
 
 

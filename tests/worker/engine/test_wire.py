@@ -13,7 +13,15 @@ from vllm_mlx.outputs import EngineStats, GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 from vllm_mlx.video_params import VideoParams
-from worker.engine.wire import Asked, Failure, Order, Report, Setup, decode_prompt, encode_prompt
+from worker.engine.wire import (
+    Asked,
+    EngineEvent,
+    Failure,
+    Order,
+    Setup,
+    decode_prompt,
+    encode_prompt,
+)
 
 NO_UTF8 = "/clips/\udcff"  # as Python names a folder whose name is no UTF-8
 CONFIG = SchedulerConfig(max_num_seqs=3, kv_cache_bytes=2**40)
@@ -35,13 +43,13 @@ SEEDED = SamplingParams.of(seed=2**63 - 1, stop=["a", "\n"], max_tokens=9, top_p
         Order(),
         Order((Asked("[]", {0: SamplingParams.of(), 1: SEEDED}), Asked('""', {2**40: SEEDED}))),
         Order(cancelled=(1, 2), stop=True),
-        Report(),
-        Report(ready=4, stats=EngineStats(steps=3, decode_seconds=0.1)),
-        Report(failed=Failure("ModelLoadError", "no\nmodel"), began=(7,)),
-        Report(answers=((3, GenerationOutput("a")), (4, GenerationOutput("b", seed=1)))),
+        EngineEvent(),
+        EngineEvent(ready=4, stats=EngineStats(steps=3, decode_seconds=0.1)),
+        EngineEvent(failed=Failure("ModelLoadError", "no\nmodel"), began=(7,)),
+        EngineEvent(answers=((3, GenerationOutput("a")), (4, GenerationOutput("b", seed=1)))),
     ],
 )
-def test_messages_are_lines(message: Setup | Order | Report) -> None:
+def test_messages_are_lines(message: Setup | Order | EngineEvent) -> None:
     line = message.encode()
 
     assert b"\n" not in line

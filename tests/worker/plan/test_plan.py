@@ -28,7 +28,7 @@ from worker.plan import timings
 from worker.plan.answers import run_some
 from worker.plan.prompts import PlannedPrompts, Reading, read_prompts
 from worker.plan.schedule import decode_seconds
-from worker.plan.shares import Planned, Sampled
+from worker.plan.shares import Planned, SampleRow
 
 NewCore = Callable[..., EngineCore]
 WIDTH = 4
@@ -299,7 +299,7 @@ class _Answering:
 def test_rows_are_run_until_all_tokens_are_known_well() -> None:
     draw = random.Random(5)
     lengths = [min(1000, int(draw.expovariate(1 / 60)) + 1) for _ in range(4000)]
-    rows = [Sampled(Planned(20, 20, 0, 0, 1000), Request("a", SamplingParams.of()))] * 4000
+    rows = [SampleRow(Planned(20, 20, 0, 0, 1000), Request("a", SamplingParams.of()))] * 4000
     planned = [each.planned for each in rows]
 
     core: Any = _Answering(lengths)

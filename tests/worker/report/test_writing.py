@@ -112,7 +112,7 @@ def test_the_figures_are_those_of_the_parquet(tmp_path: Path) -> None:
     answered = [each for each in rows if each["finish_reason"] != "error"]
 
     assert figures.finish_reasons == Counter(each["finish_reason"] for each in rows)
-    assert {failure.error_type: failure.rows for failure in figures.failures} == {
+    assert {group.error_type: group.rows for group in figures.error_groups} == {
         "ValueError": 3,
         "KeyError": 1,
     }

@@ -119,12 +119,12 @@ class BatchSampler:
             self._vocab_size,
         )
         choose = self._budgets.bounded(masked(choose, make_mask(self._rows)), self._rows)
-        report = self._make_report()
+        output = self._make_output()
 
         def sample(logits: mx.array) -> Sampled:
             shaped = penalize(repeat(bias(logits), logits.dtype))
             finite = mx.isfinite(shaped.max(axis=-1))  # an infinity or NaN anywhere shows there
-            return report(logits, mx.where(finite, choose(shaped), -1))
+            return output(logits, mx.where(finite, choose(shaped), -1))
 
         return sample
 
@@ -182,13 +182,13 @@ class BatchSampler:
 
         return penalize
 
-    def _make_report(self) -> Callable[[mx.array, mx.array], Sampled]:
+    def _make_output(self) -> Callable[[mx.array, mx.array], Sampled]:
         wanted = [row.params.logprobs for row in self._rows.values()]
         most = max((count for count in wanted if count is not None), default=None)
         if most is None:
             return lambda _, tokens: Sampled(tokens)
 
-        def report(logits: mx.array, tokens: mx.array) -> Sampled:
+        def measured(logits: mx.array, tokens: mx.array) -> Sampled:
             return Sampled(tokens, measure(logits, mx.maximum(tokens, 0), most))
 
-        return report
+        return measured

@@ -46,12 +46,12 @@ class VisionLanguageModel:
     def prefill(self, tokens: mx.array, cache: list[Any], rows: Sequence[MediaRow]) -> None:
         """Compute prompts `[B, L]` of which some have media into the cache."""
         hidden = self._text.embed_tokens(tokens)
-        seen = _Seen(rows, tokens.shape[1])
-        features = seen.pick(self.features.get(seen.media))
+        piece = _PieceMedia(rows, tokens.shape[1])
+        features = piece.pick(self.features.get(piece.media))
         if features:
-            hidden[seen.at] = features[0].astype(hidden.dtype)
-        embeddings = self._rotary(hidden, mx.array(seen.positions))
-        self._forward(hidden, cache, embeddings, seen.at, features[1:])
+            hidden[piece.at] = features[0].astype(hidden.dtype)
+        embeddings = self._rotary(hidden, mx.array(piece.positions))
+        self._forward(hidden, cache, embeddings, piece.at, features[1:])
 
     def forget(self) -> None:
         """Drop what is kept of media."""
@@ -81,7 +81,7 @@ class VisionLanguageModel:
         return [made[0], *made[1]] if isinstance(made, tuple) else [made]
 
 
-class _Seen:
+class _PieceMedia:
     """The media among the tokens of a piece of prefill.
 
     Attributes:

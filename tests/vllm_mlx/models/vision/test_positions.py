@@ -35,7 +35,7 @@ def upstream(request, tmp_path_factory):
     return mlx_vlm.load(str(folder))
 
 
-def messages_of(parts: list[Any]) -> list[dict[str, Any]]:
+def messages_with(parts: list[Any]) -> list[dict[str, Any]]:
     """The parts, with an answer and a further question behind them."""
     content = []
     for part in [*parts, "What is it?"]:
@@ -59,7 +59,7 @@ def media_in(messages: list[dict[str, Any]], kind: str) -> list[Any]:
 @pytest.mark.parametrize("parts", PROMPTS.values(), ids=PROMPTS)
 def test_tokens_and_positions_are_mlx_vlms(upstream, parts):
     model, processor = upstream
-    messages = messages_of(parts)
+    messages = messages_with(parts)
     preparer = VisionPreparer(processor, model.config, UNRESTRICTED, max_bytes=1 << 20)
     tokens, media = preparer.prepare(MediaPrompt(messages, VideoParams.of()))
 
