@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import queue
 import threading
 import time
@@ -12,6 +13,7 @@ from concurrent.futures import Future
 
 from vllm_mlx import platform
 from vllm_mlx.batching.engine_thread import EngineThread, refuse_fork
+from vllm_mlx.batching.line import Call, Line
 from vllm_mlx.batching.loaded_model import LoadedModel
 from vllm_mlx.batching.prompts.preparation import Preparation, Submitted
 from vllm_mlx.batching.request import Request, by_prompt, cancelled_on_error
@@ -32,6 +34,8 @@ class EngineCore:
         load: brings the model of that name into memory; called on the engine's own thread.
         config: bounds of the batch; the backend's defaults without one.
         media: what may be read and fetched for a prompt; nothing without one.
+        in_line: a call waits for the media of those that came before it, which suits an engine that
+            answers one after another; without it a prompt joins when its media are read.
 
     Attributes:
         max_num_seqs: most sequences side by side; what suits the model is known once it is loaded.
@@ -44,12 +48,16 @@ class EngineCore:
         config: SchedulerConfig | None = None,
         *,
         media: MediaPolicy | None = None,
+        in_line: bool = False,
     ) -> None:
         self.model_name = model
         self._config = config or SchedulerConfig()
         self.max_num_seqs = self._config.max_num_seqs or platform.default_max_num_seqs()
         self._load = load
         self._media = media or MediaPolicy()
+        self._in_line = in_line
+        self._line: Line | None = None
+        self._turns = itertools.count()
         # Held while a thread begins and while it ends: there are never two.
         self._life_lock = threading.RLock()
         self._thread: EngineThread | None = None
@@ -87,6 +95,7 @@ class EngineCore:
                 thread = EngineThread(self.model_name, self._load, self._config, self._media)
                 self._end_when_dropped = weakref.finalize(self, thread.stop, wait=False)
                 self._thread = thread
+                self._line = Line(thread) if self._in_line else None
                 thread.start()
             return self._thread.ready
 
@@ -104,8 +113,10 @@ class EngineCore:
     ) -> list[Future[GenerationOutput]]:
         """Queue requests at once, so that what any of them share is computed once.
 
-        Calls start first come, first served. The prompts of one call may overtake each other, and
-        those of the next such call: the longest answers start first, which ends sooner in total.
+        Calls start first come, first served; what has media joins when they are read, unless the
+        engine is `in_line`. The prompts of one call may overtake each other, and those of the next
+        such call unless they are all or none: the longest answers start first, which ends sooner
+        in total.
 
         Args:
             all_or_none: begin no request if something is wrong with one, and raise that; what only
@@ -124,19 +135,22 @@ class EngineCore:
         thread, now = self._running(), time.perf_counter()
         futures: list[Future[GenerationOutput]] = []
         ready: list[Sequence] = []
-        with cancelled_on_error(futures):
+        with self._in_turn() as call, cancelled_on_error(futures):
             prompts, prepare = list(by_prompt(requests)), Preparation(thread, self.model_name)
+            turn = next(self._turns) if all_or_none or len(prompts) == 1 else None
             for each in prompts:
-                in_order = len(prompts) == 1
                 samples = [
-                    Submitted(request, thread.expect(request.request_id), now, in_order)
+                    Submitted(request, thread.expect(request.request_id), now, turn)
                     for request in each
                 ]
                 futures += [sample.future for sample in samples]
-                ready += prepare(samples, thread.add)
+                ready += prepare(samples, thread.add, call.read_later if call else None)
             if all_or_none:
                 raise_first(futures)
-            thread.add(*ready)
+            if call:
+                call.texts += ready
+            else:
+                thread.add(*ready)
         return futures
 
     def examine(self, request: Request) -> list[Sequence]:
@@ -152,7 +166,7 @@ class EngineCore:
         future: Future[GenerationOutput] = Future()
         made: queue.SimpleQueue[list[Sequence]] = queue.SimpleQueue()
         future.add_done_callback(lambda _: made.put([]))  # it has failed
-        samples = [Submitted(request, future, time.perf_counter(), True)]
+        samples = [Submitted(request, future, time.perf_counter(), None)]
         prepare = Preparation(thread, self.model_name)
         ready = prepare(samples, lambda *sequences: made.put([*sequences]))
         found = ready or made.get()
@@ -166,6 +180,9 @@ class EngineCore:
         """End a request; its future raises `RequestAbortedError`. Unknown ids are ignored."""
         with contextlib.suppress(EngineStoppedError):
             self._running().abort(request_id)
+
+    def _in_turn(self) -> contextlib.AbstractContextManager[Call | None]:
+        return self._line.call() if self._line else contextlib.nullcontext()
 
     @property
     def is_running(self) -> bool:

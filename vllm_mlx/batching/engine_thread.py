@@ -152,9 +152,17 @@ class EngineThread(threading.Thread):
                 if not sequence.future.done():  # or it was given up while its media were read
                     self.parts.scheduler.add(sequence)
 
+        self.post(add_all)
+
+    def post(self, command: Callable[[], None]) -> None:
+        """Have a command run on this thread, after those that were posted before.
+
+        Raises:
+            EngineStoppedError: the thread is ending.
+        """
         with self._inbox_lock:
             self._require_open()
-            self._inbox.put(add_all)
+            self._inbox.put(command)
 
     def abort(self, request_id: str) -> None:
         """End a request; do nothing if there is none of this name."""

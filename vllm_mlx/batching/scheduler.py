@@ -21,9 +21,9 @@ QUIET = 4096
 class Scheduler:
     """Keeps the runner's batch full.
 
-    Sequences start in the order in which they were added. Of those that need not (`in_order`), the
-    longest answers within a window start first, so that the batch stays full to the end of a job,
-    and those that begin alike stay together.
+    Sequences start in the order in which they were added. Of those of one `turn` (rows of jobs have
+    none) the longest answers within a window start first, so that the batch stays full to the end
+    of a job, and those that begin alike stay together.
     """
 
     def __init__(self, runner: Runner, eos_token_ids: set[int]) -> None:
@@ -139,7 +139,7 @@ class Scheduler:
         """Whether the next one that waits may start before those of the window."""
         if not self._waiting or len(window) == WINDOW * self.max_num_seqs:
             return False
-        return not (window[0].in_order or self._waiting[0].in_order)
+        return window[0].turn == self._waiting[0].turn
 
     def _ordered(self, window: list[Sequence]) -> list[Sequence]:
         first: dict[int, int] = {}

@@ -37,7 +37,7 @@ class Sequence:
         cached_tokens: prompt tokens that were taken from another prompt's prefill.
         end_token_ids: tokens that end it.
         alone: the batch it ran in failed, so it is tried again with nothing beside it.
-        in_order: nothing that is added later may start before it.
+        turn: the call it is of; only what has the same turn may start before it, if added later.
         thinking: follows its thoughts; None where the model has none.
         constraint: what it may say; None: anything.
 
@@ -64,7 +64,7 @@ class Sequence:
         media: PromptMedia | None = None,
         future: Future[GenerationOutput] | None = None,
         submitted: float | None = None,
-        in_order: bool = False,
+        turn: int | None = None,
         scored_from: int = 1,
         new_constraint: Callable[[], Constraint] | None = None,
         calls: Calls | None = None,
@@ -73,7 +73,7 @@ class Sequence:
         self.params = params = request.params
         self.on_chunk = request.on_chunk
         self.on_begin = request.on_begin
-        self.in_order = in_order
+        self.turn = turn
         self.prompt_tokens = prompt_tokens
         self.max_tokens = max_tokens
         self.model = model

@@ -54,7 +54,8 @@ class Engine(EngineCalls):
         require_model(model_name)
         self.model_name = model_name
         load = partial(load_model, adapter_path=adapter_path, trust_remote_code=trust_remote_code)
-        self._core = EngineCore(model_name, load, self._config, media=media_policy)
+        one = self._config.max_num_seqs == 1
+        self._core = EngineCore(model_name, load, self._config, media=media_policy, in_line=one)
         self._stopped = False
 
     async def start(self) -> None:

@@ -12,6 +12,9 @@ from vllm_mlx.scheduler_config import SchedulerConfig
 class BatchedEngine(Engine):
     """Concurrent calls share every step of the model, each with its own sampling parameters.
 
+    They join the batch first come, first served; prompts with images and videos when these are
+    read, so that a slow one holds nothing back. With `max_num_seqs=1` it is a `SimpleEngine`.
+
     Args:
         max_num_seqs: most requests in the batch; more than that wait.
         max_num_batched_tokens: most prompt tokens computed between two decode steps.

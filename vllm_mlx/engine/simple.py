@@ -7,6 +7,10 @@ from vllm_mlx.scheduler_config import SchedulerConfig
 
 
 class SimpleEngine(Engine):
-    """Concurrent calls wait their turn, first come, first served."""
+    """Concurrent calls wait their turn, first come, first served.
+
+    That holds for lists, and for prompts with images and videos, too: they are read for the next
+    call while the one before it is answered, and a call waits for those of the calls before it.
+    """
 
     _config = SchedulerConfig(max_num_seqs=1)

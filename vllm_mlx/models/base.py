@@ -34,7 +34,9 @@ class Model:
         adapter_path: a folder that mlx_lm.lora has written, LoRA or DoRA.
         trust_remote_code: run code that comes with the model.
         video_reader: see `MediaPolicy.video_reader`.
-        max_num_seqs: most prompts in the batch; more than that wait. By default the backend's.
+        max_num_seqs: most prompts in the batch; more than that wait. By default the backend's. With
+            1 calls are answered strictly in the order of asking; otherwise prompts with images and
+            videos join when these are read.
 
     Raises:
         ModelLoadError: the model is not there, as far as this machine knows, or is none.
@@ -54,7 +56,11 @@ class Model:
         load = partial(load_model, adapter_path=adapter_path, trust_remote_code=trust_remote_code)
         media = replace(UNRESTRICTED, video_reader=video_reader)
         self._core = EngineCore(
-            model_name, load, SchedulerConfig.of(max_num_seqs=max_num_seqs), media=media
+            model_name,
+            load,
+            SchedulerConfig.of(max_num_seqs=max_num_seqs),
+            media=media,
+            in_line=max_num_seqs == 1,
         )
 
     def load(self) -> None:

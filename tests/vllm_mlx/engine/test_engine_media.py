@@ -34,6 +34,7 @@ from vllm_mlx.errors import (
 from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.media.store import MediaStore
 from vllm_mlx.models.loading import load_model
+from vllm_mlx.models.multimodal import MLXMultimodalLM
 from vllm_mlx.models.vision import reading
 from vllm_mlx.models.vision.preparation import VisionPreparer
 from vllm_mlx.sampling_params import SamplingParams
@@ -304,17 +305,59 @@ async def test_media_are_read_beside_the_engine(engine, files, monkeypatch):
     assert all(threads.values())
 
 
-async def test_decoding_goes_on_while_a_medium_is_slow(engine, slow):
-    waiting = asyncio.create_task(engine.generate("?", images=[slow.url], **GREEDY))
+async def test_decoding_goes_on_while_a_medium_is_slow(batched, slow):
+    waiting = asyncio.create_task(batched.generate("?", images=[slow.url], **GREEDY))
     await until(lambda: slow.asked)
-    before = engine.stats.steps
+    before = batched.stats.steps
     for each in ({}, *open_images(2)):
-        assert (await engine.generate("Hello", **each, **GREEDY)).completion_tokens > 0
-    assert engine.stats.steps > before + 3
-    assert engine.stats.waiting == 1
+        assert (await batched.generate("Hello", **each, **GREEDY)).completion_tokens > 0
+    assert batched.stats.steps > before + 3
+    assert batched.stats.waiting == 1
     assert not waiting.done()
     slow.open.set()
     assert (await waiting).latency_s > 0.02
+
+
+async def test_what_is_asked_later_waits_for_media_that_are_slow(vision_folder, slow):
+    ended: list[int] = []
+
+    async def call(limit: int, *images: Any) -> None:
+        await engine.generate("?", limit, images=list(images) or None, ignore_eos=True)
+        ended.append(limit)
+
+    async with SimpleEngine(str(vision_folder)) as engine:
+        asked = [(5, slow.url), (20,), (6, image(1)), (40,), (3, image(2), image(1)), (2,)]
+        calls = [asyncio.create_task(call(*each)) for each in asked]
+        await until(lambda: slow.asked)
+        given_up = asyncio.create_task(call(7, image(3)))
+        await until(lambda: engine.stats.waiting == 7)
+        given_up.cancel()
+        await asyncio.sleep(0.1)
+        assert engine.stats.steps == 0
+        slow.open.set()
+        await asyncio.gather(*calls)
+        assert ended == [5, 20, 6, 40, 3, 2]
+
+
+def test_calls_from_threads_are_answered_in_the_order_of_asking(vision_folder):
+    ended: list[int] = []
+
+    def call(limit: int, images: Any) -> None:
+        model.generate("?", images, max_tokens=limit, ignore_eos=True)
+        ended.append(limit)
+
+    with MLXMultimodalLM(str(vision_folder), max_num_seqs=1) as model:
+        first = model.stream_generate("Once", **ENDLESS)
+        next(first)
+        threads = []
+        for limit, images in ((5, image(1)), (20, None), (6, image(2)), (40, None)):
+            threads.append(threading.Thread(target=call, args=(limit, images)))
+            threads[-1].start()
+            wait_for(lambda: model._core.stats.waiting == len(threads))
+        first.close()
+        for thread in threads:
+            thread.join(20)
+    assert ended == [5, 20, 6, 40]
 
 
 async def test_a_tower_that_raises_ends_no_stream_beside_it(batched, monkeypatch):

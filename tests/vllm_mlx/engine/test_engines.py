@@ -350,6 +350,14 @@ async def test_calls_are_first_come_first_served(vision_folder):
     engine = SimpleEngine(str(vision_folder))
     await asyncio.gather(*map(call, LIMITS))
     assert ended == LIMITS
+    ended.clear()
+
+    async def call_for_two(limit: int) -> None:
+        await engine.generate(["Once", "Twice"], max_tokens=limit, temperature=0)
+        ended.append(limit)
+
+    await asyncio.gather(*map(call_for_two, LIMITS))
+    assert ended == LIMITS
     await engine.stop()
 
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from vllm_mlx.batching.engine_thread import EngineThread
 from vllm_mlx.batching.logits.choice_scores import ChoiceScoring
+from vllm_mlx.batching.prompts.media_pool import MediaPool
 from vllm_mlx.batching.prompts.prompt import MediaPrompt, Prepared, require_text
 from vllm_mlx.batching.prompts.prompt_media import PromptMedia
 from vllm_mlx.batching.request import Request, fail
@@ -20,6 +21,12 @@ from vllm_mlx.errors import InvalidRequestError, KVCacheBudgetError, MediaError
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
 
+Futures: TypeAlias = list[Future[GenerationOutput]]
+Add: TypeAlias = Callable[..., None]
+"""Takes sequences."""
+Read: TypeAlias = Callable[[Add], None]
+"""Begins to read media, and hands over the sequences when they are read."""
+
 
 class Submitted(NamedTuple):
     """A request that waits for its answer."""
@@ -27,7 +34,7 @@ class Submitted(NamedTuple):
     request: Request
     future: Future[GenerationOutput]
     at: float  # by `time.perf_counter()`
-    in_order: bool
+    turn: int | None
 
 
 class Preparation:
@@ -42,11 +49,18 @@ class Preparation:
         self._thread = thread
         self._name = name
 
-    def __call__(self, samples: list[Submitted], add: Callable[..., None]) -> list[Sequence]:
+    def __call__(
+        self,
+        samples: list[Submitted],
+        add: Add,
+        later: Callable[[Futures, Read], None] | None = None,
+    ) -> list[Sequence]:
         """Return the sequences of a prompt's samples; none yet if its media are to be read.
 
         Args:
             add: takes them when the media are read.
+            later: takes the futures and what begins to read their media, in place of reading them
+                at once.
         """
         prompt = samples[0].request.prompt
         allowed = samples[0].request.params.allow_special_tokens
@@ -61,18 +75,29 @@ class Preparation:
                 raise MediaError(f"{self._name} sees no images and videos: use a vision model")
             if not allowed:
                 loaded.refuse_control(prompt)
-            for request, *_ in samples:
-                if request.on_begin:
-                    request.on_begin()
-            media.submit(
-                prompt,
-                [future for _, future, *_ in samples],
-                lambda prepared: add(*self._sequences(samples, prepared)),
-            )
+            futures = [future for _, future, *_ in samples]
+            read = partial(self._read, media, prompt, samples, futures)
+            if later:
+                later(futures, read)
+            else:
+                read(add)
         except Exception as error:  # one prompt must never cost its neighbours
             for _, future, *_ in samples:
                 fail(future, error)
         return []
+
+    def _read(
+        self,
+        media: MediaPool,
+        prompt: MediaPrompt,
+        samples: list[Submitted],
+        futures: Futures,
+        add: Add,
+    ) -> None:
+        for request, *_ in samples:
+            if request.on_begin:
+                request.on_begin()
+        media.submit(prompt, futures, lambda prepared: add(*self._sequences(samples, prepared)))
 
     def _sequences(self, samples: list[Submitted], prepared: Prepared) -> list[Sequence]:
         """Return the sequences of a prepared prompt's samples.
@@ -88,12 +113,12 @@ class Preparation:
         for (_, future, *_), each in zip(samples, media, strict=True):
             if each:
                 future.add_done_callback(partial(_release, each))
-        for (asked, future, at, in_order), each in zip(samples, media, strict=True):
+        for (asked, future, at, turn), each in zip(samples, media, strict=True):
             params = asked.params.within(loaded.vocab_size).held()
             request = asked if params is asked.params else replace(asked, params=params)
             _require_scores(runner, params, each)
             if params.score_choices:
-                scored = Submitted(request, future, at, in_order)
+                scored = Submitted(request, future, at, turn)
                 sequences += self._labels(scored, prepared.tokens)
                 continue
             max_tokens = loaded.room(len(prepared.tokens), params.max_tokens)
@@ -113,7 +138,7 @@ class Preparation:
                     media=each,
                     future=future,
                     submitted=at,
-                    in_order=in_order,
+                    turn=turn,
                     new_constraint=new_constraint,
                     calls=loaded.calls(params),
                 )
@@ -127,7 +152,7 @@ class Preparation:
             InvalidRequestError, ContextLengthError, KVCacheBudgetError: a label is too long.
         """
         loaded, runner, *_ = self._thread.parts
-        request, future, at, in_order = submitted
+        request, future, at, turn = submitted
         scoring = ChoiceScoring(request, loaded.encode_label, len(prompt), future)
         for label in scoring.labels:
             size = len(prompt) + len(label)
@@ -146,7 +171,7 @@ class Preparation:
                 token_text=loaded.token_text,
                 future=own,
                 submitted=at,
-                in_order=in_order,
+                turn=turn,
                 scored_from=len(prompt),
             )
             for each, label, own in zip(scoring.requests, scoring.labels, futures, strict=True)
