@@ -7,7 +7,7 @@ from redis import Redis
 from jobs.bad_rows import BadRows
 from jobs.errors import RunStateError
 from jobs.ledger import Halt, Halting, HaltReason, Ledger, RunState
-from jobs.producer import Enqueued
+from jobs.producer import Enqueued, resume_run
 from jobs.queue.run_jobs import RunJobs
 
 
@@ -28,26 +28,26 @@ def pause_run(connection: Redis, run_id: str) -> None:
 
 
 def continue_run(connection: Redis, run_id: str) -> Enqueued:
-    """Let a halted run go on, with its shards enqueued again.
+    """Let a halted run go on, with its shards enqueued again; resume one that is not halted.
 
     Those that workers still have in hand go on there. A preview is over with it, unless the run was
     halted by something else before its rows were done.
 
     Raises:
         RunNotFoundError: the server knows no such run.
-        RunStateError: it is not halted.
+        RunStateError: it is finished.
+        InputFileError: it is not halted, and its input is not what it was.
     """
     progress = Ledger(connection).progress(run_id)
     spec = progress.spec
+    if progress.state is RunState.FINISHED:
+        raise RunStateError(f"{run_id} is finished: nothing of it is left to go on with")
     if progress.halt is None or progress.halt.reason is HaltReason.PREVIEW:
         spec = spec.without_preview()
-    was_halted = Halting(connection).take_up(spec)
-    released = RunJobs(
-        connection, spec
-    ).release_parked()  # also what a call left that was cut off in between
-    if not was_halted and not released:
-        raise RunStateError(
-            f"{run_id} is not halted: `mlx-batch status {spec.called}` shows where it is, "
-            f"`mlx-batch resume {spec.called}` goes on with what is missing of it"
-        )
+    jobs = RunJobs(connection, spec)
+    if progress.halt is not None:
+        Halting(connection).take_up(spec)
+        released = jobs.release_parked()
+    elif not (released := jobs.release_parked()):  # what a call left that was cut off in between
+        return resume_run(connection, run_id)
     return Enqueued(spec, released, BadRows(), None)

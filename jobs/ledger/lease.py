@@ -34,17 +34,19 @@ from jobs.result_row import ResultRow
 logger = logging.getLogger("mlx_batch.ledger")
 
 GAP = 300  # seconds; of a longer time without a row, nobody was at work
+SINCE = ":since"  # when a shard was claimed; before, its worker was not at work
 
-_CLAIM = """
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then return {0} end
+_CLAIM = f"""
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then return {{0}} end
 local held = redis.call('HGET', KEYS[2], ARGV[1])
 if held and string.sub(held, 1, 1) == '-' then
   redis.call('HSET', KEYS[2], ARGV[1], string.sub(held, 2))
 end
 local token = redis.call('HINCRBY', KEYS[2], ARGV[1], 1)
 local idle = redis.call('HINCRBY', KEYS[2], ARGV[1] .. ':idle', 1)
+redis.call('HSET', KEYS[2], ARGV[1] .. '{SINCE}', redis.call('TIME')[1])
 redis.call('HSETNX', KEYS[4], 'at', redis.call('TIME')[1])
-return {token, idle, redis.call('HGETALL', KEYS[3])}
+return {{token, idle, redis.call('HGETALL', KEYS[3])}}
 """
 # A commit makes the token negative. The same commit may be repeated, but not once the shard is
 # reopened: it is not among the done ones then.
@@ -65,7 +67,6 @@ local function count(what, by)
 end
 local stretch, flat = {{}}, redis.call('HGETALL', KEYS[5])
 for i = 1, #flat, 2 do stretch[flat[i]] = flat[i + 1] end
-local known = tonumber(stretch['ok'] or 0)
 local ok, tokens, errors, types, kinds, found, refused = 0, 0, 0, {{}}, 0, {{}}, {{}}
 for name, times in pairs(stretch) do
   if string.sub(name, 1, {len(ERROR)}) == '{ERROR}' then
@@ -87,7 +88,7 @@ for _, i in ipairs(found) do
     errors = errors + 1
     if not types[name] then types[name], kinds = true, kinds + 1 end
     if most == '{ALIKE}' then
-      is_spent = kinds == 1 and errors >= {FIRST} and known + ok == 0
+      is_spent = kinds == 1 and errors >= {FIRST} and ok + tonumber(stretch['ok'] or 0) == 0
     else
       is_spent = most and errors > tonumber(most)
     end
@@ -100,8 +101,9 @@ for i = 5, #ARGV, 4 do
 end
 for _, i in ipairs(found) do count(ARGV[i + 3], 1) end
 if is_spent then redis.call('HSET', KEYS[5], 'is_spent', 1) end
-local now, at = redis.call('TIME')[1], tonumber(redis.call('HGET', KEYS[5], 'at') or '')
-if at then count('seconds', math.min(now - at, {GAP})) end
+local now, since = redis.call('TIME')[1], redis.call('HGET', KEYS[1], ARGV[1] .. '{SINCE}')
+local at = tonumber(stretch['at'] or '')
+if at then count('seconds', math.min(now - math.max(at, tonumber(since or '') or 0), {GAP})) end
 redis.call('HSET', KEYS[5], 'at', now)
 count('ok', ok)
 count('output_tokens', tokens)
@@ -112,7 +114,7 @@ return {{refused, redis.call('HGETALL', KEYS[5])}}
 _COMMIT = f"""{_HELD}
 redis.call('HSET', KEYS[4], ARGV[1], ARGV[3])
 redis.call('HSET', KEYS[1], ARGV[1], '-' .. ARGV[2])
-redis.call('HDEL', KEYS[1], ARGV[1] .. ':idle')
+redis.call('HDEL', KEYS[1], ARGV[1] .. ':idle', ARGV[1] .. '{SINCE}')
 redis.call('HDEL', KEYS[3], ARGV[1])
 redis.call('DEL', KEYS[2])
 return 1

@@ -116,7 +116,7 @@ def run(strict: bool, yes: bool, **options: Any) -> None:
     """
     end_on_signals()
     console = Console()
-    has_server, again = options["url"] is not None, _again(options["url"])
+    has_server, again = options["url"] is not None, _again(**options)
     result = with_summary(
         console,
         partial(run_with_preview, console, options, yes=yes),
@@ -212,8 +212,13 @@ def verify(folder: Path, strict: bool) -> None:
         sys.exit(ExitCode.ROWS_IN_ERROR)
 
 
-def _again(url: str | None) -> str:
-    """Return the command at hand as one that resumes its run, without a password."""
+def _again(*, url: str | None, out: Path, on_finish: str | None, **_: Any) -> str:
+    """Return the command that goes on with the run at hand, without a password.
+
+    A folder of its own knows all but who is to be told of its end.
+    """
+    if url is None and on_finish is None:
+        return f"mlx-batch resume {shlex.quote(str(out))}"
     given = click.get_current_context().meta[WORDS]
     words = [
         word.replace(url, redacted(url)) if url else word

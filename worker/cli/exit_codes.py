@@ -57,14 +57,18 @@ class ExitCode(IntEnum):
     NOTHING_SUCCEEDED = 4, "the run has ended, and every row of it is in error"
     HALTED = (
         5,
-        "the run was ended early, by a bound that it was given or by hand; `--resume` goes on",
+        "the run was ended early, by a bound that it was given or by hand; `mlx-batch resume` goes "
+        "on",
     )
     CONFLICT = 6, "the output folder or the run is taken: the message says by what"
     NOT_WHOLE = 7, "the dataset does not verify: rows are missing, stand twice or are damaged"
-    FAILED = 8, "a worker, a job or the installation failed; `--resume` goes on once it is mended"
-    HANGUP = 129, "the terminal was closed; `--resume` goes on"
-    INTERRUPTED = 130, "ended by Ctrl-C; `--resume` goes on"
-    TERMINATED = 143, "ended by SIGTERM; `--resume` goes on"
+    FAILED = (
+        8,
+        "a worker, a job or the installation failed; `mlx-batch resume` goes on once it is mended",
+    )
+    HANGUP = 129, "the terminal was closed; `mlx-batch resume` goes on"
+    INTERRUPTED = 130, "ended by Ctrl-C; `mlx-batch resume` goes on"
+    TERMINATED = 143, "ended by SIGTERM; `mlx-batch resume` goes on"
 
     @classmethod
     def of_error(cls, error: Exception) -> ExitCode:

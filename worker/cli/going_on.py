@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from rich.console import Console
 from jobs.adopt import adopt_run, spec_of
 from jobs.connection import connect
 from jobs.dataset import Dataset
+from jobs.ledger import Ledger
 from jobs.producer import Enqueued
 from jobs.wording import counted, plain
 from vllm_mlx.scheduler_config import SchedulerConfig
 from worker.cli.exit_codes import ExitCode
 from worker.cli.grouped_help import all_of, group
 from worker.cli.options import Count, adapter_option, scheduler_options
+from worker.cli.preview import after_a_look
 from worker.cli.run_argument import find_run, own_folder, run_argument, run_option, unknown
 from worker.cli.signals import end_on_signals
 from worker.cli.summary import with_summary
@@ -91,7 +93,8 @@ def _work_here(folder: Path, act: Act, given: dict[str, Any]) -> ExitCode:
             return run_locally(None, lambda _: known, settings, display.update)
 
     again = f"mlx-batch resume {shlex.quote(str(folder))}"
-    result = with_summary(console, run, has_server=False, again=again)
+    looked = partial(after_a_look, console, run, run)
+    result = with_summary(console, looked, has_server=False, again=again)
     return ExitCode.of_rows(result.ok, result.error, strict=strict)
 
 
@@ -141,6 +144,17 @@ def tell_enqueued(connection: Redis, enqueued: Enqueued) -> None:
     if spec.rows != spec.input_rows:
         rows += f" with {counted(spec.rows, 'sample')}"
     shards = f"{enqueued.shards:,} of {counted(spec.shards, 'shard')}"
-    click.echo(f"{rows}; {shards} enqueued", err=True)
+    click.echo(f"{rows}; {shards} enqueued{_others(connection, enqueued)}", err=True)
     for obstacle in obstacles(connection, spec) if enqueued.shards else ():
         click.echo(f"warning: {plain(obstacle)}", err=True)
+
+
+def _others(connection: Redis, enqueued: Enqueued) -> str:
+    """Return where the shards are that were not enqueued."""
+    spec = enqueued.spec
+    if enqueued.shards == spec.shards:
+        return ""
+    done = Ledger(connection).shards_done(spec.run_id)
+    under_way = max(0, spec.shards - done - enqueued.shards)
+    told = {f"{under_way:,} on the way already": under_way, f"{done:,} done": done}
+    return "".join(f", {each}" for each, count in told.items() if count)

@@ -1,9 +1,10 @@
-"""`run_with_preview`: a run that shows its first rows and asks before it goes on."""
+"""`after_a_look`: a run that shows its first rows and asks before it goes on."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,32 @@ def run_with_preview(console: Console, options: dict[str, Any], *, yes: bool) ->
     if options["preview"] and not yes and not can_ask():
         raise click.UsageError("--preview asks whether to go on: give --yes where nobody answers")
     finish = OnFinish(options.pop("on_finish"), Path(options["out"]))
+    # What is answered stays so; the model is loaded again.
+    rest = {**options, "preview": None, "resume": True, "overwrite": False}
+    first, then = (partial(_displayed, console, finish.see, each) for each in (options, rest))
     with finish.at_the_end():
-        try:
-            return _displayed(console, finish.see, options)
-        except RunPreviewedError as halted:
-            _print(console, halted.rows)
-            if not yes and not click.confirm("Go on with the rest?", err=True):
-                raise
-        # What is answered stays so; the model is loaded again.
-        rest = {**options, "preview": None, "resume": True, "overwrite": False}
-        return _displayed(console, finish.see, rest)
+        return after_a_look(console, first, then, yes=yes)
+
+
+def after_a_look(
+    console: Console,
+    run: Callable[[], RunResult],
+    rest: Callable[[], RunResult],
+    *,
+    yes: bool = False,
+) -> RunResult:
+    """Run; after a preview, which is shown, run the rest if that is wanted.
+
+    Raises:
+        RunPreviewedError: it is not, or nobody can be asked.
+    """
+    try:
+        return run()
+    except RunPreviewedError as halted:
+        _print(console, halted.rows)
+        if not yes and not (can_ask() and click.confirm("Go on with the rest?", err=True)):
+            raise
+    return rest()
 
 
 def can_ask() -> bool:

@@ -47,7 +47,7 @@ def pause(place: RunPlace, connection: Redis) -> None:
 )
 @goes_on
 def continue_(connection: Redis, run_id: str) -> Enqueued:
-    """Let a paused or halted RUN go on; unlike `resume`, without reading its input again."""
+    """Let a paused or halted RUN go on, without reading its input again; resume any other."""
     return continue_run(connection, run_id)
 
 

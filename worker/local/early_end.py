@@ -24,6 +24,7 @@ def stopped(progress: RunProgress) -> RunProgress:
         phase=Phase.STOPPED,
         remaining_seconds=None,
         grace_seconds=None,
+        halt=None,
         running=0,
         waiting=0,
     )

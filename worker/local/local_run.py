@@ -99,7 +99,9 @@ def run_locally(
             def show_moved(now: RunProgress) -> None:
                 show(replace(now, moved=enqueued.moved))
 
-            watch = RunWatch(connection, spec, run.source, workers, show_moved, has_report)
+            watch = RunWatch(
+                connection, spec, run.source, workers, show_moved, has_report, url is not None
+            )
             with _summed_up(watch, connection, out, settings, show_moved):
                 progress = replace(watch.until_the_end(began), moved=enqueued.moved)
     result = _finish(spec, progress, began, show)

@@ -112,7 +112,7 @@ def drawn(progress: RunProgress, spinner: Spinner, since: float = 0.0) -> Render
         since: seconds since this was so; clocks go on.
     """
     is_over = progress.phase in _OVER
-    is_ending = progress.phase in _AT_THE_END or progress.grace_seconds is not None
+    is_ending = progress.phase in (Phase.ENDING, *_AT_THE_END)
     since = 0.0 if is_over else since
     percent = percent_of(progress)
     head = Table.grid(padding=(0, 1), expand=True)
@@ -147,10 +147,10 @@ def percent_of(progress: RunProgress) -> str:
 
 
 def eta_of(progress: RunProgress, since: float = 0.0) -> str:
-    """Return how long it will take; a bound before the first row has ended."""
+    """Return how long it will take; a bound before the first row is answered."""
     if progress.remaining_seconds is None:
         return "ETA -"
-    is_bound = not progress.rows_done and progress.remaining_seconds
+    is_bound = progress.rows_done <= progress.rows_error and progress.remaining_seconds
     left = max(1.0, progress.remaining_seconds - since)  # it is not over
     return f"ETA {'≤ ' * bool(is_bound)}{clock(left)}"
 
@@ -171,6 +171,8 @@ def engine_of(progress: RunProgress, since: float = 0.0) -> Text | None:
     """Return what the engines do; None while there are none."""
     if progress.grace_seconds is not None:
         return Text(f"  {ending_of(progress, since)}", "yellow")
+    if progress.halt is not None and progress.phase is Phase.ENDING:
+        return Text(f"  ending {counted(progress.running, 'row')}; {progress.halt}", "yellow")
     is_at_work = progress.running or progress.waiting
     if not is_at_work or progress.phase in _AT_THE_END:
         return None

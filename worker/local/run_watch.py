@@ -16,6 +16,7 @@ from redis import Redis
 from jobs.dataset import Dataset
 from jobs.errors import RunHaltedError
 from jobs.ledger import Halt, HaltReason
+from jobs.producer import input_again
 from jobs.run_spec import RunSpec
 from jobs.sources import Input
 from worker.local.failed_start import RunFailedError
@@ -42,6 +43,7 @@ class RunWatch:
     Args:
         source: None of a run that was begun, and goes on in its folder.
         has_report: a worker writes one at the end.
+        has_server: it was given one, so that its folder alone is not enough to go on.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class RunWatch:
         workers: LocalWorkers,
         show: Show,
         has_report: bool,
+        has_server: bool,
     ) -> None:
         self._connection = connection
         self._source = source
@@ -59,6 +62,7 @@ class RunWatch:
         self._workers = workers
         self._show = show
         self._last_phase = Phase.REPORTING if has_report else Phase.VERIFYING
+        self._has_server = has_server
         self._interrupts = Interrupts()
         self._answered = 0  # interrupts
         self._stops_at = float("inf")
@@ -130,14 +134,15 @@ class RunWatch:
             f"{self._spec.run_id}: {halt}; {status.rows_done} of {self._spec.rows} rows "
             f"are done, and {self._again or f'the same command {changes}'} goes on"
         )
-        if not is_preview or self._source is None:
+        if not is_preview:
             return RunHaltedError(message)
-        rows = preview_rows(self._connection, self._spec, self._source)
+        source = self._source or input_again(self._spec)  # a folder that goes on names it
+        rows = preview_rows(self._connection, self._spec, source)
         return RunPreviewedError(message, rows)
 
     @property
     def _again(self) -> str:
-        if self._source is not None:
+        if self._has_server:
             return ""
         return f"`mlx-batch resume {shlex.quote(self._spec.out)}`"
 

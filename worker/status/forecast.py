@@ -17,6 +17,7 @@ class Forecast:
     Attributes:
         rows: of the run.
         rows_done: those that have ended.
+        rows_error: those of them that are in error, and say nothing of how long an answer is.
         running: those in a batch.
         prompt_tokens, completion_tokens: of the rows that have ended.
         under_way: tokens generated for rows that have not ended.
@@ -28,6 +29,7 @@ class Forecast:
 
     rows: int
     rows_done: int
+    rows_error: int
     running: int
     prompt_tokens: int
     completion_tokens: int
@@ -38,16 +40,20 @@ class Forecast:
     seconds: float
 
     @property
+    def rows_answered(self) -> int:
+        return self.rows_done - self.rows_error
+
+    @property
     def tokens_per_row(self) -> float:
         """The mean length of an answer, `max_tokens` until one has ended.
 
         Rows that have ended are the shorter ones at first. All tokens by the number of ended rows
         is the mean without that bias where rows end with the same chance at every token.
         """
-        if not self.rows_done:
+        if not self.rows_answered:
             return self.max_tokens
-        seen = (self.completion_tokens + self.under_way) / self.rows_done
-        longest = max(self.max_tokens, self.completion_tokens / self.rows_done)
+        seen = (self.completion_tokens + self.under_way) / self.rows_answered
+        longest = max(self.max_tokens, self.completion_tokens / self.rows_answered)
         return min(seen, longest)
 
     @property
@@ -70,7 +76,7 @@ class Forecast:
         """How long the rest will take; None before the engines have shown their speed."""
         if not self.rows_left:
             return 0.0
-        begun = self.rows_done + self.running
+        begun = self.rows_answered + self.running
         work, workers = self.work, max(1, self.workers)
         if not begun or not self._speed_is_known:
             return None
@@ -82,7 +88,7 @@ class Forecast:
 
     @property
     def _speed_is_known(self) -> bool:
-        if not self.rows_done:
+        if not self.rows_answered:
             return self.under_way > 2 * self.running > 0
         return bool(self.work.completion_tokens or self.work.prompt_tokens)
 

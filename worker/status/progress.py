@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.ledger import Counts
+from jobs.ledger import Counts, Halt
 from jobs.result_row import ResultRow
 from worker.status.phase import Phase
 
@@ -37,6 +37,7 @@ class RunProgress:
         waiting: rows that wait for a place there.
         sample: the last row that has ended.
         grace_seconds: how long rows may go on after Ctrl-C; None if there was none.
+        halt: why no more of its rows begin, while those under way end.
         before: what had been done when this session began; None of one in which no work was left.
         moved: where what the folder held is now, if it was overwritten.
     """
@@ -63,6 +64,7 @@ class RunProgress:
     waiting: int = 0
     sample: ResultRow | None = None
     grace_seconds: float | None = None
+    halt: Halt | None = None
     before: Counts | None = None
     moved: Path | None = None
 

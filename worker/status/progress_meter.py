@@ -62,8 +62,9 @@ class ProgressMeter:
         now = time.monotonic()
         self.listen(status.workers)
         self._phase = _phase(status) or self._phase
-        phase = self._phase if grace is None else Phase.ENDING
-        if phase in _AT_WORK and self._at_work_since is None:
+        halt = status.halt if self._phase is not Phase.FINISHED else None
+        phase = self._phase if grace is None and halt is None else Phase.ENDING
+        if self._phase in _AT_WORK and self._at_work_since is None:
             self._at_work_since = now
         counts = status.done + status.partial
         self._before = self._before or counts
@@ -74,6 +75,7 @@ class ProgressMeter:
         forecast = Forecast(
             rows=self._spec.rows,
             rows_done=counts.rows,
+            rows_error=counts.error,
             running=running,
             prompt_tokens=counts.prompt_tokens,
             completion_tokens=counts.completion_tokens,
@@ -94,7 +96,7 @@ class ProgressMeter:
             error_types=_by_type(counts),
             fraction=self._fraction,
             elapsed_seconds=now - self._began,
-            remaining_seconds=None if status.is_finished else forecast.seconds_left,
+            remaining_seconds=None if status.is_finished or halt else forecast.seconds_left,
             prompt_tokens=work.prompt_tokens,
             completion_tokens=work.completion_tokens,
             prompt_tokens_per_second=recent[0],
@@ -107,6 +109,7 @@ class ProgressMeter:
             waiting=sum(live.waiting for live in living),
             sample=sample,
             grace_seconds=grace,
+            halt=halt,
             before=self._before,
         )
 

@@ -110,7 +110,7 @@ class RunStatus(Progress):
                 return f"{why}; what is missing: mlx-batch resume {run}"
             case Standing.PAUSED | Standing.HALTED if self.halt:
                 ends = "" if self.is_at_rest else "; rows under way still end"
-                how = f"it goes on with: mlx-batch continue {run}, or `run` with --resume"
+                how = f"it goes on with: mlx-batch continue {run}"
                 return f"{self.halt.message}{ends}; {how}"
         return ""
 
@@ -138,10 +138,10 @@ class RunStatus(Progress):
     def seconds_left(self) -> int | None:
         """How long it will take yet, at the speed of now; None if that is not known.
 
-        It is not before as many rows have ended as run at once: the first that end are short.
+        It is not before as many rows are answered as run at once: the first that end are short.
         """
         stretch = self.stretch
-        rows = stretch.ok + sum(stretch.errors.values())
+        rows = stretch.ok  # those in error say nothing of how long an answer is
         speed = self.tokens_per_second or stretch.tokens_per_second
         at_once = sum(said.running for said in self.workers.values())
         if self.standing is not Standing.RUNNING or rows < max(1, at_once) or not speed:

@@ -191,7 +191,7 @@ def test_a_bad_file_is_refused_and_claims_no_folder(tmp_path: Path) -> None:
         (("retry", "--errors", "--type", "MediaError"), "types there are: "),
         (("retry", "--errors", "--model", MODEL, "--adapter", "/no/such"), "/no/such"),
         (("retry", "--errors", "--kv-cache-bytes", "0"), "kv_cache_bytes"),
-        (("continue",), "is not halted"),
+        (("continue",), "is finished: nothing of it is left"),
     ],
 )
 def test_what_can_not_go_on_leaves_the_dataset_as_it_is(
@@ -342,7 +342,7 @@ def test_a_killed_run_is_resumed_at_once(interrupted: Interrupted) -> None:
     assert len(done) < 8
 
     started = time.monotonic()
-    result = run("resume", interrupted.out, "--max-num-seqs", 8)
+    result = run("continue", interrupted.out, "--max-num-seqs", 8)
 
     assert result.returncode == 0, result.stderr
     assert "8 rows answered, 0 in error" in result.stdout

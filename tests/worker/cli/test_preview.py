@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from jobs.connection import connect
 from jobs.dataset import verify
 from jobs.errors import RunStateError
 from jobs.pause import continue_run, pause_run
@@ -15,10 +16,13 @@ from jobs.producer import resume_run
 from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
-from tests.helpers.engines import DoubleEngine, write_prompts
+from tests.helpers.engines import DoubleEngine, enqueue, write_prompts
 from tests.helpers.shell import Shell
+from vllm_mlx.sampling_params import SamplingParams
 from worker.batch_worker import BatchWorker
 from worker.cli.exit_codes import ExitCode
+from worker.local.embedded_redis import EmbeddedRedis, own_server
+from worker.local.worker_settings import WorkerSettings
 from worker.status.status import run_status
 
 
@@ -48,15 +52,55 @@ def test_rows_are_shown_and_no_is_taken_for_an_answer(
     assert "Go on with the rest?" in said
     done = r"^(\d+) of 12 rows done: \1 rows answered, 0 in error$"
     assert re.search(done, said, re.MULTILINE)
-    assert re.search(r"^go on: +mlx-batch run .* --resume$", said, re.MULTILINE)
+    assert re.search(r"^go on: +mlx-batch resume .*/out$", said, re.MULTILINE)
     said = " ".join(said.split())
     assert "halted: its first 2 rows are done, for a look at them (preview)" in said
     assert "; 2 of 12 rows are done" in said  # though all would have run side by side
-    assert "with --resume in place of --preview goes on" in said
+    assert f"`mlx-batch resume {tmp_path / 'out'}` goes on" in said
 
     assert cli(*given, "--preview", 2, "--yes", "--resume").exit_code == 0
     found = verify(tmp_path / "out")
     assert (found.complete, found.ok) == (True, 12)
+
+
+@pytest.mark.slow  # three workers, one after the other
+def test_a_run_that_was_cut_off_before_its_preview_asks_when_it_is_resumed(
+    shell: Shell, tmp_path: Path, text_folder: str
+) -> None:
+    out, sampling = tmp_path / "out", SamplingParams.of(max_tokens=4)
+    with EmbeddedRedis(own_server(out)) as server, connect(server.url) as connection:
+        enqueue(
+            connection, tmp_path, 12, 5, out=out, preview=2, model=text_folder, sampling=sampling
+        )
+    WorkerSettings(model=text_folder, report=False).keep(out)
+
+    told = cli("resume", out)
+    assert told.exit_code == ExitCode.HALTED, "nobody can be asked"
+    assert re.findall(r"^r(\d): prompt \1$", told.stdout, re.MULTILINE) == ["0", "1"]
+    assert f"go on:         mlx-batch resume {out}\n" in told.stdout
+
+    code, said = shell.run("resume", out)
+    assert code == ExitCode.OK, said
+    assert "Go on with" not in said, "its preview was shown"
+    assert verify(out).ok == 12
+
+
+@pytest.mark.slow  # two workers, one after the other
+def test_a_preview_in_its_folder_goes_on_with_yes(
+    shell: Shell, tmp_path: Path, text_folder: str
+) -> None:
+    out, sampling = tmp_path / "out", SamplingParams.of(max_tokens=4)
+    with EmbeddedRedis(own_server(out)) as server, connect(server.url) as connection:
+        enqueue(
+            connection, tmp_path, 12, 5, out=out, preview=2, model=text_folder, sampling=sampling
+        )
+    WorkerSettings(model=text_folder, report=False).keep(out)
+
+    code, said = shell.run("resume", out, press="y\n")
+
+    assert code == ExitCode.OK, said
+    assert "Go on with the rest?" in said
+    assert verify(out).ok == 12
 
 
 def preview(bench: Bench) -> tuple[RunSpec, list[DoubleEngine], list[BatchWorker]]:

@@ -107,9 +107,9 @@ def test_a_paused_run_is_summed_up_and_goes_on_as_it_says(
     assert f"Unfinished: {done} of 8 rows are here" in (out / "_job" / "report.html").read_text()
     assert ": paused: " in summary
 
-    again = re.search(r"^go on: +mlx-batch run (.*)$", summary, re.MULTILINE)
+    again = re.search(r"^go on: +mlx-batch (resume .*)$", summary, re.MULTILINE)
     assert again
-    terminal = shell.open("run", *shlex.split(again[1]))
+    terminal = shell.open(*shlex.split(again[1]))
     assert terminal.finish() == 0
     terminal.close()
     assert re.search(r"^[⠀-⣿] writing the report ", terminal.text, re.MULTILINE)
@@ -157,7 +157,7 @@ def test_ctrl_c_answers_at_once_and_a_second_one_ends_it_now(
     assert "\n1 of 3 rows done: 0 rows answered, 1 in error\n" in summary
     assert "\n  1 InvalidRequestError, such as bad: top_p=7" in summary
     assert f"\ndataset: {out} (unfinished)\nreport: {out}/_job/report.html (in a" in summary
-    assert re.search(r"\ngo on: +mlx-batch run .* --skip-bad-rows --report --resume\n", summary)
+    assert f"\ngo on:         mlx-batch resume {out}\n" in summary
     assert summary.rstrip().endswith("--resume goes on")
     assert "Traceback" not in endless.text
     wait_for((out / "_job" / "report.html").exists, timeout=60)

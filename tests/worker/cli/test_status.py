@@ -65,7 +65,9 @@ def test_status_tells_the_mean_speed_and_the_time_left(bench: Bench) -> None:
     worker = bench.worker(engine, name="w")
     worker.admit(wait=False)
     key = f"mlx-batch:run:{spec.run_id}:stretch"
-    bench.redis.hincrby(key, "at", -10)  # ten seconds later
+    claims = f"mlx-batch:run:{spec.run_id}:leases"
+    bench.redis.hincrby(key, "at", -60)  # a minute after somebody was at it
+    bench.redis.hincrby(claims, "0:since", -10)  # ten seconds later
     engine.answer(4)
     worker.settle()
     worker.tend()
@@ -82,6 +84,7 @@ def test_status_tells_the_mean_speed_and_the_time_left(bench: Bench) -> None:
     assert f"tokens/s in {clock(status.stretch.seconds)} at work" in shown
     assert "about" in shown
 
+    bench.redis.hincrby(claims, "0:since", -7 * 24 * 3600)
     bench.redis.hincrby(key, "at", -7 * 24 * 3600)  # a week without a worker
     engine.answer()
     worker.settle()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,10 @@ def test_the_command_that_goes_on_asks_for_no_preview_and_tells_no_password(
     words = f"'p 1.jsonl' --model m --out {tmp_path} --yes -u 'redis://***@localhost/3'"
     assert f"go on:         mlx-batch run {words} --resume\n" in told.stdout
     assert (told.exit_code, told.stderr) == (5, "mlx-batch: run-1: paused\n")
+    words = ["p 1.jsonl", "--model", "m", "--out", tmp_path]
+    assert f"go on:         mlx-batch resume {tmp_path}\n" in cli("run", *words).stdout
+    told = cli("run", *words, "--on-finish", "true")  # of which its folder knows nothing
+    assert re.search(r"go on: +mlx-batch run .* --on-finish true --resume\n", told.stdout)
 
 
 def test_a_result_reads_its_rows_in_the_order_of_the_input(tmp_path: Path) -> None:

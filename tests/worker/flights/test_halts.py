@@ -152,15 +152,19 @@ def test_what_was_cut_off_between_two_steps_is_continued_again(bench: Bench) -> 
 
 def test_what_can_not_be_paused_or_continued_says_so(bench: Bench) -> None:
     spec = bench.enqueue(rows=2, shard_size=2)
-    with pytest.raises(RunStateError, match=f"not halted.*mlx-batch resume {spec.out}"):
-        continue_run(bench.redis, spec.run_id)
+    assert continue_run(bench.redis, spec.run_id).shards == 0, "it was not halted, and is queued"
+    told = cli("continue", spec.run_id, "-u", bench.url)
+    assert "0 of 1 shard enqueued, 1 on the way already" in told.stderr
+    bench.redis.delete(f"rq:job:{spec.shard_id(0)}")
+    assert continue_run(bench.redis, spec.run_id).shards == 1, "it was lost"
     pause_run(bench.redis, spec.run_id)
     with pytest.raises(RunStateError, match="halted already"):
         pause_run(bench.redis, spec.run_id)
     continue_run(bench.redis, spec.run_id)
     bench.burst(DoubleEngine())
-    with pytest.raises(RunStateError, match="finished"):
-        pause_run(bench.redis, spec.run_id)
+    for change in (pause_run, continue_run):
+        with pytest.raises(RunStateError, match="finished"):
+            change(bench.redis, spec.run_id)
     with pytest.raises(RunNotFoundError):
         pause_run(bench.redis, "run-nowhere")
 
@@ -323,7 +327,7 @@ def test_run_ends_with_a_code_of_its_own_and_goes_on(
 
     assert code == ExitCode.HALTED, said
     assert "40 tokens and more were generated (max_output_tokens)" in said
-    assert "--resume" in said
+    assert f"go on:         mlx-batch resume {out}\n" in said.replace("\n\n", "\n")
     code, said = shell.run(*words, "--resume")
     assert code == ExitCode.OK, said
     assert verify(out).ok == 24

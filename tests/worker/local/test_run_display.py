@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 from rich.spinner import Spinner
 
+from jobs.ledger import Halt, HaltReason
 from jobs.result_row import ResultRow
 from vllm_mlx.outputs import GenerationOutput
 from worker.local.run_display import PLAIN_EVERY, RunDisplay, as_line, drawn
@@ -109,6 +110,16 @@ def test_an_interrupted_run_says_how_long_it_may_take() -> None:
     line = as_line(replace(ending, remaining_seconds=60))
     assert "ending 12 rows, at most 10 s" in line
     assert "ETA" not in line
+
+
+def test_a_halted_run_says_why_and_what_still_ends() -> None:
+    halt = Halt(HaltReason.MAX_TIME, "8h have passed (max_time)")
+    halting = replace(ANSWERING, phase=Phase.ENDING, halt=halt, remaining_seconds=None)
+    head, _, engine, _ = shown(halting)
+    assert " ending " in head
+    assert head.endswith(" 41% 1:02:05")
+    assert engine == "  ending 32 rows; halted: 8h have passed (max_time)"
+    assert "ETA" not in as_line(halting)
 
 
 def test_a_run_that_was_ended_early_has_a_bar_that_stands() -> None:

@@ -13,6 +13,7 @@ from worker.status.work import Work
 QUARTER = Forecast(
     rows=100,
     rows_done=25,
+    rows_error=0,
     running=0,
     prompt_tokens=25 * 50,
     completion_tokens=25 * 20,
@@ -56,6 +57,15 @@ def test_before_a_row_has_ended_all_may_be_as_long_as_they_may() -> None:
     )
     assert some.tokens_per_row == 256
     assert some.seconds_left == pytest.approx(90 * 50 / 500 + (256 * 100 - 100) / 100, rel=0.01)
+
+
+def test_rows_in_error_tell_nothing_of_answers() -> None:
+    at_once = replace(QUARTER, rows_done=1, rows_error=1, completion_tokens=0)
+    assert at_once.tokens_per_row == 256
+    assert at_once.seconds_left is None, "no row has been answered"
+    some = replace(QUARTER, rows_done=50, rows_error=25)
+    assert (some.tokens_per_row, some.fraction) == (20, 0.5)
+    assert some.seconds_left == pytest.approx(10)
 
 
 def test_a_run_that_goes_on_takes_lengths_from_before_and_speeds_from_now() -> None:

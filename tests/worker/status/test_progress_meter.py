@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from jobs.ledger import Counts
+from jobs.pause import continue_run, pause_run
 from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench
 from tests.helpers.engines import DoubleEngine, commit_shard, echo, wait_for
@@ -62,6 +63,11 @@ def test_a_phase_is_what_a_worker_said_last(watched: Watched) -> None:
     assert progress.completion_tokens == 4
     assert progress.decode_tokens_per_second == pytest.approx(4 / 3)
     assert progress.fraction
+    pause_run(redis, spec.run_id)
+    halting = watched.read()
+    assert (halting.phase, halting.running, halting.remaining_seconds) == (Phase.ENDING, 4, None)
+    assert halting.halt is not None
+    continue_run(redis, spec.run_id)
     redis.delete("mlx-batch:live:w")  # a step of more than 15 s
     assert watched.read().phase is Phase.ANSWERING
     assert watched.read().fraction == progress.fraction, "the bar does not move back"

@@ -142,5 +142,5 @@ def _standings(redis: Redis, run_id: str, worker: Terminal) -> list[RunStatus]:
             seen.append(status)
         return worker.process.poll() is not None
 
-    wait_for(has_ended, timeout=60)
+    wait_for(has_ended, timeout=240)  # it loads a model, beside whatever else runs here
     return seen
