@@ -339,7 +339,7 @@ async def test_what_is_asked_later_waits_for_media_that_are_slow(vision_folder, 
         assert ended == [5, 20, 6, 40, 3, 2]
 
 
-def test_calls_from_threads_are_answered_in_the_order_of_asking(vision_folder):
+def test_calls_from_threads_are_answered_in_the_order_of_asking(vision_folder, slow):
     ended: list[int] = []
 
     def call(limit: int, images: Any) -> None:
@@ -350,11 +350,14 @@ def test_calls_from_threads_are_answered_in_the_order_of_asking(vision_folder):
         first = model.stream_generate("Once", **ENDLESS)
         next(first)
         threads = []
-        for limit, images in ((5, image(1)), (20, None), (6, image(2)), (40, None)):
+        for limit, images in ((5, slow.url), (20, None), (6, image(2)), (40, None)):
             threads.append(threading.Thread(target=call, args=(limit, images)))
             threads[-1].start()
             wait_for(lambda: model._core.stats.waiting == len(threads))
         first.close()
+        wait_for(lambda: not model._core.stats.running and slow.asked)
+        time.sleep(0.1)  # in which the texts would run
+        slow.open.set()
         for thread in threads:
             thread.join(20)
     assert ended == [5, 20, 6, 40]

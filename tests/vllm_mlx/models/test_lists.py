@@ -99,7 +99,7 @@ async def test_an_engine_begins_none_either(engine):
     await engine.start()
     before = engine.stats.prompt_tokens
     chats = [CHATS[0], [{"role": "nobody", "content": "a"}]]
-    with pytest.raises(InvalidRequestError, match=r"^\[1\]: messages\.0\.role"):
+    with pytest.raises(InvalidRequestError, match=r"^\[1\]: messages\[0\]\.role"):
         await engine.chat(chats, 4)
     with pytest.raises(InvalidRequestError, match=r"^\[1\]: the prompt is empty"):
         await engine.generate(["a", ""], 4)
