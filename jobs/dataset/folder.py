@@ -67,6 +67,18 @@ class Dataset:
                 "choose another folder, or move these away"
             )
 
+    def check_free(self, run_id: str) -> None:
+        """Check that this run may claim the folder, or has.
+
+        Raises:
+            OutputTakenError: the folder belongs to another run, or holds files of none.
+            DatasetError: it can't be read.
+        """
+        with explain_write(self.root):
+            self.check_foreign()
+            if self.is_claimed:
+                self.check_holder(run_id)
+
     def check_holder(self, run_id: str) -> None:
         """Check that the folder belongs to this run.
 
@@ -78,7 +90,7 @@ class Dataset:
         if holder != run_id:
             raise OutputTakenError(
                 f"{self.root} holds run {holder}, so run {run_id} can't use it: "
-                "choose another folder, or delete this one"
+                f"`mlx-batch forget {run_id}`, and enqueue it with another --out"
             )
 
     def lost_shards(self, done: Iterable[int], shards: int) -> set[int]:

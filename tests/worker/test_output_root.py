@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from jobs.dataset import Dataset
 from jobs.errors import OutputNotAllowedError
 from jobs.queue.job import BatchJob
 from tests.helpers.bench import Bench
 from tests.helpers.engines import MODEL, DoubleEngine
 from vllm_mlx.errors import InvalidRequestError
 from worker.output_root import OutputRoot
+from worker.status.standing import Standing
+from worker.status.status import run_status
 
 
 @pytest.fixture
@@ -118,3 +121,25 @@ def test_a_finalize_job_writes_nothing_elsewhere(bench: Bench, root: Path) -> No
     assert result is not None
     assert str(result.exc_string).startswith("OutputNotAllowedError: ")
     assert sorted(Path(spec.out).iterdir()) == before
+
+
+def test_a_run_whose_folder_another_has_claimed_is_failed_before_a_row_is_generated(
+    bench: Bench,
+) -> None:
+    waits = bench.enqueue(rows=2, shard_size=1)
+    taken = bench.enqueue(rows=2, shard_size=2, say="other")
+    holder = {**taken.manifest(), "out": waits.out}
+    Dataset(Path(waits.out)).prepare(holder)
+    engine = DoubleEngine()
+    worker = bench.worker(engine)
+
+    worker.admit(wait=False)
+    worker.settle()
+
+    assert engine.prompts == ["other 0", "other 1"]
+    assert [bench.status(waits, shard) for shard in (0, 1)] == ["failed", "failed"]
+    status = run_status(bench.redis, waits.run_id)
+    assert status.standing is Standing.FAILED
+    (reason,) = status.reasons
+    told = (f"holds run {taken.run_id}", f"mlx-batch forget {waits.run_id}", "another --out")
+    assert all(each in reason for each in told), reason

@@ -6,11 +6,20 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 
 from redis.exceptions import RedisError
 
-from jobs.errors import JobPayloadError, LeaseLostError, LedgerError, ModelMismatchError
+from jobs.dataset import Dataset
+from jobs.errors import (
+    DatasetError,
+    JobPayloadError,
+    LeaseLostError,
+    LedgerError,
+    ModelMismatchError,
+    OutputTakenError,
+)
 from jobs.ledger import Halt, Ledger, ShardLease
 from jobs.queue.tasks import FinalizeRun, GenerateShard, read_task
 from jobs.run_spec import RunSpec
@@ -90,6 +99,7 @@ class Flights(dict[str, Flight]):
         try:
             task = read_task(execution.job)
             spec = self._spec(task.run_id)
+            Dataset(Path(spec.out)).check_free(spec.run_id)
             if isinstance(task, FinalizeRun):
                 flight: Flight | None = self._finalizing(execution, spec)
             else:
@@ -98,7 +108,7 @@ class Flights(dict[str, Flight]):
                     return
                 flight = self._shard(execution, spec, task, halt)
         except MLXBatchError as error:
-            self._bookkeeper.fail(execution, error, retry=False)
+            self._bookkeeper.fail(execution, error, retry=_may_pass(error))
             return
         if flight is None:
             self._bookkeeper.succeed(execution)
@@ -284,7 +294,8 @@ class Flights(dict[str, Flight]):
         except LeaseLostError:
             self._lose(flight)
         except Exception as error:  # whatever a file system or a row can raise
-            self._fail(flight, error, retry=not isinstance(error, (JobPayloadError, LedgerError)))
+            is_final = isinstance(error, (JobPayloadError, LedgerError, OutputTakenError))
+            self._fail(flight, error, retry=not is_final)
         return False
 
     def _fail(self, flight: Flight, error: Exception, *, retry: bool = True) -> None:
@@ -303,3 +314,8 @@ class Flights(dict[str, Flight]):
         flight.cancel()
         self._leaving.discard(flight.job.id)
         self.pop(flight.job.id, None)
+
+
+def _may_pass(error: MLXBatchError) -> bool:
+    """Return whether a job that could not begin may yet do so: a disk may come back."""
+    return isinstance(error, DatasetError) and not isinstance(error, OutputTakenError)

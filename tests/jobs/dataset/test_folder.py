@@ -281,7 +281,7 @@ def test_preparing_again_changes_nothing(finished: Path) -> None:
 
 
 def test_another_run_may_not_have_the_folder(finished: Path) -> None:
-    with pytest.raises(DatasetError, match=r"run-0123456789ab.*run-other.*another folder.*delete"):
+    with pytest.raises(DatasetError, match=r"run-0123456789ab.*forget run-other.*another --out"):
         Dataset(finished).prepare(manifest(10, 4, run_id="run-other"))
 
 
