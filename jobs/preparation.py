@@ -18,6 +18,7 @@ from jobs.output_folder import output_folder
 from jobs.requests import MAX_SAMPLES
 from jobs.run_bounds import RunBounds
 from jobs.run_spec import InputSpec, RunSpec
+from jobs.sight import ANY_SIGHT, Sight
 from jobs.sources import Input, Selected, Selection, input_of, shows_files, validated
 from jobs.sources.selection import selection_of
 from jobs.sources.template import template_of
@@ -100,6 +101,8 @@ class PreparedRun:
         version: of the input when it was surveyed.
         largest_job: characters of the rows of one job.
         duplicates: rows that ask the same as an earlier one.
+        sees: its model has to see: the input is images and videos, or has a column of them, or all
+            its rows show some.
         resume, overwrite: as in `RunOptions`.
     """
 
@@ -109,6 +112,7 @@ class PreparedRun:
     bad_rows: BadRows
     largest_job: int
     duplicates: Duplicates
+    sees: bool
     resume: bool
     overwrite: bool
 
@@ -116,11 +120,6 @@ class PreparedRun:
     def folder(self) -> Path:
         """Of the dataset."""
         return Path(self.spec.out)
-
-    @property
-    def sees(self) -> bool:
-        """Whether its input is images and videos, or has a column of them."""
-        return _shows(self.source)
 
     @property
     def is_done(self) -> bool:
@@ -168,9 +167,12 @@ def prepare_run(
     if not overwrite:
         check_folder(folder, asked)
     rows = {name: asked[name] for name in ("sampling", "n")}
-    survey = survey_input(
-        source, **rows, chat=asked["chat"], shard_size=asked["shard_size"], read=read
-    )
+    # Of a run that has begun, the model's files may be here only since then.
+    is_begun = resume and Dataset(folder).is_claimed
+    sight = ANY_SIGHT if is_begun else Sight.of(given["model"])
+    sight.require(source.path, validated(source, **rows, chat=asked["chat"]))
+    sizes = {"shard_size": asked["shard_size"], "sight": sight}
+    survey = survey_input(source, **rows, chat=asked["chat"], **sizes, read=read)
     if survey.bad_rows and not given.get("skip_bad_rows"):
         raise survey.refuse(source.path)
     first = islice(validated(source, **rows, chat=asked["chat"]), bounds.preview or 0)
@@ -184,7 +186,7 @@ def prepare_run(
         rows=survey.samples,
         input_rows=survey.rows,
         samples=survey.most_samples,
-        bad_rows=len(survey.bad_rows),
+        bad_rows=survey.invalid,
         columns=survey.columns.types,
         parsed=survey.parsed.type,
         bounds=bounds,
@@ -201,6 +203,7 @@ def prepare_run(
         survey.bad_rows,
         survey.largest_job,
         duplicates,
+        _shows(source) or survey.is_media,
         resume,
         overwrite,
     )

@@ -12,6 +12,7 @@ from jobs.dataset import ColumnTypes
 from jobs.duplicates import Suspects, has_one_answer
 from jobs.errors import InputFileError
 from jobs.parsed import ParsedType
+from jobs.sight import ANY_SIGHT, Sight, shows_media
 from jobs.sources import Input, SourceRow, validated
 from jobs.wording import counted
 from vllm_mlx.sampling_params import SamplingParams
@@ -25,6 +26,8 @@ class Survey:
 
     Attributes:
         rows: rows of the input.
+        showing: those of them that show images or videos.
+        unseen: those of the bad ones that are bad only to a model that does not see.
         samples: rows of the dataset that they make.
         most_samples: of one row of the input.
         largest_job: characters of the rows of one job.
@@ -32,6 +35,8 @@ class Survey:
     """
 
     rows: int = 0
+    showing: int = 0
+    unseen: int = 0
     samples: int = 0
     most_samples: int = 1
     bad_rows: BadRows = field(default_factory=BadRows)
@@ -40,6 +45,16 @@ class Survey:
     suspects: Suspects = field(default_factory=Suspects)
     largest_job: int = 0
     _job: tuple[int, int] = (0, 0)
+
+    @property
+    def invalid(self) -> int:
+        """Rows that are no requests, whatever the model."""
+        return len(self.bad_rows) - self.unseen
+
+    @property
+    def is_media(self) -> bool:
+        """Whether all that it asks is of images and videos."""
+        return 0 < self.showing == self.rows - self.invalid
 
     def weigh(self, row: SourceRow, shard_size: int) -> None:
         """Add a row to the job that it falls into, and its text to that job's."""
@@ -67,12 +82,14 @@ def survey_input(
     *,
     chat: bool,
     shard_size: int,
+    sight: Sight = ANY_SIGHT,
     read: Callable[[int], None] = lambda _: None,
 ) -> Survey:
     """Read and count every row.
 
     Args:
         shard_size: samples a job.
+        sight: the model's; rows that show what it does not see are bad ones.
         read: told every `READ_EVERY` rows how many are read.
 
     Raises:
@@ -91,6 +108,10 @@ def survey_input(
             survey.parsed.observe(params.structured_outputs)
             if has_one_answer(row.request, params):
                 survey.suspects.observe(row.row, row.request)
+        if shows_media(row):
+            survey.showing += 1
+            survey.unseen += sight.blind is not None
+            row = sight.tried(row)
         if row.error:
             survey.bad_rows.add(row)
         if survey.rows % READ_EVERY == 0:

@@ -65,9 +65,18 @@ def require_model(name: str, *, sees: bool = False) -> None:
         return
     config = config_of(path)
     if sees and "vision_config" not in config:
-        raise InvalidRequestError(
-            f"{name} sees no images and videos: take a vision model (docs/models.md lists some)"
-        )
+        raise InvalidRequestError(sees_nothing(name))
+
+
+def is_blind(name: str) -> bool:
+    """Whether a model is known here, and takes no images and videos; raises as `require_model`."""
+    path = local_path(name) or cached_path(name)
+    return path is not None and "vision_config" not in config_of(path)
+
+
+def sees_nothing(name: str) -> str:
+    """Return what is said of a model that images or videos are to be shown to, and is blind."""
+    return f"{name} sees no images and videos: take a vision model (docs/models.md lists some)"
 
 
 def config_of(path: Path) -> dict[str, Any]:

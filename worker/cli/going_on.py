@@ -136,7 +136,7 @@ def tell_enqueued(connection: Redis, enqueued: Enqueued) -> None:
     """Say what was enqueued, and what keeps it from being worked on."""
     spec = enqueued.spec
     if enqueued.bad_rows:  # not of a run that was enqueued before
-        rows = counted(spec.bad_rows, "bad row")
+        rows = counted(len(enqueued.bad_rows), "bad row")
         click.echo(f"{rows} will be in error in the dataset:", err=True)
         for each in enqueued.bad_rows.described():
             click.echo(f"  {each}", err=True)

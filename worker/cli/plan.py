@@ -10,7 +10,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-from jobs.sources import Selection, input_of, shows_files
+from jobs.sight import Sight
+from jobs.sources import Selection, input_of, shows_files, validated
 from jobs.sources.selection import selection_of
 from jobs.sources.template import Template, template_of
 from vllm_mlx.hub import require_model_here
@@ -77,6 +78,8 @@ def plan(
     media = MediaPolicy.of(paths, allowed.allowed_domains or (), allowed.video_reader)
 
     require_model_here(model, sees=shows_files(source))
+    rows = validated(source, sampling=sampling, n=n, chat=chat)
+    Sight.of(model).require(source.path, rows)
     from worker.cli.plan_display import print_plan
     from worker.plan.plan import make_plan
     from worker.plan.prompts import Reading

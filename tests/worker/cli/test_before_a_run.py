@@ -113,6 +113,63 @@ def test_a_model_that_does_not_see_is_shown_nothing(
     assert not Path("out").exists()
 
 
+_SHOWS = {"prompt": "?", "images": ["a.png"]}
+_CHAT = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.png"}}]}]
+_OF_BATCH = {
+    "custom_id": "a",
+    "method": "POST",
+    "url": "/v1/chat/completions",
+    "body": {"model": "m", "messages": _CHAT},
+}
+_LINES = f"{MODEL} sees no images and videos: take a vision model (docs/models.md lists some)"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where"),
+    [
+        (
+            "p.jsonl",
+            [_SHOWS, {"videos": ["b.mp4"], "prompt": "?"}],
+            f"2 rows: {_LINES}, lines 1, 2",
+        ),
+        ("p.jsonl", [_OF_BATCH], f"line 1, row 0: {_LINES}"),
+        ("p.csv", "image,prompt\na.png,What?\nb.png,Why?\n", f"2 rows: {_LINES}, lines 2, 3"),
+    ],
+)
+def test_rows_that_all_show_something_need_a_model_that_sees(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, name: str, content: Any, where: str
+) -> None:
+    monkeypatch.chdir(bench.folder)
+    lines = content if isinstance(content, str) else "\n".join(map(json.dumps, content))
+    Path(name).write_text(lines)
+    out = ["--skip-bad-rows", "--out", "out"]
+
+    for command in (["run", *out], ["enqueue", "-u", bench.url, *out], ["plan"]):
+        result = cli(*command, name, "--model", MODEL)
+        assert result.exit_code == ExitCode.BAD_INPUT
+        assert f"{name}: {where}" in result.stderr
+    assert not Path("out").exists()
+    assert bench.redis.keys("*") == []
+
+
+def test_some_rows_that_show_something_are_bad_rows(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bench.folder)
+    rows = [{"prompt": "a"}, _SHOWS, {"prompt": 1}, _SHOWS]
+    Path("p.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ["enqueue", "p.jsonl", "--model", MODEL, "--out", "out", "-u", bench.url]
+
+    refused, let_through = cli(*words), cli(*words, "--skip-bad-rows")
+
+    assert refused.exit_code == ExitCode.BAD_INPUT
+    assert "3 bad rows of 4; nothing was enqueued" in refused.stderr
+    assert f"2 rows: {_LINES}, lines 2, 4" in refused.stderr
+    assert let_through.exit_code == ExitCode.OK
+    assert "3 bad rows will be in error in the dataset" in let_through.stderr
+    assert f"2 rows: {_LINES}, lines 2, 4" in let_through.stderr
+
+
 def test_a_budget_that_holds_no_row_ends_before_a_run_begins(
     tmp_path: Path, text_folder: str
 ) -> None:
