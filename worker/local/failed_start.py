@@ -30,19 +30,29 @@ class RunFailedError(MLXBatchError):
 
 
 @contextmanager
-def nothing_left_of_a_failed_start(out: Path) -> Iterator[None]:
-    """Remove what was made in a new folder if an error comes before a worker has claimed it."""
+def nothing_left_of_a_failed_start(out: Path) -> Iterator[Callable[[], None]]:
+    """Remove what was made in a new folder if an error comes before a worker has claimed it.
+
+    So does Ctrl-C, or another signal, before the call that is given: that workers start.
+    """
     job = out / "_job"
     if job.exists():  # of a run that was begun
-        yield
+        yield lambda: None
         return
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    has_workers = False
+
+    def keep() -> None:
+        nonlocal has_workers
+        has_workers = True
+
     try:
-        yield
+        yield keep
     except RunHaltedError:  # it can go on
         raise
-    except Exception:
-        if not Dataset(out).is_claimed:
+    except BaseException as error:
+        is_signal = not isinstance(error, Exception)
+        if not Dataset(out).is_claimed and not (is_signal and has_workers):
             shutil.rmtree(job, ignore_errors=True)
             with contextlib.suppress(OSError):  # files of others are in it by now
                 for folder in made:
@@ -61,7 +71,7 @@ def no_new_server_left(own: Path) -> Iterator[Callable[[], None]]:
 
     try:
         yield keep
-    except Exception:
+    except BaseException:  # Ctrl-C among them
         if not is_kept:
             shutil.rmtree(own, ignore_errors=True)
         raise

@@ -77,7 +77,7 @@ def run_locally(
     # Our own server's data stays in the folder, so that a run that was killed can go on.
     own = own_server(out)
     with ExitStack() as stack:
-        stack.enter_context(nothing_left_of_a_failed_start(out))
+        keep_folder = stack.enter_context(nothing_left_of_a_failed_start(out))
         keep_server = stack.enter_context(no_new_server_left(own))
         server_url = url or stack.enter_context(EmbeddedRedis(own)).url
         connection = stack.enter_context(connect(server_url))
@@ -102,6 +102,7 @@ def run_locally(
             watch = RunWatch(
                 connection, spec, run.source, workers, show_moved, has_report, url is not None
             )
+            keep_folder()
             with _summed_up(watch, connection, out, settings, show_moved):
                 progress = replace(watch.until_the_end(began), moved=enqueued.moved)
     result = _finish(spec, progress, began, show)
