@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import click
 from redis import Redis
+from redis.exceptions import RedisError
 from rich.console import Console
 
 from jobs.adopt import adopt_run, spec_of
 from jobs.connection import connect
 from jobs.dataset import Dataset
+from jobs.errors import LedgerError, RunNotFoundError
 from jobs.ledger import Ledger
 from jobs.producer import Enqueued
 from jobs.wording import counted, plain
@@ -25,9 +28,22 @@ from worker.cli.exit_codes import ExitCode
 from worker.cli.grouped_help import all_of, group
 from worker.cli.options import Count, adapter_option, scheduler_options
 from worker.cli.preview import after_a_look
-from worker.cli.run_argument import find_run, own_folder, run_argument, run_option, unknown
+from worker.cli.run_argument import (
+    find_run,
+    own_folder,
+    run_argument,
+    run_of,
+    run_option,
+    unknown,
+)
 from worker.cli.signals import end_on_signals
 from worker.cli.summary import with_summary
+from worker.local.embedded_redis import (
+    FolderLockedError,
+    is_at_work,
+    living_server,
+    own_server,
+)
 from worker.local.known_run import Act, KnownRun, leave_own_server
 from worker.local.local_run import run_locally
 from worker.local.run_display import RunDisplay
@@ -35,7 +51,9 @@ from worker.local.run_result import RunResult
 from worker.local.run_settings import settings_from
 from worker.local.worker_settings import WorkerSettings
 from worker.status.serving import obstacles
+from worker.status.status import RunStatus, run_status
 
+MOST_OF_AN_END = 10.0  # seconds that a run which is ending is waited for
 _HERE = ("model", "adapter", "workers", "strict", *SchedulerConfig.model_fields)
 
 _work_options = all_of(
@@ -67,6 +85,9 @@ def goes_on(command: Callable[..., Enqueued]) -> Callable[..., None]:
         def act(connection: Redis, run_id: str) -> Enqueued:
             return command(connection, run_id, **options)
 
+        name = command.__name__.strip("_")
+        if url is None:
+            _await_end(Path(run).expanduser().absolute(), may_join=name == "continue")
         folder = own_folder(url, run, is_here="model" in given)
         if folder is not None:
             sys.exit(_work_here(folder, act, given))
@@ -75,7 +96,7 @@ def goes_on(command: Callable[..., Enqueued]) -> Callable[..., None]:
             raise click.UsageError(
                 f"{flags}: only where RUN goes on in its folder, with no server given"
             )
-        _enqueue(url, run, act, command.__name__.strip("_"))
+        _enqueue(url, run, act, name)
 
     return found
 
@@ -96,6 +117,39 @@ def _work_here(folder: Path, act: Act, given: dict[str, Any]) -> ExitCode:
     looked = partial(after_a_look, console, run, run)
     result = with_summary(console, looked, has_server=False, again=again)
     return ExitCode.of_rows(result.ok, result.error, strict=strict)
+
+
+def _await_end(folder: Path, *, may_join: bool) -> None:
+    """Wait for a run that is ending in the folder.
+
+    Args:
+        may_join: one that is halted, with rows under way, is let go on as it is.
+
+    Raises:
+        FolderLockedError: one is at work there, and does not end.
+    """
+    until = time.monotonic() + MOST_OF_AN_END
+    while is_at_work(own_server(folder)):
+        status = _living_status(folder)
+        if may_join and status is not None and status.halt and not status.is_over:
+            return
+        if time.monotonic() > until or (status is not None and not status.is_over):
+            raise FolderLockedError(
+                f"a run is at work in {folder}; `mlx-batch status {shlex.quote(str(folder))}` "
+                "tells where it stands, and `pause` ends it"
+            )
+        time.sleep(0.1)
+
+
+def _living_status(folder: Path) -> RunStatus | None:
+    """Return what the server that lives in a folder says of its run; None if it does not."""
+    with suppress(RedisError, RunNotFoundError, LedgerError):  # it is starting, or ending
+        url = living_server(own_server(folder))
+        if url is not None:
+            with connect(url) as connection:
+                run_id = run_of(connection, folder)
+                return None if run_id is None else run_status(connection, run_id)
+    return None
 
 
 def _settings(folder: Path, given: dict[str, Any]) -> WorkerSettings:

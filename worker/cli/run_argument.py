@@ -114,13 +114,13 @@ def find_run(url: str | None, run: str) -> Iterator[RunPlace]:
             connection = stack.enter_context(connect(url))
             # No worker has made the folder of a run that waits: it looks like a name.
             is_name = Ledger(connection).knows(run)
-            named = None if is_name else _run_of(connection, folder.absolute())
+            named = None if is_name else run_of(connection, folder.absolute())
             yield RunPlace(named or run, connection)
             return
         folder = folder.absolute()
         for server, candidate in _servers(url, folder, stack):
             connection = stack.enter_context(connect(candidate))
-            if (run_id := _run_of(connection, folder)) is not None:
+            if (run_id := run_of(connection, folder)) is not None:
                 yield RunPlace(run_id, connection, folder, server)
                 return
         if not Dataset(folder).is_claimed:
@@ -190,7 +190,7 @@ def _servers(
         yield Server.GIVEN, url
 
 
-def _run_of(connection: Redis, folder: Path) -> str | None:
+def run_of(connection: Redis, folder: Path) -> str | None:
     """Return the run of a folder, if this server knows it."""
     ledger, dataset = Ledger(connection), Dataset(folder)
     if not dataset.is_claimed:

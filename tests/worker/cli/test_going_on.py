@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
 from jobs.connection import connect
 from jobs.dataset import Dataset, verify
+from jobs.pause import pause_run
 from jobs.producer import resume_run
 from tests.helpers.bench import Bench, work_in_burst
 from tests.helpers.command_line import cli
@@ -117,3 +119,22 @@ def test_a_folder_that_was_moved_goes_on_from_what_lies_in_it(tmp_path: Path) ->
         assert (enqueued.spec.out, enqueued.shards) == (str(moved), 1)
         with pytest.raises(InvalidRequestError, match=f"is made with {spec.model}"):
             KnownRun(moved, resume_run, other).enqueue(connection)
+
+
+def test_a_run_that_is_ending_is_waited_for(tmp_path: Path) -> None:
+    """It is paused and at rest, and its process writes what there is of it."""
+    out = tmp_path / "out"
+    server = EmbeddedRedis(own_server(out))
+    server.start()
+    with connect(server.url) as connection:
+        spec = enqueue(connection, tmp_path, 4, 2, out=out)
+        pause_run(connection, spec.run_id)
+    end = Timer(0.5, server.stop)
+    end.start()
+
+    told = cli("continue", out)
+
+    assert end.finished.is_set()
+    end.join()
+    assert told.exit_code == ExitCode.BAD_INPUT, told.output
+    assert "does not say where its model lies" in told.stderr, "it would go on in its folder"

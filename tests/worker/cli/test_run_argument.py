@@ -11,6 +11,7 @@ import pytest
 from jobs.connection import connect
 from jobs.dataset import verify
 from jobs.ledger import Ledger
+from jobs.pause import pause_run
 from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench, work_in_burst
 from tests.helpers.command_line import cli
@@ -163,6 +164,13 @@ def test_a_run_whose_processes_were_killed_says_so_and_its_tail_ends(
         spec = half_done(bench, out=tmp_path / "out")
         said = json.loads(cli("status", spec.out, "--json").stdout)
         assert (said["state"], len(said["workers"])) == ("running", 1)
+        for command in (["resume"], ["continue"], ["retry", "--errors"]):
+            refused = cli(*command, spec.out)
+            assert refused.exit_code == ExitCode.CONFLICT, refused.output
+            assert f"a run is at work in {spec.out}; " in refused.stderr
+        pause_run(connection, spec.run_id)
+        joined = cli("continue", spec.out)  # rows are under way, and whoever holds them goes on
+        assert joined.exit_code == 0, joined.output
         (worker,) = bench._workers
         worker.bookkeeper.unsubscribe()
         worker.bookkeeper.connection.close()
