@@ -27,7 +27,7 @@ from worker.cli.command_group import HELP, CommandGroup
 from worker.cli.doctor import doctor
 from worker.cli.exit_codes import ExitCode
 from worker.cli.export import export_command
-from worker.cli.going_on import tell_enqueued
+from worker.cli.going_on import resume_of, tell_enqueued
 from worker.cli.grouped_help import WORDS, GroupedCommand, examples, group
 from worker.cli.local_path import LocalPath
 from worker.cli.options import (
@@ -36,6 +36,7 @@ from worker.cli.options import (
     enqueue_options,
     media_options,
     model_option,
+    on_finish_option,
     output_root_option,
     report_option,
     scheduler_options,
@@ -96,15 +97,7 @@ for command in (*run_commands.COMMANDS, acl, doctor, export_command, plan, repor
 @scheduler_options
 @media_options
 @url_option("A Redis to use instead of our own.")
-@group(
-    "What ends it early",
-    click.option(
-        "--on-finish",
-        metavar="COMMAND",
-        help="Run this in a shell at the end, also of a run that was halted or has failed, with "
-        "its state as JSON on stdin.",
-    ),
-)
+@group("What ends it early", on_finish_option)
 @click.option("--strict", is_flag=True, help="Exit with 1 if a row ended in error.")
 @report_option
 @click.option("--yes", is_flag=True, help="Go on after --preview without being asked.")
@@ -213,12 +206,9 @@ def verify(folder: Path, strict: bool) -> None:
 
 
 def _again(*, url: str | None, out: Path, on_finish: str | None, **_: Any) -> str:
-    """Return the command that goes on with the run at hand, without a password.
-
-    A folder of its own knows all but who is to be told of its end.
-    """
-    if url is None and on_finish is None:
-        return f"mlx-batch resume {shlex.quote(str(out))}"
+    """Return the command that goes on with the run at hand, without a password."""
+    if url is None:
+        return resume_of(out, on_finish)
     given = click.get_current_context().meta[WORDS]
     words = [
         word.replace(url, redacted(url)) if url else word

@@ -47,9 +47,11 @@ class CommandGroup(click.Group):
             click.echo(f"mlx-batch: {error}", err=True)
             context.exit(ExitCode.of_error(error))
         except KeyboardInterrupt as error:
-            goes_on = isinstance(error, RunInterruptedError)
-            goes_on |= context.invoked_subcommand in _ENQUEUE
-            click.echo(STOPPED if goes_on else "mlx-batch: stopped", err=True)
+            if isinstance(error, RunInterruptedError):
+                is_told = error.result is not None  # by the summary, which names the folder
+            else:
+                is_told = context.invoked_subcommand not in _ENQUEUE  # nothing goes on
+            click.echo("mlx-batch: stopped" if is_told else STOPPED, err=True)
             context.exit(ExitCode.INTERRUPTED)
         except RedisError as error:
             is_full = isinstance(error, OutOfMemoryError)

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from jobs.wording import counted, plain
 from vllm_mlx.scheduler_config import SchedulerConfig
 from worker.cli.exit_codes import ExitCode
 from worker.cli.grouped_help import all_of, group
-from worker.cli.options import Count, adapter_option, scheduler_options
+from worker.cli.options import Count, adapter_option, on_finish_option, scheduler_options
 from worker.cli.preview import after_a_look
 from worker.cli.run_argument import (
     find_run,
@@ -46,6 +46,7 @@ from worker.local.embedded_redis import (
 )
 from worker.local.known_run import Act, KnownRun, leave_own_server
 from worker.local.local_run import run_locally
+from worker.local.on_finish import OnFinish
 from worker.local.run_display import RunDisplay
 from worker.local.run_result import RunResult
 from worker.local.run_settings import settings_from
@@ -54,7 +55,7 @@ from worker.status.serving import obstacles
 from worker.status.status import RunStatus, run_status
 
 MOST_OF_AN_END = 10.0  # seconds that a run which is ending is waited for
-_HERE = ("model", "adapter", "workers", "strict", *SchedulerConfig.model_fields)
+_HERE = ("model", "adapter", "workers", "on_finish", "strict", *SchedulerConfig.model_fields)
 
 _work_options = all_of(
     group(
@@ -64,6 +65,7 @@ _work_options = all_of(
         click.option("--workers", type=Count(), help="Worker processes, each with a model."),
     ),
     scheduler_options,
+    on_finish_option,
     click.option("--strict", is_flag=True, default=None, help="Exit as `run --strict` does."),
 )
 
@@ -103,20 +105,32 @@ def goes_on(command: Callable[..., Enqueued]) -> Callable[..., None]:
 
 def _work_here(folder: Path, act: Act, given: dict[str, Any]) -> ExitCode:
     """Let a run go on in its folder, with a server and workers of its own, as `run` does."""
-    strict = given.pop("strict", False)
+    strict, on_finish = given.pop("strict", False), given.pop("on_finish", None)
     settings = _settings(folder, given)
     end_on_signals()
-    console = Console()
+    console, finish = Console(), OnFinish(on_finish, folder)
 
     def run() -> RunResult:
         with RunDisplay(console) as display:
-            known = KnownRun(folder, act, settings)
-            return run_locally(None, lambda _: known, settings, display.update)
+            known, show = KnownRun(folder, act, settings), finish.see_and(display.update)
+            return run_locally(None, lambda _: known, settings, show)
 
-    again = f"mlx-batch resume {shlex.quote(str(folder))}"
-    looked = partial(after_a_look, console, run, run)
+    def looked() -> RunResult:
+        with finish.at_the_end():
+            return after_a_look(console, run, run)
+
+    again = resume_of(folder, on_finish)
     result = with_summary(console, looked, has_server=False, again=again)
     return ExitCode.of_rows(result.ok, result.error, strict=strict)
+
+
+def resume_of(folder: Path, on_finish: str | None) -> str:
+    """Return the command that goes on with the run of a folder, which knows all but whom to tell.
+
+    It keeps no command for a shell, since it may come from somebody else.
+    """
+    words = ["mlx-batch", "resume", str(folder)]
+    return shlex.join(words if on_finish is None else [*words, "--on-finish", on_finish])
 
 
 def _await_end(folder: Path, *, may_join: bool) -> None:

@@ -210,6 +210,14 @@ report_option = click.option(
 )
 
 
+on_finish_option = click.option(
+    "--on-finish",
+    metavar="COMMAND",
+    help="Run this in a shell at the end, also of a run that was halted or has failed, with "
+    "its state as JSON on stdin.",
+)
+
+
 structured_options = all_of(
     click.option(
         "--json-schema",

@@ -13,11 +13,11 @@ from rich.console import Console
 
 from jobs.wording import clip, plain
 from worker.local.file_run import run_file
+from worker.local.interrupts import RunInterruptedError
 from worker.local.on_finish import OnFinish
 from worker.local.preview import PreviewRow, RunPreviewedError
 from worker.local.run_display import RunDisplay
 from worker.local.run_result import RunResult
-from worker.status.progress import RunProgress
 
 
 def run_with_preview(console: Console, options: dict[str, Any], *, yes: bool) -> RunResult:
@@ -36,7 +36,7 @@ def run_with_preview(console: Console, options: dict[str, Any], *, yes: bool) ->
     finish = OnFinish(options.pop("on_finish"), Path(options["out"]))
     # What is answered stays so; the model is loaded again.
     rest = {**options, "preview": None, "resume": True, "overwrite": False}
-    first, then = (partial(_displayed, console, finish.see, each) for each in (options, rest))
+    first, then = (partial(_displayed, console, finish, each) for each in (options, rest))
     with finish.at_the_end():
         return after_a_look(console, first, then, yes=yes)
 
@@ -52,14 +52,27 @@ def after_a_look(
 
     Raises:
         RunPreviewedError: it is not, or nobody can be asked.
+        RunInterruptedError: Ctrl-C is the answer.
     """
     try:
         return run()
     except RunPreviewedError as halted:
         _print(console, halted.rows)
-        if not yes and not (can_ask() and click.confirm("Go on with the rest?", err=True)):
+        if not yes and not (can_ask() and _is_wanted(halted)):
             raise
     return rest()
+
+
+def _is_wanted(halted: RunPreviewedError) -> bool:
+    try:
+        return click.confirm("Go on with the rest?", err=True)
+    except click.Abort as error:  # click makes one of Ctrl-C and of an input that has ended
+        click.echo(err=True)  # the question's line has no end yet
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            return False
+        interrupted = RunInterruptedError()
+        interrupted.result = halted.result
+        raise interrupted from None
 
 
 def can_ask() -> bool:
@@ -67,16 +80,9 @@ def can_ask() -> bool:
     return sys.stdin.isatty()
 
 
-def _displayed(
-    console: Console, see: Callable[[RunProgress], None], options: dict[str, Any]
-) -> RunResult:
+def _displayed(console: Console, finish: OnFinish, options: dict[str, Any]) -> RunResult:
     with RunDisplay(console) as view:
-
-        def show(progress: RunProgress) -> None:
-            see(progress)
-            view.update(progress)
-
-        return run_file(progress=show, **options)
+        return run_file(progress=finish.see_and(view.update), **options)
 
 
 def _print(console: Console, rows: Iterable[PreviewRow]) -> None:

@@ -58,10 +58,28 @@ def resume(connection: Redis, run_id: str) -> Enqueued:
     return resume_run(connection, run_id)
 
 
+def _require_errors(context: click.Context, errors: click.Parameter, is_given: bool) -> bool:
+    """Refuse a `retry` that does not say of which rows; a type is one of errors."""
+    if not is_given and context.params.get("error_type") is None:
+        raise click.MissingParameter(ctx=context, param=errors)
+    return is_given
+
+
 @click.command(cls=GroupedCommand, epilog=_WHERE, short_help="Run the error rows of RUN again.")
 @goes_on
-@click.option("--errors", is_flag=True, required=True, help="Those that ended in an error.")
-@click.option("--type", "error_type", metavar="T", help="Only those with this error_type.")
+@click.option(
+    "--errors",
+    is_flag=True,
+    callback=_require_errors,
+    help="Those that ended in an error.  [required without --type]",
+)
+@click.option(
+    "--type",
+    "error_type",
+    metavar="T",
+    is_eager=True,  # `--errors` asks for it
+    help="Only those in error with this error_type.",
+)
 def retry(connection: Redis, run_id: str, error_type: str | None, **_: bool) -> Enqueued:
     """Run rows of a finished RUN again, and replace them in its dataset."""
     rows, enqueued = retry_errors(connection, run_id, error_type=error_type)

@@ -100,12 +100,8 @@ def run_file(
     finish = OnFinish(on_finish, Path(out))
 
     def act(show: Callable[[RunProgress], None]) -> RunResult:
-        def see(progress: RunProgress) -> None:
-            finish.see(progress)
-            show(progress)
-
         with finish.at_the_end():
-            return run_locally(url, prepare, told, see)
+            return run_locally(url, prepare, told, finish.see_and(show))
 
     if progress is True:
         with RunDisplay(Console()) as display:

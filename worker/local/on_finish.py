@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,9 +30,14 @@ class OnFinish:
     out: Path
     _last: RunProgress | None = field(default=None, init=False)
 
-    def see(self, progress: RunProgress) -> None:
-        """Take where the run stands."""
-        self._last = progress
+    def see_and(self, show: Callable[[RunProgress], None]) -> Callable[[RunProgress], None]:
+        """Return what takes where the run stands, and shows it."""
+
+        def see(progress: RunProgress) -> None:
+            self._last = progress
+            show(progress)
+
+        return see
 
     @contextmanager
     def at_the_end(self) -> Iterator[None]:

@@ -186,23 +186,28 @@ def test_a_bad_file_is_refused_and_claims_no_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "message", "state"),
     [
-        (("retry", "--errors", "--type", "MediaError"), "types there are: "),
-        (("retry", "--errors", "--model", MODEL, "--adapter", "/no/such"), "/no/such"),
-        (("retry", "--errors", "--kv-cache-bytes", "0"), "kv_cache_bytes"),
-        (("continue",), "is finished: nothing of it is left"),
+        (("retry",), "Missing option '--errors'", None),
+        (("retry", "--type", "MediaError"), "types there are: ", "failed"),
+        (("retry", "--errors", "--model", MODEL, "--adapter", "/no/such"), "/no/such", "failed"),
+        (("retry", "--errors", "--kv-cache-bytes", "0"), "kv_cache_bytes", None),
+        (("continue",), "is finished: nothing of it is left", "failed"),
     ],
 )
 def test_what_can_not_go_on_leaves_the_dataset_as_it_is(
-    finished: Finished, words: tuple[str, ...], message: str
+    finished: Finished, words: tuple[str, ...], message: str, state: str | None
 ) -> None:
     command, *more = words
+    ended = finished.out.parent / "ended.json"
 
-    refused = cli(command, finished.out, *more)
+    refused = cli(command, finished.out, *more, "--on-finish", f"cat > '{ended}'")
 
     assert refused.exit_code in (ExitCode.BAD_INPUT, ExitCode.CONFLICT)
     assert message in refused.stderr
+    told = json.loads(ended.read_text()) if ended.exists() else None
+    ended.unlink(missing_ok=True)
+    assert (told and told["state"]) == state
     assert (finished.out / "_SUCCESS").exists()
     assert not (finished.out / "_job" / "redis").exists()
 
@@ -222,8 +227,11 @@ def test_error_rows_are_not_tried_again_of_another_input(finished: Finished) -> 
 
 
 def test_a_finished_run_has_nothing_to_resume_or_forget(finished: Finished, redis_url: str) -> None:
-    resumed = cli("resume", finished.out, "--strict")
+    ended = finished.out.parent / "ended.json"
+    resumed = cli("resume", finished.out, "--strict", "--on-finish", f"cat > '{ended}'")
     assert resumed.exit_code == ExitCode.ROWS_IN_ERROR
+    told = json.loads(ended.read_text())
+    assert (told["state"], told["out"], told["rows_done"]) == ("finished", str(finished.out), 6)
     assert "4 rows answered, 2 in error" in resumed.stdout
     for server in ((), ("-u", redis_url)):
         forgotten = cli("forget", finished.out, *server)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,17 @@ from jobs.producer import resume_run
 from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
-from tests.helpers.engines import DoubleEngine, enqueue, write_prompts
+from tests.helpers.engines import DoubleEngine, enqueue, wait_for, write_prompts
 from tests.helpers.shell import Shell
 from vllm_mlx.sampling_params import SamplingParams
 from worker.batch_worker import BatchWorker
 from worker.cli.exit_codes import ExitCode
 from worker.local.embedded_redis import EmbeddedRedis, own_server
+from worker.local.preview import RunPreviewedError
+from worker.local.run_result import RunResult
 from worker.local.worker_settings import WorkerSettings
+from worker.status.phase import Phase
+from worker.status.progress import RunProgress
 from worker.status.status import run_status
 
 
@@ -83,6 +89,63 @@ def test_a_run_that_was_cut_off_before_its_preview_asks_when_it_is_resumed(
     assert code == ExitCode.OK, said
     assert "Go on with" not in said, "its preview was shown"
     assert verify(out).ok == 12
+
+
+class CtrlC(io.BytesIO):
+    """An input where it is pressed when something is asked."""
+
+    def read1(self, _: int | None = -1) -> bytes:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "ends"),
+    [
+        (CtrlC(), ExitCode.INTERRUPTED, "mlx-batch: stopped\n"),
+        (io.BytesIO(), ExitCode.HALTED, "mlx-batch: run-1: its preview\n"),
+    ],
+)
+def test_what_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: io.BytesIO, code: ExitCode, ends: str
+) -> None:
+    halted = RunPreviewedError("run-1: its preview", [])
+    halted.result = RunResult.of(
+        tmp_path, RunProgress(phase=Phase.STOPPED, run_id="run-1", rows=12)
+    )
+
+    def halt(**_: object) -> RunResult:
+        raise halted
+
+    monkeypatch.setattr("worker.cli.preview.run_file", halt)
+    monkeypatch.setattr("worker.cli.preview.can_ask", lambda: True)
+
+    told = cli(*words(tmp_path, "m"), "--preview", 2, input=answer)
+
+    assert told.exit_code == code
+    assert f"\ngo on:         mlx-batch resume {tmp_path / 'out'}\n" in told.stdout
+    assert told.stderr.startswith("Go on with the rest? [y/N]: \n")
+    assert told.stderr.endswith(f"\n{ends}")
+
+
+@pytest.mark.slow  # a worker
+def test_ctrl_c_at_the_question(shell: Shell, tmp_path: Path, text_folder: str) -> None:
+    said = tmp_path / "said.json"
+    given = [*words(tmp_path, text_folder), "--preview", 2, "--on-finish", f"cat > {said}"]
+    terminal = shell.open(*given, "--no-report", COLUMNS="400")
+    wait_for(lambda: "[y/N]:" in terminal.text, timeout=60)
+
+    terminal.press("\x03")
+
+    assert terminal.finish() == ExitCode.INTERRUPTED
+    terminal.close()
+    shown = terminal.text[terminal.text.index("[y/N]:") :].replace("\n\n", "\n")
+    done = re.search(r"^(\d+) of 12 rows done: \1 rows answered, 0 in error$", shown, re.MULTILINE)
+    assert done, shown
+    assert f"mlx-batch resume {tmp_path / 'out'} --on-finish 'cat > {said}'\n" in shown
+    assert shown.rstrip().endswith("mlx-batch: stopped")
+    state = json.loads(said.read_text())
+    assert (state["state"], state["rows_done"]) == ("interrupted", int(done[1]))
+    assert "cat >" not in (tmp_path / "out" / "_job" / "workers.json").read_text()
 
 
 @pytest.mark.slow  # two workers, one after the other

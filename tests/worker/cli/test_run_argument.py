@@ -56,8 +56,11 @@ def test_a_folder_stands_for_its_run_on_the_server_that_is_given(bench: Bench) -
         assert "4 of 4 (100 %), 1 in error: 1 ValueError" in shown
     assert json.loads(cli("status", spec.out, "--json").stdout)["error_types"] == {"ValueError": 1}
 
-    refused = cli("retry", spec.out, "-u", bench.url, "--errors", "--workers", 2, "--strict")
-    assert "--workers, --strict: only where RUN goes on in its folder" in refused.stderr
+    here = ("--workers", 2, "--on-finish", "true", "--strict")
+    refused = cli("retry", spec.out, "-u", bench.url, "--errors", *here)
+    assert (
+        "--workers, --on-finish, --strict: only where RUN goes on in its folder" in refused.stderr
+    )
     retried = cli("retry", spec.out, "-u", bench.url, "--errors")
     assert (retried.exit_code, retried.stdout.strip()) == (0, spec.run_id)
     assert "1 row to be tried again" in retried.stderr

@@ -133,7 +133,7 @@ def test_a_worker_that_does_not_end_is_ended_after_the_grace(
 
     assert endless.finish(30) == 130
     assert 10 < time.monotonic() - pressed < 16, "10 s for rows, 1 s for workers, and the shell"
-    assert endless.text.rstrip().endswith("--resume goes on")
+    assert endless.text.rstrip().endswith("mlx-batch: stopped")
     assert "Traceback" not in endless.text
 
 
@@ -158,7 +158,8 @@ def test_ctrl_c_answers_at_once_and_a_second_one_ends_it_now(
     assert "\n  1 InvalidRequestError, such as bad: top_p=7" in summary
     assert f"\ndataset: {out} (unfinished)\nreport: {out}/_job/report.html (in a" in summary
     assert f"\ngo on:         mlx-batch resume {out}\n" in summary
-    assert summary.rstrip().endswith("--resume goes on")
+    assert summary.rstrip().endswith("mlx-batch: stopped")
+    assert summary.count("resume") == 1, "the command that goes on is told once"
     assert "Traceback" not in endless.text
     wait_for((out / "_job" / "report.html").exists, timeout=60)
     assert b"\x1b[3" not in re.sub(rb"\x1b\[3[JK]", b"", endless.written), "NO_COLOR"
