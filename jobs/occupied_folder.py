@@ -12,12 +12,16 @@ from pydantic import BaseModel
 
 from jobs.dataset import Dataset
 from jobs.dataset.atomic import explain_write
-from jobs.errors import OutputTakenError
+from jobs.errors import OutputTakenError, RunExistsError
+from jobs.ledger import Ledger, RunState
 from jobs.run_spec import InputSpec, RunSpec
 from vllm_mlx.errors import shown
 
 _SHOWN = 3
 """Files that are named in an error."""
+_DECIDING = {"model", "input", "sampling", "video_params", "template", "selection", "n", "chat"}
+_DECIDING |= {"shard_size", "retry_incomplete", "bad_rows"}
+"""Fields of a `RunSpec` that make its identity, beside the folder."""
 
 
 def check_folder(folder: Path, asked: Mapping[str, Any]) -> None:
@@ -55,6 +59,31 @@ def check_folder(folder: Path, asked: Mapping[str, Any]) -> None:
                 ]
             )
         )
+
+
+def check_server(ledger: Ledger, spec: RunSpec) -> None:
+    """Refuse a folder that is another run's on the server, whose workers need not have made it.
+
+    Raises:
+        RunExistsError: with what differs, and what to do.
+        LedgerError: the other run's record is not one that this version writes.
+    """
+    holder = ledger.holder(spec.out)
+    if holder is None or holder == spec.run_id:
+        return
+    held, progress = ledger.spec(holder), ledger.progress(holder)
+    differs = list(_differences(held, {name: getattr(spec, name) for name in sorted(_DECIDING)}))
+    state = "finished" if progress.state is RunState.FINISHED else "not finished"
+    raise RunExistsError(
+        "\n".join(
+            [
+                f"{spec.out} is the folder of {holder} on this server ({state}), which differs in",
+                *(f"  {each}" for each in differs or ["what its rows are"]),
+                f"Choose another --out, or give that run up: `mlx-batch forget {spec.called}`; "
+                f"`mlx-batch status {spec.called}` shows where it is.",
+            ]
+        )
+    )
 
 
 def aside(folder: Path) -> Path:

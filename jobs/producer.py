@@ -18,6 +18,7 @@ from jobs.dataset import Dataset
 from jobs.duplicates import Duplicates, find_duplicates
 from jobs.errors import InputFileError, RunExistsError, RunStateError, UnsuitableServerError
 from jobs.ledger import Halting, Ledger, RunState
+from jobs.occupied_folder import check_server
 from jobs.preparation import PreparedRun, RunOptions, prepare_run
 from jobs.queue.run_jobs import RunJobs, stored_size
 from jobs.run_spec import InputSpec, RunSpec
@@ -76,6 +77,8 @@ def enqueue_prepared(connection: Redis, prepared: PreparedRun) -> Enqueued:
     if prepared.overwrite:
         _forget_holder(connection, spec)
         moved = prepared.make_room()
+    else:
+        check_server(Ledger(connection), spec)
     if not prepared.is_done:
         is_begun = prepared.resume and Dataset(prepared.folder).is_claimed
         if is_begun and not Ledger(connection).knows(spec.run_id):
@@ -151,7 +154,10 @@ def _forget_holder(connection: Redis, spec: RunSpec) -> None:
         return
     if ledger.progress(holder).state is not RunState.FINISHED:
         raise RunStateError(
-            f"{holder} has not ended in {spec.out}: `mlx-batch forget {spec.called}` gives it up"
+            f"{spec.out} is the folder of {holder} on this server, which has not ended, and "
+            f"--overwrite takes the place of none that may be at work: `mlx-batch forget "
+            f"{spec.called}` gives that run up, and then --overwrite will do; "
+            f"`mlx-batch status {spec.called}` shows where it is"
         )
     forget_run(connection, holder)
 

@@ -307,10 +307,18 @@ def test_a_run_at_work_is_not_overwritten(bench: Bench) -> None:
     words = ["enqueue", bench.folder / "prompt.jsonl", "--model", MODEL, "--out", spec.out]
 
     result = cli(*words, "-u", bench.url, "--overwrite")
+    other = cli(*words, "-u", bench.url, "--shard-size", 1, "--max-tokens", 6)
 
-    assert result.exit_code == ExitCode.CONFLICT
-    assert f"`mlx-batch forget {spec.out}`" in result.stderr
+    for refused in (result, other):
+        assert refused.exit_code == ExitCode.CONFLICT
+        assert f"{spec.out} is the folder of {spec.run_id} on this server" in refused.stderr
+        assert f"`mlx-batch forget {spec.out}`" in refused.stderr
+        assert f"`mlx-batch status {spec.out}`" in refused.stderr
+    assert "which has not ended, and --overwrite takes the place of none" in result.stderr
+    assert "(not finished), which differs in\n  max_tokens: 256, not 6\nCho" in other.stderr
     assert Ledger(bench.redis).runs() == [spec.run_id]
+    assert cli("forget", spec.out, "-u", bench.url).exit_code == ExitCode.OK
+    assert cli(*words, "-u", bench.url, "--overwrite").exit_code == ExitCode.OK
 
 
 def test_run_overwrites_and_answers(tmp_path: Path, text_folder: str) -> None:
