@@ -88,6 +88,9 @@ class RunPlace:
             status = replace(status, workers={})
         is_awake = self.server is Server.LIVING and is_at_work(own_server(self.folder))
         is_asleep = not is_awake and not status.workers
+        if is_asleep:  # what its workers had begun waits for those of the next command
+            queued = status.shards["queued"] + status.shards["started"]
+            status = replace(status, shards=status.shards | {"queued": queued, "started": 0})
         return replace(status, folder=self.folder, is_asleep=is_asleep)
 
 

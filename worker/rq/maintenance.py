@@ -22,8 +22,9 @@ from rq.job import JobStatus
 from rq.registry import clean_registries
 from rq.scheduler import RQScheduler
 from rq.worker.base import BaseWorker
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
-from jobs.ledger.keys import steady_key
+from jobs.ledger.keys import loading_key, steady_key
 from jobs.queue.run_jobs import enqueue_now
 from worker.rq.sweep import sweep
 
@@ -178,7 +179,10 @@ class Maintenance:
 
 
 def take_back_all(queue: Queue) -> None:
-    """Take back every job that has begun: the workers of the queue are known to be dead."""
+    """Take back every job that has begun: the workers of the queue are known to be dead.
+
+    They are counted no more, though what they said last has not expired yet.
+    """
     started = queue.started_job_registry
     held = [job_id for job_id, _ in started.get_job_and_execution_ids(cleanup=False)]
     held += queue.intermediate_queue.get_job_ids()
@@ -188,4 +192,5 @@ def take_back_all(queue: Queue) -> None:
             enqueue_now(queue, job, pipeline, at_front=True)
         scheduler_lock = RQScheduler.get_locking_key(queue.name)
         pipeline.delete(started.key, queue.intermediate_queue_key, scheduler_lock)
+        pipeline.delete(WORKERS_BY_QUEUE_KEY % queue.name, loading_key(queue.name))
         pipeline.execute()

@@ -22,14 +22,17 @@ from rq.worker.base import BaseWorker
 from jobs.dataset import Dataset, verify
 from jobs.errors import DatasetError
 from jobs.ledger import Counts, Ledger, ShardLease
-from jobs.ledger.keys import steady_key
+from jobs.ledger.keys import loading_key, steady_key
 from jobs.producer import resume_run
 from jobs.queue.queue_state import QueueState
 from jobs.queue.run_jobs import RETRY, open_queue
 from tests.helpers.bench import Bench
 from tests.helpers.engines import DoubleEngine, wait_for
+from vllm_mlx.outputs import EngineStats
 from worker.rq.bookkeeper import LEASE
 from worker.rq.maintenance import TIDY, take_back_all
+from worker.status.live import LiveCounts
+from worker.status.status import run_status
 
 
 def raising(error: Exception) -> Callable[..., NoReturn]:
@@ -281,13 +284,22 @@ def test_a_resumed_run_takes_its_jobs_back_with_no_retry_spent(bench: Bench) -> 
     for shard, retries_left in enumerate((0, 2)):
         bench.redis.hset(bench.job(spec, shard).key, "retries_left", retries_left)
     queue = open_queue(bench.redis, spec.queue)
+    dead._publish()
+    for name, key in (("w1", loading_key(spec.queue)), ("w2", f"rq:workers:{spec.queue}")):
+        bench.redis.sadd(key, name)
+        LiveCounts(bench.redis, name, spec.model, spec.queue).publish(EngineStats())
+    assert len(run_status(bench.redis, spec.run_id).workers) == 3
 
     take_back_all(queue)
 
+    assert run_status(bench.redis, spec.run_id).workers == {}, "none of this start"
+    assert QueueState(queue).load() == (3, 0, 0)
     assert sorted(queue.get_job_ids()) == [spec.shard_id(shard) for shard in range(3)]
     assert [bench.job(spec, shard).retries_left for shard in range(2)] == [0, 2]
     assert queue.started_job_registry.get_job_count(cleanup=False) == 0
     worker = bench.worker(DoubleEngine())
+    worker._publish()
+    assert list(run_status(bench.redis, spec.run_id).workers) == [worker.bookkeeper.name]
     bench.finish(spec, worker)
     assert verify(Path(spec.out)).complete
 
