@@ -181,7 +181,7 @@ def test_retry_says_so_if_there_is_nothing_to_do(bench: Bench) -> None:
 
     assert (said.exit_code, said.stderr) == (
         0,
-        "0 rows to be tried again\n2 rows; 0 of 1 shard enqueued\n",
+        "0 rows to be tried again\n2 rows; 0 of 1 shard enqueued, 1 done\n",
     )
     assert cli("retry", spec.run_id, "-u", bench.url).exit_code == 2
 

@@ -258,7 +258,7 @@ def test_a_template_that_rejects_the_messages_says_so(language_model, monkeypatc
 
 
 def test_a_message_is_checked_as_in_files(language_model):
-    with pytest.raises(InvalidRequestError, match=r"messages\.1\.content: missing"):
+    with pytest.raises(InvalidRequestError, match=r"messages\[1\]\.content: missing"):
         language_model.chat([{"role": "user", "content": "hi"}, {"role": "user"}])
 
 
