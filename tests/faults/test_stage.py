@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.faults.harness import Stage, Undisturbed, assert_equal_datasets, rows_of
+from tests.helpers.engines import wait_for
 
 
 def test_two_workers_without_a_fault(stage: Stage, undisturbed: Undisturbed) -> None:
-    spec = stage.enqueue(200)
     workers = [stage.start(delay=0.1), stage.start(delay=0.1)]
+    wait_for(lambda: all(map(stage.is_known, workers)), 60)
+    spec = stage.enqueue(200)
     stage.finish(spec)
 
     stage.check(spec, undisturbed(200))
