@@ -145,12 +145,15 @@ def _await_end(folder: Path, *, may_join: bool) -> None:
     until = time.monotonic() + MOST_OF_AN_END
     while is_at_work(own_server(folder)):
         status = _living_status(folder)
-        if may_join and status is not None and status.halt and not status.is_over:
+        is_halted = status is not None and status.halt is not None
+        if may_join and is_halted and status and not status.is_over:
             return
-        if time.monotonic() > until or (status is not None and not status.is_over):
+        is_ending = is_halted or status is None or status.is_over
+        if time.monotonic() > until or not is_ending:
+            how = "is ending yet" if is_ending else "is at work"
             raise FolderLockedError(
-                f"a run is at work in {folder}; `mlx-batch status {shlex.quote(str(folder))}` "
-                "tells where it stands, and `pause` ends it"
+                f"a run {how} in {folder}; `mlx-batch status {shlex.quote(str(folder))}` tells "
+                "where it stands"
             )
         time.sleep(0.1)
 

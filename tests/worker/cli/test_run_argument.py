@@ -158,7 +158,7 @@ def test_the_redis_of_a_folder_is_found_whether_it_lives_or_not(tmp_path: Path) 
 
 
 def test_a_run_whose_processes_were_killed_says_so_and_its_tail_ends(
-    tmp_path: Path, redis_url: str
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its jobs stand as begun, by a worker whose record has not expired yet."""
     own = tmp_path / "out" / "_job" / "redis"
@@ -172,6 +172,10 @@ def test_a_run_whose_processes_were_killed_says_so_and_its_tail_ends(
             assert refused.exit_code == ExitCode.CONFLICT, refused.output
             assert f"a run is at work in {spec.out}; " in refused.stderr
         pause_run(connection, spec.run_id)
+        monkeypatch.setattr("worker.cli.going_on.MOST_OF_AN_END", 0.1)
+        refused = cli("resume", spec.out)
+        assert refused.exit_code == ExitCode.CONFLICT, refused.output
+        assert f"a run is ending yet in {spec.out}; " in refused.stderr
         joined = cli("continue", spec.out)  # rows are under way, and whoever holds them goes on
         assert joined.exit_code == 0, joined.output
         (worker,) = bench._workers
