@@ -264,7 +264,7 @@ def _identify(model: str, adapter: str | Path | None) -> ModelIdentity:
     try:
         return identify(model, adapter)
     except ModelLoadError as error:
-        if adapter is None and "/" not in model:
+        if "://" in model or (adapter is None and "/" not in model):
             raise
         adapted = "" if adapter is None else " in place of both, model+adapter@0123456789ab"
         raise InvalidRequestError(

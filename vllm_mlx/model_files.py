@@ -23,7 +23,7 @@ def local_path(name: str) -> Path | None:
 
     Raises:
         ModelLoadError: the name is empty, that of a path which is not there, an alias whose
-            package is not installed, or nearly an alias.
+            package is not installed, a URL, or nearly an alias.
     """
     if name in ALIASES:
         package, file = ALIASES[name]
@@ -44,6 +44,11 @@ def local_path(name: str) -> Path | None:
         pass
     if name.startswith(("/", ".", "~")) or name.lower().endswith(".gguf"):
         raise ModelLoadError(f"there is no file or folder {name}")
+    if "://" in name:
+        raise ModelLoadError(
+            f"the model {name} is a URL: should be a folder or a .gguf file on this machine, or an "
+            "id of the Hugging Face hub such as owner/name"
+        )
     _refuse_typo(name)
     return None
 

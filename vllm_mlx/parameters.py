@@ -142,5 +142,7 @@ def _describe_one(item: Any, allowed: tuple[str, ...]) -> str:
         return f"{field}: unknown field; allowed are {', '.join(allowed)}"
     if item["type"] == "missing":
         return f"{field}: missing"
-    message = item["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    message: str = item["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    if item["type"] == "value_error" and not item["loc"]:  # our own words, which name the field
+        return message
     return f"{field}={shown(item['input'])}: {message}"

@@ -111,6 +111,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError:
+        if not (root := path.parent.parent).exists():
+            raise DatasetError(f"there is no folder {root}, so no mlx-batch dataset") from None
         raise DatasetError(f"{path} is missing, so this folder is no mlx-batch dataset") from None
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path} can't be read: {error}") from error

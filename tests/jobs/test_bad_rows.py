@@ -21,3 +21,7 @@ def test_rows_whose_beginnings_differ_are_one_kind(tmp_path):
     [line] = [line for line in said.stderr.splitlines() if "rows: " in line]
     assert line.strip().startswith("30 rows: response_format: type should be text, ")
     assert line.endswith("lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 20 more")
+
+    said = CliRunner().invoke(main, ["run", str(path), *options, "--limit", "1"])
+
+    assert "  line 1, row 0: response_format: type should be text, " in said.stderr

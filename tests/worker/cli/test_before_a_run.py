@@ -198,7 +198,7 @@ def test_a_budget_that_holds_no_row_ends_before_a_run_begins(
 
 
 @pytest.mark.parametrize("command", ["run", "enqueue"])
-def test_an_address_is_no_output_folder(
+def test_an_address_is_no_output_folder_and_no_model(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.chdir(bench.folder)
@@ -211,6 +211,13 @@ def test_an_address_is_no_output_folder(
     assert "out='s3://bucket/out': should be a path on this machine" in result.stderr
     for words in (["verify", "s3://b"], ["tail", "s3://b"], ["plan", "s3://b", "--model", MODEL]):
         assert "='s3://b': should be a path on this machine" in cli(*words).stderr
+    for words in ([command, prompts, "--out", "out", *server], ["plan", prompts]):
+        said = cli(*words, "--model", "s3://b/m")
+        assert said.exit_code == ExitCode.BAD_INPUT
+        assert said.stderr.endswith(
+            "mlx-batch: the model s3://b/m is a URL: should be a folder or a .gguf file on this "
+            "machine, or an id of the Hugging Face hub such as owner/name\n"
+        )
     assert sorted(path.name for path in bench.folder.iterdir()) == ["p.jsonl"]
 
 

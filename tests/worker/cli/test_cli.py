@@ -335,6 +335,7 @@ def test_verify_of_what_is_no_dataset(tmp_path: Path) -> None:
         result = cli("verify", folder)
         assert result.exit_code == 2
         assert "no mlx-batch dataset" in result.stderr
+    assert f"there is no folder {tmp_path}/missing, so" in result.stderr
 
 
 # worker

@@ -97,7 +97,8 @@ def test_a_plan_of_rows_that_all_run(tmp_path: Path, text_folder: str) -> None:
 def test_what_is_printed_fits_in_80_columns(shell: Shell, tmp_path: Path, text_folder: str) -> None:
     rows = [{"prompt": "a" * size} for size in (5, 30, 31, 40, 100)]
     hot = [{"prompt": "x", "temperature": each} for each in (9, 10, 11)]
-    path = write(tmp_path, *rows, "{", *hot)
+    form = {"prompt": "x", "response_format": {"type": "xml"}}
+    path = write(tmp_path, *rows, "{", *hot, form)
 
     code, said = shell.run("plan", path, "--model", text_folder, "--max-tokens", 5000)
 
@@ -105,7 +106,8 @@ def test_what_is_printed_fits_in_80_columns(shell: Shell, tmp_path: Path, text_f
     lines = [line for line in said.splitlines() if "[transformers]" not in line]
     assert max(map(len, lines)) <= 80
     assert any(line.endswith(" loading the model") for line in lines)
-    assert "9, 4 of them bad" in said
+    assert "10, 5 of them bad" in said
+    assert "line 10: InvalidRequestError: response_format: type should be" in " ".join(said.split())
     assert "1 row, line 6: InvalidRequestError" in said
     assert "3 rows, lines 7, 8, 9: InvalidRequestError" in said
     bars = [line for line in lines if "█" in line]
