@@ -115,7 +115,7 @@ class Flights(dict[str, Flight]):
             return
         self[execution.job_id] = flight
         flight.launch()
-        self.hand_out()
+        self.hand_out(flight)
 
     def _park(self, execution: Execution, spec: RunSpec, halt: Halt | None, first: int) -> bool:
         """Put a job aside if its run is halted.
@@ -186,10 +186,15 @@ class Flights(dict[str, Flight]):
         if awaited:
             self.hand_out()
 
-    def hand_out(self) -> None:
-        """Give rows that wait for the answer of another what there is."""
-        if waiting := [flight for flight in self._shards if flight.waiting]:
-            self._twins.hand_out(waiting, self._shards)
+    def hand_out(self, only: Flight | None = None) -> None:
+        """Give rows that wait for the answer of another what there is.
+
+        Args:
+            only: those of this flight; None is all.
+        """
+        shards = self._shards
+        if waiting := [each for each in shards if each.waiting and only in (None, each)]:
+            self._twins.hand_out(waiting, shards)
 
     @property
     def _shards(self) -> list[ShardFlight]:
