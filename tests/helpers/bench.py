@@ -117,6 +117,14 @@ class Bench:
         for timer in (*timers, *(timer for timer, _ in worker._chores)):
             timer.due_at = 0.0
 
+    def step(self, *workers: BatchWorker) -> None:
+        """Let each do once what its loop does, by the clock, too."""
+        for worker in workers:
+            self.be_due(worker)
+            worker.admit(wait=False)
+            worker.settle()
+            worker.tend()
+
     def finish(self, spec: RunSpec, worker: BatchWorker) -> None:
         """Step the worker until the run is finished."""
 

@@ -14,7 +14,6 @@ from jobs.ledger.counts import Counts
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
 from tests.helpers.engines import Asked, DoubleEngine, echo
-from tests.worker.flights.test_halts import step
 from vllm_mlx.models import MLXLanguageModel
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.sampling_params import SamplingParams
@@ -51,12 +50,12 @@ def test_what_is_cut_is_not_tried_again_while_its_run_is_paused(bench: Bench) ->
     spec = bench.enqueue(2, 2, sampling=sampling, retry_incomplete=True)
     engine = Cutting(max_num_seqs=2, held=True)
     worker = bench.worker(engine)
-    step(bench, worker)
+    bench.step(worker)
     assert cli("pause", spec.run_id, "-u", bench.url).exit_code == 0
-    step(bench, worker)
+    bench.step(worker)
     engine.answer()
-    step(bench, worker)
-    step(bench, worker)
+    bench.step(worker)
+    bench.step(worker)
     assert ([row.params.max_tokens for row in engine.asked], len(worker.flights)) == ([4, 4], 0)
 
     assert cli("continue", spec.run_id, "-u", bench.url).exit_code == 0

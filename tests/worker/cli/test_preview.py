@@ -73,12 +73,7 @@ def test_rows_are_shown_and_no_is_taken_for_an_answer(
 def test_a_run_that_was_cut_off_before_its_preview_asks_when_it_is_resumed(
     shell: Shell, tmp_path: Path, text_folder: str
 ) -> None:
-    out, sampling = tmp_path / "out", SamplingParams.of(max_tokens=4)
-    with EmbeddedRedis(own_server(out)) as server, connect(server.url) as connection:
-        enqueue(
-            connection, tmp_path, 12, 5, out=out, preview=2, model=text_folder, sampling=sampling
-        )
-    WorkerSettings(model=text_folder, report=False).keep(out)
+    out = cut_off(tmp_path, text_folder)
 
     told = cli("resume", out)
     assert told.exit_code == ExitCode.HALTED, "nobody can be asked"
@@ -152,18 +147,22 @@ def test_ctrl_c_at_the_question(shell: Shell, tmp_path: Path, text_folder: str) 
 def test_a_preview_in_its_folder_goes_on_with_yes(
     shell: Shell, tmp_path: Path, text_folder: str
 ) -> None:
-    out, sampling = tmp_path / "out", SamplingParams.of(max_tokens=4)
-    with EmbeddedRedis(own_server(out)) as server, connect(server.url) as connection:
-        enqueue(
-            connection, tmp_path, 12, 5, out=out, preview=2, model=text_folder, sampling=sampling
-        )
-    WorkerSettings(model=text_folder, report=False).keep(out)
+    out = cut_off(tmp_path, text_folder)
 
     code, said = shell.run("resume", out, press="y\n")
 
     assert code == ExitCode.OK, said
     assert "Go on with the rest?" in said
     assert verify(out).ok == 12
+
+
+def cut_off(folder: Path, model: str) -> Path:
+    """The folder of a run of twelve rows that ended before any of its preview's two was begun."""
+    out, sampling = folder / "out", SamplingParams.of(max_tokens=4)
+    with EmbeddedRedis(own_server(out)) as server, connect(server.url) as connection:
+        enqueue(connection, folder, 12, 5, out=out, preview=2, model=model, sampling=sampling)
+    WorkerSettings(model=model, report=False).keep(out)
+    return out
 
 
 def preview(bench: Bench) -> tuple[RunSpec, list[DoubleEngine], list[BatchWorker]]:
@@ -173,21 +172,13 @@ def preview(bench: Bench) -> tuple[RunSpec, list[DoubleEngine], list[BatchWorker
     workers = [bench.worker(engine) for engine in engines]
     for worker in workers:
         worker.tend()  # so that they know of each other
-    step(bench, *workers)
+    bench.step(*workers)
     return spec, engines, workers
 
 
 def begun(engines: list[DoubleEngine]) -> list[str]:
     """What was asked, but for rows that were handed over before they had begun."""
     return [row.prompt for each in engines for row in each.asked if not row.future.cancelled()]
-
-
-def step(bench: Bench, *workers: BatchWorker) -> None:
-    for worker in workers:
-        bench.be_due(worker)
-        worker.admit(wait=False)
-        worker.settle()
-        worker.tend()
 
 
 def test_the_first_rows_are_answered_and_no_others_begin(bench: Bench) -> None:
@@ -199,8 +190,8 @@ def test_the_first_rows_are_answered_and_no_others_begin(bench: Bench) -> None:
 
     for engine in engines:
         engine.answer()
-    step(bench, *workers)
-    step(bench, *workers)
+    bench.step(*workers)
+    bench.step(*workers)
 
     status = run_status(bench.redis, spec.run_id)
     assert (status.standing, status.is_over, status.rows_done) == ("halted", True, 6)
@@ -219,16 +210,16 @@ def test_the_first_rows_are_answered_and_no_others_begin(bench: Bench) -> None:
 def test_a_preview_that_is_paused_goes_on_as_one(bench: Bench) -> None:
     spec, engines, workers = preview(bench)
     engines[0].answer(1)
-    step(bench, *workers)
+    bench.step(*workers)
     pause_run(bench.redis, spec.run_id)
     assert run_status(bench.redis, spec.run_id).standing == "paused"
-    step(bench, *workers)
+    bench.step(*workers)
 
     assert continue_run(bench.redis, spec.run_id).shards == 4  # the other two are in hand
     for engine in engines:
         engine.answer()
-    step(bench, *workers)
-    step(bench, *workers)
+    bench.step(*workers)
+    bench.step(*workers)
 
     status = run_status(bench.redis, spec.run_id)
     assert (status.standing, status.rows_done) == ("halted", 6)

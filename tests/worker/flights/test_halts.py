@@ -29,20 +29,12 @@ from worker.cli.exit_codes import ExitCode
 from worker.status.status import run_status
 
 
-def step(bench: Bench, *workers: BatchWorker) -> None:
-    for worker in workers:
-        bench.be_due(worker)
-        worker.admit(wait=False)
-        worker.settle()
-        worker.tend()
-
-
 def work(bench: Bench, worker: BatchWorker, engine: DoubleEngine, rows: int = 1) -> None:
     """So many rows a step, until nothing is left to do."""
-    step(bench, worker)
+    bench.step(worker)
     while worker.flights:
         engine.answer(rows)
-        step(bench, worker)
+        bench.step(worker)
 
 
 def texts(spec: RunSpec) -> list[str]:
@@ -54,18 +46,18 @@ def test_rows_under_way_end_and_no_others_begin(bench: Bench) -> None:
     spec = bench.enqueue(rows=12, shard_size=4)
     engine = DoubleEngine(max_num_seqs=2, held=True)
     worker = bench.worker(engine)
-    step(bench, worker)
+    bench.step(worker)
     asked = list(engine.asked)
 
     assert cli("pause", spec.run_id, "-u", bench.url).exit_code == 0
-    step(bench, worker)
+    bench.step(worker)
 
     assert [row.future.cancelled() for row in asked] == [False] * 2 + [True] * (len(asked) - 2)
     assert run_status(bench.redis, spec.run_id).standing == "paused"
     assert not run_status(bench.redis, spec.run_id).is_over
     engine.answer()
-    step(bench, worker)
-    step(bench, worker)
+    bench.step(worker)
+    bench.step(worker)
 
     status = run_status(bench.redis, spec.run_id)
     assert status.is_over
@@ -89,13 +81,13 @@ def test_a_run_that_goes_on_at_once_goes_on_in_its_worker(bench: Bench) -> None:
     spec = bench.enqueue(rows=4, shard_size=4)
     engine = DoubleEngine(max_num_seqs=1, held=True)
     worker = bench.worker(engine)
-    step(bench, worker)
+    bench.step(worker)
     pause_run(bench.redis, spec.run_id)
-    step(bench, worker)
+    bench.step(worker)
     assert len(engine.open) == 1
 
     assert continue_run(bench.redis, spec.run_id).shards == 0
-    step(bench, worker)
+    bench.step(worker)
 
     assert len(engine.open) == 4
     engine.answer()
@@ -131,7 +123,7 @@ def test_the_jobs_of_a_killed_worker_are_put_aside_by_another(bench: Bench) -> N
     bench.take_over(heir)
 
     def are_aside() -> bool:
-        step(bench, heir)
+        bench.step(heir)
         return run_status(bench.redis, spec.run_id).shards["deferred"] == 2
 
     wait_for(are_aside)
@@ -188,14 +180,14 @@ def test_a_run_whose_first_rows_all_fail_alike_is_halted(bench: Bench, workers: 
     hands = [bench.worker(engine) for engine in engines]
     for hand in hands:
         hand.tend()  # so that they know of each other
-    step(bench, *hands)
+    bench.step(*hands)
     assert [len(engine.open) for engine in engines] == [48 // workers] * workers
     for engine in engines:
         engine.answer(12 if workers == 2 else None)
-    step(bench, *hands)
+    bench.step(*hands)
     for engine in engines:
         engine.answer()
-    step(bench, *hands)
+    bench.step(*hands)
 
     reason, message = halted(bench, spec)
     assert reason == "max_errors"
@@ -283,15 +275,15 @@ def test_a_time_that_has_passed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
     spec = bench.enqueue(rows=4, shard_size=1, max_time=3600)
     engine = DoubleEngine(max_num_seqs=1, held=True)
     worker = bench.worker(engine)
-    step(bench, worker)
+    bench.step(worker)
     engine.answer(1)
-    step(bench, worker)
+    bench.step(worker)
     assert run_status(bench.redis, spec.run_id).halt is None
 
     now = time.time()
     monkeypatch.setattr(stretch, "time", SimpleNamespace(time=lambda: now + 3601))
     for _ in range(4):
-        step(bench, worker)
+        bench.step(worker)
         engine.answer(1)
 
     assert halted(bench, spec) == ("max_time", "3600 s have passed (max_time)")

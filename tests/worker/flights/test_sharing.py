@@ -17,40 +17,31 @@ from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench
 from tests.helpers.engines import DoubleEngine, wait_for
 from vllm_mlx.sampling_params import SamplingParams
-from worker.batch_worker import BatchWorker
 from worker.status.live import Live
 from worker.status.serving import workers_of
 from worker.status.status import run_status
-
-
-def step(bench: Bench, *workers: BatchWorker) -> None:
-    for worker in workers:
-        bench.be_due(worker)
-        worker.admit(wait=False)
-        worker.settle()
-        worker.tend()
 
 
 def test_who_comes_late_gets_what_the_first_has_not_begun(bench: Bench) -> None:
     spec = bench.enqueue(rows=64, shard_size=8)
     engines = [DoubleEngine(max_num_seqs=32, held=True) for _ in range(2)]
     first = bench.worker(engines[0], name="first")
-    step(bench, first)
+    bench.step(first)
     assert len(first.flights) == 8
 
     second = bench.worker(engines[1], name="second")
-    step(bench, second, first, second)
+    bench.step(second, first, second)
 
     assert (len(first.flights), len(second.flights)) == (4, 4)
     assert not {*first.flights} & {*second.flights}
     for _ in range(3):
-        step(bench, first, second)
+        bench.step(first, second)
     assert (len(first.flights), len(second.flights)) == (4, 4), "nothing goes to and fro"
 
     def is_finished() -> bool:
         for engine in engines:
             engine.answer()
-        step(bench, first, second)
+        bench.step(first, second)
         return run_status(bench.redis, spec.run_id).is_finished
 
     wait_for(is_finished)
@@ -67,15 +58,15 @@ def test_rows_that_were_begun_end_where_they_are_and_the_rest_of_their_job_moves
     bench.enqueue(rows=16, shard_size=8)
     engines = [DoubleEngine(max_num_seqs=12, held=True) for _ in range(2)]
     first = bench.worker(engines[0], name="first")
-    step(bench, first)
+    bench.step(first)
 
     second = bench.worker(engines[1], name="second")
-    step(bench, second, first, second)
+    bench.step(second, first, second)
     assert (len(first.flights), len(second.flights)) == (2, 0), "four rows of a job are begun"
     engines[0].answer(of="prompt 8")
     engines[0].answer(of="prompt 9")
     engines[0].answer(of="prompt 1")  # 10 and 11 among them
-    step(bench, first, second)
+    bench.step(first, second)
 
     assert (len(first.flights), len(second.flights)) == (1, 1)
     assert sorted(engines[1].prompts) == ["prompt 12", "prompt 13", "prompt 14", "prompt 15"]
@@ -89,7 +80,7 @@ def test_workers_that_are_there_share_though_one_could_hold_all(bench: Bench) ->
     for worker in workers:
         worker.tend()  # each says that it has nothing
 
-    step(bench, *workers)
+    bench.step(*workers)
 
     assert [len(worker.flights) for worker in workers] == [4, 4]
 
@@ -100,7 +91,7 @@ def test_a_worker_that_loads_keeps_nobody_from_work(bench: Bench) -> None:
     with loading._live.loading():
         wait_for(lambda: Live.of(bench.redis, ["loading"]))
         first = bench.worker(DoubleEngine(max_num_seqs=32, held=True), name="first")
-        step(bench, first, first)
+        bench.step(first, first)
         assert len(first.flights) == 8
 
 
@@ -144,20 +135,20 @@ def test_a_worker_that_is_to_end_begins_no_more_rows_and_gives_back_what_is_not_
     worker = bench.worker(engine, name="w", grace=60)
 
     def has_all() -> bool:
-        step(bench, worker)
+        bench.step(worker)
         return len(worker.flights) == 3
 
     wait_for(has_all)
 
     worker.stop_signal.request(signal.SIGTERM)
-    step(bench, worker)
+    bench.step(worker)
     assert (len(engine.open), len(worker.flights)) == (12, 2), "all of one, and half of another"
     assert bench.status(spec, 2) == "queued"
     assert not worker._is_over(burst=False), "rows are under way"
 
     engine.answer()
-    step(bench, worker)
-    step(bench, worker)
+    bench.step(worker)
+    bench.step(worker)
 
     assert worker._is_over(burst=False), "long before its grace is over"
     assert [bench.status(spec, shard) for shard in range(3)] == ["finished", "queued", "queued"]
