@@ -11,11 +11,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from vllm_mlx.batching.logits import Choose, LogitsProcessor
 from vllm_mlx.batching.logits.constraint import Constraint
 from vllm_mlx.batching.sequence import Sequence
-
-Choose = Callable[[mx.array], mx.array]
-LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 
 
 def make_mask(rows: Mapping[int, Sequence]) -> Callable[[mx.array], mx.array] | None:
