@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -94,16 +94,17 @@ def run_locally(
             stack.enter_context(forgotten_if_not_begun(connection, spec))
             Dataset(out).forget_unfinished()
             workers = LocalWorkers(server_url, settings, out, GRACE)
-            has_report = is_report_wanted(settings.report)
+            is_wanted = is_report_wanted(settings.report)
+            pages = report_media_flags(settings.media) if is_wanted else None
 
             def show_moved(now: RunProgress) -> None:
                 show(replace(now, moved=enqueued.moved))
 
             watch = RunWatch(
-                connection, spec, run.source, workers, show_moved, has_report, url is not None
+                connection, spec, run.source, workers, show_moved, is_wanted, url is not None
             )
             keep_folder()
-            with _summed_up(watch, connection, out, settings, show_moved):
+            with _summed_up(watch, connection, out, pages, show_moved):
                 progress = replace(watch.until_the_end(began), moved=enqueued.moved)
     result = _finish(spec, progress, began, show)
     if url is None:
@@ -128,9 +129,13 @@ def _read(prepare: Prepare, began: float, show: Show) -> Run:
 
 @contextmanager
 def _summed_up(
-    watch: RunWatch, connection: Redis, out: Path, settings: WorkerSettings, show: Show
+    watch: RunWatch, connection: Redis, out: Path, pages: Sequence[str] | None, show: Show
 ) -> Iterator[None]:
-    """Give an error that ends a run early what there is of the run."""
+    """Give an error that ends a run early what there is of the run.
+
+    Args:
+        pages: see `sum_up`'s `report_media`.
+    """
     try:
         yield
     except (RunHaltedError, RunFailedError, RunInterruptedError) as error:
@@ -138,8 +143,6 @@ def _summed_up(
             progress = stopped(watch.so_far())
             show(progress)
             if progress.rows_done or not isinstance(error, RunFailedError):
-                has_report = is_report_wanted(settings.report)
-                pages = report_media_flags(settings.media) if has_report else None
                 error.result = sum_up(
                     connection, out, progress, report_media=pages, patience=watch.patience
                 )
