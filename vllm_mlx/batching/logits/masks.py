@@ -5,52 +5,63 @@ Shapes: S rows of the batch, R of them constrained, V vocabulary, W = V / 32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from vllm_mlx.batching.logits import Choose, LogitsProcessor
-from vllm_mlx.batching.logits.constraint import Constraint
+from vllm_mlx.batching.logits.constraint import Constraint, Mask
 from vllm_mlx.batching.sequence import Sequence
 
 
-def make_mask(rows: Mapping[int, Sequence]) -> Callable[[mx.array], mx.array] | None:
-    """Return what gives minus infinity to all that constrained rows may not say; None if none is.
-
-    Each call goes from the tokens that the constraints have taken by then.
+class Masking:
+    """Gives minus infinity to all that constrained rows may not say.
 
     Args:
-        rows: by their places in the batch.
+        constrained: by their rows' places in the batch.
     """
-    constrained = {at: row.constraint for at, row in rows.items() if row.constraint}
-    if not constrained:
-        return None
-    constraints = list(constrained.values())
-    places = mx.array(list(constrained))
-    is_all = list(constrained) == list(range(len(constrained)))
 
-    def mask(logits: mx.array) -> mx.array:
-        allowed = _allowed(constraints)
-        if is_all and len(constraints) == logits.shape[0]:
+    def __init__(self, constrained: Mapping[int, Constraint]) -> None:
+        self._constraints = list(constrained.values())
+        self._places = mx.array(list(constrained))
+        self._is_all = list(constrained) == list(range(len(constrained)))
+        self._filled: Mask | None = None
+
+    def fill(self) -> None:
+        """Find what may be next, behind the tokens that the constraints have taken by now.
+
+        It takes nothing of MLX, so another thread may do it while a step is launched.
+        """
+        self._filled = _allowed(self._constraints)
+
+    def __call__(self, logits: mx.array) -> mx.array:
+        """Return logits `[S, V]` of a step; each one is filled anew."""
+        filled, self._filled = self._filled, None
+        allowed = mx.array(_allowed(self._constraints) if filled is None else filled)
+        if self._is_all and len(self._constraints) == logits.shape[0]:
             return _masked(logits, allowed)
         only = mx.array(logits)  # what is reported beside the tokens is of all of them
-        only[places] = _masked(only[places], allowed)
+        only[self._places] = _masked(only[self._places], allowed)
         return only
 
-    return mask
+
+def make_mask(rows: Mapping[int, Sequence]) -> Masking | None:
+    """Return what masks logits for these rows, by their places; None if none is constrained."""
+    constrained = {at: row.constraint for at, row in rows.items() if row.constraint}
+    return Masking(constrained) if constrained else None
 
 
-def masked(choose: Choose, mask: Callable[[mx.array], mx.array] | None) -> Choose:
+def masked(choose: Choose, mask: Masking | None) -> Choose:
     """Return what chooses among what a mask leaves; without one, as ever."""
     if mask is None:
         return choose
     return lambda logits: choose(mask(logits))
 
 
-def _allowed(constraints: list[Constraint]) -> mx.array:
-    """Return a bit for each token that may be next: int32 `[R, W]`."""
+def _allowed(constraints: list[Constraint]) -> Mask:
+    """Return a bit for each token that may be next."""
     grammars = constraints[0].grammars
     mask = grammars.new_mask(len(constraints))
     matchers = [(matcher, at) for at, each in enumerate(constraints) if (matcher := each.matcher)]
@@ -61,7 +72,7 @@ def _allowed(constraints: list[Constraint]) -> mx.array:
                 mask[at] = -1  # its row ends with the error
             if (opener := constraints[at].opener) is not None:
                 mask[at].view(np.uint32)[opener // 32] |= np.uint32(1 << opener % 32)
-    return mx.array(mask)
+    return mask
 
 
 @mx.compile

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from vllm_mlx import platform
+from vllm_mlx.batching.aside import Aside
 from vllm_mlx.batching.logits.logprobs import Logprobs
 from vllm_mlx.batching.logits.masks import take_all
 from vllm_mlx.batching.runners.runner import Produced, Runner, prompt_read
@@ -29,10 +30,15 @@ from vllm_mlx.scheduler_config import Bounds
 
 
 class _Launch(NamedTuple):
-    """A decode step on its way: which sequence was in which slot, and what is being computed."""
+    """A decode step on its way: which sequence was in which slot, and what is being computed.
+
+    Attributes:
+        shown: its tokens once more, where constraints read them while the next step is launched.
+    """
 
     rows: list[tuple[int, Sequence]]
     sampled: Sampled
+    shown: mx.array | None
 
 
 class SlotRunner(Runner):
@@ -70,6 +76,7 @@ class SlotRunner(Runner):
         self._prefixes = self.new_prefixes()
         self._pads = pads
         self._shrink_below = platform.shrink_below()
+        self._aside = Aside("constraints")
         self._reset()
 
     def _reset(self) -> None:
@@ -237,18 +244,29 @@ class SlotRunner(Runner):
         return free[: len(joining)]
 
     def _launch(self, before: _Launch | None) -> _Launch:
-        logits = self._decode(self._inputs, self._rings)
-        if before and self._sampler.is_constrained:
-            mx.async_eval(logits)  # is computed while the tokens before it are read
-            held = [(slot, row) for slot, row in before.rows if row in self._slot_of]
-            tokens: Any = before.sampled.tokens.tolist()
-            take_all(held, tokens)
+        is_constrained = self._sampler.is_constrained
+        if is_constrained:
+            self._sampler.prepare()
+            with self._aside.run(lambda: self._constrain(before)):
+                logits = self._decode(self._inputs, self._rings)
+                mx.async_eval(logits)
+        else:
+            logits = self._decode(self._inputs, self._rings)
         sampled = self._sampler(logits)
-        mx.async_eval(sampled, self._inputs)
+        shown = sampled.tokens + 0 if is_constrained else None
+        mx.async_eval(sampled, self._inputs, shown)
         self._inputs = sampled.tokens
         self._rings.advance(self._running)
         self.counters.steps += 1
-        return _Launch(list(self._running.items()), sampled)
+        return _Launch(list(self._running.items()), sampled, shown)
+
+    def _constrain(self, before: _Launch | None) -> None:
+        """Show constraints the tokens of the step before, and ask them for those of the next."""
+        if before and before.shown is not None:
+            held = [(slot, row) for slot, row in before.rows if row in self._slot_of]
+            tokens: Any = before.shown.tolist()
+            take_all(held, tokens)
+        self._sampler.fill_mask()
 
     def _collect(self, launch: _Launch | None) -> list[Produced]:
         """Read the tokens of a launch, but for rows that have left since."""

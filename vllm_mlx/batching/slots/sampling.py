@@ -12,7 +12,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from vllm_mlx.batching.logits.logprobs import Measured, measure
-from vllm_mlx.batching.logits.masks import make_mask, masked
+from vllm_mlx.batching.logits.masks import Masking, make_mask, masked
 from vllm_mlx.batching.logits.penalty import biases_of, has_penalties
 from vllm_mlx.batching.logits.thought_budgets import ThoughtBudgets
 from vllm_mlx.batching.sequence import Sequence
@@ -53,6 +53,7 @@ class BatchSampler:
         self._plan_ends: int | None = None  # the step that needs another plan
         self._budgets = ThoughtBudgets()
         self._plan: Callable[[mx.array], Sampled] | None = None
+        self._masking: Masking | None = None  # the plan's
         self._constrained = 0  # rows
 
     def join(self, slot: int, slots: int, sequence: Sequence) -> None:
@@ -98,10 +99,20 @@ class BatchSampler:
         """Whether a row's next token depends on what its last one was to a grammar."""
         return self._constrained > 0
 
-    def __call__(self, logits: mx.array) -> Sampled:
-        """Choose from logits `[S, V]`."""
+    def prepare(self) -> None:
+        """Decide how the next step samples, unless that is known."""
         if self._plan is None or self._steps == self._plan_ends:
             self._plan = self._make_plan()
+
+    def fill_mask(self) -> None:
+        """Find what constrained rows may say in the step that is prepared."""
+        if self._masking:
+            self._masking.fill()
+
+    def __call__(self, logits: mx.array) -> Sampled:
+        """Choose from logits `[S, V]`."""
+        self.prepare()
+        assert self._plan
         self._steps += 1
         sampled = self._plan(logits)
         if self._recent is not None:
@@ -118,7 +129,8 @@ class BatchSampler:
             {at: Sampling(self._rows[at].params, each) for at, each in self._generators.items()},
             self._vocab_size,
         )
-        choose = self._budgets.bounded(masked(choose, make_mask(self._rows)), self._rows)
+        self._masking = make_mask(self._rows)
+        choose = self._budgets.bounded(masked(choose, self._masking), self._rows)
         output = self._make_output()
 
         def sample(logits: mx.array) -> Sampled:
