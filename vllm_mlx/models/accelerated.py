@@ -26,6 +26,7 @@ from vllm_mlx.models.architectures import role_of
 from vllm_mlx.models.attention import dispatch_attention, scaled_dot_product_attention
 from vllm_mlx.models.convolutions import accelerate_convolutions
 from vllm_mlx.models.experts import accelerate_experts
+from vllm_mlx.models.layouts import lay_out
 from vllm_mlx.models.norms import fold_norms
 from vllm_mlx.models.projections import Part, join_projections
 from vllm_mlx.models.rebinding import rebind
@@ -172,6 +173,7 @@ def use_fast_forms(model: nn.Module, call: Callable[..., Any]) -> None:
     accelerate_convolutions(model)
     rebind(model, (*RECURRENCES, *ACTIVATIONS))
     join_projections(model, lambda tokens: call(tokens, cache=make_prompt_cache(model)))
+    lay_out(model)
     for module in model.modules():
         if isinstance(module, Attention):
             module.rotate_in_one_launch()

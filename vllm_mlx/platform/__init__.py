@@ -43,6 +43,7 @@ __all__ = [
     "PrefillShapes",
     "backend",
     "cache_limit",
+    "chooses_layouts",
     "compiles_steps",
     "default_max_num_seqs",
     "dequantizes",
@@ -143,6 +144,11 @@ def trial(chooses_experts: bool = False) -> tuple[int, float]:
 def fuses_projections() -> bool:
     """Whether linear layers of one input are joined into one product."""
     return backend() == "cuda"
+
+
+def chooses_layouts() -> bool:
+    """Whether the matrices of linear layers are tried in both orders of their numbers."""
+    return backend() == "cpu"
 
 
 def compiles_steps() -> bool:
