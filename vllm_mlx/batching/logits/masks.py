@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from vllm_mlx.batching.logits import Choose, LogitsProcessor
-from vllm_mlx.batching.logits.constraint import Constraint, Mask
+from vllm_mlx.batching.logits.constraint import Constraint
 from vllm_mlx.batching.sequence import Sequence
 
 
@@ -27,19 +27,19 @@ class Masking:
         self._constraints = list(constrained.values())
         self._places = mx.array(list(constrained))
         self._is_all = list(constrained) == list(range(len(constrained)))
-        self._filled: Mask | None = None
+        self._filled: mx.array | None = None
 
     def fill(self) -> None:
         """Find what may be next, behind the tokens that the constraints have taken by now.
 
-        It takes nothing of MLX, so another thread may do it while a step is launched.
+        Another thread may do it while a step is launched: nothing else has the array yet.
         """
         self._filled = _allowed(self._constraints)
 
     def __call__(self, logits: mx.array) -> mx.array:
         """Return logits `[S, V]` of a step; each one is filled anew."""
         filled, self._filled = self._filled, None
-        allowed = mx.array(_allowed(self._constraints) if filled is None else filled)
+        allowed = _allowed(self._constraints) if filled is None else filled
         if self._is_all and len(self._constraints) == logits.shape[0]:
             return _masked(logits, allowed)
         only = mx.array(logits)  # what is reported beside the tokens is of all of them
@@ -60,8 +60,8 @@ def masked(choose: Choose, mask: Masking | None) -> Choose:
     return lambda logits: choose(mask(logits))
 
 
-def _allowed(constraints: list[Constraint]) -> Mask:
-    """Return a bit for each token that may be next."""
+def _allowed(constraints: list[Constraint]) -> mx.array:
+    """Return a bit for each token that may be next: int32 `[R, W]`."""
     grammars = constraints[0].grammars
     mask = grammars.new_mask(len(constraints))
     matchers = [(matcher, at) for at, each in enumerate(constraints) if (matcher := each.matcher)]
@@ -72,7 +72,7 @@ def _allowed(constraints: list[Constraint]) -> Mask:
                 mask[at] = -1  # its row ends with the error
             if (opener := constraints[at].opener) is not None:
                 mask[at].view(np.uint32)[opener // 32] |= np.uint32(1 << opener % 32)
-    return mask
+    return mx.array(mask)
 
 
 @mx.compile
