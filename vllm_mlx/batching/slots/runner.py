@@ -36,7 +36,7 @@ class _Launch(NamedTuple):
         shown: its tokens once more, where constraints read them while the next step is launched.
     """
 
-    rows: list[tuple[int, Sequence]]
+    rows: dict[int, Sequence]
     sampled: Sampled
     shown: mx.array | None
 
@@ -163,7 +163,7 @@ class SlotRunner(Runner):
                 self._finish(batch)
         with self.counters.timed("decode"):
             before, self._launched = self._launched, None
-            if self._running:
+            if self._goes_on(before):
                 self._fit()
                 self._launched = self._launch(before)
             return read + self._collect(before)
@@ -243,6 +243,14 @@ class SlotRunner(Runner):
             return free[-len(joining) :]
         return free[: len(joining)]
 
+    def _goes_on(self, before: _Launch | None) -> bool:
+        """Whether a row may have tokens beyond the one of the step before, which is not read."""
+        unread = before.rows if before else {}
+        return any(
+            sequence.max_tokens - len(sequence.output_tokens) > (unread.get(slot) is sequence)
+            for slot, sequence in self._running.items()
+        )
+
     def _launch(self, before: _Launch | None) -> _Launch:
         is_constrained = self._sampler.is_constrained
         if is_constrained:
@@ -258,12 +266,12 @@ class SlotRunner(Runner):
         self._inputs = sampled.tokens
         self._rings.advance(self._running)
         self.counters.steps += 1
-        return _Launch(list(self._running.items()), sampled, shown)
+        return _Launch(dict(self._running), sampled, shown)
 
     def _constrain(self, before: _Launch | None) -> None:
         """Show constraints the tokens of the step before, and ask them for those of the next."""
         if before and before.shown is not None:
-            held = [(slot, row) for slot, row in before.rows if row in self._slot_of]
+            held = [(slot, row) for slot, row in before.rows.items() if row in self._slot_of]
             tokens: Any = before.shown.tolist()
             take_all(held, tokens)
         self._sampler.fill_mask()
@@ -276,7 +284,7 @@ class SlotRunner(Runner):
         logprobs = _read_logprobs(launch)
         platform.raise_failure()
         produced = []
-        for slot, sequence in launch.rows:
+        for slot, sequence in launch.rows.items():
             token = tokens[slot]
             if sequence in self._slot_of:
                 produced.append(Produced(sequence, token, logprobs.get(slot)))
@@ -339,7 +347,7 @@ def _read_logprobs(launch: _Launch) -> dict[int, Logprobs]:
     lists: Any = [array.tolist() for array in launch.sampled.report]
     chosen, ids, values = lists
     found = {}
-    for slot, sequence in launch.rows:
+    for slot, sequence in launch.rows.items():
         if (count := sequence.params.logprobs) is not None:
             found[slot] = Logprobs.read(chosen[slot], ids[slot], values[slot], count)
     return found

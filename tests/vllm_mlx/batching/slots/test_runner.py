@@ -78,6 +78,15 @@ def test_the_width_follows_the_job_down(model):
     assert widths[-1] <= 2
 
 
+@pytest.mark.parametrize("limit", [1, 4])
+def test_no_step_is_computed_for_rows_that_all_end_before_it(model, limit):
+    scheduler = new_scheduler(model, max_num_seqs=4)
+    prompts = [prompt_of(i, 9) for i in range(4)]
+    tokens = run(scheduler, [sequence(str(i), each, limit) for i, each in enumerate(prompts)])
+    assert tokens == [expected(tuple(each), limit) for each in prompts]
+    assert scheduler.stats.steps == limit
+
+
 def test_prefill_is_cut_so_that_decoding_rows_do_not_wait(model):
     scheduler = new_scheduler(model, max_num_seqs=4, max_num_batched_tokens=16)
     decoding_row = sequence("first", prompt_of(1, 4), 40)
