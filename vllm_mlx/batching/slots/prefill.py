@@ -207,20 +207,25 @@ def _cut(
     fits: Callable[[int, int], bool],
     pads: bool,
 ) -> list[list[PrefillRow]]:
+    own = [len(row.tokens) for row in rows]
+    lengths = [shapes.padded(each) for each in own]
+
+    def suits(start: int, stop: int) -> bool:
+        size, length = stop - start, lengths[start]
+        is_level = pads or own[start] == own[stop - 1]
+        return is_level and length * size <= max_computed and fits(size, rows[0].start + length)
+
     # best[i]: the least cost of the first i rows, and where their last batch begins.
     best: list[tuple[int, int]] = [(0, 0)]
+    first = 0  # where the last batch may begin: later for later rows, as lengths fall
     for stop in range(1, len(rows) + 1):
-        options = []
-        for start in range(stop - 1, -1, -1):
-            size = stop - start
-            length = shapes.padded(len(rows[start].tokens))
-            if size > 1:
-                is_level = pads or len(rows[start].tokens) == len(rows[stop - 1].tokens)
-                held = rows[start].start + length
-                if length * size > max_computed or not is_level or not fits(size, held):
-                    break
-            options.append((best[start][0] + shapes.overhead + length * size, start))
-        best.append(min(options))
+        while first < stop - 1 and not suits(first, stop):
+            first += 1
+        cost, start = min(
+            (best[start][0] + lengths[start] * (stop - start), start)
+            for start in range(first, stop)
+        )
+        best.append((cost + shapes.overhead, start))
     parts: list[list[PrefillRow]] = []
     stop = len(rows)
     while stop:
