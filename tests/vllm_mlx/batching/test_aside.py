@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -41,10 +43,32 @@ def test_the_work_is_over_where_the_body_fails() -> None:
         assert failed.wait(SECONDS)
         ended.set()
 
-    with pytest.raises(RuntimeError, match="the body"), Aside("test").run(work):
-        failed.set()
-        raise RuntimeError("the body")
+    def body() -> None:
+        with Aside("test").run(work):
+            failed.set()
+            raise RuntimeError("the body")
+
+    with pytest.raises(RuntimeError, match="the body"):
+        body()
     assert ended.is_set()
+
+
+def test_it_works_while_other_threads_outlive_the_main_one() -> None:
+    program = """
+import threading, time
+from vllm_mlx.batching.aside import Aside
+
+def late():
+    threading.main_thread().join()
+    with Aside("late").run(lambda: print("worked")):
+        pass
+
+threading.Thread(target=late).start()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert (ended.stdout, ended.stderr) == ("worked\n", "")
 
 
 def test_its_thread_ends_with_its_owner() -> None:

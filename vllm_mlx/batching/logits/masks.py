@@ -1,4 +1,4 @@
-"""`make_mask`: what constrains the logits of the rows of a batch, in one call a step.
+"""`Masking`: what constrains the logits of the rows of a batch, in one call a step.
 
 Shapes: S rows of the batch, R of them constrained, V vocabulary, W = V / 32.
 """
