@@ -172,8 +172,12 @@ def use_fast_forms(model: nn.Module, call: Callable[..., Any]) -> None:
     accelerate_experts(model)
     accelerate_convolutions(model)
     rebind(model, (*RECURRENCES, *ACTIVATIONS))
-    join_projections(model, lambda tokens: call(tokens, cache=make_prompt_cache(model)))
-    lay_out(model)
+
+    def call_anew(tokens: mx.array) -> Any:
+        return call(tokens, cache=make_prompt_cache(model))
+
+    join_projections(model, call_anew)
+    lay_out(model, call_anew)
     for module in model.modules():
         if isinstance(module, Attention):
             module.rotate_in_one_launch()

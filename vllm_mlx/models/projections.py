@@ -15,6 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from vllm_mlx import platform
+from vllm_mlx.models.following import products_of
 
 
 def join_projections(model: nn.Module, call: Callable[[mx.array], Any]) -> None:
@@ -101,7 +102,7 @@ def _given_the_same(
         if type(layer) is nn.Linear
     }
     groups: dict[Any, list[str]] = defaultdict(list)
-    calls = _calls([parent[name] for parent, name in layers.values()], call)
+    calls = products_of([parent[name] for parent, name in layers.values()], call)
     times = Counter(id(layer) for layer, _ in calls)
     for layer, x in calls:
         if times[id(layer)] == 1:
@@ -111,25 +112,3 @@ def _given_the_same(
     for (parent_id, *_), names in groups.items():
         if len(names) > 1:
             yield next(parent for parent, _ in layers.values() if id(parent) == parent_id), names
-
-
-def _calls(layers: list[Any], call: Callable[[mx.array], Any]) -> list[tuple[Any, mx.array]]:
-    """The layers that a call of the model calls, each with what it is given."""
-    calls = []
-
-    class Followed(nn.Linear):
-        def __call__(self, x: mx.array) -> mx.array:
-            calls.append((self, x))
-            output: mx.array = super().__call__(x)
-            return output
-
-    for layer in layers:
-        layer.__class__ = Followed
-    try:
-        call(mx.array([[0]]))  # as few as a step has: more would try the forms of other sizes
-    except Exception:  # whatever an architecture does; the trial of its runner says what
-        return []
-    finally:
-        for layer in layers:
-            layer.__class__ = nn.Linear
-    return calls

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -9,22 +11,24 @@ import pytest
 from vllm_mlx import platform
 from vllm_mlx.models import layouts
 
-V, D = 1030, 512  # more rows than are moved at once, and no multiple of it
+V, D = 1030, 1024  # more rows than are moved at once, and no multiple of them
 
 
-class Tied(nn.Module):
+class Model(nn.Module):
     def __init__(self, ties: bool) -> None:
         super().__init__()
         self.embedding = nn.Embedding(V, D)
-        self.layer = nn.Linear(D, 2 * D)
-        self.small = nn.Linear(D, 4)
+        self.positions = nn.Embedding(V + 1, D)
+        self.layers = [nn.Linear(D, V + 2), nn.Linear(V + 2, D), nn.Linear(D, 4)]
+        self.unused = nn.Linear(D, V + 3)
         if not ties:
             self.head = nn.Linear(D, V, bias=False)
 
     def __call__(self, tokens: mx.array) -> list[mx.array]:
-        x = self.embedding(tokens)
+        x = self.embedding(tokens) + self.positions(tokens)
         head = self.head(x) if "head" in self else self.embedding.as_linear(x)
-        return [x, head, self.layer(x), self.small(x)]
+        wide = self.layers[0](x)
+        return [x, head, wide, self.layers[1](wide), self.layers[2](x)]
 
 
 def is_by_columns(weight: mx.array) -> bool:
@@ -32,38 +36,62 @@ def is_by_columns(weight: mx.array) -> bool:
     return memoryview(weight).strides[0] == weight.itemsize
 
 
+def turned(model: nn.Module) -> list[str]:
+    parameters: Any = dict(model.named_modules())
+    return sorted(
+        name
+        for name, module in parameters.items()
+        if "weight" in module and is_by_columns(module.weight)
+    )
+
+
 @pytest.fixture
 def columns_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layouts, "_seconds", lambda weight: 1 - is_by_columns(weight))
+    monkeypatch.setattr(layouts, "_seconds", lambda weight: 2 - is_by_columns(weight))
 
 
 @pytest.mark.parametrize("ties", [True, False])
 @pytest.mark.usefixtures("columns_are_faster")
-def test_what_is_multiplied_is_kept_by_columns_and_answers_as_before(ties: bool) -> None:
-    model, tokens = Tied(ties), mx.array([0, 3, V - 1])
+def test_large_matrices_whose_rows_are_pages_are_kept_by_columns(ties: bool) -> None:
+    """Not what is only looked up in, nor what a call leaves out."""
+    model, tokens = Model(ties), mx.array([[0, 3, V - 1]])
     before = model(tokens)
-    shapes = model.layer.weight.shape, model.embedding.weight.shape
-    layouts.lay_out(model)
-    assert is_by_columns(model.layer.weight)
-    assert is_by_columns(model.embedding.weight) == ties  # without, it is only looked up in
-    assert ties or is_by_columns(model.head.weight)
-    assert not is_by_columns(model.small.weight)
-    assert (model.layer.weight.shape, model.embedding.weight.shape) == shapes
+    shapes = [layer.weight.shape for layer in (model.embedding, *model.layers)]
+    layouts.lay_out(model, model)
+    assert turned(model) == (["embedding", "layers.0"] if ties else ["head", "layers.0"])
+    assert [layer.weight.shape for layer in (model.embedding, *model.layers)] == shapes
+    assert {type(module) for module in model.modules()} == {Model, nn.Embedding, nn.Linear}
     for one, other in zip(before, model(tokens), strict=True):
         assert mx.allclose(one, other, atol=1e-5)
 
 
-def test_what_is_slower_by_columns_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layouts, "_seconds", is_by_columns)
-    model = Tied(True)
-    weights = model.layer.weight, model.embedding.weight
-    layouts.lay_out(model)
-    assert (model.layer.weight, model.embedding.weight) == weights
+@pytest.mark.parametrize(
+    "seconds", [is_by_columns, lambda weight: 1 - 0.05 * is_by_columns(weight)]
+)
+def test_what_is_not_clearly_faster_by_columns_stays(
+    monkeypatch: pytest.MonkeyPatch, seconds: Any
+) -> None:
+    monkeypatch.setattr(layouts, "_seconds", seconds)
+    model = Model(True)
+    weights = [model.embedding.weight, *(layer.weight for layer in model.layers)]
+    layouts.lay_out(model, model)
+    now = [model.embedding.weight, *(layer.weight for layer in model.layers)]
+    assert all(one is other for one, other in zip(weights, now, strict=True))
 
 
 @pytest.mark.usefixtures("columns_are_faster")
 def test_a_gpu_tries_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "chooses_layouts", lambda: False)
-    model = Tied(True)
-    layouts.lay_out(model)
-    assert not is_by_columns(model.layer.weight)
+    model = Model(True)
+    layouts.lay_out(model, model)
+    assert turned(model) == []
+
+
+@pytest.mark.usefixtures("columns_are_faster")
+def test_a_model_that_can_not_be_called_stays_as_it_is() -> None:
+    def fail(tokens: mx.array) -> None:
+        raise ValueError("it takes more than tokens")
+
+    model = Model(True)
+    layouts.lay_out(model, fail)
+    assert turned(model) == []
