@@ -37,6 +37,7 @@ class RunDisplay:
         self._console = console
         self._progress: RunProgress | None = None
         self._told_at = 0.0
+        self._knows_way = False
         self._spinner = Spinner("dots")
         self._next_line = Timer(PLAIN_EVERY)
         self._live: Live | None = None
@@ -51,12 +52,10 @@ class RunDisplay:
         if self._live and (before is None or before.phase is not progress.phase):
             self._live.refresh()  # a phase may be shorter than a frame
         if progress.moved and not (before and before.moved):
-            self._console.print(
-                f"what the folder held is now in {progress.moved}",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+            self._note(f"what the folder held is now in {progress.moved}")
+        if progress.slower_way and not self._knows_way:
+            self._knows_way = True
+            self._note(f"the model runs {progress.slower_way}; see docs/models.md")
         if self._console.is_jupyter:
             self._show_in_cell(_Drawn(progress, self._spinner))
             return
@@ -64,7 +63,10 @@ class RunDisplay:
         is_news &= before is None or before.phase is not progress.phase
         if not self._live and (self._next_line.is_due or is_news):
             self._next_line.restart()
-            self._console.print(as_line(progress), markup=False, highlight=False, soft_wrap=True)
+            self._note(as_line(progress))
+
+    def _note(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _show_in_cell(self, shown: _Drawn) -> None:
         if self._cell is None:

@@ -39,6 +39,7 @@ class RunProgress:
         grace_seconds: how long rows may go on after Ctrl-C; None if there was none.
         halt: why no more of its rows begin, while those under way end.
         before: what had been done when this session began; None of one in which no work was left.
+        slower_way: how the model runs, and why so, if it is not in the fastest way.
         moved: where what the folder held is now, if it was overwritten.
     """
 
@@ -66,6 +67,7 @@ class RunProgress:
     grace_seconds: float | None = None
     halt: Halt | None = None
     before: Counts | None = None
+    slower_way: str = ""
     moved: Path | None = None
 
     @property

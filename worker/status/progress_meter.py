@@ -107,6 +107,7 @@ class ProgressMeter:
             running=running,
             max_num_seqs=sum(live.max_num_seqs for live in living),
             waiting=sum(live.waiting for live in living),
+            slower_way=next((live.way for live in living if live.is_slower_way), ""),
             sample=sample,
             grace_seconds=grace,
             halt=halt,

@@ -34,6 +34,12 @@ class Statistics(JSONRecord):
     slots: Count = 0
     kv_cache_bytes: Count = 0
     way: Annotated[str, Field(max_length=2000)] = ""
+
+    @property
+    def is_slower_way(self) -> bool:
+        """Whether a faster way was tried before: `way` gives the reason then."""
+        return self.way.endswith(")")
+
     prefill_tokens_per_second: float | None = None
     decode_tokens_per_second: float | None = None
     padding_share: float | None = None

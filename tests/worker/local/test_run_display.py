@@ -46,6 +46,17 @@ def shown(progress: RunProgress, width: int = 80, **options: object) -> list[str
     return [line.rstrip() for line in console.export_text().splitlines()]
 
 
+def test_it_is_said_once_why_a_model_does_not_run_in_slots() -> None:
+    console = Console(record=True, width=80, file=io.StringIO())
+    way = "one row at a time (not in slots: slots have no form for chunks)"
+    with RunDisplay(console) as display:
+        display.update(ANSWERING)
+        display.update(replace(ANSWERING, slower_way=way))
+        display.update(ANSWERING)  # its worker has gone
+        display.update(replace(ANSWERING, slower_way=way))
+    assert console.export_text().count(f"the model runs {way}; see docs/models.md") == 1
+
+
 def test_all_of_it_fits_into_80_columns() -> None:
     head, rows, engine, sample = shown(ANSWERING)
 

@@ -50,17 +50,24 @@ def test_a_phase_is_what_a_worker_said_last(watched: Watched) -> None:
     engine = DoubleEngine(held=True)
     worker = watched.bench.worker(engine, name="w")
     worker.admit(wait=False)
-    engine.stats = EngineStats(running=4, max_num_seqs=8, prefill_seconds=0.5)
+    engine.stats = EngineStats(
+        running=4, max_num_seqs=8, prefill_seconds=0.5, way="in slots, 2 x keys and values"
+    )
     worker._publish()
     progress = watched.read()
+    assert progress.slower_way == ""
     assert (progress.phase, progress.running, progress.max_num_seqs) == (Phase.PREFILL, 4, 8)
 
-    engine.stats = EngineStats(running=4, prompt_tokens=40, completion_tokens=4, decode_seconds=3)
+    way = "one row at a time (not in slots: slots have no form for chunks)"
+    engine.stats = EngineStats(
+        running=4, prompt_tokens=40, completion_tokens=4, decode_seconds=3, way=way
+    )
     worker._live._at = 0.0  # a second later
     worker._publish()
     progress = watched.read()
     assert (progress.phase, progress.running, progress.rows_done) == (Phase.ANSWERING, 4, 0)
     assert progress.completion_tokens == 4
+    assert progress.slower_way == way
     assert progress.decode_tokens_per_second == pytest.approx(4 / 3)
     assert progress.fraction
     pause_run(redis, spec.run_id)

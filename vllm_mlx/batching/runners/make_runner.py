@@ -47,7 +47,7 @@ def make_runner(model: Any, *, vocab_size: int, config: SchedulerConfig | None =
     new_own: Callable[..., Runner] | None = getattr(model, "new_runner", None)
     if new_own:
         own = new_own(vocab_size=vocab_size, bounds=bounds)
-        return _told(kind, own, f"in a runner of its own ({type(own).__name__})")
+        return _told(kind, own, f"in its own {type(own).__name__}")
     why: list[str] = []
     for way, new_runner in _batches(model, vocab_size, bounds, why):
         reason = disagreement(new_runner, model, vocab_size)
