@@ -42,8 +42,8 @@ def type_spec(type: pa.DataType) -> TypeSpec:
         return {"list": type_spec(type.value_type)}
     if pa.types.is_struct(type):
         fields = {field.name: type_spec(field.type) for field in type}
-        if not fields or len(fields) < type.num_fields or any("\0" in name for name in fields):
-            raise ValueError(f"{type} has no fields, two of one name, or a name with a NUL")
+        if wrong := _wrong_fields([field.name for field in type]):
+            raise ValueError(f"{type} has {wrong}")
         return {"struct": fields}
     try:
         if _scalar(str(type)) == type:
@@ -51,6 +51,18 @@ def type_spec(type: pa.DataType) -> TypeSpec:
     except ValueError:
         pass
     raise ValueError(f"{type} is no type that a dataset has")
+
+
+def _wrong_fields(names: list[str]) -> str:
+    """Return what is wrong with the names of a struct's fields, if anything is."""
+    if not names:
+        return "no fields"
+    for name in names:
+        if "\0" in name:
+            return f"a field whose name has a NUL, {name!r}: rename it"
+        if names.count(name) > 1:
+            return f"two fields with the name {name!r}: rename one"
+    return ""
 
 
 def arrow_type(spec: TypeSpec) -> pa.DataType:
@@ -97,7 +109,10 @@ def _scalar(name: str) -> pa.DataType:
         return pa.timestamp(found[1], found[2])
     if found := _FIXED_BINARY.fullmatch(name):
         return pa.binary(int(found[1]))
-    return pa.type_for_alias(name)
+    type = pa.type_for_alias(name)
+    if pa.types.is_interval(type):
+        raise ValueError(f"{name} is no type that a dataset has")
+    return type
 
 
 def with_leaves(type: pa.DataType, leaf: Leaf) -> pa.DataType:

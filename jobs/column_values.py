@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable
+from datetime import date
+from decimal import Decimal
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -22,6 +24,8 @@ Convert: TypeAlias = Callable[[Any], Any]
 
 BASE64 = "base64"
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_EPOCH = date(1970, 1, 1).toordinal()
+_MS_PER_DAY = 86_400_000
 
 _to_json = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -37,18 +41,34 @@ def json_values(column: pa.Array, *, maps_as_objects: bool = False) -> list[Any]
     """
     type = carried_type(column.type)
     written = column.cast(with_leaves(type, _in_utc)).cast(with_leaves(type, _as_written))
-    if (checked := with_leaves(type, _as_checked)) != written.type:
-        written.cast(checked)  # not every date that can be written can be read
-    pairs = dict if maps_as_objects else _lists
-    convert = _converter(type_spec(type), _leaf_to_json, pairs)
+    spec = type_spec(type)
     values: list[Any] = written.to_pylist()
-    return values if convert is None else list(map(convert, values))
+    convert = _converter(spec, _leaf_to_json, _lists)
+    carried = values if convert is None else list(map(convert, values))
+    if written.type != type or convert is not None:
+        _check_return(carried, spec, type)
+    if not maps_as_objects or convert is None:
+        return carried
+    return list(map(_converter(spec, _leaf_to_json, dict) or _same, values))
+
+
+def _check_return(values: list[Any], spec: TypeSpec, type: pa.DataType) -> None:
+    """Find values that a worker could not bring back, as not every date that is written can be.
+
+    Raises:
+        ValueError: there is one.
+    """
+    try:
+        arrow_values(map(cell_encoder(spec), values), type)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{error}; leave the column out, or correct or empty the cell") from None
 
 
 def cell_encoder(spec: TypeSpec) -> Convert:
     """Return what encodes a JSON value of a column of this type for `arrow_values`.
 
-    It raises TypeError, ValueError or LookupError where the value is of another type.
+    It raises ArithmeticError, LookupError, TypeError or ValueError where the value is of another
+    type.
 
     Raises:
         ValueError: there is no such type.
@@ -68,6 +88,7 @@ def arrow_values(cells: Iterable[Any], type: pa.DataType) -> pa.Array:
     Raises:
         pa.ArrowException, OverflowError: one is of another type.
     """
+    # No text is cast here: Arrow has empty text below a struct that is null, and reads that, too.
     column = pa.array(cells, with_leaves(type, _as_encoded))
     return column if column.type == type else column.cast(type)
 
@@ -82,26 +103,18 @@ def _in_utc(leaf: pa.DataType) -> pa.DataType:
 
 
 def _as_written(leaf: pa.DataType) -> pa.DataType:
-    return pa.string() if pa.types.is_time(leaf) else _as_encoded(leaf)
-
-
-def _as_checked(leaf: pa.DataType) -> pa.DataType:
-    return leaf if _is_day(leaf) else _as_written(leaf)
+    """Return the type from which Arrow makes the Python value that is the leaf's JSON."""
+    types = pa.types
+    if types.is_timestamp(leaf) or types.is_date(leaf) or types.is_time(leaf):
+        return pa.string()
+    if types.is_decimal(leaf):
+        return pa.string()
+    return pa.int64() if types.is_duration(leaf) else _as_encoded(leaf)
 
 
 def _as_encoded(leaf: pa.DataType) -> pa.DataType:
-    """Return the type from and to which Arrow converts a leaf."""
-    if _is_day(leaf) or pa.types.is_decimal(leaf):
-        return pa.string()
-    if pa.types.is_time32(leaf):
-        return pa.int32()
-    if pa.types.is_time64(leaf) or pa.types.is_duration(leaf):
-        return pa.int64()
+    """Return the type that Arrow makes of a leaf's encoded value."""
     return pa.float32() if pa.types.is_float16(leaf) else leaf
-
-
-def _is_day(leaf: pa.DataType) -> bool:
-    return bool(pa.types.is_timestamp(leaf) or pa.types.is_date(leaf))
 
 
 def _leaf_to_json(leaf: str) -> Convert | None:
@@ -113,7 +126,13 @@ def _leaf_of_json(leaf: str) -> Convert | None:
         return _to_json
     if "binary" in leaf:
         return _to_bytes
-    if leaf.startswith("time") and not leaf.startswith("timestamp"):
+    if leaf.startswith("decimal"):
+        return _number
+    if leaf.startswith("date"):
+        return partial(_day, ticks=1 if leaf.startswith("date32") else _MS_PER_DAY)
+    if leaf.startswith("timestamp"):
+        return partial(_moment, per_second=_PER_SECOND[leaf[10:].partition(",")[0].rstrip("]")])
+    if leaf.startswith("time"):
         return partial(_ticks, per_second=_PER_SECOND[leaf.partition("[")[2][:-1]])
     return None
 
@@ -127,6 +146,25 @@ def _of_bytes(value: bytes) -> Any:
 
 def _to_bytes(value: Any) -> bytes:
     return value.encode() if isinstance(value, str) else b64decode(value[BASE64], validate=True)
+
+
+def _number(digits: str) -> Decimal:
+    try:
+        return Decimal(digits)
+    except ArithmeticError:
+        raise ValueError(f"{digits!r} is no number") from None
+
+
+def _day(text: str, ticks: int) -> int:
+    try:
+        return (date.fromisoformat(text).toordinal() - _EPOCH) * ticks
+    except ValueError:
+        raise ValueError(f"{text!r} is no date of the years 1 to 9999") from None
+
+
+def _moment(text: str, per_second: int) -> int:
+    day, _, time = text.removesuffix("Z").partition(" ")
+    return _day(day, 86_400 * per_second) + _ticks(time, per_second)
 
 
 def _ticks(time: str, per_second: int) -> int:

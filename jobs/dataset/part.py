@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,13 @@ from jobs.column_types import JSON_TEXT, TypeSpec
 from jobs.column_values import arrow_values
 from jobs.dataset.layout import dataset_names, schema
 from jobs.errors import DatasetError
-from jobs.result_row import ResultRow
+from jobs.result_row import RESULT_COLUMNS, ResultRow
 from vllm_mlx.json_record import whole_text
+
+logger = logging.getLogger("mlx_batch.dataset")
+
+# Without a value in these a row is none; they are our own.
+_NEEDED = {column.name for column in RESULT_COLUMNS} - {"parsed"}
 
 
 def encode_part(
@@ -22,14 +29,21 @@ def encode_part(
 ) -> pa.Buffer:
     """Return the Parquet file of these rows, in input order.
 
+    A value of the input that does not fit its column is null, and logged: the answers cost more.
+    Reading the input has found such values (`json_values`), unless another version did.
+
     Raises:
-        DatasetError: a value does not fit its column, or its column is not in `columns`.
+        DatasetError: a result does not fit its column, or a column is not in `columns`.
     """
     names = dataset_names(columns)
     ordered = sorted(rows, key=lambda row: (row.row, row.sample_index))
-    cells = [row.cells() | _input_cells(row, names) for row in ordered]
+    cells = [
+        {**row.cells(), "finished_at": row.finished_at, **_input_cells(row, names)}
+        for row in ordered
+    ]
     wanted = schema(columns, parsed)
-    arrays = [_array(field, [row.get(field.name) for row in cells]) for field in wanted]
+    ids = [row.id for row in ordered]
+    arrays = [_array(field, [row.get(field.name) for row in cells], ids) for field in wanted]
     file = pa.BufferOutputStream()
     table = pa.Table.from_arrays(arrays, schema=wanted)
     pq.write_table(table, file, compression="zstd", write_page_checksum=True)
@@ -62,15 +76,35 @@ def _input_cells(row: ResultRow, names: Mapping[str, str]) -> dict[str, Any]:
     return {names[column]: value for column, value in row.columns.items()}
 
 
-def _array(field: pa.Field, values: list[Any]) -> pa.Array:
+_MISFITS = (pa.ArrowException, OverflowError)
+
+
+def _array(field: pa.Field, values: list[Any], ids: Sequence[str]) -> pa.Array:
     try:
-        try:
-            return arrow_values(values, field.type)
-        except UnicodeEncodeError:
-            return arrow_values(whole_text(values), field.type)
-    except (pa.ArrowException, OverflowError) as error:
-        message = f"a value of column {field.name!r} is no {field.type}: {error}"
-        raise DatasetError(message) from error
+        return _whole_array(field, values)
+    except _MISFITS:
+        return pa.concat_arrays(list(map(partial(_cell, field), values, ids)))
+
+
+def _cell(field: pa.Field, value: Any, id: str) -> pa.Array:
+    try:
+        return _whole_array(field, [value])
+    except _MISFITS as error:
+        message = f"row {id!r}: its value of column {field.name!r} is no {field.type}: {error}"
+        if field.name in _NEEDED:
+            raise DatasetError(message) from error
+        logger.warning(
+            "%s; it is null in the dataset, which has the answer: find the value in the input",
+            message,
+        )
+        return pa.nulls(1, field.type)
+
+
+def _whole_array(field: pa.Field, values: list[Any]) -> pa.Array:
+    try:
+        return arrow_values(values, field.type)
+    except UnicodeEncodeError:
+        return arrow_values(whole_text(values), field.type)
 
 
 def _difference(found: pa.Schema, expected: pa.Schema) -> str:

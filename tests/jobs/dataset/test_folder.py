@@ -453,21 +453,47 @@ def test_half_a_surrogate_pair_does_not_cost_the_part(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "message"),
+    ("columns", "words"),
     [
-        ({"n": 2**63}, "'n' is no int64"),
-        ({"n": "seven"}, "'n' is no int64"),
-        ({"prompt": ["a"]}, "'prompt' is no string"),
-        ({"extra": 1}, "'row-0' has columns the manifest lacks: extra"),
+        ({"n": 2**63}, "row 'row-1': its value of column 'n' is no int64"),
+        ({"n": "seven"}, "row 'row-1': its value of column 'n' is no int64"),
+        ({"prompt": ["a"]}, "row 'row-1': its value of column 'prompt' is no string"),
     ],
 )
-def test_a_value_that_does_not_fit_is_named(
-    tmp_path: Path, columns: Mapping[str, Any], message: str
+def test_a_value_that_does_not_fit_costs_no_answer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, columns: Mapping[str, Any], words: str
+) -> None:
+    good = {"prompt": "p", "n": 7}
+    rows = [row(0, columns=good), row(1, columns=good | columns), row(2, columns=good)]
+
+    part = prepared(tmp_path, rows=3, shards=1).write_part(0, rows)
+
+    cells = pq.read_table(part).to_pylist()
+    assert [{name: each[name] for name in good} for each in cells] == [
+        good,
+        good | dict.fromkeys(columns),
+        good,
+    ]
+    assert cells[1]["text"] == row(1).output.text
+    [said] = caplog.messages
+    assert words in said
+    assert "null in the dataset" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"columns": {"extra": 1}}, "'row-0' has columns the manifest lacks: extra"),
+        ({"attempts": 2**40}, "row 'row-0': its value of column 'attempts' is no int32"),
+    ],
+)
+def test_a_result_that_does_not_fit_is_named(
+    tmp_path: Path, changes: Mapping[str, Any], message: str
 ) -> None:
     dataset = prepared(tmp_path, rows=1, shards=1)
 
     with pytest.raises(DatasetError, match=message):
-        dataset.write_part(0, [row(0, columns=columns)])
+        dataset.write_part(0, [replace(row(0), **changes)])
 
     assert list((tmp_path / "data").iterdir()) == []
 

@@ -12,6 +12,7 @@ import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
+from jobs.column_values import cell_encoder
 from jobs.dataset import Dataset, schema
 from jobs.errors import DatasetError
 from jobs.export import ExportFormat, export
@@ -306,8 +307,9 @@ def test_typed_columns_are_values_of_json(tmp_path: Path) -> None:
         "price": "decimal128(5, 2)",
         "deep": {"struct": {"a": "json"}},
     }
-    own = {"when": "2024-01-31 12:30:00.000000", "price": "1.50", "deep": {"a": '{"b": 1}'}}
-    rows = [row(0, columns=own), row(1)]
+    own = {"when": "2024-01-31 12:30:00.000000", "price": "1.50", "deep": {"a": {"b": 1}}}
+    encoded = {name: cell_encoder(columns[name])(value) for name, value in own.items()}
+    rows = [row(0, columns=encoded), row(1)]
     ((path, _),) = export(written(tmp_path / "typed", rows, columns), ExportFormat.JSONL)
     first, second = lines_of(path)
     assert first["deep"] == {"a": {"b": 1}}
