@@ -10,6 +10,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
+from vllm_mlx.batching.runners.reason import reason_of
 from vllm_mlx.batching.slots.budget import KVBudget
 from vllm_mlx.batching.slots.layout import Footprint, Layout, UnsuitableCacheError
 from vllm_mlx.batching.slots.ring import COLUMN_STEP
@@ -31,7 +32,7 @@ def in_place_budget(
         footprint = _footprint(model, new_cache)
     except Exception as error:  # whatever an architecture does with a cache
         kind = getattr(model, "model_type", type(model).__name__)
-        logger.warning("%s: kv_cache_bytes bounds nothing: %s", kind, error)
+        logger.warning("%s: kv_cache_bytes bounds nothing: %s", kind, reason_of(error))
         return None
     return KVBudget(bounds.kv_cache_bytes, footprint, bounds.max_num_seqs, in_place=True)
 

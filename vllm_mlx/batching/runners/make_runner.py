@@ -13,7 +13,8 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from vllm_mlx import platform
 from vllm_mlx.batching.runners.one_by_one import text_runner
-from vllm_mlx.batching.runners.probe import disagreement, media_disagreement
+from vllm_mlx.batching.runners.probe import disagreement, media_disagreement, only_slots_agree
+from vllm_mlx.batching.runners.reason import reason_of
 from vllm_mlx.batching.runners.runner import Runner
 from vllm_mlx.batching.runners.split import SplitRunner
 from vllm_mlx.batching.runners.upstream import UpstreamRunner
@@ -49,8 +50,11 @@ def make_runner(model: Any, *, vocab_size: int, config: SchedulerConfig | None =
         own = new_own(vocab_size=vocab_size, bounds=bounds)
         return _told(kind, own, f"in its own {type(own).__name__}")
     why: list[str] = []
-    for way, new_runner in _batches(model, vocab_size, bounds, why):
+    for way, new_runner, layout in _batches(model, vocab_size, bounds, why):
         reason = disagreement(new_runner, model, vocab_size)
+        if reason and layout and only_slots_agree(model, layout, vocab_size):
+            reason = disagreement(new_runner, model, vocab_size, partial(layout.alone, model))
+            way += "; with caches of its own it answers by how a prompt is cut"
         if reason is None:
             runner = _seeing(model, new_runner, vocab_size, bounds, why)
             return _told(kind, runner, way, why)
@@ -89,29 +93,30 @@ def _seeing(
 
 def _batches(
     model: Any, vocab_size: int, bounds: Bounds, why: list[str]
-) -> Iterator[tuple[str, Callable[[], Runner]]]:
-    """Yield what may step the model, fastest first; `why` gets to know why something may not."""
+) -> Iterator[tuple[str, Callable[[], Runner], Layout | None]]:
+    """Yield what may step the model, fastest first, with the layout of its slots if it has any;
+    `why` gets to know why something may not."""
     try:
         layout = Layout.of(make_prompt_cache(model))
         footprint = layout.footprint(model)
     except Exception as error:  # whatever an architecture does with a cache
         if platform.is_device_failure(error):
             raise ModelLoadError(f"the GPU failed over one token: {error}") from error
-        why.append(f"not in slots: {error}")
+        why.append(f"not in slots: {reason_of(error)}")
     else:
         tile = platform.width_tile()
         budget = KVBudget(bounds.kv_cache_bytes, footprint, bounds.max_num_seqs, tile)
         slots = partial(
             SlotRunner, model, layout=layout, vocab_size=vocab_size, budget=budget, bounds=bounds
         )
-        yield f"in slots, {layout}", slots
+        yield f"in slots, {layout}", slots, layout
         if platform.compiles_steps():
-            yield f"in slots, steps not compiled, {layout}", partial(slots, compiles=False)
+            yield f"in slots, steps not compiled, {layout}", partial(slots, compiles=False), layout
         if layout.has_states:  # some read the padding of a prompt as if it were prompt
-            yield f"in slots, prompts of one length, {layout}", partial(slots, pads=False)
+            yield f"in slots, prompts of one length, {layout}", partial(slots, pads=False), layout
         if hasattr(model, "media_trial"):  # some that see let all of a prompt see all of it
             whole = partial(slots, pads=False, whole=True)
-            yield f"in slots, whole prompts of one length, {layout}", whole
+            yield f"in slots, whole prompts of one length, {layout}", whole, layout
     if not hasattr(model, "prefill"):
         upstream = partial(UpstreamRunner, model, vocab_size=vocab_size, bounds=bounds)
-        yield "in mlx-lm's batches", upstream
+        yield "in mlx-lm's batches", upstream, None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -15,41 +16,88 @@ from vllm_mlx.batching.logits.logprobs import Logprobs
 from vllm_mlx.batching.prompts.prompt import Prepared
 from vllm_mlx.batching.prompts.prompt_media import PromptMedia
 from vllm_mlx.batching.request import Request
+from vllm_mlx.batching.runners.reason import reason_of
 from vllm_mlx.batching.runners.runner import Runner
 from vllm_mlx.batching.sequence import Sequence
+from vllm_mlx.batching.slots.layout import Layout
 from vllm_mlx.errors import ModelLoadError
 from vllm_mlx.sampling_params import SamplingParams
 
 _PARAMS = SamplingParams.of(temperature=0, logprobs=8)
 _WINDOW = 256  # sliding windows up to this size are filled
+Alone = Callable[[int], Callable[[list[int]], mx.array]]
+"""Makes what computes one row of so many tokens, piece after piece: logits `[1, L, V]`."""
 _SPECIAL = 8  # the first token ids, which mean something of their own in most vocabularies
 
 
-def disagreement(new_runner: Callable[[], Runner], model: Any, vocab_size: int) -> str | None:
+def disagreement(
+    new_runner: Callable[[], Runner],
+    model: Any,
+    vocab_size: int,
+    alone: Alone | None = None,
+) -> str | None:
     """Return why a runner's answers are not those that the model gives to each prompt alone; None
     if they are.
+
+    Args:
+        alone: what computes one row; by default the model with caches of its own.
 
     Two prompts of other lengths join a shorter one that has begun to decode, or follow it if there
     is no room for three, so that rows are padded, stand at different positions and move to a wider
     batch. The last step is the second one of its size, which is compiled where steps are. It takes
     ten calls of the model with few tokens.
     """
-    longest, tolerance = platform.trial(_chooses_experts(model))
+    tolerance = platform.trial(_chooses_experts(model))[1]
+    alone = alone or partial(_with_own_caches, model)
     try:
-        windows = [getattr(cache, "max_size", 0) for cache in make_prompt_cache(model)]
-        longest = max(longest, *(size + 2 for size in windows if size <= _WINDOW))
+        longest = _longest(model)
         runner = new_runner()
         first, *pair = _lengths(longest, runner.bounds.max_num_batched_tokens)
         rows = [_row(first, 3, vocab_size)]
         if runner.bounds.max_num_seqs > 1:
             rows += [_row(length, 2, vocab_size) for length in pair]
         found = _answer(runner, rows)
-        gaps = [gap for row in {rows[0], rows[-1]} for gap in _gaps(model, row, found[row])]
+        gaps = [gap for row in {rows[0], rows[-1]} for gap in _gaps(alone, row, found[row])]
     except Exception as error:  # whatever an architecture does with a cache
         return _reason(error)
     if all(gap <= tolerance for gap in gaps):
         return None
     return f"log-probabilities differ by {max(gaps):.2g} from those of a row alone"
+
+
+def only_slots_agree(model: Any, layout: Layout, vocab_size: int) -> bool:
+    """Whether a model's answers depend on how a prompt is cut with caches of its own, but not with
+    the memories of slots.
+
+    Such a model takes the positions of some layers from caches that others have written. It has
+    no answer of its own, and over slots the one that does not depend on cuts.
+    """
+    tolerance = platform.trial(_chooses_experts(model))[1]
+    try:
+        tokens = _row(_longest(model), 0, vocab_size).prompt_tokens
+        own = _gap_of_cuts(partial(_with_own_caches, model), tokens)
+        return own > tolerance >= _gap_of_cuts(partial(layout.alone, model), tokens)
+    except Exception as error:  # whatever an architecture does with a cache
+        _reason(error)
+        return False
+
+
+def _gap_of_cuts(alone: Alone, tokens: list[int]) -> float:
+    """How far log-probabilities of a prompt in two pieces are from those of it at once."""
+    whole = _last_logprobs(alone(len(tokens))(tokens))
+    compute, middle = alone(len(tokens)), len(tokens) // 2
+    compute(tokens[:middle])
+    cut = _last_logprobs(compute(tokens[middle:]))
+    likely = mx.argsort(-whole)[: _PARAMS.logprobs]
+    gap: Any = mx.abs(whole - cut)[likely].max().item()
+    return float(gap)
+
+
+def _longest(model: Any) -> int:
+    """Return the tokens of a prompt that fills windows."""
+    longest = platform.trial(_chooses_experts(model))[0]
+    windows = [getattr(cache, "max_size", 0) for cache in make_prompt_cache(model)]
+    return max(longest, *(size + 2 for size in windows if size <= _WINDOW))
 
 
 def media_disagreement(
@@ -93,7 +141,7 @@ def _reason(error: Exception) -> str:
     """
     if platform.is_device_failure(error):
         raise ModelLoadError(f"the GPU failed over a few tokens: {error}") from error
-    return f"{type(error).__name__}: {error}"
+    return reason_of(error)
 
 
 def _lengths(longest: int, most: int) -> tuple[int, int, int]:
@@ -154,12 +202,26 @@ def _apart(found: list[Logprobs], expected: list[Logprobs]) -> Iterator[float]:
             return
 
 
-def _gaps(model: Any, row: Sequence, found: list[Logprobs]) -> Iterator[float]:
+def _gaps(alone: Alone, row: Sequence, found: list[Logprobs]) -> Iterator[float]:
     """Yield how far log-probabilities are from those of the row alone."""
-    cache, tokens = make_prompt_cache(model), row.prompt_tokens
+    compute, tokens = alone(len(row.prompt_tokens) + row.max_tokens), row.prompt_tokens
     for token, logprobs in zip(row.output_tokens, found, strict=True):
-        logits = model(mx.array([tokens]), cache=cache)[0, -1].astype(mx.float32)
-        alone: Any = logits - mx.logsumexp(logits)
+        expected: Any = _last_logprobs(compute(tokens))
         tokens = [token]
         for each, value in logprobs.top:
-            yield abs(value - alone[each].item())
+            yield abs(value - expected[each].item())
+
+
+def _last_logprobs(logits: mx.array) -> mx.array:
+    last = logits[0, -1].astype(mx.float32)
+    return last - mx.logsumexp(last)
+
+
+def _with_own_caches(model: Any, stop: int) -> Callable[[list[int]], mx.array]:  # noqa: ARG001
+    caches = make_prompt_cache(model)
+
+    def compute(tokens: list[int]) -> mx.array:
+        logits: mx.array = model(mx.array([tokens]), cache=caches)
+        return logits
+
+    return compute

@@ -73,6 +73,11 @@ class SlotKVCache:
         keys, values = self.arrays
         return keys, values
 
+    @property
+    def state(self) -> KeysAndValues:
+        """The same, as mlx-vlm's models ask for it."""
+        return self.keys_and_values()
+
     def attend(
         self,
         queries: mx.array,
@@ -237,6 +242,11 @@ class PromptKVCache:
         """Return the tokens so far, those of the piece included."""
         keys, values = self.arrays
         return keys, values
+
+    @property
+    def state(self) -> KeysAndValues:
+        """The same, as mlx-vlm's models ask for it."""
+        return self.keys_and_values()
 
     def attend(
         self,

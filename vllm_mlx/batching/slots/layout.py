@@ -14,6 +14,7 @@ model with another one runs in a fallback.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -161,6 +162,20 @@ class Layout:
             next(flat) if count is None else tuple(next(flat) for _ in range(count))
             for count in self.counts
         ]
+
+    def alone(self, model: Any, stop: int) -> Callable[[list[int]], mx.array]:
+        """Return what computes one row of `stop` tokens, piece after piece: logits `[1, L, V]`."""
+        positions = PromptPositions(0)
+        caches, computed = self.nested(self.new_prompts(positions, stop)), 0
+
+        def compute(tokens: list[int]) -> mx.array:
+            nonlocal computed
+            positions.move_to(computed, None)
+            computed += len(tokens)
+            logits: mx.array = model(mx.array([tokens]), cache=caches)
+            return logits
+
+        return compute
 
     def footprint(self, model: Any) -> Footprint:
         """Measure what each memory takes, by a prompt of two tokens, one after the other.

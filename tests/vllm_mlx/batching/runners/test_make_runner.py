@@ -250,8 +250,40 @@ class Offsets(Reading):
         return logits + (10.0 * mx.arange(VOCAB) if isinstance(shift, mx.array) else 0.0)
 
 
+class LateOffsets(Reading):
+    """Asks a cache where tokens stand when it holds them, as layers with keys of others may.
+
+    Its own caches have counted them by then, so that the answer depends on how a prompt is cut.
+    """
+
+    def __call__(self, tokens, cache=None):
+        logits = self._model(tokens, cache=cache)
+        offset = mx.array(cache[0].offset if cache else 0).reshape(-1, 1)
+        places = offset + mx.arange(tokens.shape[1])
+        return logits + 9.0 * mx.sin(places[..., None] * (1.0 + mx.arange(VOCAB)))
+
+
 def test_a_model_that_slots_refuse_falls_back():
-    assert isinstance(new_scheduler(Reading(), max_num_seqs=2)._runner, UpstreamRunner)
+    scheduler = new_scheduler(Reading(), max_num_seqs=2)
+    assert isinstance(scheduler._runner, UpstreamRunner)
+    assert scheduler.stats.way == (
+        "in mlx-lm's batches (not in slots: it reads the arrays of its caches itself, by keys)"
+    )
+
+
+def test_a_model_whose_own_caches_answer_by_how_a_prompt_is_cut_runs_in_slots():
+    model = LateOffsets()
+    scheduler = new_scheduler(model, max_num_seqs=2, max_num_batched_tokens=4)
+    assert isinstance(scheduler._runner, SlotRunner)
+    assert scheduler.stats.way == (
+        "in slots, 2 x keys and values; with caches of its own it answers by how a prompt is cut"
+    )
+    expected = [list(each) for each in PROMPTS]
+    for row in expected * 6:
+        row.append(int(mx.argmax(model(mx.array([row]))[0, -1])))
+    tokens = run(scheduler, [sequence(str(i), each, 6) for i, each in enumerate(PROMPTS)])
+    assert tokens == [row[-6:] for row in expected]
+    assert sequential(model, PROMPTS[0], 6) != tokens[0]
 
 
 def test_a_model_that_computes_something_else_in_every_batch_runs_one_by_one(caplog):

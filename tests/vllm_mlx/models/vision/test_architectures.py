@@ -20,7 +20,7 @@ from mlx_vlm.models.cache import make_prompt_cache
 from tests.helpers.vision_folders import ARCHITECTURES, write_folder
 from tests.helpers.vision_pair import QUESTION, Pair, images, pixels, several_at_once
 from tests.helpers.vlm import QWENS, random_vlm
-from vllm_mlx.batching.runners.one_by_one import OneByOneRunner
+from vllm_mlx.batching.runners.runner import Runner
 from vllm_mlx.batching.runners.split import SplitRunner
 from vllm_mlx.batching.slots.layout import Layout
 from vllm_mlx.batching.slots.runner import SlotRunner
@@ -58,12 +58,6 @@ HEAD = (
     "| Architecture | Remembers | Runs | Images in a prompt | Videos | Equal rows |\n"
     "|---|---|---|---|---|---|\n"
 )
-RUNS = {
-    SlotRunner: "in slots",
-    SplitRunner: "text in slots, images one at a time",
-    OneByOneRunner: "one at a time",
-}
-
 
 PICTURE, OTHER = pixels(1), pixels(2)
 CLIP = [pixels(seed) for seed in range(3, 7)]
@@ -192,12 +186,20 @@ def seen(pair: Pair, rows: int) -> str:
     cells = [
         f"`{pair.name}`",
         str(Layout.of(make_prompt_cache(pair.model.language_model))),
-        RUNS[type(pair.runner)],
+        how(pair.runner),
         "one" if several is None else "several",
         videos,
         f"{rows} of {rows}",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def how(runner: Runner) -> str:
+    if isinstance(runner, SplitRunner):
+        return "text in slots, images one at a time"
+    if isinstance(runner, SlotRunner):
+        return "in slots, whole prompts of one length together" if runner._whole else "in slots"
+    return "one at a time"
 
 
 def tokens_or_none(ask: Callable[[], Any]) -> tuple[int, str] | None:
