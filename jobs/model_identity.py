@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 from vllm_mlx.adapter import Adapter
-from vllm_mlx.errors import ModelLoadError
+from vllm_mlx.errors import InvalidRequestError, ModelLoadError
 from vllm_mlx.model_files import ALIASES, local_path
+
+logger = logging.getLogger("mlx_batch.producer")
 
 # What a model is made of: its configurations, tokenizer, template, code and weights. Beside them
 # there may be a trainer's logs, which change nothing.
@@ -54,6 +57,37 @@ def identify(model: str, adapter: str | Path | None = None) -> ModelIdentity:
         return ModelIdentity(model, revision_of(model))
     files = _files_of(path) if path.is_dir() else [path]
     return ModelIdentity(_with_digest(path, files))
+
+
+def identify_asked(model: str, adapter: str | Path | None) -> ModelIdentity:
+    """Return the identity of what a run is asked to be made with, as `identify` does.
+
+    Logs a warning where the adapter was trained on a model of another name.
+
+    Raises:
+        ModelLoadError: a file that is here can't be what it should be.
+        InvalidRequestError: what only workers may have is not here; the message says what to do.
+    """
+    if adapter is not None and _is_folder(adapter) and (doubt := Adapter.of(adapter).doubt(model)):
+        logger.warning(doubt)
+    try:
+        return identify(model, adapter)
+    except ModelLoadError as error:
+        if "://" in model or (adapter is None and "/" not in model):
+            raise
+        named = "model" if adapter is None else "model+adapter"
+        instead = "" if adapter is None else " as the model, and no adapter,"
+        raise InvalidRequestError(
+            f"{error}. Where only the workers have it, give{instead} the name that they log when "
+            f"they start, such as {named}@0123456789ab"
+        ) from error
+
+
+def _is_folder(path: str | Path) -> bool:
+    try:
+        return Path(path).expanduser().is_dir()
+    except (OSError, RuntimeError):  # too long, the home of no user
+        return False
 
 
 def revision_of(name: str) -> str | None:

@@ -12,7 +12,7 @@ from jobs.bad_rows import BadRows
 from jobs.dataset import Dataset
 from jobs.duplicates import Duplicates, find_duplicates
 from jobs.errors import RunExistsError
-from jobs.model_identity import ModelIdentity, identify
+from jobs.model_identity import identify_asked
 from jobs.occupied_folder import aside, check_folder, move_aside
 from jobs.output_folder import output_folder
 from jobs.requests import MAX_SAMPLES
@@ -23,7 +23,7 @@ from jobs.sources import Input, Selected, Selection, input_of, shows_files, vali
 from jobs.sources.selection import selection_of
 from jobs.sources.template import template_of
 from jobs.survey import survey_input
-from vllm_mlx.errors import InvalidRequestError, ModelLoadError
+from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.model_files import require_model
 from vllm_mlx.parameters import whole
 from vllm_mlx.sampling_params import SamplingParams
@@ -160,7 +160,7 @@ def prepare_run(
     if resume and overwrite:
         raise InvalidRequestError("give one of resume, which goes on, and overwrite, which begins")
     source, version, asked = _asked(path, given)
-    folder, identity = Path(asked["out"]), _identify(given["model"], given.get("adapter"))
+    folder, identity = Path(asked["out"]), identify_asked(given["model"], given.get("adapter"))
     asked["model"] = identity.name
     require_model(given["model"], sees=_shows(source))
     bounds = RunBounds.of(**{name: given.get(name) for name in RunBounds.model_fields})
@@ -258,19 +258,6 @@ def _count(name: str, given: Any, most: int | None = None) -> int:
         allowed = "at least 1" if most is None else f"1 to {most}"
         raise InvalidRequestError(f"{name}={given!r}: should be {allowed}")
     return count
-
-
-def _identify(model: str, adapter: str | Path | None) -> ModelIdentity:
-    try:
-        return identify(model, adapter)
-    except ModelLoadError as error:
-        if "://" in model or (adapter is None and "/" not in model):
-            raise
-        adapted = "" if adapter is None else " in place of both, model+adapter@0123456789ab"
-        raise InvalidRequestError(
-            f"model={model!r}: {error}. Where only the workers have it, give the name that they "
-            f"log when they start, such as{adapted or ' model@0123456789ab'}"
-        ) from error
 
 
 def _check_holder(dataset: Dataset, spec: RunSpec, *, resume: bool) -> None:

@@ -103,7 +103,9 @@ def terse(tmp_path: Path) -> Path:
     parameters = '{"rank": 8, "scale": 20.0, "dropout": 0.0}'
     config = f'{{"num_layers": 2, "lora_parameters": {parameters}}}'
     (folder / "adapter_config.json").write_text(config)
-    (folder / "adapters.safetensors").write_bytes(bytes(300))
+    header = b'{"a": {"dtype": "U8", "shape": [300], "data_offsets": [0, 300]}}'
+    weights = len(header).to_bytes(8, "little") + header + bytes(300)
+    (folder / "adapters.safetensors").write_bytes(weights)
     (folder / "0000100_adapters.safetensors").write_bytes(bytes(300))
     return folder
 
@@ -123,7 +125,7 @@ def test_an_adapter_is_told_by_what_is_used_of_it(tiny: Path, terse: Path, tmp_p
 
     write_byte(terse / "0000100_adapters.safetensors", 7)
     assert identify(str(tiny), terse) == before
-    write_byte(terse / "adapters.safetensors", 7)
+    write_byte(terse / "adapters.safetensors", 200)
     assert identify(str(tiny), terse) != before
     assert identify(str(tiny), str(copy)) == before
     config = (copy / "adapter_config.json").read_text()

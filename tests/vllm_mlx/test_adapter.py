@@ -20,10 +20,17 @@ CONFIG: dict[str, Any] = {
 }
 
 
+_HEADER = (
+    b'{"__metadata__":{"a":"b"},"x.lora_a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
+    b'"x.lora_b":{"dtype":"F32","shape":[1],"data_offsets":[8,12]}}'
+)
+WHOLE = len(_HEADER).to_bytes(8, "little") + _HEADER + bytes(12)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "adapter_config.json").write_text(json.dumps(CONFIG))
-    (tmp_path / "adapters.safetensors").write_bytes(b"weights")
+    (tmp_path / "adapters.safetensors").write_bytes(WHOLE)
     return tmp_path
 
 
@@ -68,7 +75,7 @@ def test_a_configuration_that_mlx_lm_does_not_write(
 @pytest.mark.parametrize(
     ("file", "reason"),
     [
-        ("adapter_config.json", "adapter_config.json"),
+        ("adapter_config.json", "it holds no adapter_config.json. Give"),
         ("adapters.safetensors", "it holds no adapters.safetensors"),
     ],
 )
@@ -100,3 +107,49 @@ def test_no_json(folder: Path) -> None:
 
     with pytest.raises(ModelLoadError, match=r"adapter_config\.json: "):
         Adapter.of(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (WHOLE[:-1], f"it has {len(WHOLE) - 1} bytes, and should have {len(WHOLE)}; copy it again"),
+        (WHOLE + b"x", f"it has {len(WHOLE) + 1} bytes"),
+        (WHOLE[:50], "its header is not whole"),
+        (b"", "its header is not whole"),
+        (b"junk", "its header is not whole"),
+        ((2).to_bytes(8, "little") + b"{}", "its header is not whole"),
+        ((2).to_bytes(8, "little") + b"[]", "its header is not whole"),
+        ((9).to_bytes(8, "little") + b'{"a": 1}}', "its header is not whole"),
+    ],
+)
+def test_damaged_weights(folder: Path, content: bytes, reason: str) -> None:
+    (folder / "adapters.safetensors").write_bytes(content)
+
+    with pytest.raises(ModelLoadError, match=r"adapters\.safetensors is damaged: " + reason):
+        Adapter.of(folder)
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "model", "same"),
+    [
+        ("Qwen/Qwen3-4B", "mlx-community/Qwen3-4B-4bit", True),
+        ("Qwen/Qwen3-4B", "mlx-community/Qwen3-4B-MLX-bf16", True),
+        ("/a/models--Qwen--Qwen3-4B/snapshots/0a1b", "Qwen/Qwen3-4B", True),
+        ("models/tiny/", "/home/ann/models/tiny", True),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m", True),
+        ("smollm2-135m", "smollm2-135m", True),
+        (None, "any/model", True),
+        ("Qwen/Qwen3-4B", "Qwen/Qwen3-4B-Base", False),
+        ("Qwen/Qwen3-4B", "smollm2-135m", False),
+        ("models/tiny", "models/other", False),
+    ],
+)
+def test_one_trained_on_a_model_of_another_name_is_doubted(
+    folder: Path, trained_on: str | None, model: str, same: bool
+) -> None:
+    (folder / "adapter_config.json").write_text(json.dumps({**CONFIG, "model": trained_on}))
+
+    doubt = Adapter.of(folder).doubt(model)
+
+    assert (doubt is None) is same
+    assert doubt is None or f"trained on {trained_on}, as its" in doubt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from tests.helpers.adapters import write_adapter
 from tests.helpers.bench import Bench
 from tests.helpers.command_line import cli
 from tests.helpers.text_folders import write_folder
-from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.errors import InvalidRequestError, ModelLoadError
 from vllm_mlx.models import MLXLanguageModel
+from vllm_mlx.models.loading import load_model
 from worker.engine.supervisor import SupervisedEngine
 
 ASK = {"max_tokens": 5, "temperature": 0}
@@ -73,9 +75,34 @@ def test_run_answers_with_it(tmp_path: Path, base: Path, adapters: list[Path]) -
 
 
 def test_one_that_is_none_is_refused_before_anything_is_enqueued(bench: Bench, base: Path) -> None:
-    with pytest.raises(InvalidRequestError, match=r"is no adapter.*model\+adapter@0123"):
-        bench.enqueue(rows=2, shard_size=2, model=str(base), adapter=base)
+    words = r"there is no such folder.*as the model, and no adapter, .* model\+adapter@0123"
+    with pytest.raises(InvalidRequestError, match=words):
+        bench.enqueue(rows=2, shard_size=2, model=str(base), adapter=base / "nowhere")
+    with pytest.raises(ModelLoadError, match=r"no adapters\.safetensors\. Give .*safetensors$"):
+        bench.enqueue(rows=2, shard_size=2, model=str(base), adapter=without_weights(base))
     assert bench.redis.keys() == []
+
+
+def without_weights(base: Path) -> Path:
+    adapter = write_adapter(base.parent / "without", base)
+    (adapter / "adapters.safetensors").unlink()
+    return adapter
+
+
+def test_one_of_another_name_is_told_by_producer_and_engine(
+    bench: Bench, base: Path, adapters: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of the same shape it loads, and answers as neither of the two would."""
+    bench.enqueue(rows=2, shard_size=2, model=str(base), adapter=adapters[0])
+    assert caplog.messages == []
+    other = shutil.copytree(base, base.with_name("other"))
+    bench.enqueue(rows=2, shard_size=2, say="x", model=str(other), adapter=adapters[0])
+    [said] = caplog.messages
+    assert (
+        f"was trained on {base}, as its adapter_config.json says, and is put into {other}" in said
+    )
+    load_model(str(other), adapter_path=adapters[0])
+    assert caplog.messages == [said, said]
 
 
 def test_commands_refuse_one_that_is_none(bench: Bench, base: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Self
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from vllm_mlx.adapter import Adapter
 from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.batching.request import Request
 from vllm_mlx.engine.calls import EngineCalls
@@ -35,7 +36,8 @@ class Engine(EngineCalls):
         video_reader: see `MediaPolicy.video_reader`; `auto` leaves it to the policy.
 
     Raises:
-        ModelLoadError: the model is not there, as far as this machine knows, or is none.
+        ModelLoadError: the model or the adapter is not there, as far as this machine knows, or is
+            none.
     """
 
     _config: SchedulerConfig
@@ -53,6 +55,7 @@ class Engine(EngineCalls):
             media_policy = replace(media_policy, video_reader=video_reader)
         require_model(model_name)
         self.model_name = model_name
+        self.adapter_path = None if adapter_path is None else Adapter.of(adapter_path).folder
         load = partial(load_model, adapter_path=adapter_path, trust_remote_code=trust_remote_code)
         one = self._config.max_num_seqs == 1
         self._core = EngineCore(model_name, load, self._config, media=media_policy, in_line=one)
@@ -111,7 +114,8 @@ class Engine(EngineCalls):
         return self._core.submit(*requests, all_or_none=all_or_none)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.model_name}: {self._core.state}>"
+        adapter = f" with {self.adapter_path}" if self.adapter_path else ""
+        return f"<{type(self).__name__} {self.model_name}{adapter}: {self._core.state}>"
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -31,7 +31,7 @@ def put_in(model: nn.Module, adapter: Adapter) -> None:
         if missing:
             raise ValueError("\n".join(f"  {name}: not in the file" for name in missing))
     except Exception as error:  # whatever the files or an architecture can raise
-        trained_on = adapter.config.model or "the one that it was trained on"
+        trained_on = adapter.config.model or "one of its shape"
         raise ModelLoadError(
             f"the adapter {str(adapter.folder)!r} does not fit this model, only {trained_on}: "
             f"{_shortened(error)}"

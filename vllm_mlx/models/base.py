@@ -11,6 +11,7 @@ from typing import Self, Unpack, overload
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from vllm_mlx.adapter import Adapter
 from vllm_mlx.batching.core import EngineCore
 from vllm_mlx.batching.prompts.prompt import Messages, MoreMediaOptions, Options
 from vllm_mlx.batching.request import Request, cancelled_on_error
@@ -39,7 +40,8 @@ class Model:
             videos join when these are read.
 
     Raises:
-        ModelLoadError: the model is not there, as far as this machine knows, or is none.
+        ModelLoadError: the model or the adapter is not there, as far as this machine knows, or is
+            none.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Model:
     ) -> None:
         require_model(model_name)
         self.model_name = model_name
+        self.adapter_path = None if adapter_path is None else Adapter.of(adapter_path).folder
         load = partial(load_model, adapter_path=adapter_path, trust_remote_code=trust_remote_code)
         media = replace(UNRESTRICTED, video_reader=video_reader)
         self._core = EngineCore(
@@ -159,7 +162,8 @@ class Model:
         return self._core.submit(*requests)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.model_name}: {self._core.state}>"
+        adapter = f" with {self.adapter_path}" if self.adapter_path else ""
+        return f"<{type(self).__name__} {self.model_name}{adapter}: {self._core.state}>"
 
     def __enter__(self) -> Self:
         self.load()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import threading
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from vllm_mlx.models.accelerated import accelerate, place, weight_bytes
 from vllm_mlx.models.adapters import put_in
 from vllm_mlx.models.detokenizer import make_new_detokenizer
 from vllm_mlx.models.gguf import load_gguf
+
+logger = logging.getLogger(__name__)
 
 platform.prepare()
 
@@ -40,6 +43,8 @@ def load_model(
         ModelLoadError: with the reason, whatever the library below said.
     """
     adapter = None if adapter_path is None else Adapter.of(adapter_path)
+    if adapter and (doubt := adapter.doubt(name)):
+        logger.warning(doubt)
     path = local_path(name) or download_model(name)
     seeing: dict[str, Any] = {}
     try:
