@@ -175,6 +175,11 @@ def prepare_run(
     survey = survey_input(source, **rows, chat=asked["chat"], **sizes, read=read)
     if survey.bad_rows and not given.get("skip_bad_rows"):
         raise survey.refuse(source.path)
+    if asked["retry_incomplete"] and survey.rows > survey.invalid and not survey.constrained:
+        raise InvalidRequestError(
+            "retry_incomplete: is for constrained answers, and no row's is: leave it out, or say "
+            "what answers must be (structured_outputs)"
+        )
     first = islice(validated(source, **rows, chat=asked["chat"]), bounds.preview or 0)
     duplicates: Duplicates = {}
     if given.get("dedupe", True):

@@ -118,7 +118,7 @@ class GenerationRequest(SamplingParams, VideoParams):
         try:
             return cls.model_validate(dict(data))
         except ValidationError as error:
-            raise InvalidRequestError(describe(error, tuple(cls.model_fields))) from None
+            raise InvalidRequestError(describe(error, cls)) from None
 
     def over(self, defaults: P) -> P:
         """Return `defaults`, overridden by those of their fields that this request gave."""

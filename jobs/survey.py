@@ -28,6 +28,7 @@ class Survey:
         rows: rows of the input.
         showing: those of them that show images or videos.
         unseen: those of the bad ones that are bad only to a model that does not see.
+        constrained: those of them whose answers are held to a form.
         samples: rows of the dataset that they make.
         most_samples: of one row of the input.
         largest_job: characters of the rows of one job.
@@ -37,6 +38,7 @@ class Survey:
     rows: int = 0
     showing: int = 0
     unseen: int = 0
+    constrained: int = 0
     samples: int = 0
     most_samples: int = 1
     bad_rows: BadRows = field(default_factory=BadRows)
@@ -106,6 +108,7 @@ def survey_input(
         if row.request:
             params = row.request.over(sampling)
             survey.parsed.observe(params.structured_outputs)
+            survey.constrained += bool(params.held().structured_outputs)
             if has_one_answer(row.request, params):
                 survey.suspects.observe(row.row, row.request)
         if shows_media(row):

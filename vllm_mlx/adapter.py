@@ -81,7 +81,7 @@ class Adapter(NamedTuple):
             config = AdapterConfig.model_validate_json((folder / CONFIG).read_bytes())
             _check_whole(folder / WEIGHTS)
         except ValidationError as error:
-            reason = describe(error, tuple(AdapterConfig.model_fields))
+            reason = describe(error, AdapterConfig)
             raise ModelLoadError(_refusal(path, f"{CONFIG}: {reason}")) from error
         except (OSError, RuntimeError, ValueError) as error:  # or the home of no user, a NUL
             raise ModelLoadError(_refusal(path, str(error))) from error

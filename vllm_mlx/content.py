@@ -17,6 +17,24 @@ Content: TypeAlias = str | list[Part]
 
 
 _MEDIA_KEYS = {*MEDIA_PARTS, "images", "videos"}
+_AS_IMAGE = '{"type": "image", "image": PATH_OR_URL}'
+_OTHERWISE = f"a part is {_AS_IMAGE}, or of OpenAI's form, and nothing else"
+_FRAMES = "which frames of a video are used, say video_fps and video_max_frames beside the messages"
+_PIXELS = "leave it out; a model takes each image in the size that its own processor makes of it"
+_HINTS = {
+    **dict.fromkeys(
+        ("fps", "nframes", "num_frames", "min_frames", "max_frames", "sample_fps"), _FRAMES
+    ),
+    **dict.fromkeys(("video_start", "video_end"), "cut the video first; all of it is looked at"),
+    **dict.fromkeys(
+        (
+            *("min_pixels", "max_pixels", "total_pixels"),
+            *("resized_height", "resized_width", "height", "width"),
+        ),
+        _PIXELS,
+    ),
+}
+"""What to do with keys that other systems know."""
 _DETAILS = ("auto", "low", "high")  # a model takes each image in the one way it knows
 _NO_SOURCES = (type(None), str, Mapping, bool, int, float)
 
@@ -139,6 +157,11 @@ def _text_of(part: Mapping[str, Any]) -> str:
 def _source_of(part: Mapping[str, Any], kind: str) -> Any:
     """Return the value under the part's type or `url`, or under `url` in an object there."""
     given = {key: value for key, value in part.items() if value is not None and key != "type"}
+    if "source" in given:
+        raise ValueError(
+            f"'source' in a part of type {kind!r}: write Anthropic's images as {_AS_IMAGE}, or "
+            "with a data URL: data:image/png;base64,…"
+        )
     source = given.pop(kind if kind in given else "url", None)
     _refuse_unknown(given, f"a part of type {kind!r}")
     if isinstance(source, Mapping):
@@ -149,12 +172,11 @@ def _source_of(part: Mapping[str, Any], kind: str) -> Any:
 
 
 def _refuse_unknown(given: dict[str, Any], where: str) -> None:
-    """Refuse what would be ignored, such as a video's own `fps`; `detail` is a hint."""
+    """Refuse what would be ignored, such as a video's own `fps`; the rest are hints."""
+    given.pop("cache_control", None)
     if (detail := given.pop("detail", "auto")) not in _DETAILS:
         raise ValueError(f"detail={detail!r} in {where}: should be {', '.join(_DETAILS)}")
     if given:
         names = ", ".join(map(repr, given))
-        raise ValueError(
-            f"unknown key {names} in {where}; which frames of a video are used, say video_fps and "
-            "video_max_frames beside the messages"
-        )
+        told = (hint for key, hint in _HINTS.items() if key in given)
+        raise ValueError(f"unknown key {names} in {where}; {next(told, _OTHERWISE)}")

@@ -44,7 +44,7 @@ def check_scores(params: SamplingParams, *, sees_media: bool) -> None:
     if not params.choices:
         raise InvalidRequestError(
             "score_choices: ranks the labels of a choice; give structured_outputs "
-            '{"choice": [labels]}, or --choices'
+            '{"choice": [labels]} (--choices)'
         )
     if params.thinking == "on":
         raise InvalidRequestError(
@@ -67,5 +67,6 @@ def check_plain_prompt(params: SamplingParams) -> None:
         if getattr(params, name) not in nothing:
             raise InvalidRequestError(
                 f"{name}: no chat template reads it, since the prompt is continued as it "
-                "stands: give messages, or send the prompt as a chat (--chat)"
+                "stands: give messages (chat() in Python), or have a run send prompts as chats "
+                "(--chat)"
             )

@@ -1,4 +1,6 @@
-"""`refusal_of`: what to use in place of other systems' settings. Needs no MLX.
+"""`refusal_of`: what to use in place of other systems' settings, which `FOREIGN` names.
+
+Needs no MLX.
 
 A setting that another system knows and this one does not must not be carried as a column, or be
 lost in an error that only says "unknown": who wrote it expects it to act. Names that people give to
@@ -8,7 +10,7 @@ columns of their own (`format`, `options`, `regex`, `priority`, `documents`) do 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 NUMBER = (int, float)
@@ -21,11 +23,13 @@ class Foreign(NamedTuple):
         advice: what to use in its place, or why there is nothing.
         neutral: values that ask for nothing, beside null and what is empty.
         kinds: types of its values, where other values are those of a column; any if empty.
+        empty_acts: an empty object asks for something, too.
     """
 
     advice: str
     neutral: tuple[Any, ...] = ()
     kinds: tuple[type, ...] = ()
+    empty_acts: bool = False
 
 
 _BEAMS = "there is no beam search: ask for several samples with n"
@@ -152,7 +156,7 @@ FOREIGN: dict[str, Foreign] = {
     "enable_thinking": Foreign("use thinking, which is on or off"),
     "thinking_token_budget": Foreign("use thinking_budget"),
     "verbosity": Foreign("say in the prompt how long an answer should be", ("medium",), (str,)),
-    "web_search_options": Foreign("nothing is looked up"),
+    "web_search_options": Foreign("nothing is looked up", empty_acts=True),
     "prediction": Foreign(_DRAFTS, (), (dict,)),
     "mm_processor_kwargs": Foreign("use video_fps and video_max_frames"),
     # Settings within settings.
@@ -173,9 +177,30 @@ FOREIGN: dict[str, Foreign] = {
     "vllm_xargs": Foreign("there are no extensions"),
 }
 
+_KEPT = "leave it out; rows of files carry it as a column"
+OF_OPENAI: dict[str, str] = {
+    "max_completion_tokens": _MOST,
+    "top_logprobs": "use logprobs: how many of the most likely tokens to report",
+    "model": "leave it out; the model is the one that is loaded",
+    # What OpenAI keeps, counts, caches and charges a request by.
+    "metadata": _KEPT,
+    "prompt_cache_key": _KEPT,
+    "prompt_cache_retention": _KEPT,
+    "safety_identifier": _KEPT,
+    "service_tier": _KEPT,
+    "store": _KEPT,
+    "user": _KEPT,
+}
+"""What rows of OpenAI's batch files may have besides, and what to do with it in a call in Python.
 
-def asks_for_nothing(value: Any, neutral: Iterable[Any] = ()) -> bool:
+In plain rows the latter are columns of one's own.
+"""
+
+
+def asks_for_nothing(value: Any, neutral: Iterable[Any] = (), *, empty_acts: bool = False) -> bool:
     """Whether a setting's value is null, empty or one of those that change nothing."""
+    if empty_acts and value == {}:
+        return False
     if value is None or (isinstance(value, list | tuple | dict | str) and not value):
         return True
     # To Python 0 is False and 1 is True.
@@ -190,12 +215,31 @@ def refusal_of(name: str, value: Any) -> str | None:
     if foreign is None:
         return None
     meant = _of_text(value) if isinstance(value, str) else value
-    if asks_for_nothing(meant, foreign.neutral):
+    if asks_for_nothing(meant, foreign.neutral, empty_acts=foreign.empty_acts):
         return None
     is_number = type(meant) is not bool or bool in foreign.kinds
     if foreign.kinds and not (isinstance(meant, foreign.kinds) and is_number):
         return None
     return f"not supported; {foreign.advice}"
+
+
+def refusal_in_a_call(name: str, value: Any) -> str | None:
+    """Return the same of a keyword argument in Python, which is no column of one's own."""
+    if name in FOREIGN:
+        return refusal_of(name, value)
+    return f"not supported; {OF_OPENAI[name]}" if name in OF_OPENAI else None
+
+
+def without_foreign(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keyword arguments without those of other systems that ask for nothing."""
+    return {name: value for name, value in options.items() if not _is_nothing(name, value)}
+
+
+def _is_nothing(name: str, value: Any) -> bool:
+    if name not in FOREIGN:
+        return name in OF_OPENAI and asks_for_nothing(value)
+    foreign = FOREIGN[name]
+    return asks_for_nothing(value, foreign.neutral, empty_acts=foreign.empty_acts)
 
 
 def _of_text(text: str) -> Any:

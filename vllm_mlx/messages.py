@@ -160,7 +160,7 @@ def messages_of(given: Sequence[Any]) -> list[Message]:
     try:
         chat = _CHAT.validate_python({"messages": list(given)}, context={_ANY_SOURCE: True})
     except ValidationError as error:
-        raise InvalidRequestError(describe(error, tuple(sorted(_KEYS)))) from None
+        raise InvalidRequestError(describe(error, _Chat)) from None
     return chat["messages"]
 
 

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, NamedTuple, Self, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from vllm_mlx.errors import InvalidRequestError, path_of, shown
-from vllm_mlx.foreign import refusal_of
+from vllm_mlx.foreign import refusal_in_a_call
+from vllm_mlx.nested_fields import fields_at
 
 _NO_LIMIT = 2**31 - 1  # from here on a maximum is that of the number's type
 
@@ -59,7 +60,7 @@ class Parameters(BaseModel):
         try:
             return cls(**given)
         except ValidationError as error:
-            raise InvalidRequestError(describe(error, tuple(cls.model_fields))) from None
+            raise InvalidRequestError(describe(error, cls)) from None
 
 
 def plain_scalar(value: Any) -> Any:
@@ -127,17 +128,23 @@ def _range(schema: Mapping[str, Any]) -> str:
     return ""
 
 
-def describe(error: ValidationError, allowed: tuple[str, ...]) -> str:
-    """Return a validation error in one line: field, what was given, what is allowed."""
-    return "; ".join(_describe_one(item, allowed) for item in error.errors(include_url=False))
+def describe(error: ValidationError, owner: type) -> str:
+    """Return a validation error in one line: field, what was given, what is allowed.
+
+    Args:
+        owner: the class of what was validated.
+    """
+    return "; ".join(_describe_one(item, owner) for item in error.errors(include_url=False))
 
 
-def _describe_one(item: Any, allowed: tuple[str, ...]) -> str:
+def _describe_one(item: Any, owner: type) -> str:
     field = path_of(item["loc"]) or "request"
     if item["type"] == "extra_forbidden":
-        if refusal := refusal_of(field, item["input"]):
+        *within, name = item["loc"]
+        if not within and (refusal := refusal_in_a_call(field, item["input"])):
             return f"{field}: {refusal}"
-        if close := get_close_matches(field, allowed, 1, 0.8):
+        allowed = fields_at(owner, within)
+        if close := get_close_matches(str(name), allowed, 1, 0.8):
             return f"{field}: unknown field, did you mean {close[0]}?"
         return f"{field}: unknown field; allowed are {', '.join(allowed)}"
     if item["type"] == "missing":

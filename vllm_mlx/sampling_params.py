@@ -7,8 +7,9 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.foreign import without_foreign
 from vllm_mlx.parameters import Parameters, plain_scalar, whole
-from vllm_mlx.sampling_types import Biases, StopStrings, TokenIds
+from vllm_mlx.sampling_types import Biases, LogprobCount, StopStrings, TokenIds
 from vllm_mlx.seeds import sample_seed
 from vllm_mlx.structured_outputs import StructuredOutputs, StructuredOutputsField
 from vllm_mlx.template_settings import TemplateKwargsField, ThinkingField
@@ -57,9 +58,9 @@ class SamplingParams(Parameters):
     sums are rounded differently (some 1e-6 in float32, 1e-2 in bfloat16), and a token that is that
     close to another may be the other.
     """
-    logprobs: int | None = Field(None, ge=0, le=20)
+    logprobs: LogprobCount = Field(None, ge=0, le=20)
     """Report each token's log-probability, and those of this many most likely tokens there."""
-    prompt_logprobs: int | None = Field(None, ge=0, le=20)
+    prompt_logprobs: LogprobCount = Field(None, ge=0, le=20)
     """The same of each token of the prompt; of the first there is none."""
     stop_on_repetition: bool = False
     """End a text whose tail repeats itself, with the `finish_reason` `repetition`."""
@@ -135,7 +136,7 @@ class SamplingParams(Parameters):
 
     @classmethod
     def of(cls, **options: Any) -> Self:
-        return super().of(**options).agreeing()
+        return super().of(**without_foreign(options)).agreeing()
 
     def agreeing(self) -> Self:
         """Return these settings if none contradicts another.

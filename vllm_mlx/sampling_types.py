@@ -41,9 +41,19 @@ def as_biases(biases: Any) -> Any:
     return {int(key) if str(key).isdecimal() else key: value for key, value in given.items()}
 
 
+def no_switch(count: Any) -> Any:
+    """Return a count of likely tokens, which is a switch in OpenAI's chats."""
+    if isinstance(count, bool):
+        raise ValueError(
+            "should be how many of the most likely tokens to report; 0 is each token's own alone"
+        )
+    return count
+
+
 StopString = Annotated[str, StringConstraints(min_length=1)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Bias = Annotated[float, Field(ge=-100.0, le=100.0, allow_inf_nan=False)]
 StopStrings = Annotated[tuple[StopString, ...] | None, BeforeValidator(as_tuple)]
 TokenIds = Annotated[tuple[TokenId, ...] | None, BeforeValidator(as_tokens)]
+LogprobCount = Annotated[int | None, BeforeValidator(no_switch)]
 Biases = Annotated[dict[TokenId, Bias] | None, BeforeValidator(as_biases)]

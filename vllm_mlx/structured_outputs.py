@@ -81,6 +81,8 @@ class StructuredOutputs:
             ValueError: it is none, or one that can't be held.
         """
         if isinstance(given, str):
+            if given in ("text", "json_object"):
+                raise ValueError(f'should be an object: {{"type": "{given}"}}')
             given = _from_json(given)
         kind = given.get("type") if isinstance(given, Mapping) else None
         if kind == "text":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired, TypeAlias
 
@@ -12,6 +13,7 @@ from pydantic import (
     Field,
     JsonValue,
     StringConstraints,
+    TypeAdapter,
     WithJsonSchema,
     with_config,
 )
@@ -19,7 +21,7 @@ from pydantic import (
 # Until Python 3.12 pydantic reads the TypedDict of typing_extensions only.
 from typing_extensions import TypedDict
 
-from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.errors import InvalidRequestError, shown
 from vllm_mlx.json_record import half_text
 from vllm_mlx.structured_outputs import StructuredOutputs
 
@@ -46,6 +48,28 @@ class Function(TypedDict):
     strict: NotRequired[bool]
 
 
+def _tool(given: Any) -> Any:
+    """Return a tool without nulls.
+
+    Raises:
+        ValueError: it is of another kind, or is written as for OpenAI's Responses.
+    """
+    tool = _given(given)
+    if not isinstance(tool, dict) or (kind := tool.get("type")) is None:
+        return tool
+    if kind != "function":
+        raise ValueError(f"type={shown(kind)}: should be 'function'; no other tools are run")
+    if "function" not in tool and (own := [key for key in tool if key in _OF_A_FUNCTION]):
+        raise ValueError(
+            f'{", ".join(own)}: should stand within function: {{"type": "function", "function": '
+            '{"name": …, "parameters": …}}'
+        )
+    return tool
+
+
+_OF_A_FUNCTION = Function.__required_keys__ | Function.__optional_keys__
+
+
 @with_config(_STRICT)
 class Tool(TypedDict):
     """A tool; of OpenAI's kinds only functions run anywhere."""
@@ -67,7 +91,12 @@ def _choice(given: Any) -> Any:
         _require_text(value, "tool_choice")
         if value.get("type") != "function":
             raise ValueError("type should be 'function'")
-        return _given(value)
+        if "name" in value and "function" not in value:
+            raise ValueError(
+                'name: should stand within function: {"type": "function", "function": {"name": …}}'
+            )
+        # By itself, since errors of a union name its members.
+        return _CHOSEN.validate_python(_given(value))
     if value not in (None, "auto", "none", "required"):
         raise ValueError(
             'should be auto, none, required or {"type": "function", "function": {"name": …}}'
@@ -106,9 +135,8 @@ class Chosen(TypedDict):
     function: ChosenFunction
 
 
-_Tools = Annotated[
-    tuple[Annotated[Tool, BeforeValidator(_given)], ...], Field(max_length=MAX_TOOLS)
-]
+_CHOSEN: TypeAdapter[Chosen] = TypeAdapter(Chosen)
+_Tools = Annotated[tuple[Annotated[Tool, BeforeValidator(_tool)], ...], Field(max_length=MAX_TOOLS)]
 ToolsField = Annotated[
     _Tools | None, BeforeValidator(_tools), WithJsonSchema({"type": "list of objects"})
 ]
@@ -132,13 +160,15 @@ def check_tools(tools: tuple[Tool, ...] | None, choice: ToolChoice | None) -> No
     """Make sure that a choice can be made.
 
     Raises:
-        InvalidRequestError: there are no tools to choose from, or not the one.
+        InvalidRequestError: there are no tools to choose from, or not the one, or two of one name.
     """
+    names = [tool["function"]["name"] for tool in tools or ()]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise InvalidRequestError(f"tools: there are several of the name {twice[0]!r}; rename one")
     if not is_forced(choice):
         return
     if not tools:
         raise InvalidRequestError(f"tool_choice={choice!r}: goes with tools, and none are given")
-    names = [tool["function"]["name"] for tool in tools]
     if (name := chosen_name(choice)) is not None and name not in names:
         raise InvalidRequestError(f"tool_choice: there is no tool {name!r}, but {', '.join(names)}")
 

@@ -97,8 +97,7 @@ def read_task(job: Job) -> Task:
     try:
         return payload.model_validate(kwargs)
     except ValidationError as error:
-        allowed = tuple(payload.model_fields)
-        raise JobPayloadError(f"{name}: {describe(error, allowed)}") from None
+        raise JobPayloadError(f"{name}: {describe(error, payload)}") from None
 
 
 def generate_shard(**_: Any) -> NoReturn:

@@ -8,26 +8,14 @@ from typing import Any
 from jobs.requests import GenerationRequest
 from jobs.sources.dialect import FIELDS, Dialect, carried, written_out
 from vllm_mlx.errors import InvalidRequestError, shown
-from vllm_mlx.foreign import FOREIGN, asks_for_nothing
+from vllm_mlx.foreign import FOREIGN, OF_OPENAI, asks_for_nothing
 
 _ENVELOPE = ("custom_id", "method", "url", "body")
 _ENDPOINTS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
 
 # What reaches the request, and what only goes to the dataset. The model is the worker's to choose.
 _REQUEST_FIELDS = FIELDS - {"id"}
-_CARRIED_FIELDS = _REQUEST_FIELDS | {
-    "max_completion_tokens",
-    "metadata",
-    "model",
-    "top_logprobs",
-    # What OpenAI keeps, counts, caches and charges a request by.
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "safety_identifier",
-    "service_tier",
-    "store",
-    "user",
-}
+_CARRIED_FIELDS = _REQUEST_FIELDS | OF_OPENAI.keys()
 
 # Values that ask for nothing. (To Python 0 is False, but `logprobs: 0` is a request.)
 _NO_OPS: dict[str, Any] = {
@@ -99,7 +87,9 @@ def _is_no_op(name: str, value: Any) -> bool:
     neutral = [_NO_OPS[name]] if name in _NO_OPS else []
     if name in FIELDS:  # what of these is empty is for the request to judge
         return value is None or bool(neutral and asks_for_nothing(value, neutral))
-    return asks_for_nothing(value, FOREIGN[name].neutral if name in FOREIGN else neutral)
+    if (foreign := FOREIGN.get(name)) is not None:
+        return asks_for_nothing(value, foreign.neutral, empty_acts=foreign.empty_acts)
+    return asks_for_nothing(value, neutral)
 
 
 def _complaint(name: str, value: Any) -> str:

@@ -5,28 +5,32 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from functools import cache
 from typing import Any, TypeAlias
 
 from jinja2 import (
     StrictUndefined,
+    TemplateAssertionError,
     TemplateError,
     TemplateRuntimeError,
     TemplateSyntaxError,
     UndefinedError,
 )
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from jobs.column_values import is_bytes
+from jobs.sources.render_bounds import BoundedEnvironment, BoundError, render_bounded
 from vllm_mlx.errors import InvalidRequestError, shown
 
 Render: TypeAlias = Callable[[Mapping[str, Any]], str]
 """Makes the text of a row's columns."""
 
+_WIDEST = 32
 ROW = "row"
 """The variable that has all columns, for names that are no names in Jinja: `row["Review text"]`."""
 
 
+_QUOTED = re.compile("'(.*)'")
 _OF_A_DICT = re.compile(r"^'dict object' has no attribute ('.*')$")
 
 
@@ -43,14 +47,12 @@ def compiled(text: str, where: str) -> Render:
     try:
         template = _environment().from_string(text)
     except TemplateSyntaxError as error:
-        raise InvalidRequestError(
-            f"{where}, line {error.lineno}: {error.message}; a column whose name is no word is "
-            '{{ row["Review text"] }}'
-        ) from None
+        told = f"{where}, line {error.lineno}: {str(error.message).rstrip('.')}{_advice(error)}"
+        raise InvalidRequestError(told) from None
 
     def render(columns: Mapping[str, Any]) -> str:
         try:
-            return template.render({ROW: columns, **columns})
+            return render_bounded(template, {ROW: columns, **columns})
         except UndefinedError as error:
             told = _OF_A_DICT.sub(r"\1 is undefined", str(error.message))
             raise InvalidRequestError(f"{where}: {told}; {_has(columns)}") from None
@@ -63,6 +65,8 @@ def compiled(text: str, where: str) -> Render:
                 f'{_variable(nulls[0]) if nulls else "x"} or "" }}}} for no text in its place'
             ) from None
         except Exception as error:  # whatever an expression of the user's raises
+            if isinstance(error, BoundError):
+                raise InvalidRequestError(f"{where}: {error}") from None
             kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "
             told = f"{kind}{error}".rstrip(".")
             raise InvalidRequestError(f"{where}: {told}; {_has(columns)}") from None
@@ -70,11 +74,25 @@ def compiled(text: str, where: str) -> Render:
     return render
 
 
+def _advice(error: TemplateSyntaxError) -> str:
+    """Return what to do about a text that is no Jinja."""
+    if not isinstance(error, TemplateAssertionError):
+        return '; a column whose name is no word is {{ row["Review text"] }}'
+    unknown = _QUOTED.search(str(error.message))
+    close = get_close_matches(unknown[1], _names(), 1) if unknown else []
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _names() -> list[str]:
+    environment = _environment()
+    return [name for name in (*environment.filters, *environment.tests) if name.isidentifier()]
+
+
 @cache
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
+def _environment() -> BoundedEnvironment:
+    environment = BoundedEnvironment(
+        _printed,
         undefined=StrictUndefined,
-        finalize=_printed,
         # As chat templates are read; but a line end at a text's end is the user's.
         trim_blocks=True,
         lstrip_blocks=True,
@@ -98,6 +116,8 @@ def _printed(value: Any) -> Any:
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:
+    if indent is not None and indent > _WIDEST:
+        raise TemplateRuntimeError(f"tojson(indent={indent}): should be {_WIDEST} or less")
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 

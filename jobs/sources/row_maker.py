@@ -98,7 +98,7 @@ def _prompt(text: str) -> Render:
     render = compiled(text, "prompt")
 
     def ask(variables: Columns) -> str:
-        if not (said := render(variables)):
+        if not (said := render(variables)).strip():
             raise InvalidRequestError("prompt: the template makes an empty text of this row")
         return said
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, WithJsonSchema
+from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import from_json
 
 from jobs.requests import GenerationRequest
@@ -17,7 +17,16 @@ from vllm_mlx.parameters import Parameters
 
 COLUMN_OPTIONS = ("id_column", "image_column", "video_column")
 _TEXTS = ("prompt", "system", "messages")
-_Text = Annotated[str, Field(min_length=1)]
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("should be a text of more than white space")
+    return text
+
+
+_Name = Annotated[str, Field(min_length=1)]
+_Text = Annotated[str, Field(min_length=1), AfterValidator(_not_blank)]
 
 
 class Template(Parameters):
@@ -36,11 +45,11 @@ class Template(Parameters):
         WithJsonSchema({"type": "string"}),
     ] = None
     """A chat in place of one prompt, as JSON or @FILE: the contents of its messages are Jinja."""
-    id_column: _Text | None = None
+    id_column: _Name | None = None
     """The column that names the rows, in place of `id`."""
-    image_column: _Text | None = None
+    image_column: _Name | None = None
     """The column of each row's image, or list of them, in place of `image` and `images`."""
-    video_column: _Text | None = None
+    video_column: _Name | None = None
     """The same of videos."""
 
     @classmethod

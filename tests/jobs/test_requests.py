@@ -135,7 +135,13 @@ def test_media_parts_stay_in_order_between_texts() -> None:
         ({"type": "image", "image": "x", "detail": "best"}, "detail='best'"),
         ({"type": "image_url", "image": "x"}, "unknown key 'image'"),
         ({"type": "text", "text": "x", "image": "x"}, "'image' in a part of type 'text'"),
-        ({"type": "video", "video": "x", "fps": 2.0}, "key 'fps' in a part of type 'video'"),
+        ({"type": "video", "video": "x", "fps": 2.0}, "of type 'video'; which frames of a video"),
+        (
+            {"type": "image", "image": "x", "min_pixels": 9},
+            "of type 'image'; leave it out; a model",
+        ),
+        ({"type": "image", "image": "x", "foo": 9}, "'foo' in a part of type 'image'; a part is {"),
+        ({"type": "image", "source": {"type": "base64"}}, "write Anthropic's images as {"),
     ],
 )
 def test_malformed_parts(part: Any, words: str) -> None:
@@ -256,6 +262,14 @@ def test_given_video_settings_override_the_defaults_and_no_others() -> None:
         ({"role": "assistant", "tool_calls": []}, "messages[0].content: missing"),
         ({"role": "assistant", "tool_calls": [1]}, "messages[0].tool_calls[0]=1: should be a"),
         ({"role": "assistant", "tool_calls": [{}]}, "messages[0].tool_calls[0].function: missing"),
+        (
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "argumentz": "{}"}}]},
+            "messages[0].tool_calls[0].function.argumentz: unknown field, did you mean arguments?",
+        ),
+        (
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f"}, "at": 1}]},
+            "messages[0].tool_calls[0].at: unknown field; allowed are id, type, function",
+        ),
         ({"role": "user", "content": "x", "tool_calls": [1]}, "tool_calls: only a message of role"),
         ({"role": "user", "content": "x", "tool_call_id": "a"}, "role 'tool' has it"),
         ({"role": "user", "content": "x", "reasoning_content": "a"}, "role 'assistant' has it"),
@@ -372,7 +386,7 @@ def test_whitespace_is_a_prompt() -> None:
         ("n", 1025, "less than or equal to 1024"),
         ("n", True, "valid integer"),
         ("logprobs", 21, "less than or equal to 20"),
-        ("logprobs", True, "valid integer"),
+        ("logprobs", True, "how many of the most likely tokens to report; 0 is each token's own"),
         ("stop_on_repetition", 1, "valid boolean"),
     ],
 )

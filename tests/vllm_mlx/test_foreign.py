@@ -10,7 +10,7 @@ from jobs.sources.dialect import FIELDS
 from jobs.sources.openai import OpenAI
 from jobs.sources.plain import Plain
 from vllm_mlx.errors import InvalidRequestError
-from vllm_mlx.foreign import FOREIGN, Foreign, refusal_of
+from vllm_mlx.foreign import FOREIGN, OF_OPENAI, Foreign, refusal_of
 from vllm_mlx.sampling_params import SamplingParams
 
 CHAT = [{"role": "user", "content": "hi"}]
@@ -47,7 +47,14 @@ def test_each_is_refused_by_name_wherever_it_is_given(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_asks_for_nothing_is_no_refusal(name: str) -> None:
-    for value in (None, [], {}, "", *FOREIGN[name].neutral):
+    for value in (
+        None,
+        [],
+        *([] if FOREIGN[name].empty_acts else [{}]),
+        "",
+        *FOREIGN[name].neutral,
+    ):
+        assert SamplingParams.of(**{name: value}) == SamplingParams.of()
         row = {"prompt": "p", name: value}
         assert Plain().request(row).prompt == "p"
         assert Plain().columns(row) == row
@@ -55,6 +62,22 @@ def test_what_asks_for_nothing_is_no_refusal(name: str) -> None:
         data = {"custom_id": "a", "url": "/v1/chat/completions", "body": body}
         assert OpenAI().request(data).messages == CHAT
         assert OpenAI().columns(data) == {"messages": CHAT}
+
+
+def test_at_openai_an_empty_object_switches_the_search_on() -> None:
+    assert refusal_of("web_search_options", {})
+    assert refusal_of("web_search_options", "{}")
+    body = {"messages": CHAT, "web_search_options": {}}
+    with pytest.raises(InvalidRequestError, match=r"^body\.web_search_options={}: not supported"):
+        OpenAI().request({"custom_id": "a", "url": "/v1/chat/completions", "body": body})
+
+
+@pytest.mark.parametrize("name", sorted(OF_OPENAI))
+def test_what_openais_rows_have_besides_is_refused_by_name_in_a_call(name: str) -> None:
+    assert SamplingParams.of(**{name: None}) == SamplingParams.of(**{name: ""})
+    with pytest.raises(InvalidRequestError) as told:
+        SamplingParams.of(**{name: "x"})
+    assert str(told.value) == f"{name}: not supported; {OF_OPENAI[name]}"
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,9 @@ def test_what_is_refused(given: Any, words: str) -> None:
     [
         ({"type": "json"}, "type should be text, json_object or json_schema"),
         ({"type": "structural_tag"}, "type should be text, json_object or json_schema"),
-        ("text", "not JSON"),
+        ("text", 'should be an object: {"type": "text"}'),
+        ("json_object", 'should be an object: {"type": "json_object"}'),
+        ("json", "not JSON"),
         ({"type": "json_schema"}, "json_schema.schema: missing"),
         ({"type": "json_schema", "json_schema": {"schema": {"typ": 1}}}, "did you mean type"),
     ],

@@ -54,8 +54,25 @@ def test_nothing_is_no_tools() -> None:
     ("options", "words"),
     [
         ({"tools": [{}]}, "tools[0].type: missing"),
-        ({"tools": [{"type": "custom", "custom": {"name": "a"}}]}, "tools[0].type='custom'"),
-        ({"tools": [{"type": "function", "name": "now"}]}, "tools[0].function: missing"),
+        (
+            {"tools": [{"type": "custom", "custom": {"name": "a"}}]},
+            ": type='custom': should be 'function'; no other tools are run",
+        ),
+        ({"tools": [{"type": "function"}]}, "tools[0].function: missing"),
+        (
+            {"tools": [{"type": "function", "name": "now", "parameters": {}}]},
+            ": name, parameters: should stand within function: {",
+        ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "a", "paramz": {}}}]},
+            "tools[0].function.paramz: unknown field; allowed are name, description, parameters, "
+            "strict",
+        ),
+        (
+            {"tools": [{**NOW, "strikt": True}]},
+            "tools[0].strikt: unknown field; allowed are type, function",
+        ),
+        ({"tools": [WEATHER, NOW, WEATHER]}, "tools: there are several of the name 'weather'"),
         ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name=''"),
         ({"tools": {"now": {}}}, "tools="),
         ({"tools": "now"}, "tools='now': not JSON"),
@@ -72,7 +89,19 @@ def test_nothing_is_no_tools() -> None:
             "chat_template_kwargs.a[0]='half \\ud800': holds",
         ),
         ({"tools": [NOW], "tool_choice": "maybe"}, "should be auto, none, required or"),
-        ({"tools": [NOW], "tool_choice": {"type": "function"}}, "tool_choice"),
+        (
+            {"tools": [NOW], "tool_choice": {"type": "function"}},
+            "tool_choice.function: missing",
+        ),
+        (
+            {"tools": [NOW], "tool_choice": {"type": "function", "function": {"nam": "now"}}},
+            "tool_choice.function.name: missing; tool_choice.function.nam: unknown field, did you "
+            "mean name?",
+        ),
+        (
+            {"tools": [NOW], "tool_choice": {"type": "function", "name": "now"}},
+            "name: should stand within function: {",
+        ),
         ({"tools": [NOW], "tool_choice": {"type": "allowed_tools"}}, "type should be 'function'"),
         ({"tool_choice": "required"}, "tool_choice='required': goes with tools"),
         ({"tools": [WEATHER], "tool_choice": NAMED}, "there is no tool 'now', but weather"),
@@ -85,7 +114,9 @@ def test_nothing_is_no_tools() -> None:
     ],
 )
 def test_what_is_wrong_is_named(options: dict[str, Any], words: str) -> None:
-    assert words in complaint(**options)
+    found = complaint(**options)
+    assert words in found
+    assert not [word for word in ("literal", "Chosen", "max_tokens") if word in found]
 
 
 def test_structured_outputs_and_tools_that_are_not_called() -> None:

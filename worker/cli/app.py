@@ -16,14 +16,15 @@ from rich.console import Console
 from jobs.connection import connect, redacted
 from jobs.dataset import Dataset
 from jobs.dataset import verify as verify_dataset
-from jobs.producer import enqueue_run
+from jobs.preparation import prepare_run
+from jobs.producer import enqueue_prepared
 from jobs.wording import counted, incomplete
 from vllm_mlx import __version__
 from vllm_mlx.errors import MLXBatchError
 from vllm_mlx.scheduler_config import SchedulerConfig
 from worker.cli import run_commands
 from worker.cli.acl import acl
-from worker.cli.command_group import HELP, CommandGroup
+from worker.cli.command_group import HELP, CommandGroup, something_is_begun
 from worker.cli.doctor import doctor
 from worker.cli.exit_codes import ExitCode
 from worker.cli.export import export_command
@@ -133,7 +134,9 @@ def run(strict: bool, yes: bool, **options: Any) -> None:
 @with_redis
 def enqueue(connection: Redis, **options: Any) -> None:
     """Validate PROMPTS and enqueue it; prints the run id on the last line."""
-    enqueued = enqueue_run(connection, **run_options_from(options))
+    prepared = prepare_run(**run_options_from(options))
+    something_is_begun()
+    enqueued = enqueue_prepared(connection, prepared)
     if enqueued.moved:
         click.echo(f"what {enqueued.spec.out} held is now in {enqueued.moved}", err=True)
     tell_enqueued(connection, enqueued)

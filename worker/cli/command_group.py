@@ -15,7 +15,8 @@ from worker.cli.exit_codes import ExitCode
 from worker.local.interrupts import RunInterruptedError
 
 STOPPED = "mlx-batch: stopped; what was enqueued stays, `mlx-batch resume DIR` or --resume goes on"
-_ENQUEUE = ("enqueue", "resume", "retry", "continue")
+_ENQUEUE = ("resume", "retry", "continue")
+_BEGUN = "mlx-batch: something is begun"
 _FULL = (
     "raise its maxmemory, or let workers finish runs, which frees it; what was enqueued stays, and "
     "`mlx-batch resume RUN` enqueues the rest"
@@ -25,6 +26,11 @@ _AWAY = (
 )
 
 HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+
+
+def something_is_begun() -> None:
+    """Note that what a command does from here on stays when it is stopped."""
+    click.get_current_context().meta[_BEGUN] = True  # of the group's context as well
 
 
 class CommandGroup(click.Group):
@@ -50,7 +56,8 @@ class CommandGroup(click.Group):
             if isinstance(error, RunInterruptedError):
                 is_told = error.result is not None  # by the summary, which names the folder
             else:
-                is_told = context.invoked_subcommand not in _ENQUEUE  # nothing goes on
+                begins = context.invoked_subcommand in _ENQUEUE or context.meta.get(_BEGUN)
+                is_told = not begins  # nothing goes on
             click.echo("mlx-batch: stopped" if is_told else STOPPED, err=True)
             context.exit(ExitCode.INTERRUPTED)
         except RedisError as error:

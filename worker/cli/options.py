@@ -233,6 +233,12 @@ structured_options = all_of(
         metavar="FILE",
         help="Each answer is one of this grammar (Lark, or llama.cpp's GBNF).",
     ),
+    click.option(
+        "--response-format",
+        type=object_of,
+        metavar="JSON",
+        help="OpenAI's way to say the same as --structured-outputs.",
+    ),
 )
 
 

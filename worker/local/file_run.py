@@ -11,6 +11,7 @@ from rich.console import Console
 
 from jobs.preparation import RunOptions, prepare_run
 from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.foreign import refusal_in_a_call, without_foreign
 from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.scheduler_config import SchedulerConfig
 from vllm_mlx.video_params import VideoParams
@@ -19,12 +20,16 @@ from worker.local.new_run import NewRun
 from worker.local.on_finish import OnFinish
 from worker.local.run_display import RunDisplay
 from worker.local.run_result import RunResult
-from worker.local.run_settings import media_policy_from, run_options_from, settings_from
+from worker.local.run_settings import (
+    CONSTRAINTS,
+    media_policy_from,
+    run_options_from,
+    settings_from,
+)
 from worker.local.worker_settings import WorkerSettings
 from worker.status.progress import RunProgress
 
 _MEDIA = ("allowed_media_path", "allowed_media_domain", "video_reader")
-_CONSTRAINTS = ("json_schema", "choices", "regex", "grammar")
 _MADE = ("sampling", "video_params")  # of other settings
 
 
@@ -73,6 +78,7 @@ def run_file(
         RunInterruptedError: Ctrl-C, so it is a `KeyboardInterrupt`; rows under way had ten seconds
             to end, and it can be resumed. As `result` all three have what there is of the run.
     """
+    settings = without_foreign(settings)
     _check_names(settings)
     if not isinstance(prompts, str | Path | None):
         raise InvalidRequestError(
@@ -115,12 +121,14 @@ def setting_names() -> set[str]:
     fields = (
         parameters.model_fields for parameters in (SamplingParams, VideoParams, SchedulerConfig)
     )
-    return of_run.union(_MEDIA, _CONSTRAINTS, *fields)
+    return of_run.union(_MEDIA, CONSTRAINTS, *fields)
 
 
 def _check_names(settings: dict[str, Any]) -> None:
     names = setting_names()
     for name in settings.keys() - names:
+        if refusal := refusal_in_a_call(name, settings[name]):
+            raise InvalidRequestError(f"{name}: {refusal}")
         close = difflib.get_close_matches(name, names, 1)
         raise TypeError(
             f"run_file() has no setting {name!r}"

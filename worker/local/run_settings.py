@@ -13,6 +13,9 @@ from vllm_mlx.sampling_params import SamplingParams
 from vllm_mlx.structured_outputs import StructuredOutputs
 from vllm_mlx.video_params import VideoParams
 
+CONSTRAINTS = ("response_format", "json_schema", "choices", "regex", "grammar")
+"""What says, besides `structured_outputs`, what answers must be."""
+
 P = TypeVar("P", bound=Parameters)
 
 
@@ -57,7 +60,7 @@ def structured_outputs_from(options: dict[str, Any]) -> StructuredOutputs | None
     """
     given: dict[str, Any] = {
         flag: value
-        for flag in ("structured_outputs", "json_schema", "choices", "regex", "grammar")
+        for flag in ("structured_outputs", *CONSTRAINTS)
         if (value := options.pop(flag, None)) is not None
     }
     flags = " and ".join(f"--{flag.replace('_', '-')}" for flag in given)
@@ -70,6 +73,8 @@ def structured_outputs_from(options: dict[str, Any]) -> StructuredOutputs | None
     try:
         if flag == "structured_outputs":
             return StructuredOutputs.of(value)
+        if flag == "response_format":
+            return StructuredOutputs.of_response_format(value)
         if flag == "choices" and isinstance(value, str):
             value = [label.strip() for label in value.split(",")]
         elif flag in ("json_schema", "grammar") and isinstance(value, str | Path):

@@ -52,6 +52,8 @@ def test_no_options_are_no_template() -> None:
         ({"messages": CHAT, "system": "a"}, "system: messages has a system message already"),
         ({"messages": SEEN, "image_column": "pic"}, "image_column: messages has images"),
         ({"prompt": ""}, "prompt=''"),
+        ({"prompt": " \n"}, "prompt=' .*': should be a text of more than white space"),
+        ({"system": " "}, "system=' ': should be a text of more"),
         ({"id_column": ""}, "id_column=''"),
         ({"prompt": 5}, "prompt=5"),
     ],

@@ -23,6 +23,7 @@ from vllm_mlx.media.policy import MediaPolicy
 from vllm_mlx.outputs import GenerationOutput
 from vllm_mlx.scheduler_config import SchedulerConfig
 from vllm_mlx.video_params import VideoParams
+from worker.cli.command_group import STOPPED
 from worker.cli.exit_codes import ExitCode
 from worker.status.status import run_status
 
@@ -51,6 +52,22 @@ def test_enqueue_prints_the_run_id_on_the_last_line(bench: Bench) -> None:
     (run_id,) = Ledger(bench.redis).runs()
     assert result.stdout.splitlines()[-1] == run_id
     assert "5 rows; 3 of 3 shards enqueued" in result.stderr
+
+
+def test_ctrl_c_of_enqueue_says_whether_anything_is_begun(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    given = enqueue_words(write_prompts(bench.folder / "p.jsonl", 1), bench.url)
+    for name, said in [
+        ("enqueue_prepared", f"{STOPPED}\n"),
+        ("prepare_run", "mlx-batch: stopped\n"),
+    ]:
+        monkeypatch.setattr(f"worker.cli.app.{name}", press)
+        ended = cli(*given)
+        assert (ended.exit_code, ended.stderr) == (130, said)
 
 
 def test_enqueue_warns_where_no_worker_will_do_the_jobs(bench: Bench, shell: Shell) -> None:

@@ -174,6 +174,7 @@ def test_flags_of_constraints(tmp_path: Path) -> None:
         ("--grammar", str(grammar), {"grammar": 'start: "a"'}),
         ("--regex", "a,b", {"regex": "a,b"}),
         ("--structured-outputs", '{"json_object": true}', {"json_object": True}),
+        ("--response-format", '{"type": "json_object"}', {"json_object": True}),
         ("--choices", "pos, neg,neutral", {"choice": ["pos", "neg", "neutral"]}),
     ]:
         assert outputs_of(flag, value) == StructuredOutputs.of(given)
@@ -186,6 +187,7 @@ def test_flags_of_constraints(tmp_path: Path) -> None:
         (["--choices", "a,a"], "--choices: choice: 'a' stands there twice"),
         (["--regex", "("], "--regex: .*unclosed"),
         (["--regex", "a", "--choices", "b"], "--choices and --regex: give one of them"),
+        (["--response-format", '{"type": "x"}'], "--response-format: type should be text, json"),
         (["--structured-outputs", '{"a": 1}'], "--structured-outputs: a: unknown field"),
     ],
 )

@@ -84,6 +84,14 @@ def test_a_file_becomes_a_dataset(
     [
         ({"max_token": 5}, TypeError, "no setting 'max_token'; did you mean 'max_tokens'?"),
         ({"strict": True}, TypeError, "no setting 'strict'"),
+        ({"guided_choice": ["a"]}, InvalidRequestError, "guided_choice: not supported; use struct"),
+        ({"max_completion_tokens": 5}, InvalidRequestError, "not supported; use max_tokens"),
+        ({"response_format": "json_object"}, InvalidRequestError, "response-format: should be an"),
+        (
+            {"retry_incomplete": True, "guided_json": {}},
+            InvalidRequestError,
+            "retry_incomplete: is for constrained answers, and no row's is",
+        ),
         ({"max_tokens": -1}, InvalidRequestError, "max_tokens"),
         ({"workers": 0}, InvalidRequestError, "workers=0: should be 1 or more"),
         ({"choices": "a,b", "regex": "a"}, InvalidRequestError, "give one of them"),

@@ -47,7 +47,7 @@ class TemplateArguments:
         if self._read is not None and (unread := given.keys() - self._read):
             raise ChatTemplateError(
                 f"chat_template_kwargs: {', '.join(sorted(unread))}: the chat template of "
-                f"{self._name} does not read it, so it would be ignored; it reads "
+                f"{self._name} does not read it, so it would be ignored: leave it out; it reads "
                 f"{', '.join(sorted(self._read - _GIVEN)) or 'none'}"
             )
         if params.thinking is None:
