@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import inspect
 import json
-from types import SimpleNamespace
 
 import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
-from mlx_vlm.models.gemma3n.config import TextConfig
-from mlx_vlm.models.gemma3n.language import LanguageModel
+from mlx_vlm.models import gemma3n
 
 from tests.helpers.architectures import VOCAB, config_of
-from tests.helpers.decoding import new_scheduler, sequential
+from tests.helpers.decoding import new_scheduler, randomize, sequential
 from tests.helpers.exactness import play, ties, undo_dispatch, uneven_rows
 from tests.helpers.metal import OUT_OF_MEMORY
 from tests.helpers.text_folders import new_model
 from tests.helpers.vision_folders import write_folder
 from tests.helpers.vision_pair import Pair, pixels
+from vllm_mlx.batching.prompts.prompt import Prepared
+from vllm_mlx.batching.prompts.prompt_media import PromptMedia
+from vllm_mlx.batching.runners.split import SplitRunner
 from vllm_mlx.batching.slots.runner import SlotRunner
 from vllm_mlx.models.vision.decoder import Decoder
 from vllm_mlx.scheduler_config import Bounds
@@ -108,24 +111,49 @@ def test_a_prompt_whose_image_sees_itself_whole_is_computed_at_once(pair_of, nam
     assert pair.tokens_of(rows) == pair.each_alone(rows)
 
 
+class SmallTower(nn.Module):
+    """In place of gemma3n's, which comes in one size: four tokens of an image of 4 x 4."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.projection = nn.Linear(12, config.hidden_size)
+
+    def __call__(self, pixels, **options):
+        return self.projection(pixels.reshape(-1, 2, 2, 12))
+
+
 @pytest.fixture(scope="module")
 def shared_keys():
-    """The part of gemma3n for text as mlx-lm has it, and the same as mlx-vlm has it."""
+    """mlx-lm's gemma3n, and mlx-vlm's with the same weights and a small tower."""
     theirs = new_model("gemma3n")
-    given = {**config_of("gemma3n")["text_config"]}
-    given["intermediate_size"] = [given["intermediate_size"]] * given["num_hidden_layers"]
-    known = inspect.signature(TextConfig).parameters
-    text = LanguageModel(TextConfig(**{name: given[name] for name in given if name in known}))
-    prefix = "model.language_model."
-    weights = tree_flatten(theirs.parameters())
-    text.load_weights([(f"model.{name.removeprefix(prefix)}", each) for name, each in weights])
-    return theirs, text
+    given = config_of("gemma3n")["text_config"]
+    given = {**given, "intermediate_size": [given["intermediate_size"]] * len(theirs.layers)}
+    known = inspect.signature(gemma3n.TextConfig).parameters
+    config = gemma3n.ModelConfig(
+        text_config=gemma3n.TextConfig(**{name: given[name] for name in given if name in known}),
+        vision_config=gemma3n.VisionConfig(hidden_size=16, vocab_size=10, vocab_offset=VOCAB - 20),
+        audio_config=gemma3n.AudioConfig(hidden_size=16, vocab_size=10, vocab_offset=VOCAB - 10),
+        model_type="gemma3n",
+        image_token_id=VOCAB - 15,
+        vision_soft_tokens_per_image=4,
+    )
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("VisionModel", "AudioModel"):
+            patched.setattr(f"mlx_vlm.models.gemma3n.gemma3n.{name}", SmallTower)
+        model = randomize(gemma3n.Model(config))
+    prefix, weights = "model.language_model.", tree_flatten(theirs.parameters())
+    same = [(f"model.{name.removeprefix(prefix)}", each) for name, each in weights]
+    model.language_model.load_weights(same)
+    return theirs, model
 
 
-def decoder_of(text) -> Decoder:
-    config = SimpleNamespace(model_type="gemma3n")
-    model = SimpleNamespace(language_model=text, config=config, modules=text.modules)
-    return Decoder(model, lambda: None)
+def one_image() -> Prepared:
+    image = VOCAB - 15
+    tokens = [11, 12, image, image, image, image, 20, 30, 40]
+    inputs = {"input_ids": mx.array([tokens]), "pixel_values": mx.random.normal((1, 3, 4, 4))}
+    places = (np.arange(2, 6),)
+    media = PromptMedia((), print, places=places, contents=("one",), inputs=lambda: inputs)
+    return Prepared(tokens, media)
 
 
 SLOW = pytest.mark.slow
@@ -135,12 +163,15 @@ SLOW = pytest.mark.slow
     ("count", "width"), [(10, 7), pytest.param(40, 7, marks=SLOW), pytest.param(40, 1, marks=SLOW)]
 )
 def test_text_of_layers_with_keys_of_others_is_answered_as_by_mlx_lm(shared_keys, count, width):
-    theirs, text = shared_keys
+    theirs, model = shared_keys
     rows = uneven_rows(VOCAB, count)
     undo_dispatch()
     alone = [sequential(theirs, row.prompt, row.limit) for row in rows]
     scheduler = new_scheduler(
-        decoder_of(text), vocab_size=VOCAB, max_num_seqs=width, max_num_batched_tokens=80
+        Decoder(model, lambda: None),
+        vocab_size=VOCAB,
+        max_num_seqs=width,
+        max_num_batched_tokens=80,
     )
     assert isinstance(scheduler._runner, SlotRunner)
     assert "by how a prompt is cut" in scheduler.stats.way
@@ -148,10 +179,17 @@ def test_text_of_layers_with_keys_of_others_is_answered_as_by_mlx_lm(shared_keys
     assert scheduler.stats.cached_tokens
 
 
+def test_images_of_a_model_that_mlx_vlm_answers_otherwise_run_beside_its_text(shared_keys):
+    _, model = shared_keys
+    scheduler = new_scheduler(Decoder(model, one_image), vocab_size=VOCAB, max_num_seqs=3)
+    assert isinstance(scheduler._runner, SplitRunner)
+    assert "(rows with media beside it, one at a time: log-prob" in scheduler.stats.way
+
+
 def test_kv_cache_bytes_bound_layers_with_keys_of_others_one_at_a_time(shared_keys):
-    _, text = shared_keys
+    _, model = shared_keys
     bounds = Bounds(max_num_seqs=2, max_num_batched_tokens=80, kv_cache_bytes=1 << 20)
-    runner = decoder_of(text).new_alone_runner(vocab_size=VOCAB, bounds=bounds)
+    runner = Decoder(model, lambda: None).new_alone_runner(vocab_size=VOCAB, bounds=bounds)
     assert runner.refusal(100, 100) is None
     said = runner.refusal(10_000, 10_000)
     assert said is not None
