@@ -18,8 +18,11 @@ def counted(count: int, noun: str) -> str:
 
 
 def incomplete(rows: int) -> str:
-    """Return how many constrained answers were cut, to follow other counts; nothing for none."""
-    return f", {rows} incomplete (cut by max_tokens)" if rows else ""
+    """Return how many constrained answers are not whole, to follow other counts; nothing for none.
+
+    `max_tokens` cut them, or the model ended within its thought.
+    """
+    return f", {rows} incomplete (constrained answer not whole)" if rows else ""
 
 
 def rows_in_error(count: int, types: Mapping[str, int]) -> str:

@@ -32,7 +32,7 @@ class Verification:
         rows_in: rows the dataset owes: the samples of all rows of the input.
         ok: rows with generated text.
         error: rows whose request failed.
-        incomplete: those of the rows that are ok whose constrained answer was cut.
+        incomplete: those of the rows that are ok whose constrained answer is not whole.
         duplicates: rows that were given the answer of another.
         prompt_tokens: tokens of all prompts but theirs.
         completion_tokens: tokens of all answers but theirs.

@@ -28,7 +28,7 @@ class Counts:
 
     Attributes:
         prompt_tokens, completion_tokens: of the rows that are no duplicates.
-        incomplete: those of the rows that are ok whose constrained answer was cut.
+        incomplete: those of the rows that are ok whose constrained answer is not whole.
         error_types: how many of the rows in error have which `error_type`; those that an older
             version counted are of no type.
         duplicates: rows that were given the answer of another.

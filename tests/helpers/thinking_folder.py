@@ -62,6 +62,13 @@ _CHAINS = {
     "xtml": [
         [":", "<|open|>", "response", "<|sep|>", *ANSWER, "<|close|>", "response"],
     ],
+    "another marker": [
+        [":", "<|channel>", *ANSWER, END],
+        ["thought", *"abc", "<channel|>"],
+    ],
+    "another channel": [
+        ["assistant", "<|channel|>", "commentary", "<|message|>", *ANSWER, END],
+    ],
     "calls": [
         [":", "I look.", "\n", "<tool_call>", CALL, "</tool_call>", END],
     ],
@@ -77,8 +84,12 @@ _ADDED = {
     "calls": ["I look.", "<tool_call>", CALL, "</tool_call>"],
     "channels": ["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "analysis", "final"],
 }
+# The first of two tokens that are as likely is chosen.
+_ADDED["another marker"] = _ADDED["gemma"]
+_ADDED["another channel"] = [*_ADDED["channels"][:4], "final", "analysis", "commentary"]
 TEMPLATES = {"think": SWITCHED, "gemma": CHATS + ":{%- endif -%}", "channels": CHANNELS}
 TEMPLATES |= {"calls": WITH_TOOLS, "xtml": TEMPLATES["gemma"]}
+TEMPLATES |= {"another marker": TEMPLATES["gemma"], "another channel": CHANNELS}
 
 
 def write_thinking_model(folder: Path, kind: str = "think", template: str | None = None) -> str:

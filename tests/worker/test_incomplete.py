@@ -36,11 +36,11 @@ def test_an_answer_says_whether_it_is_whole(language_model: MLXLanguageModel) ->
 
 
 class Cutting(DoubleEngine):
-    """Rows are cut unless they may have 16 tokens."""
+    """Rows are cut unless they may have 16 tokens; with 5 they end within their thought."""
 
     def _answer(self, row: Asked) -> None:
         is_whole = row.params.max_tokens >= 16
-        reason: Any = "stop" if is_whole else "length"
+        reason: Any = "stop" if is_whole or row.params.max_tokens == 5 else "length"
         said: GenerationOutput = replace(echo(row.prompt), complete=is_whole, finish_reason=reason)
         row.future.set_result(said)
 
@@ -66,7 +66,13 @@ def test_what_is_cut_is_not_tried_again_while_its_run_is_paused(bench: Bench) ->
 
 @pytest.mark.parametrize(
     ("max_tokens", "again", "asked", "incomplete"),
-    [(4, True, [4, 8, 16], 0), (3, True, [3, 6, 12], 2), (4, False, [4], 2), (16, True, [16], 0)],
+    [
+        (4, True, [4, 8, 16], 0),
+        (3, True, [3, 6, 12], 2),
+        (4, False, [4], 2),
+        (16, True, [16], 0),
+        (5, True, [5], 2),
+    ],
 )
 def test_what_is_cut_is_counted_or_tried_again(
     max_tokens: int, again: bool, asked: list[int], incomplete: int, bench: Bench
@@ -81,7 +87,7 @@ def test_what_is_cut_is_counted_or_tried_again(
     ]
     assert run_status(bench.redis, spec.run_id).rows_incomplete == incomplete
     assert verify(Path(spec.out)).incomplete == incomplete
-    told = "2 incomplete (cut by max_tokens)"
+    told = "2 incomplete (constrained answer not whole)"
     assert (told in cli("verify", spec.out).output) == bool(incomplete)
     status = cli("status", spec.run_id, "-u", bench.url).output
     assert (told in " ".join(status.split())) == bool(incomplete)

@@ -36,7 +36,7 @@ class RunResult:
         rows: of the run.
         ok: rows with an answer.
         error: rows that failed.
-        incomplete: those of the rows that are ok whose constrained answer was cut.
+        incomplete: those of the rows that are ok whose constrained answer is not whole.
         errors: the rows in error by their `error_type`, most first.
         duplicates: rows that were given the answer of another.
         prompt_tokens, completion_tokens: of all rows but these.

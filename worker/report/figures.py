@@ -61,7 +61,7 @@ class Figures:
 
     Attributes:
         finish_reasons: rows by finish reason.
-        incomplete: rows whose constrained answer was cut.
+        incomplete: rows whose constrained answer is not whole.
         workers: what each did, if it is known when rows ended; the busiest first.
         slices: rows and tokens a second over time, by worker.
     """

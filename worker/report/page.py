@@ -108,7 +108,9 @@ def _tiles(figures: Figures) -> list[Tile]:
         Tile("in error", f"{errors:,}", f"{errors / rows:.1%}" if errors else "", errors > 0),
     ]
     if figures.incomplete:
-        tiles.append(Tile("incomplete", f"{figures.incomplete:,}", "cut by max_tokens", True))
+        tiles.append(
+            Tile("incomplete", f"{figures.incomplete:,}", "constrained answer not whole", True)
+        )
     tokens = figures.completion_tokens.total
     tiles += [
         Tile("prompt tokens", f"{figures.prompt_tokens.total:,}"),

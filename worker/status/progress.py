@@ -21,7 +21,7 @@ class RunProgress:
         rows_read: of the input, while it is read.
         rows: of the dataset, once they are counted.
         rows_done: those that have ended, in error or not.
-        rows_incomplete: those of them whose constrained answer was cut.
+        rows_incomplete: those of them whose constrained answer is not whole.
         error_types: how many rows in error have which `error_type`.
         fraction: which part of the run is done, by the tokens of rows under way as well, 0 to 1;
             None while nothing can be counted.

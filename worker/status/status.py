@@ -61,7 +61,7 @@ class RunStatus(Progress):
 
     @property
     def rows_incomplete(self) -> int:
-        """Constrained answers that were cut."""
+        """Constrained answers that are not whole."""
         return self.done.incomplete + self.partial.incomplete
 
     @property

@@ -28,6 +28,12 @@ KINDS = {
     "markers of two tokens": ("gemma", None),
     "channels": ("channels", None),
 }
+OTHERS = {"another marker": "abc", "another channel": None, "xtml": None}
+"""Models that say something else behind a marker's first token, and what they think if they can't.
+
+Kimi-K3's, `xtml`, opens its answer where it might have opened a thought.
+"""
+TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +43,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, MLXLa
         name: MLXLanguageModel(write_thinking_model(folder / str(at), *kind))
         for at, (name, kind) in enumerate(KINDS.items())
     }
+    made |= {name: MLXLanguageModel(write_thinking_model(folder / name, name)) for name in OTHERS}
     yield made
     for each in made.values():
         each.unload()
@@ -189,6 +196,48 @@ def test_a_constraint_begins_behind_the_thought(
     assert output.complete
 
 
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(
+    ("outputs", "text"),
+    [
+        ({"choice": ["q", "xy"]}, {"q", "xy"}),
+        ({"regex": "z[xy]"}, {"zx", "zy"}),
+        ({"json": {"type": "integer", "minimum": 0, "maximum": 9}}, set("0123456789")),
+    ],
+)
+def test_a_marker_that_has_begun_goes_on_as_it_has_to(
+    models: dict[str, MLXLanguageModel], name: str, outputs: Any, text: set[str]
+) -> None:
+    output = models[name].chat(ASKED, temperature=0, max_tokens=20, structured_outputs=outputs)
+    assert output.text in text
+    assert (output.reasoning, output.finish_reason, output.complete) == (OTHERS[name], "stop", True)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_call_that_is_required_has_the_header_of_an_answer(
+    models: dict[str, MLXLanguageModel], name: str
+) -> None:
+    output = models[name].chat(
+        ASKED, temperature=0, tools=[TOOL], tool_choice="required", parallel_tool_calls=False
+    )
+    assert output.tool_calls
+    assert (output.text, output.tool_calls[0].function.name) == ("", "now")
+
+
+def test_a_free_answer_has_what_channels_it_likes(models: dict[str, MLXLanguageModel]) -> None:
+    output = models["another channel"].chat(ASKED, temperature=0)
+    assert output.text == f"<|channel|>commentary<|message|>{ANSWER}"
+
+
+def test_an_answer_that_ends_in_its_thought_is_not_complete(
+    models: dict[str, MLXLanguageModel],
+) -> None:
+    labels = {"choice": ["hello"]}
+    output = models["channels"].chat(ASKED, temperature=0, structured_outputs=labels)
+    assert (output.text, output.reasoning, output.complete) == ("", THOUGHT, False)
+    assert output.finish_reason == "stop"
+
+
 def test_a_budget_needs_markers(language_model: MLXLanguageModel) -> None:
     with pytest.raises(InvalidRequestError, match="thinking_budget=5: the tokenizer of smollm2"):
         language_model.chat(ASKED, thinking_budget=5)
@@ -222,6 +271,7 @@ def test_markers_are_those_of_the_tokenizer(tmp_path: Path) -> None:
     markers = ThinkingMarkers.of(channels)
     assert markers
     assert channels.decode(markers.start) == "<|channel|>analysis<|message|>"
+    assert channels.decode(markers.answer) == "<|channel|>final<|message|>"
     assert channels.decode(markers.closing) == (
         "<|end|><|start|>assistant<|channel|>final<|message|>"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Collection
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from llguidance import LLExecutor, LLMatcher, LLTokenizer
 from llguidance.numpy import fill_next_token_bitmask_par
 from numpy.typing import NDArray
 
+from vllm_mlx.batching.text.opening import Opening
 from vllm_mlx.batching.text.thinking import Thinking
 from vllm_mlx.errors import ConstraintError, InvalidRequestError
 from vllm_mlx.structured_outputs import LIMITS, StructuredOutputs
@@ -102,11 +104,9 @@ class Constraint:
     """One row's place in its grammar, which begins behind its thoughts.
 
     Args:
-        thinking: follows the thoughts; the constraint has it to itself. Where none is open, one may
-            be opened by the first token.
+        thinking: follows the thoughts; the constraint has it to itself.
 
     Attributes:
-        opener: a token that may be said beside what the matcher allows: it opens a thought.
         failure: why there is no mask for the next token: a row that goes on fails.
     """
 
@@ -115,35 +115,37 @@ class Constraint:
     ) -> None:
         self.grammars = grammars
         self._outputs = outputs
-        self._thinking = thinking
         self._matcher = grammars.matcher(outputs)
         self._taken: list[int] = []
-        self._start: int | None = 0  # of the constrained part
-        self.opener: int | None = None
-        if thinking:
-            markers = thinking.markers
-            if thinking.state.is_open or markers.header:
-                self._start = None
-            else:
-                self.opener = markers.start[0]
+        self._start = 0  # of the constrained part
+        self._opening = Opening(thinking) if thinking else None
         self.failure: ConstraintError | None = None
 
     @property
     def matcher(self) -> LLMatcher | None:
-        """What has the next token's mask; None where everything may be said."""
-        if self.failure or self._start is None or self._matcher.is_stopped():
+        """What has the next token's mask; None where the constrained part can't go on."""
+        opening = self._opening
+        if self.failure or (opening and not opening.may_end) or self._matcher.is_stopped():
             return None
         return self._matcher
 
     @property
+    def openers(self) -> Collection[int]:
+        """Tokens that may be said beside what the matcher allows: of thoughts and of headers.
+
+        Where there is neither a matcher nor one of these, everything may be said.
+        """
+        return self._opening.tokens if self._opening and not self.failure else ()
+
+    @property
     def is_whole(self) -> bool:
         """Whether the answer is complete and nothing can follow."""
-        return self._start is not None and not self.failure and self._matcher.is_stopped()
+        return self.has_begun and not self.failure and self._matcher.is_stopped()
 
     @property
     def has_begun(self) -> bool:
         """Whether the constrained part has: a thought may take all of an answer."""
-        return self._start is not None
+        return self._opening is None
 
     @property
     def has_labels(self) -> bool:
@@ -153,7 +155,7 @@ class Constraint:
     def rest(self) -> list[int]:
         """Return the tokens of a label's rest, once only one label is left."""
         matcher = self.matcher
-        if matcher is None or self.opener is not None:
+        if matcher is None or self._opening:
             return []
         forced: list[int] = matcher.compute_ff_tokens()
         ahead = matcher.deep_copy()
@@ -166,23 +168,21 @@ class Constraint:
         if at > len(self._taken):
             raise ConstraintError(f"token {at} follows token {len(self._taken) - 1}")
         self._taken.append(token)
-        opener, self.opener = self.opener, None
-        if opener is not None and token == opener:
-            self._start = None
-        if self._start is None:
-            if self._ends_thought(token):
-                self._start = len(self._taken)
-        elif not self._matcher.consume_token(token) or self._matcher.is_error():
+        if self._opening and self._is_before(self._opening, token):
+            return
+        if not self._matcher.consume_token(token) or self._matcher.is_error():
             self._begin_again()
 
-    def _ends_thought(self, token: int) -> bool:
-        """Whether the constrained part begins behind this token."""
-        assert self._thinking
-        markers, before = self._thinking.markers, self._thinking.take(token)
-        is_open = self._thinking.state.is_open
-        if markers.header:  # the text of a message that is no thought
-            return token == markers.start[-1] and not is_open
-        return before.is_open and not is_open
+    def _is_before(self, opening: Opening, token: int) -> bool:
+        """Whether this token stands before the constrained part."""
+        is_before = opening.take(token)
+        if not is_before and not opening.may_end:
+            self._fail("a token is no part of what comes before the constrained part")
+            return True
+        if opening.is_over or not is_before:
+            self._opening = None
+            self._start = len(self._taken) - (not is_before)
+        return is_before
 
     def check_mask(self, mask: Mask) -> bool:
         """Whether the mask `[W]` that was filled is to be believed; if not, it is filled again.
@@ -214,11 +214,13 @@ class Constraint:
 
     def _fail_if_broken(self) -> None:
         if self._matcher.is_error():
-            reason = " ".join(self._matcher.get_error().split()) or "a token is no part of it"
-            self.failure = ConstraintError(
-                f"structured_outputs: {self._outputs.kind}: after "
-                f"{len(self._taken)} tokens: {reason}"
-            )
+            self._fail(" ".join(self._matcher.get_error().split()) or "a token is no part of it")
+
+    def _fail(self, reason: str) -> None:
+        kind, taken = self._outputs.kind, len(self._taken)
+        self.failure = ConstraintError(
+            f"structured_outputs: {kind}: after {taken} tokens: {reason}"
+        )
 
 
 def new_grammars(tokenizer: Any, vocab_size: int, name: str) -> Grammars:

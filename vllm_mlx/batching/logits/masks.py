@@ -70,8 +70,12 @@ def _allowed(constraints: list[Constraint]) -> mx.array:
         for _, at in matchers:
             if not constraints[at].check_mask(mask[at]):
                 mask[at] = -1  # its row ends with the error
-            if (opener := constraints[at].opener) is not None:
-                mask[at].view(np.uint32)[opener // 32] |= np.uint32(1 << opener % 32)
+    for row, each in zip(mask, constraints, strict=True):
+        if openers := each.openers:
+            if each.matcher is None:
+                row[:] = 0
+            for token in openers:
+                row.view(np.uint32)[token // 32] |= np.uint32(1 << token % 32)
     return mx.array(mask)
 
 

@@ -22,7 +22,8 @@ class ThinkingMarkers:
             this model writes between it and an answer.
         header: where each message has a header, the tokens that may begin one; it ends with the
             last token of `start`.
-        answers: tokens by which a header is that of an answer, and no part of its text.
+        turn: what a header has before `start` or `answer` if it follows another message.
+        answer: opens an answer, where this model marks one.
         around: other markers, such as those that open and close an answer, which are no text.
     """
 
@@ -30,7 +31,8 @@ class ThinkingMarkers:
     end: tuple[int, ...]
     closing: tuple[int, ...]
     header: frozenset[int] = frozenset()
-    answers: frozenset[int] = frozenset()
+    turn: tuple[int, ...] = ()
+    answer: tuple[int, ...] = ()
     around: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
@@ -42,20 +44,23 @@ class ThinkingMarkers:
 
         if tokenizer.has_thinking:
             start, end = tokenizer.think_start_tokens, tokenizer.think_end_tokens
-            around = (written(text) for text in tokenizer.structural_markers)
-            return cls(tuple(start), tuple(end), tuple(end), around=tuple(around))
+            around = tuple(written(text) for text in tokenizer.structural_markers)
+            answer = around[0] if around else ()
+            return cls(tuple(start), tuple(end), tuple(end), answer=answer, around=around)
         names = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
         vocab = tokenizer.get_vocab()
         if not all(name in vocab for name in names):
             return None
         begin, channel, _, end = (vocab[name] for name in names)
-        answer = written("<|start|>assistant<|channel|>final<|message|>")
+        turn = written("<|start|>assistant")
+        answer = written("<|channel|>final<|message|>")
         return cls(
             written("<|channel|>analysis<|message|>"),
             (end,),
-            (end, *answer),
+            (end, *turn, *answer),
             frozenset((begin, channel, end)),
-            frozenset(written("final")),
+            turn,
+            answer,
         )
 
 
@@ -80,6 +85,7 @@ class Thinking:
 
     Attributes:
         state: after the tokens that were taken.
+        header: what the prompt ends with of a header, whose marker is still to come.
 
     Args:
         budget: most tokens of all thoughts together; None without a bound.
@@ -97,6 +103,7 @@ class Thinking:
         self.markers = markers
         self.budget = budget
         self.state = ThoughtState(is_open=_opens(markers, prompt, ends))
+        self.header = _header(markers, prompt) if markers.header else ()
 
     def take(self, token: int) -> ThoughtState:
         """Go on by a token; returns the state before it."""
@@ -168,3 +175,13 @@ def _opens(markers: ThinkingMarkers, prompt: list[int], ends: Collection[int]) -
         if prompt[at] in ends:
             return False
     return False
+
+
+def _header(markers: ThinkingMarkers, prompt: list[int]) -> tuple[int, ...]:
+    """Return what a prompt ends with of a header; nothing if it ends in a marker or in text."""
+    for at in range(len(prompt) - 1, -1, -1):
+        if prompt[at] in (markers.start[0], markers.start[-1]):
+            break
+        if prompt[at] in markers.header:
+            return tuple(prompt[at:])
+    return ()

@@ -117,4 +117,4 @@ class ThoughtText:
         if token != markers.start[-1]:
             return []
         header, self._header = self._header, None
-        return [] if markers.answers.intersection(header) else header
+        return [] if set(markers.answer[1:-1]).intersection(header) else header

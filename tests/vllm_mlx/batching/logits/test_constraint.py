@@ -169,6 +169,28 @@ def test_a_constraint_begins_behind_a_thought(make: Callable[[Any], Scheduler], 
     assert row.output_tokens == free[:cut] + tokens_of("abc")
 
 
+@pytest.mark.parametrize("make", RUNNERS)
+def test_a_header_that_has_begun_goes_on_as_it_has_to(
+    make: Callable[[Any], Scheduler], model: Any
+) -> None:
+    """A model that opens anything but a thought or an answer says nothing of it."""
+    (free,) = run(make(model), [sequence("f", [1, 2], 2)])
+    thought, answer, end = [each for each in (50, 51, 52, 53) if each != free[1]][:3]
+    markers = ThinkingMarkers((free[0], thought), (end,), (end,), answer=(free[0], answer))
+    row = constrained(
+        "a",
+        [1, 2],
+        40,
+        lambda: Thinking(markers, None, [1, 2], [END]),
+        structured_outputs={"choice": ["abc", "bc"]},
+        logit_bias={thought: -100},
+    )
+    run(make(model), [row])
+    assert row.output_tokens[:2] == [free[0], answer]
+    assert said(row)[-3:] in ("abc", "bc")
+    assert (row.finish_reason, row._is_complete()) == ("stop", True)
+
+
 OPEN, CLOSE = 58, 59  # of no text
 
 
@@ -196,7 +218,12 @@ def test_a_row_that_has_not_begun_to_think_may_do_so_at_its_start(opens: bool) -
 def test_where_messages_have_headers_the_text_of_the_answer_is_constrained() -> None:
     channel, message, end, start = 53, 54, 55, 56
     markers = ThinkingMarkers(
-        (channel, 1, message), (end,), (end,), frozenset((start, channel, end)), frozenset((2,))
+        (channel, 1, message),
+        (end,),
+        (end,),
+        frozenset((start, channel, end)),
+        turn=(start, 5),
+        answer=(channel, 2, message),
     )
     row = constrained(
         "a",

@@ -24,7 +24,7 @@ class NothingAllowed:
 def test_what_is_given_stays(places: tuple[int, ...]) -> None:
     matcher = object()
     constraint = SimpleNamespace(
-        grammars=NothingAllowed(), matcher=matcher, opener=None, check_mask=lambda _: True
+        grammars=NothingAllowed(), matcher=matcher, openers=(), check_mask=lambda _: True
     )
     rows: Any = {
         at: SimpleNamespace(constraint=constraint if at in places else None) for at in range(2)

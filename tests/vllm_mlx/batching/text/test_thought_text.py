@@ -22,7 +22,7 @@ CHANNELS = ThinkingMarkers(
     (E1,),
     (E1, HEADER, FINAL, MESSAGE),
     frozenset((HEADER, E1)),
-    frozenset((FINAL,)),
+    answer=(HEADER, FINAL, MESSAGE),
 )
 AROUND = ThinkingMarkers((S1,), (E1,), (E1,), around=((HEADER, A, FINAL), (MESSAGE, FINAL)))
 
