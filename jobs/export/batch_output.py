@@ -10,6 +10,7 @@ from typing import Any
 
 from jobs.export.finished import Finished, Row
 from jobs.sources import Format
+from jobs.sources.ids import refused_id
 
 _LEAST_LOGPROB = -9999.0  # OpenAI's word for next to never
 # A text that was cut for repeating itself has not ended by itself.
@@ -34,7 +35,9 @@ def failed(finished: Finished) -> Iterator[bytes]:
 
 
 def _line(finished: Finished, row: Row, **said: Any) -> bytes:
-    line = {"id": f"batch_req_{_name(finished, row)}", "custom_id": row["id"], **said}
+    # Of several requests with one id, the dataset names all but the first by their positions.
+    custom_id = refused_id(row["error"] or "") or row["id"]
+    line = {"id": f"batch_req_{_name(finished, row)}", "custom_id": custom_id, **said}
     return json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
 

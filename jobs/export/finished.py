@@ -125,4 +125,5 @@ class Finished:
 
     def given(self, row: Row, column: str) -> Any:
         """Return the value that the input had in a column; None if it had none."""
-        return row.get(self.names.get(column, ""))
+        name = self.names.get(column)
+        return None if name is None else row.get(name)

@@ -43,7 +43,8 @@ def _medium(finished: Finished, row: Row) -> Path:
         raise DatasetError(f"row {row['id']!r}: {error}") from error
     if len(media) != 1:
         raise DatasetError(
-            f"row {row['id']!r} has {len(media)} images and videos: a sidecar goes with one"
+            f"row {row['id']!r} has {len(media)} images and videos: a sidecar goes with one; "
+            "jsonl and csv take all rows"
         )
     source = located(media[0][media[0]["type"]], finished.folder)
     if SCHEME.match(source) or not Path(source).is_file():

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from hashlib import blake2b
 
 from vllm_mlx.errors import InvalidRequestError
+
+_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+_TWICE = "an earlier row has the same id"
+_POSITION = (
+    "row {} counted from 0 has no id of its own and goes by this one; give every row an id, or none"
+)
+_TAKEN = re.compile(rf"(?:^|; )id=({_QUOTED}): (?:{_TWICE}|{_POSITION.format('[0-9]+')})$")
 
 
 class RowIds:
@@ -26,13 +35,10 @@ class RowIds:
         if own is None:
             return self._claim_position(row)
         if self._names_position(own):
-            raise InvalidRequestError(
-                f"id={own!r}: row {own} counted from 0 has no id of its own and goes by this one; "
-                "give every row an id, or none"
-            )
+            raise InvalidRequestError(f"id={own!r}: {_POSITION.format(own)}")
         digest = _digest(own)
         if digest in self._own:
-            raise InvalidRequestError(f"id={own!r}: an earlier row has the same id")
+            raise InvalidRequestError(f"id={own!r}: {_TWICE}")
         self._own.add(digest)
         return own
 
@@ -59,6 +65,12 @@ class RowIds:
             return False
         row = int(name)
         return row < len(self._by_position) and bool(self._by_position[row])
+
+
+def refused_id(error: str) -> str | None:
+    """Return the id that a row brought and could not have, by what is said of it; else None."""
+    found = _TAKEN.search(error)
+    return None if found is None else str(ast.literal_eval(found[1]))
 
 
 def _digest(name: str) -> int:

@@ -65,7 +65,8 @@ def validated(
         try:
             id = ids.claim(row, request.id if request else dialect.own_id(data))
         except InvalidRequestError as taken:
-            request, samples, error = None, 1, error or _bare(taken)
+            request, samples = None, 1
+            error = InvalidRequestError(f"{error}; {taken}" if error else str(taken))
             id = ids.substitute(row)
         yield SourceRow(row, line, id, data, request, samples, error)
 

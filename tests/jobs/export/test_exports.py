@@ -17,6 +17,7 @@ from jobs.dataset import Dataset, schema
 from jobs.errors import DatasetError
 from jobs.export import ExportFormat, export
 from jobs.result_row import ResultRow
+from jobs.sources import read_requests
 from tests.helpers.command_line import cli
 from vllm_mlx.errors import InvalidRequestError
 from vllm_mlx.outputs import GenerationOutput, TokenLogprob
@@ -143,6 +144,27 @@ def test_requests_in_error_are_in_the_error_file(answers: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("own", ["1", "it's", '"', "a\\'\"\n", "é: an earlier row"])
+def test_an_id_that_was_taken_is_the_one_of_its_error(tmp_path: Path, own: str) -> None:
+    """The dataset names such a row by its position, which the batch never had."""
+    path, line = tmp_path / "in.jsonl", {"method": "POST", "url": "/v1/chat/completions"}
+    bodies = ({"messages": json.loads(CHAT)}, {"messages": json.loads(CHAT)}, {"messages": 5})
+    lines = [{"custom_id": own, **line, "body": body} for body in bodies]
+    path.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    rows = [
+        row(read.row, GenerationOutput.from_error(read.error, "tiny"))
+        if read.error
+        else row(read.row)
+        for read in read_requests(path)
+    ]
+    (_, errors) = export(written(tmp_path / "out", rows, {}), ExportFormat.OPENAI)
+    assert [each["custom_id"] for each in lines_of(errors.path)] == [own, own]
+    taken, both = (each["error"]["message"] for each in lines_of(errors.path))
+    assert taken == f"id={own!r}: an earlier row has the same id"
+    assert both.startswith("messages=5: ")
+    assert both.endswith(f"; {taken}")
+
+
 def test_a_prompt_that_was_a_chat_is_one(tmp_path: Path) -> None:
     plain = {"path": str(tmp_path / "in.csv"), "format": "csv", "media": None}
     columns = {"prompt": "p"}
@@ -258,8 +280,9 @@ def test_a_sidecar_is_of_one_file_that_is_there(tmp_path: Path) -> None:
     ],
 )
 def test_rows_without_a_sidecar(tmp_path: Path, rows: list[ResultRow], words: str) -> None:
-    rows = [replace(each, columns={"prompt": "p"}) for each in rows]
-    root = written(tmp_path / "answers", rows, {"prompt": "string"})
+    # A column without a name was taken for all that there are not.
+    rows = [replace(each, columns={"prompt": "p", "": 2}) for each in rows]
+    root = written(tmp_path / "answers", rows, {"prompt": "string", "": "int64"})
     with pytest.raises(DatasetError, match=words):
         export(root, ExportFormat.TXT)
 

@@ -484,6 +484,7 @@ def test_the_later_of_two_equal_ids_is_bad(tmp_path: Path, ids: list[Any]) -> No
 def test_what_is_wrong_with_a_row_comes_before_its_id(tmp_path: Path) -> None:
     _, bad = rows(tmp_path, [{"id": "a", "prompt": "p"}, {"id": "a", "prompt": ""}])
     assert error_of(bad).startswith("prompt=''")
+    assert error_of(bad).endswith("; id='a': an earlier row has the same id")
     assert bad.id == "1"
 
 

@@ -210,7 +210,7 @@ def test_engines_and_models_take_the_path(tmp_path: Path, plain: Path, kind: Any
     with MLXLanguageModel(plain, adapter_path=str(adapter)) as model:
         expected = model.generate("Hello", max_tokens=6, temperature=0).text
 
-    assert repr(model) == f"<MLXLanguageModel {plain} with {adapter}: stopped>"
+    assert repr(model) == f"<MLXLanguageModel {plain} with {adapter}: not loaded>"
     assert f"{plain} with {adapter}: " in repr(kind(plain, adapter_path=adapter))
     for each in (kind, MLXLanguageModel):
         with pytest.raises(ModelLoadError, match="is no adapter: there is no such folder"):
