@@ -135,7 +135,8 @@ RESULT_COLUMNS = tuple(
         (
             "complete",
             pa.bool_(),
-            "whether a constrained answer is whole: false where it was cut; null without",
+            "whether a constrained answer is whole: false where it was cut, or ended within the "
+            "thought; null without",
         ),
         ("error_type", pa.string(), "class of the error, for rows in error"),
         ("error", pa.string(), "its message"),
