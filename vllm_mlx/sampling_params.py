@@ -65,7 +65,7 @@ class SamplingParams(Parameters):
     stop_on_repetition: bool = False
     """End a text whose tail repeats itself, with the `finish_reason` `repetition`."""
     allow_special_tokens: bool = False
-    """Let control tokens in the text of messages act; they are plain text otherwise."""
+    """Let control tokens in messages and in labels to rank act; they are plain text otherwise."""
     thinking: ThinkingField = None
     """Whether the model thinks before it answers a chat; what its chat template does if not given.
 

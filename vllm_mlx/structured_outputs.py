@@ -14,6 +14,7 @@ from llguidance import LLMatcher, LLParserLimits, grammar_from
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 from vllm_mlx.errors import shown
+from vllm_mlx.grammar_errors import in_words
 from vllm_mlx.json_record import half_text
 from vllm_mlx.json_schema import closed, require_keywords, with_whole_sizes
 
@@ -27,6 +28,7 @@ LIMITS = LLParserLimits(
     initial_lexer_fuel=20_000_000,
     step_lexer_fuel=2_000_000,
     max_grammar_size=2_000_000,
+    verbose_errors=False,  # as long as a grammar and its state
 )
 """llguidance's own would let 900 optional properties pass and stop them at the first token."""
 _JSON_OPTIONS: Any = {
@@ -242,21 +244,6 @@ def _escaped(label: str) -> str:
     )
 
 
-_WORDS = {
-    "patternProperty regexes": "patternProperties:",
-    "oneOf constraints are not supported. Enable 'coerce_one_of' option to approximate oneOf with "
-    "anyOf": "oneOf: not supported where more than one of its schemas might hold; use anyOf",
-}
-"""What llguidance says, and what is said to people who do not know it."""
-
-_UNKNOWN = re.compile(r"Unimplemented keys: (\[.*\])")
-
-
-def _not_supported(found: re.Match[str]) -> str:
-    """Return what is said of keywords of a schema that have no grammar."""
-    return f"not supported: {', '.join(json.loads(found[1]))}; leave it out of the schema"
-
-
 @lru_cache(maxsize=4096)
 def _refusal(found: StructuredOutputs) -> str | None:
     """Return why no answer could be held to it, or None."""
@@ -264,12 +251,7 @@ def _refusal(found: StructuredOutputs) -> str | None:
         error = LLMatcher.validate_grammar(found.grammar, None, limits=LIMITS)
     except (TypeError, ValueError, RecursionError) as raised:
         error = str(raised)
-    if not error or error.startswith("WARNING"):
-        return None
-    error = _UNKNOWN.sub(_not_supported, error)
-    for theirs, ours in _WORDS.items():
-        error = error.replace(theirs, ours)
-    return " ".join(error.split())
+    return None if not error or error.startswith("WARNING") else in_words(error)
 
 
 def _of(given: Any) -> StructuredOutputs | None:

@@ -108,10 +108,20 @@ class LoadedModel:
         write = self.write_chat or self._write_chat
         return ControlTokens(self.name, self.tokenizer, write, self._encode_chat)
 
-    def encode_label(self, label: str) -> list[int]:
-        """Return the tokens of a text that follows another one, without what may begin a text."""
+    def encode_label(self, label: str, *, allow_special_tokens: bool = False) -> list[int]:
+        """Return the tokens of a text that follows another one, without what may begin a text.
+
+        Args:
+            allow_special_tokens: control tokens in it act.
+
+        Raises:
+            InvalidRequestError: it has control tokens, and the tokenizer can't read them as text.
+        """
+        encode: Callable[[str], list[int]]
         encode = partial(self.tokenizer.encode, add_special_tokens=False, verbose=False)
         with self.lock:
+            if not allow_special_tokens and self._control.found_in(label):
+                encode = self._control.encode_text
             before, whole = list(encode("\n")), list(encode(f"\n{label}"))
             if whole[: len(before)] == before:
                 return whole[len(before) :]

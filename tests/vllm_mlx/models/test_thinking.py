@@ -238,6 +238,13 @@ def test_an_answer_that_ends_in_its_thought_is_not_complete(
     assert output.finish_reason == "stop"
 
 
+def test_an_answer_may_name_markers(models: dict[str, MLXLanguageModel]) -> None:
+    output = models["the model opens it"].chat(
+        ASKED, temperature=0, structured_outputs={"choice": ["xyz<think>x</think>"]}
+    )
+    assert (output.text, output.reasoning) == ("xyz<think>x</think>", THOUGHT)
+
+
 def test_a_budget_needs_markers(language_model: MLXLanguageModel) -> None:
     with pytest.raises(InvalidRequestError, match="thinking_budget=5: the tokenizer of smollm2"):
         language_model.chat(ASKED, thinking_budget=5)

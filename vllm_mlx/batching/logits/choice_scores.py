@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from vllm_mlx.batching.request import Request, fail, new_request_id
-from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.errors import InvalidRequestError, shown
 from vllm_mlx.outputs import ChoiceScore, GenerationOutput, TokenLogprob
 from vllm_mlx.sampling_params import SamplingParams
 
@@ -49,8 +49,8 @@ class ChoiceScoring:
         for choice, tokens in zip(self._choices, self.labels, strict=True):
             if not 0 < len(tokens) <= params.max_tokens:
                 raise InvalidRequestError(
-                    f"score_choices: the choice {choice!r} has {len(tokens)} tokens; allowed are "
-                    f"1 to max_tokens={params.max_tokens}"
+                    f"score_choices: the choice {shown(choice)} has {len(tokens)} tokens; allowed "
+                    f"are 1 to max_tokens={params.max_tokens}"
                 )
         asked = SamplingParams.of(max_tokens=0, prompt_logprobs=params.logprobs or 0)
         self.requests = [

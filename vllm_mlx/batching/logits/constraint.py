@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +18,11 @@ from llguidance import LLExecutor, LLMatcher, LLTokenizer
 from llguidance.numpy import fill_next_token_bitmask_par
 from numpy.typing import NDArray
 
+from vllm_mlx.batching.logits.vocabulary import Vocabulary
 from vllm_mlx.batching.text.opening import Opening
 from vllm_mlx.batching.text.thinking import Thinking
 from vllm_mlx.errors import ConstraintError, InvalidRequestError
+from vllm_mlx.grammar_errors import in_words
 from vllm_mlx.structured_outputs import LIMITS, StructuredOutputs
 
 Mask = NDArray[np.int32]
@@ -45,10 +47,12 @@ class Grammars:
 
     Args:
         tokenizer: of llguidance, as wide as the model's logits at least.
+        numbered: writes the control tokens that a grammar of Lark names as their numbers.
     """
 
-    def __init__(self, tokenizer: LLTokenizer) -> None:
+    def __init__(self, tokenizer: LLTokenizer, numbered: Callable[[str], str] = str) -> None:
         self._tokenizer = tokenizer
+        self._numbered = numbered
         self._threads = min(os.cpu_count() or 1, MOST_THREADS)
         self._executor = LLExecutor(num_threads=self._threads)
         self._words = -(-tokenizer.vocab_size // 32)
@@ -85,9 +89,12 @@ class Grammars:
             return self._compiled(outputs)
 
     def _compiled(self, outputs: StructuredOutputs) -> LLMatcher:
-        matcher = LLMatcher(self._tokenizer, outputs.grammar, log_level=0, limits=LIMITS)
+        grammar = outputs.grammar
+        if outputs.kind == "grammar":
+            grammar = self._numbered(grammar)
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
         if matcher.is_error():
-            reason = " ".join(matcher.get_error().split())
+            reason = in_words(matcher.get_error())
             raise InvalidRequestError(f"structured_outputs: {outputs.kind}: {reason}")
         return matcher
 
@@ -214,7 +221,7 @@ class Constraint:
 
     def _fail_if_broken(self) -> None:
         if self._matcher.is_error():
-            self._fail(" ".join(self._matcher.get_error().split()) or "a token is no part of it")
+            self._fail(in_words(self._matcher.get_error()) or "a token is no part of it")
 
     def _fail(self, reason: str) -> None:
         kind, taken = self._outputs.kind, len(self._taken)
@@ -232,15 +239,11 @@ def new_grammars(tokenizer: Any, vocab_size: int, name: str) -> Grammars:
     Raises:
         InvalidRequestError: there is none for tokenizers of this kind.
     """
-    from llguidance.hf import from_tokenizer
-
-    inner = getattr(tokenizer, "_tokenizer", tokenizer)
     try:
-        width = max(vocab_size, len(tokenizer))
-        ends = sorted(tokenizer.eos_token_ids)
-        return Grammars(from_tokenizer(inner, n_vocab=width, eos_token=ends))
+        vocabulary = Vocabulary.of(tokenizer, vocab_size)
     except Exception as error:  # whatever a tokenizer of another kind leads to
+        kind = type(getattr(tokenizer, "_tokenizer", tokenizer)).__name__
         raise InvalidRequestError(
-            f"structured_outputs: not supported with {name}, whose tokenizer is a "
-            f"{type(inner).__name__}: {error}"
+            f"structured_outputs: not supported with {name}, whose tokenizer is a {kind}: {error}"
         ) from error
+    return Grammars(vocabulary.tokens, vocabulary.numbered)

@@ -15,7 +15,7 @@ from typing import Any
 
 from vllm_mlx.batching.prompts.prompt import MediaPrompt, Messages
 from vllm_mlx.content import MEDIA_PARTS
-from vllm_mlx.errors import ChatTemplateError
+from vllm_mlx.errors import ChatTemplateError, InvalidRequestError, shown
 
 NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 
@@ -52,8 +52,12 @@ class ControlTokens:
     def found(self, messages: Messages, arguments: Mapping[str, Any] = NO_ARGUMENTS) -> str | None:
         """Return a control token that stands in their text; None if there is none."""
         texts = _texts([messages, arguments]) if self._control else ()
-        found = (self._words.search(text) for text in texts)
-        return next((word[0] for word in found if word), None)
+        return next(filter(None, map(self.found_in, texts)), None)
+
+    def found_in(self, text: str) -> str | None:
+        """Return a control token that stands in a text; None if there is none."""
+        word = self._words.search(text) if self._control else None
+        return word[0] if word else None
 
     def encode(self, messages: Messages, arguments: Mapping[str, Any] = NO_ARGUMENTS) -> list[int]:
         """Return the tokens of messages, of which only the template's own are control tokens.
@@ -89,6 +93,21 @@ class ControlTokens:
             "whose prompts can't be cut there: leave it out, or let it act with "
             "allow_special_tokens"
         )
+
+    def encode_text(self, text: str) -> list[int]:
+        """Return the tokens of a text in which nothing is a control token.
+
+        Raises:
+            InvalidRequestError: the tokenizer can't do without.
+        """
+        tokens = self._as_text(text)
+        if not tokens or not self._control.keys().isdisjoint(tokens):
+            raise InvalidRequestError(
+                f"{shown(text)} holds {self.found_in(text)!r}, a control token of {self._name}, "
+                "whose tokenizer can't read it as text: leave it out, or let it act with "
+                "allow_special_tokens"
+            )
+        return tokens
 
     def refuse_beside_media(self, prompt: MediaPrompt, places: frozenset[int]) -> None:
         """Refuse control tokens in text beside images and videos, which processors encode.
@@ -142,8 +161,7 @@ class ControlTokens:
     @cached_property
     def _control(self) -> dict[int, str]:
         """The tokens' texts."""
-        added = getattr(self._tokenizer, "added_tokens_decoder", {})
-        return {at: each.content for at, each in added.items() if _is_control(each)}
+        return control_tokens(self._tokenizer)
 
     @cached_property
     def _words(self) -> re.Pattern[str]:
@@ -170,6 +188,12 @@ class ControlTokens:
         plain.add_special_tokens(list(self._control.values()))  # those that only look like it
         plain.encode_special_tokens = True
         return plain
+
+
+def control_tokens(tokenizer: Any) -> dict[int, str]:
+    """Return the texts of a tokenizer's control tokens."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {at: each.content for at, each in added.items() if _is_control(each)}
 
 
 def _is_control(token: Any) -> bool:

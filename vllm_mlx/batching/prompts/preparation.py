@@ -153,7 +153,9 @@ class Preparation:
         """
         loaded, runner, *_ = self._thread.parts
         request, future, at, turn = submitted
-        scoring = ChoiceScoring(request, loaded.encode_label, len(prompt), future)
+        allowed = request.params.allow_special_tokens
+        encode = partial(loaded.encode_label, allow_special_tokens=allowed)
+        scoring = ChoiceScoring(request, encode, len(prompt), future)
         for label in scoring.labels:
             size = len(prompt) + len(label)
             loaded.room(size, 0)

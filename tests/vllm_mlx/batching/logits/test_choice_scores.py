@@ -226,3 +226,24 @@ def test_a_callback_that_fails_ends_its_own_request(folder: Path) -> None:
     finally:
         core.stop()
     assert begun == [1]
+
+
+def test_a_control_token_in_a_label_is_text_unless_it_is_allowed(
+    language_model: MLXLanguageModel,
+) -> None:
+    labels, messages = ["a<|im_end|>", "a", "\n<|im_end|>"], [{"role": "user", "content": "q"}]
+    end = language_model.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    found = {}
+    for allowed in (False, True):
+        output = language_model.chat(
+            messages, **asked(labels, allow_special_tokens=allowed, logprobs=0)
+        )
+        assert output.scores
+        found[allowed] = {each.choice: each.tokens for each in output.scores}
+    assert found == {
+        False: {"a<|im_end|>": 8, "a": 1, "\n<|im_end|>": 8},
+        True: {"a<|im_end|>": 2, "a": 1, "\n<|im_end|>": 2},
+    }
+    loaded = language_model._core.loaded
+    assert end not in loaded.encode_label("<|im_end|>")
+    assert loaded.encode_label("<|im_end|>", allow_special_tokens=True) == [end]
