@@ -65,6 +65,15 @@ def _wrong_fields(names: list[str]) -> str:
     return ""
 
 
+def is_field_name(name: str) -> bool:
+    """Return whether a field of a struct may have this name: Parquet's end at a NUL."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    return bool(name) and "\0" not in name
+
+
 def arrow_type(spec: TypeSpec) -> pa.DataType:
     """Return the type of this name.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any
 
-from jobs.column_types import JSON_TEXT, TypeSpec
+from jobs.column_types import JSON_TEXT, TypeSpec, is_field_name
 from vllm_mlx.structured_outputs import StructuredOutputs
 
 _DEEPEST = 16
@@ -51,7 +51,7 @@ def parser(spec: TypeSpec) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         try:
             return _value(json.loads(text), spec)
-        except (ArithmeticError, TypeError, ValueError):
+        except (ArithmeticError, AttributeError, TypeError, ValueError):
             return None
 
     return parse
@@ -112,7 +112,7 @@ def _struct(schema: Mapping[str, Any], inside: Callable[[Any], TypeSpec | None])
         return None
     if len({name.casefold() for name in names}) < len(names):  # SQL ignores case
         return None
-    if not all(name and "\0" not in name for name in names):
+    if not all(map(is_field_name, names)):
         return None
     fields = {name: inside(each) for name, each in names.items()}
     return None if None in fields.values() else {"struct": fields}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.column_types import JSON_TEXT, TypeSpec
+from jobs.column_types import JSON_TEXT, TypeSpec, is_field_name
 
 _MOST_KEYS = 100
 _DEEPEST = 16
@@ -72,7 +72,7 @@ class Shape:
             return JSON_TEXT if inner == JSON_TEXT else {"list": inner}
         if kinds == {"object"}:
             fields = {name: field.type for name, field in self._fields.items()}
-            is_json = JSON_TEXT in fields.values() and not self._loose
+            is_json = not fields or (JSON_TEXT in fields.values() and not self._loose)
             return JSON_TEXT if is_json else {"struct": fields}
         if kinds == {"string", "list"} and self._items and self._loose:
             return self._items._parts()
@@ -81,7 +81,8 @@ class Shape:
     def _parts(self) -> TypeSpec:
         """Return the type of a message's content that is a string, too: one part of text."""
         fields = {name: field.type for name, field in self._fields.items()}
-        is_part = "type" in fields and "role" not in fields
+        is_part = fields.get("type") == fields.get("text", "string") == "string"
+        is_part = is_part and "role" not in fields
         if not (self._kinds <= {"object"} and (is_part or not self._kinds)):
             return JSON_TEXT
         return {"parts": {"type": "string", "text": "string"} | fields}
@@ -109,7 +110,7 @@ def _is_struct(names: dict[str, Shape]) -> bool:
     """Return whether all readers take a struct with these fields; SQL ignores case."""
     if len(names) > _MOST_KEYS or len({name.casefold() for name in names}) < len(names):
         return False
-    return all(name and "\0" not in name for name in names)
+    return all(map(is_field_name, names))
 
 
 def _kind(value: Any) -> str:

@@ -8,13 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jobs.column_types import TypeSpec, arrow_type
 from jobs.column_values import arrow_values, cell_encoder
 from jobs.dataset import ColumnTypes
 from jobs.errors import InputFileError
+from vllm_mlx.json_record import whole_text
 
 ARROW = {
     "string": pa.string(),
@@ -74,6 +75,7 @@ def type_of(values: list[Any]) -> TypeSpec:
         ([{}], "json"),
         ([{"": 1}], "json"),
         ([{"a\0": 1}], "json"),
+        ([{"a": 1, "\ud83d": 1}], "json"),
         ([{"a": 1, "A": 1}], "json"),
         ([dict.fromkeys(map(str, range(101)), 1)], "json"),
         ([{"a": 1}, "a"], "json"),
@@ -267,6 +269,43 @@ def test_every_value_comes_back_from_arrow(values: list[Any]) -> None:
     if type == "json":
         stored = [None if text is None else json.loads(text) for text in stored]
     assert stored == values
+
+
+KEYS = st.sampled_from(["type", "text", "role", "image", "A", "a", "", "a\0", "\ud83d"])
+LOOSE = st.recursive(
+    st.none() | st.integers() | st.sampled_from([True, 0.5, "x", "\ud83d"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=5,
+)
+MESSAGE = LOOSE | st.fixed_dictionaries(
+    {"role": st.just("user"), "content": LOOSE | st.just("hi") | st.just([{"type": "text"}])},
+    optional={
+        "name": LOOSE,
+        "tool_calls": st.lists(
+            st.fixed_dictionaries({"function": st.fixed_dictionaries({"arguments": LOOSE})})
+        ),
+    },
+)
+
+
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+def test_whatever_was_observed_goes_into_a_part(column: str) -> None:
+    """Also chats of bad rows, which have a column, too: what does not cost the run at its end."""
+
+    @settings(deadline=None, max_examples=60, database=None)
+    @given(st.lists(st.lists(MESSAGE, max_size=3) | LOOSE, min_size=1, max_size=3))
+    @example([[{"name": {}}]])
+    @example(["x", [{"type": "text", "text": 5}]])
+    @example(["x", [{"type": 5}]])
+    def check(values: list[Any]) -> None:
+        types = ColumnTypes()
+        for value in values:
+            types.observe({column: value})
+        spec = types.types[column]
+        cells = whole_text(list(map(cell_encoder(spec), values)))
+        assert len(arrow_values(cells, arrow_type(spec))) == len(values)
+
+    check()
 
 
 def test_observing_is_fast() -> None:
