@@ -85,20 +85,54 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+_OBJECTS = frozenset(
+    {
+        *("structured_outputs", "response_format", "tools", "tool_choice"),
+        *("chat_template_kwargs", "messages", CONVERSATIONS),
+    }
+)
+"""Fields of objects whose names differ from row to row, while a struct has all of them."""
+_OF_SCHEMAS = ("structured_outputs", "response_format", "tools")
+
+
 def column_cells(name: str, column: pa.Array) -> list[Any]:
     """Return the values of a column of a Parquet file as JSON.
 
     Those of a request's field are converted: NaN, which pandas has for gaps, is null there.
 
     Raises:
-        ValueError: one can't be: the field holds bytes that are no text, or see `json_values`.
+        ValueError: one can't be: the field holds bytes that are no text, what a schema says can't
+            be told, or see `json_values`.
     """
     if name not in FIELDS:
         return json_values(column)
     values = [_gap_is_null(value) for value in json_values(column, maps_as_objects=True)]
+    if name in _OBJECTS:
+        values = [_without_gaps(value, name) for value in values]
     if name not in MEDIA_FIELDS and any(is_bytes(value) for value in values):
         raise ValueError("it holds bytes that are not UTF-8 text")
     return [converted(name, value) for value in values]
+
+
+def _without_gaps(value: Any, where: str) -> Any:
+    """Return a value without the nulls by which a struct says what this row does not have.
+
+    Raises:
+        ValueError: a null may be meant.
+    """
+    match value:
+        case list():
+            return [_without_gaps(each, f"{where}[{at}]") for at, each in enumerate(value)]
+        case dict() if where.startswith(_OF_SCHEMAS) and value.get("const", 0) is None:
+            raise ValueError(
+                f"{where}.const is null, which in a struct is also what only other rows have: "
+                "give this column as JSON text"
+            )
+        case dict():
+            given = {key: each for key, each in value.items() if each is not None}
+            return {key: _without_gaps(each, f"{where}.{key}") for key, each in given.items()}
+        case _:
+            return value
 
 
 def is_kept(name: str, spec: TypeSpec) -> bool:

@@ -66,6 +66,43 @@ def test_in_parquet(tmp_path: Path) -> None:
     assert found_in(path) == FOUND[:2]
 
 
+def test_structs_in_parquet(tmp_path: Path) -> None:
+    """What other rows have is null in a struct, at any depth."""
+    schemas: list[Any] = [
+        {"type": "object", "properties": {"z": {"type": "integer"}}, "required": ["z"]},
+        {"type": "object", "properties": {"y": {"enum": ["a", None]}}},
+    ]
+    tools = [
+        [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+        for schema in schemas
+    ]
+    path = tmp_path / "rows.parquet"
+    columns: dict[str, Any] = {
+        "messages": [[{"role": "user", "content": "x"}]] * 2,
+        "structured_outputs": [{"json": schemas[0]}, {"json": schemas[1]}],
+        "tools": tools,
+        "tool_choice": ["none"] * 2,
+        "chat_template_kwargs": [{"a": 1}, {"b": "c"}],
+    }
+    pq.write_table(pa.table(columns), path)
+    assert found_in(path) == [StructuredOutputs.of({"json": schema}) for schema in schemas]
+    requests = [row.request for row in read_requests(path) if row.request]
+    assert [list(each.tools or ()) for each in requests] == tools
+    assert [each.chat_template_kwargs for each in requests] == columns["chat_template_kwargs"]
+
+
+def test_a_const_in_a_struct_that_may_be_null_is_a_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    asked = [{"json": {"const": "a", "type": None}}, {"json": {"const": None, "type": "string"}}]
+    pq.write_table(pa.table({"prompt": ["p", "q"], "structured_outputs": asked}), path)
+    good, bad = read_requests(path)
+    assert good.error is None
+    assert str(bad.error) == (
+        "structured_outputs can't be carried: structured_outputs.json.const is null, which in a "
+        "struct is also what only other rows have: give this column as JSON text"
+    )
+
+
 def test_in_openais_batches() -> None:
     body = {"messages": [{"role": "user", "content": "x"}], **ASKED[2]}
     data = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
