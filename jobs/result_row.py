@@ -129,7 +129,7 @@ RESULT_COLUMNS = tuple(
         (
             "reasoning_tokens",
             pa.int32(),
-            "those of them that the thought took, without its markers",
+            "those of them that the thought took, line breaks too, without its markers",
         ),
         ("finish_reason", pa.string(), "`stop`, `length`, `repetition` or `error`"),
         (

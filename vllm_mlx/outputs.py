@@ -114,7 +114,7 @@ class GenerationOutput:
         reasoning: what a model that thinks thought before, without its markers; None where there is
             no thought. In a stream: what is new of it. A thought that was cut off is no text.
         reasoning_tokens: those of `completion_tokens` that the thoughts took so far, without the
-            markers.
+            markers, but with line breaks beside them, which are no part of `reasoning`.
         complete: whether a constrained answer ended where `structured_outputs` lets it; False for
             one that was cut. None without a constraint, and on all but a stream's last chunk.
         tool_calls: calls of tools, which are no part of the text; None where there are none. In a

@@ -162,9 +162,10 @@ class SamplingParams(Parameters):
         if self.held().structured_outputs:
             ends = ("stop", "stop_token_ids", "min_tokens", "ignore_eos")
             if clashes := [name for name in ends if getattr(self, name)]:
+                name = "structured_outputs" if self.structured_outputs else "tool_choice"
                 raise InvalidRequestError(
-                    f"{clashes[0]}={getattr(self, clashes[0])!r}: an answer ends where "
-                    "structured_outputs says; leave one of them out"
+                    f"{clashes[0]}={getattr(self, clashes[0])!r}: an answer ends where {name} "
+                    "says; leave one of them out"
                 )
         return self
 

@@ -80,7 +80,7 @@ def _advice(error: TemplateSyntaxError) -> str:
         return '; a column whose name is no word is {{ row["Review text"] }}'
     unknown = _QUOTED.search(str(error.message))
     close = get_close_matches(unknown[1], _names(), 1) if unknown else []
-    return f"; did you mean {close[0]}?" if close else ""
+    return f"; did you mean {close[0]}?" if close else "; there are only Jinja's own"
 
 
 def _names() -> list[str]:

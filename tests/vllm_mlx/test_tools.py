@@ -106,7 +106,7 @@ def test_nothing_is_no_tools() -> None:
         ({"tool_choice": "required"}, "tool_choice='required': goes with tools"),
         ({"tools": [WEATHER], "tool_choice": NAMED}, "there is no tool 'now', but weather"),
         ({"tools": [NOW], "structured_outputs": {"json_object": True}}, "leave one out"),
-        ({"tools": [NOW], "tool_choice": "required", "stop": "x"}, "stop=('x',)"),
+        ({"tools": [NOW], "tool_choice": "required", "stop": "x"}, "ends where tool_choice says"),
         (
             {"tools": [UNHELD], "tool_choice": "required"},
             "parameters: json: ",

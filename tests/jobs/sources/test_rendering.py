@@ -147,8 +147,8 @@ def test_a_row_without_columns() -> None:
     ("text", "told"),
     [
         ("a\n{{ b | uper }}", "system, line 2: No filter named 'uper'; did you mean upper?"),
-        ("a\n{{ b | foo }}", "system, line 2: No filter named 'foo'"),
-        ("{{ b is qqq }}", "system, line 1: No test named 'qqq'"),
+        ("a\n{{ b | foo }}", "system, line 2: No filter named 'foo'; there are only Jinja's own"),
+        ("{{ b is qqq }}", "system, line 1: No test named 'qqq'; there are only Jinja's own"),
     ],
 )
 def test_a_filter_that_is_not_there(text: str, told: str) -> None:

@@ -133,7 +133,11 @@ def test_thinking_is_switched_by_what_the_template_reads(
     [
         ("the template opens it", {"thinking": "off"}, "has no switch for it"),
         ("channels", {"thinking": "on"}, "has no switch for it"),
-        ("neither", {"chat_template_kwargs": {"enable_thinking": True}}, "it reads thinking"),
+        (
+            "neither",
+            {"chat_template_kwargs": {"enable_thinking": True}},
+            "leave it out; it reads thinking",
+        ),
         (
             "neither",
             {"thinking": "off", "chat_template_kwargs": {"thinking": True}},
