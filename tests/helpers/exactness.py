@@ -17,6 +17,8 @@ from tests.helpers.decoding import logit_gap, sequence, step
 from vllm_mlx.batching.scheduler import Scheduler
 
 SHARED = 32
+SHORT = {1: 1, 4: 1, 7: 1, 10: 2}
+"""Tokens of prompts that share nothing, by their place in each dozen."""
 TIE = 1e-4
 """Logits closer than this may be in either order: a batch adds up in another order."""
 
@@ -42,13 +44,14 @@ def undo_dispatch() -> None:
 
 
 def uneven_rows(vocab: int, count: int = 40) -> list[Row]:
-    """Rows of uneven lengths and limits: each third begins alike, each tenth is aborted."""
+    """Rows of uneven lengths and limits: each third begins alike, each tenth is aborted, and some
+    prompts have one token or two: a model may tell the first of all from others."""
     draw = random.Random(count)
     shared = draw.choices(range(vocab), k=SHARED)
     rows = []
     for i in range(count):
         own = draw.choices(range(vocab), k=draw.choice([1, 2, 3, 5, 8, 9, 13, 21, 34, 100]))
-        prompt = shared + own if i % 3 == 0 else own
+        prompt = shared + own if i % 3 == 0 else own[-SHORT.get(i % 12, 0) :]
         comes = i // 8 * 4
         if i % 10 == 5:
             rows.append(Row(prompt, 16, comes, comes + draw.randint(1, 12)))

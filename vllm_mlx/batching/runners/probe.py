@@ -43,22 +43,24 @@ def disagreement(
     Args:
         alone: what computes one row; by default the model with caches of its own.
 
-    Two prompts of other lengths join a shorter one that has begun to decode, or follow it if there
-    is no room for three, so that rows are padded, stand at different positions and move to a wider
-    batch. The last step is the second one of its size, which is compiled where steps are. It takes
-    ten calls of the model with few tokens.
+    Two prompts of other lengths, and one of one token, join a shorter one that has begun to decode,
+    or follow it if there is no room for four, so that rows are padded, stand at different positions
+    and move to a wider batch. The last step is the second one of its size, which is compiled where
+    steps are. It takes a dozen calls of the model with few tokens.
     """
     tolerance = platform.trial(_chooses_experts(model))[1]
     alone = alone or partial(_with_own_caches, model)
     try:
         longest = _longest(model)
         runner = new_runner()
-        first, *pair = _lengths(longest, runner.bounds.max_num_batched_tokens)
-        rows = [_row(first, 3, vocab_size)]
-        if runner.bounds.max_num_seqs > 1:
-            rows += [_row(length, 2, vocab_size) for length in pair]
-        found = _answer(runner, rows)
-        gaps = [gap for row in {rows[0], rows[-1]} for gap in _gaps(alone, row, found[row])]
+        lengths = _lengths(longest, runner.bounds.max_num_batched_tokens)
+        first = _row(lengths[0], 3, vocab_size)
+        longer, padded, one = (_row(length, 2, vocab_size) for length in (*lengths[1:], 1))
+        room = runner.bounds.max_num_seqs
+        joining = [[longer, padded, one]] if room > 3 else [[longer, padded], [one]]
+        found = _answer(runner, [[first], *(joining if room > 1 else [[one]])])
+        told = [row for row in (first, padded, one) if row in found]
+        gaps = [gap for row in told for gap in _gaps(alone, row, found[row])]
     except Exception as error:  # whatever an architecture does with a cache
         return _reason(error)
     if all(gap <= tolerance for gap in gaps):
@@ -121,9 +123,9 @@ def media_disagreement(
         rows = [_row(3, 2, vocab_size), _sequence(*prompt, 2)]
         runner = new_runner()
         rows = rows[-runner.bounds.max_num_seqs :]
-        found = _answer(runner, rows)[rows[-1]]
+        found = _answer(runner, [[row] for row in rows])[rows[-1]]
         alone = _sequence(*prompt, 2)
-        expected = _answer(new_alone(), [alone])[alone]
+        expected = _answer(new_alone(), [[alone]])[alone]
     except Exception as error:  # whatever an image leads a model to
         return _reason(error)
     gaps = list(_apart(found, expected))
@@ -175,11 +177,14 @@ def _sequence(tokens: list[int], media: PromptMedia | None, max_tokens: int) -> 
     )
 
 
-def _answer(runner: Runner, rows: list[Sequence]) -> dict[Sequence, list[Logprobs]]:
+def _answer(runner: Runner, groups: list[list[Sequence]]) -> dict[Sequence, list[Logprobs]]:
+    """Step groups of rows, each of which joins as soon as there is room behind those before it."""
+    rows = [row for group in groups for row in group]
     found: dict[Sequence, list[Logprobs]] = {row: [] for row in rows}
-    waiting, left = [rows[1:], rows[:1]], runner.bounds.max_num_seqs
+    waiting, left = groups[::-1], runner.bounds.max_num_seqs
     while any(len(found[row]) < row.max_tokens for row in rows):
-        if waiting and left >= len(waiting[-1]) and (joining := waiting.pop()):
+        if waiting and left >= len(waiting[-1]):
+            joining = waiting.pop()
             left -= len(joining)
             for row in joining:
                 runner.announce(row)

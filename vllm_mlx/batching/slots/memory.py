@@ -9,6 +9,7 @@ Shapes: B rows of a prefill, S slots.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -85,6 +86,14 @@ class SlotMemory(Protocol):
 
     def resize(self, rings: Rings, moves: dict[int, int]) -> None:
         """Move to other rings; see `Rings.resized`."""
+
+
+def join_all(
+    memories: Sequence[SlotMemory], joining: Joining, prompts: Sequence[PromptMemory]
+) -> None:
+    """Copy rows of a prefill into slots, in all layers."""
+    for memory, prompt in zip(memories, prompts, strict=True):
+        memory.join(joining, prompt)
 
 
 def resize_rows(array: mx.array, moves: dict[int, int], width: int) -> mx.array:

@@ -49,6 +49,7 @@ class PrefillBatch:
         memories: what the model remembers of them so far.
         computed: how many of them are computed, or on their way.
         measurements: what is told of their tokens; None if nothing is asked, of any.
+        logits: `[B, V]` of what follows rows that open (see `PrefillRow`); None for others.
     """
 
     rows: list[PrefillRow]
@@ -57,6 +58,7 @@ class PrefillBatch:
     computed: int = 0
     _caches: list[Any] = field(default_factory=list)
     measurements: Measurements | None = None
+    logits: mx.array | None = None
     _positions: PromptPositions | None = None
 
     @property
@@ -117,6 +119,8 @@ class PrefillBatch:
             logits = model(tokens, cache=self._caches)
             if self.measurements:  # else the logits are never computed
                 self.measurements.add(logits, start, stop)
+            if self.rows[0].opens:
+                self.logits = logits[:, -1]
 
     def _prefixes(self, layout: Layout) -> list[Saved] | None:
         """Return what the rows go on from, for each memory; None if that is nothing."""
@@ -135,8 +139,10 @@ class PrefillBatch:
     @property
     def arrays(self) -> list[mx.array]:
         """All that is remembered so far, and measured."""
-        measured = self.measurements.arrays if self.measurements else []
-        return [array for memory in self.memories for array in memory.arrays] + measured
+        found = self.measurements.arrays if self.measurements else []
+        if self.logits is not None:
+            found.append(self.logits)
+        return [array for memory in self.memories for array in memory.arrays] + found
 
     def tell(self, row: int, scores: PromptScores) -> None:
         """Tell what was measured of a row's prompt, with the prefixes that it shares."""

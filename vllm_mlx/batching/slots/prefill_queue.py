@@ -90,9 +90,12 @@ class PrefillQueue:
                 levels[depth].append(row)
             start = prefix.end if prefix else 0
             sequence.cached_tokens = start - sum(part.end - part.start for part in new)
-            own = sequence.prompt_tokens[start : None if self._whole else -1]
+            # To a decode step a state of zeros is one, and no token is the first.
+            opens = self._layout.has_states and len(sequence.prompt_tokens) == 1
+            whole = self._whole or opens
+            own = sequence.prompt_tokens[start : None if whole else -1]
             scoring = Scoring.of(sequence, prefix, start, start + len(own))
-            rows.append(PrefillRow(own, prefix, sequence, sequence.media, self._whole, scoring))
+            rows.append(PrefillRow(own, prefix, sequence, sequence.media, whole, scoring, opens))
         for sequence in sequences:
             self._prefixes.withdraw(sequence)
         for level in [*levels, rows]:
@@ -100,7 +103,8 @@ class PrefillQueue:
             for row in level:
                 kinds.setdefault(row.kind, []).append(row)
             for alike in kinds.values():
-                self.batches += group(alike, self._shapes, self._most, self._fits, self._pads)
+                shapes = self._shapes._replace(multiple=1) if alike[0].opens else self._shapes
+                self.batches += group(alike, shapes, self._most, self._fits, self._pads)
 
     def _fits(self, rows: int, tokens: int) -> bool:
         return rows * self._budget.footprint.prompt(tokens) <= self._budget.prefill_bytes

@@ -21,6 +21,8 @@ class PrefillRow:
         media: the images and videos of the prompt that they are from.
         whole: all its tokens are computed at once.
         scoring: what is asked of its tokens; None if they are only computed.
+        opens: its one token is the whole prompt, and its answer begins with what prefill finds to
+            follow it.
     """
 
     tokens: list[int]
@@ -29,11 +31,13 @@ class PrefillRow:
     media: PromptMedia | None = None
     whole: bool = False
     scoring: Scoring | None = None
+    opens: bool = False
 
     @property
-    def kind(self) -> tuple[bool, bool]:
+    def kind(self) -> tuple[bool, bool, bool]:
         """Rows of one kind may be computed together: none of them computes logits for nothing."""
-        return bool(self.scoring), bool(self.scoring and self.scoring.behind_prefix is None)
+        is_first = bool(self.scoring and self.scoring.behind_prefix is None)
+        return bool(self.scoring), is_first, self.opens
 
     @property
     def start(self) -> int:

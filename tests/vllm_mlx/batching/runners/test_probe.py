@@ -12,6 +12,7 @@ from vllm_mlx import platform
 from vllm_mlx.batching.runners.make_runner import make_runner
 from vllm_mlx.batching.runners.one_by_one import OneByOneRunner
 from vllm_mlx.batching.slots.runner import SlotRunner
+from vllm_mlx.scheduler_config import SchedulerConfig
 
 
 class Rounded(nn.Module):
@@ -32,12 +33,34 @@ class Rounded(nn.Module):
 
 @pytest.mark.parametrize(
     ("by", "has_experts", "kind"),
-    [(0.8, True, SlotRunner), (0.8, False, OneByOneRunner), (2, True, OneByOneRunner)],
+    [(0.8, True, SlotRunner), (1.2, False, OneByOneRunner), (3, True, OneByOneRunner)],
 )
 def test_only_what_chooses_experts_may_round_far(by, has_experts, kind, monkeypatch):
     on_cuda = {False: (64, 1.0), True: (64, 2.5)}
     monkeypatch.setattr(platform, "trial", on_cuda.get)
     assert type(make_runner(Rounded(by, has_experts=has_experts), vocab_size=VOCAB)) is kind
+
+
+class ToldFirst(nn.Module):
+    """A llama that reads the first token of all otherwise, if a cache says that it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = tiny_llama()
+        self.layers = self.model.layers
+
+    def __call__(self, tokens: mx.array, cache=None) -> mx.array:
+        is_first = isinstance(cache[0].offset, int) and cache[0].offset == 0
+        changed = mx.concatenate([tokens[:, :1] + 1, tokens[:, 1:]], axis=1)
+        return self.model(changed if is_first else tokens, cache=cache)
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_a_prompt_of_one_token_is_tried(width):
+    config = SchedulerConfig(max_num_seqs=width)
+    runner = make_runner(ToldFirst(), vocab_size=VOCAB, config=config)
+    assert type(runner) is OneByOneRunner
+    assert type(make_runner(tiny_llama(), vocab_size=VOCAB, config=config)) is SlotRunner
 
 
 def test_a_backend_of_16_bits_grants_experts_more(monkeypatch):
