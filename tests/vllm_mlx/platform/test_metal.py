@@ -105,6 +105,15 @@ def test_the_batch_is_as_wide_as_a_tile() -> None:
     assert widths.index(64) < widths.index(32)
 
 
+def test_pieces_become_shorter_from_sixteen_thousand_tokens_on() -> None:
+    shapes = platform.prefill_shapes()
+    held = 16_384 - 2048
+    assert shapes.most_tokens(2048, 1, held) == 2048
+    assert shapes.most_tokens(2048, 1, held + 16) < 2048
+    lengths = [shapes.most_tokens(2048, 1, each) for each in (held, 30_000, 60_000, 120_000)]
+    assert lengths == [2048, 1079, 554, 278]
+
+
 @pytest.mark.parametrize("kind", ["slots", "batches", "alone"])
 def test_a_long_prompt_is_computed_in_shorter_pieces(
     monkeypatch: pytest.MonkeyPatch, kind: str
