@@ -230,6 +230,11 @@ def refusal_in_a_call(name: str, value: Any) -> str | None:
     return f"not supported; {OF_OPENAI[name]}" if name in OF_OPENAI else None
 
 
+def advice_on(name: str) -> str | None:
+    """Return what to use in place of a setting, whatever its value; None of no such name."""
+    return FOREIGN[name].advice if name in FOREIGN else OF_OPENAI.get(name)
+
+
 def without_foreign(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return keyword arguments without those of other systems that ask for nothing."""
     return {name: value for name, value in options.items() if not _is_nothing(name, value)}

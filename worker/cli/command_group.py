@@ -11,11 +11,14 @@ from redis.exceptions import OutOfMemoryError, RedisError
 
 from jobs.connection import redacted
 from vllm_mlx.errors import MLXBatchError
+from vllm_mlx.foreign import advice_on
 from worker.cli.exit_codes import ExitCode
 from worker.local.interrupts import RunInterruptedError
 
 STOPPED = "mlx-batch: stopped; what was enqueued stays, `mlx-batch resume DIR` or --resume goes on"
 _ENQUEUE = ("resume", "retry", "continue")
+_OF_ROWS = ("run", "enqueue", "plan")
+"""What takes the settings of rows."""
 _BEGUN = "mlx-batch: something is begun"
 _FULL = (
     "raise its maxmemory, or let workers finish runs, which frees it; what was enqueued stays, and "
@@ -49,6 +52,13 @@ class CommandGroup(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
+        except click.NoSuchOption as error:
+            name = error.option_name.removeprefix("--").replace("-", "_")
+            if context.invoked_subcommand not in _OF_ROWS or not (advice := advice_on(name)):
+                raise
+            raise click.NoSuchOption(
+                error.option_name, f"{error.message.rstrip('.')}; {advice}", ctx=error.ctx
+            ) from None
         except MLXBatchError as error:
             click.echo(f"mlx-batch: {error}", err=True)
             context.exit(ExitCode.of_error(error))

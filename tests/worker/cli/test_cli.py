@@ -256,6 +256,20 @@ def test_bad_usage(bench: Bench, flags: list[str]) -> None:
     assert bench.redis.keys("*") == []
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--max-completion-tokens", "5"], "'--max-completion-tokens'; use max_tokens"),
+        (["--guided-json", "{}"], "'--guided-json'; use structured_outputs: {"),
+        (["--logprob", "5"], "'--logprob'. (Did you mean one of: '--logprobs'"),
+    ],
+)
+def test_flags_of_other_systems_are_told_what_to_use(flags: list[str], told: str) -> None:
+    result = cli("run", "p.jsonl", *flags)
+    assert result.exit_code == ExitCode.BAD_INPUT
+    assert f"No such option {told}" in result.stderr
+
+
 def test_a_missing_file_is_bad_input(bench: Bench) -> None:
     result = cli(*enqueue_words(bench.folder / "missing.jsonl", bench.url))
 
