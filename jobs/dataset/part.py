@@ -76,7 +76,7 @@ def _input_cells(row: ResultRow, names: Mapping[str, str]) -> dict[str, Any]:
     return {names[column]: value for column, value in row.columns.items()}
 
 
-_MISFITS = (pa.ArrowException, OverflowError)
+_MISFITS = (pa.ArrowException, ArithmeticError, TypeError, ValueError)
 
 
 def _array(field: pa.Field, values: list[Any], ids: Sequence[str]) -> pa.Array:
@@ -90,14 +90,22 @@ def _cell(field: pa.Field, value: Any, id: str) -> pa.Array:
     try:
         return _whole_array(field, [value])
     except _MISFITS as error:
-        message = f"row {id!r}: its value of column {field.name!r} is no {field.type}: {error}"
         if field.name in _NEEDED:
-            raise DatasetError(message) from error
-        logger.warning(
-            "%s; it is null in the dataset, which has the answer: find the value in the input",
-            message,
-        )
+            raise DatasetError(_misfit(id, field.name, field.type, error)) from error
+        log_misfit(id, field.name, field.type, error)
         return pa.nulls(1, field.type)
+
+
+def log_misfit(id: str, column: str, type: Any, error: Exception) -> None:
+    """Tell of a value that goes into no part of the dataset, where it is null."""
+    logger.warning(
+        "%s; it is null in the dataset, which has the answer: find the value in the input",
+        _misfit(id, column, type, error),
+    )
+
+
+def _misfit(id: str, column: str, type: Any, error: Exception) -> str:
+    return f"row {id!r}: its value of column {column!r} is no {type}: {error}"
 
 
 def _whole_array(field: pa.Field, values: list[Any]) -> pa.Array:

@@ -22,6 +22,7 @@ from datasets import load_dataset
 from jobs.dataset import verify
 from jobs.errors import InputFileError
 from jobs.producer import enqueue_run, resume_run
+from jobs.queue.run_jobs import open_queue
 from jobs.retry import retry_errors
 from jobs.run_spec import RunSpec
 from tests.helpers.bench import Bench
@@ -107,6 +108,21 @@ def test_they_do_when_a_part_is_made_again_and_a_row_retried(bench: Bench) -> No
     bench.burst(DoubleEngine())
     check(spec, COLUMNS | OTHERS)
     assert rows(spec)["finish_reason"].to_pylist() == ["stop"] * 3
+
+
+def test_a_value_that_another_version_let_pass_costs_no_part(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = enqueue(bench, COLUMNS)
+    job = open_queue(bench.redis, spec.queue).fetch_job(spec.shard_id(0))
+    assert job is not None
+    spoilt = [{**row, "data": {**row["data"], "day": "10000-01-01"}} for row in job.kwargs["rows"]]
+    job.kwargs = {**job.kwargs, "rows": [spoilt[0], job.kwargs["rows"][1]]}
+    job.save()
+    bench.burst(DoubleEngine())
+    check(spec, COLUMNS | {"day": pa.array([None, date(1, 1, 1), None])})
+    [said] = [each for each in caplog.messages if "null in the dataset" in each]
+    assert said.startswith("row '0': its value of column 'day' is no date32[day]: '10000-01-01'")
 
 
 def test_every_reader_takes_them(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

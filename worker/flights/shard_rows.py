@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from jobs.column_values import Convert, cell_encoder
+from jobs.dataset.part import log_misfit
 from jobs.errors import JobPayloadError
 from jobs.parsed import parser
 from jobs.queue.tasks import GenerateShard, ShardRow
@@ -65,7 +66,7 @@ class ShardRows:
         """Return the results, of all places or of some, with the input's columns.
 
         Raises:
-            JobPayloadError: a row has a column that its run has not, or of another type.
+            JobPayloadError: a row has a column that its run has not.
         """
         parse = parser(self._spec.parsed)
         encoders = {name: cell_encoder(spec) for name, spec in self._spec.columns.items()}
@@ -108,9 +109,15 @@ class ShardRows:
 
     def _columns(self, row: ShardRow, encoders: dict[str, Convert]) -> dict[str, Any]:
         columns = self._dialect.columns(row.data)
+        if unknown := columns.keys() - encoders.keys():
+            names = ", ".join(sorted(unknown))
+            raise JobPayloadError(f"row {row.row} has a column that its run has not: {names}")
+        return {name: self._cell(row, name, value, encoders) for name, value in columns.items()}
+
+    def _cell(self, row: ShardRow, name: str, value: Any, encoders: dict[str, Convert]) -> Any:
+        """Return an encoded value; null for one that another version let pass: it costs no part."""
         try:
-            return {name: encoders[name](value) for name, value in columns.items()}
-        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
-            raise JobPayloadError(
-                f"row {row.row} has a column that its run has not, or has as another type: {error}"
-            ) from None
+            return encoders[name](value)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            log_misfit(self.id_of(row), name, self._spec.columns[name], error)
+            return None
