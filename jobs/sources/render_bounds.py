@@ -6,8 +6,8 @@ refused on every machine.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from functools import partial, wraps
 from typing import Any
 
@@ -16,17 +16,23 @@ from jinja2.compiler import CodeGenerator, Frame
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from jobs.sources.render_sizes import (
+    FILTERS,
+    METHODS,
+    size_of,
+    size_of_format,
+    size_of_operator,
+)
+
 MOST_CHARACTERS = 10_000_000
 """Of one text, and of each value that a template makes on the way to it."""
+MOST_ON_THE_WAY = 100_000_000
+"""Characters of all these values together."""
 MOST_STEPS = 200_000
 """Of the loops and macros of one text, together."""
 
-_BUDGET = "\0budget"  # no column's name has a NUL
 _STEP = "\0step"
 _REPEATING = (nodes.For, nodes.Macro, nodes.CallBlock)
-_SIZED = (str, bytes, list, tuple)
-_NUMBER = re.compile(r"\d+")
-_MOST_BITS = 4096
 
 
 class BoundError(TemplateRuntimeError):
@@ -39,6 +45,7 @@ class _Budget:
     def __init__(self) -> None:
         self._steps = MOST_STEPS
         self._characters = MOST_CHARACTERS
+        self._on_the_way = MOST_ON_THE_WAY
 
     def step(self) -> None:
         self._steps -= 1
@@ -47,10 +54,22 @@ class _Budget:
                 f"the template takes more than {MOST_STEPS:,} steps of its loops for one row"
             )
 
-    def take(self, characters: int) -> None:
+    def print(self, characters: int) -> None:
         self._characters -= characters
         if self._characters < 0:
             raise _too_long()
+
+    def make(self, characters: int) -> None:
+        self._on_the_way -= characters
+        if self._on_the_way < 0:
+            raise BoundError(
+                f"the template makes more than {MOST_ON_THE_WAY:,} characters on the way to the "
+                "text of one row"
+            )
+
+
+_CURRENT: ContextVar[_Budget | None] = ContextVar("budget", default=None)
+"""Of the text that is made; there is none while a template is compiled."""
 
 
 class _Generator(CodeGenerator):
@@ -77,7 +96,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def __init__(self, printed: Callable[[Any], Any], **options: Any) -> None:
         super().__init__(finalize=_counting(printed), **options)
         self.filters[_STEP] = _step
-        for name, grown in _FILTERS.items():
+        for name, grown in FILTERS.items():
             self.filters[name] = _checked(self.filters[name], grown)
         del self.globals["lipsum"]
 
@@ -98,18 +117,19 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return "".join(texts)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        _require_small(_of_operator(operator, left, right))
+        _require_small(size_of_operator(operator, left, right))
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **named: Any) -> Any:
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
-        if isinstance(owner, str) and name in _METHODS:
-            _require_small(_size(_METHODS[name], owner, *args, **named))
+        if isinstance(owner, str) and name in METHODS:
+            args = tuple(map(_in_bounds, args))
+            _require_small(size_of(METHODS[name], owner, *args, **named))
         return super().call(__context, __obj, *args, **named)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         safe = super().wrap_str_format(value)
-        return None if safe is None else _checked(safe, partial(_formatted, value.__self__))
+        return None if safe is None else _checked(safe, partial(size_of_format, value.__self__))
 
 
 def render_bounded(template: Template, variables: Mapping[str, Any]) -> str:
@@ -118,12 +138,15 @@ def render_bounded(template: Template, variables: Mapping[str, Any]) -> str:
     Raises:
         BoundError: it would be too long, or take too long.
     """
-    budget, pieces, length = _Budget(), [], 0
-    for piece in template.generate({**variables, _BUDGET: budget}):
-        length += len(piece)
-        if length > MOST_CHARACTERS:
-            raise _too_long()
-        pieces.append(piece)
+    token, pieces, length = _CURRENT.set(_Budget()), [], 0
+    try:
+        for piece in template.generate(variables):
+            length += len(piece)
+            if length > MOST_CHARACTERS:
+                raise _too_long()
+            pieces.append(piece)
+    finally:
+        _CURRENT.reset(token)
     return "".join(pieces)
 
 
@@ -131,20 +154,20 @@ def _too_long() -> BoundError:
     return BoundError(f"the template makes more than {MOST_CHARACTERS:,} characters of one row")
 
 
-def _counting(printed: Callable[[Any], Any]) -> Callable[[Context, Any], Any]:
-    @pass_context
-    def count(context: Context, value: Any) -> Any:
+def _counting(printed: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def count(value: Any) -> Any:
         shown = printed(value)
-        if isinstance(shown, str):
-            context[_BUDGET].take(len(shown))
+        if isinstance(shown, str) and (budget := _CURRENT.get()):
+            budget.print(len(shown))
         return shown
 
     return count
 
 
-@pass_context
-def _step(context: Context, _: None) -> None:
-    context[_BUDGET].step()
+@pass_context  # or it would be called once, while the template is compiled
+def _step(_: Context, __: None) -> None:
+    if budget := _CURRENT.get():
+        budget.step()
 
 
 def _checked(of: Callable[..., Any], grown: Callable[..., int]) -> Callable[..., Any]:
@@ -152,9 +175,10 @@ def _checked(of: Callable[..., Any], grown: Callable[..., int]) -> Callable[...,
 
     @wraps(of)
     def checked(*args: Any, **named: Any) -> Any:
-        values = args[1:] if hasattr(of, "jinja_pass_arg") else args
-        _require_small(_size(grown, *values, **named))
-        return of(*args, **named)
+        passed = int(hasattr(of, "jinja_pass_arg"))
+        values = tuple(map(_in_bounds, args[passed:]))
+        _require_small(size_of(grown, *values, **named))
+        return of(*args[:passed], *values, **named)
 
     return checked
 
@@ -162,75 +186,18 @@ def _checked(of: Callable[..., Any], grown: Callable[..., int]) -> Callable[...,
 def _require_small(length: int) -> None:
     if length > MOST_CHARACTERS:
         raise _too_long()
+    if budget := _CURRENT.get():
+        budget.make(max(length, 0))
 
 
-def _size(grown: Callable[..., int], *args: Any, **named: Any) -> int:
-    try:
-        return grown(*args, **named)
-    except (TypeError, ValueError, AttributeError):
-        return 0  # the call itself will say what is wrong
-
-
-def _of_operator(operator: str, left: Any, right: Any) -> int:
-    """Return how long a result is; that of numbers counts where it is beyond all use."""
-    match operator:
-        case "+" if isinstance(left, _SIZED) and isinstance(right, _SIZED):
-            return len(left) + len(right)
-        case "*" if isinstance(left, _SIZED) and isinstance(right, int):
-            return len(left) * right
-        case "*" if isinstance(right, _SIZED) and isinstance(left, int):
-            return len(right) * left
-        case "**" if isinstance(left, int) and isinstance(right, int):
-            is_huge = left.bit_length() * right > _MOST_BITS
-            return MOST_CHARACTERS + 1 if is_huge and abs(left) > 1 else 0
-        case "%" if isinstance(left, str):
-            return _formatted(left, *(right if isinstance(right, tuple) else (right,)))
-        case _:
-            return 0
-
-
-def _formatted(text: str, *values: Any, **named: Any) -> int:
-    """Return how long a text is at least: a width stands in it, or among the values."""
-    widths = [int(each) for each in _NUMBER.findall(text) if len(each) < 20]
-    has_given = "*" in text or re.search(r":[^}]*\{", text)
-    given = [each for each in (*values, *named.values()) if has_given and isinstance(each, int)]
-    return max([*widths, *given], default=0)
-
-
-def _replaced(text: Any, old: str, new: str, count: int | None = -1) -> int:
-    found = str(text).count(old)
-    times = found if count in (None, -1) else min(found, int(count or 0))
-    return len(str(text)) + times * (len(new) - len(old))
-
-
-def _padded(_: Any, width: int = 80, *__: Any) -> int:
-    return width
-
-
-def _indented(text: Any, width: int | str = 4, *_: Any, **__: Any) -> int:
-    each = width if isinstance(width, int) else len(width)
-    return len(str(text)) + each * (str(text).count("\n") + 1)
-
-
-def _joined(values: Any, separator: str = "", *_: Any, **__: Any) -> int:
-    if not isinstance(values, list | tuple):
-        return 0
-    return sum(len(str(each)) for each in values) + len(separator) * len(values)
-
-
-_METHODS: dict[str, Callable[..., int]] = {
-    **dict.fromkeys(("center", "ljust", "rjust", "zfill"), _padded),
-    "expandtabs": lambda text, size=8: len(text) + text.count("\t") * size,
-    "replace": _replaced,
-    "join": lambda separator, values: _joined(values, separator),
-}
-"""How long what a string's method makes is."""
-
-_FILTERS: dict[str, Callable[..., int]] = {
-    "center": _padded,
-    "replace": _replaced,
-    "indent": _indented,
-    "join": _joined,
-    "format": _formatted,
-    **dict.fromkeys(("batch", "slice"), _padded),
-}
+def _in_bounds(value: Any) -> Any:
+    """Return what a generator yields as a list, if it is not too long; anything else as it is."""
+    if not isinstance(value, Iterator):
+        return value
+    found, length = [], 0
+    for each in value:
+        length += 1 + (len(each) if isinstance(each, str) else 0)
+        if length > MOST_CHARACTERS:
+            raise _too_long()
+        found.append(each)
+    return found

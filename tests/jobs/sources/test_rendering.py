@@ -37,6 +37,11 @@ LONG = [
     '{{ ("a" * 9999).replace("a", "a" * 9999) }}',
     '{{ ("a" * 9999) | replace("a", "a" * 9999) }}',
     '{{ ([1] * 9999) | join("a" * 9999) }}',
+    '{{ ("{0}" * 9999).format("a" * 9999) }}',
+    '{{ "%s%s" % ("a" * 6000000, "a" * 6000000) }}',
+    "{{ range(99999) | map('center', 9999) | join }}",
+    "{{ ''.join(range(99999) | map('center', 9999)) }}",
+    "{% set x = 10 ** 99 %}" + "{% set x = x * x %}" * 40,
     "{% set x = 'a' * 999999 %}" + "{% set x = x ~ x %}" * 40 + "{{ x | length }}",
     "{% set x = 'a' * 999999 %}" + "{% set x = x + x %}" * 40 + "{{ x | length }}",
     LOOPS + "{{ title * 100 }}{% endfor %}",
@@ -75,6 +80,8 @@ def rendered(text: str, columns: dict[str, Any] = COLUMNS) -> str:
         ("{{ '{:,}'.format(12345678901) }} {{ [1, 2] | join(', ') }}", "12,345,678,901 1, 2"),
         ("{% macro f(n) %}[{{ n }}]{% endmacro %}{{ f(1) }}{{ f(2) }}", "[1][2]"),
         ("{% for x in [1, 2] %}{{ loop.index }}/{{ loop.length }} {% endfor %}", "1/2 2/2 "),
+        ("{{ '* 20261128 %d {{' % 12345678 }}", "* 20261128 12345678 {{"),
+        ("{{ '{{20261128: {:>3}}} 20261128'.format(1) }}", "{20261128:   1} 20261128"),
         ("{% for x in [] %}a{% else %}b{% endfor %}", "b"),
         (
             "{% for tag in tags %}\n  {% if loop.first %}\n{{ tag }}\n  {% endif %}\n{% endfor %}",
@@ -120,6 +127,11 @@ def test_what_goes_wrong_in_a_row_is_told(text: str, words: str) -> None:
     with pytest.raises(InvalidRequestError) as told:
         render(COLUMNS)
     assert words in str(told.value)
+
+
+def test_what_is_made_on_the_way_is_bounded() -> None:
+    with pytest.raises(InvalidRequestError, match="100,000,000 characters on the way to the text"):
+        rendered("{{ range(99999) | map('center', 9999) | list | length }}")
 
 
 @pytest.mark.parametrize("text", ENDLESS)
