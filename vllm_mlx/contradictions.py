@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from vllm_mlx.errors import InvalidRequestError
@@ -23,11 +24,14 @@ _OF_CHATS: dict[str, tuple[Any, Any]] = {
 """What only a chat template reads, with the values that ask for nothing."""
 
 
-def check_scores(params: SamplingParams, *, sees_media: bool) -> None:
+def check_scores(
+    params: SamplingParams, *, sees_media: bool, own: Collection[str] | None = None
+) -> None:
     """Make sure that nothing contradicts what is asked of given text.
 
     Args:
         sees_media: images or videos are in the prompt.
+        own: settings that a row has itself; others are its run's. None if all are one call's.
 
     Raises:
         InvalidRequestError: naming what does.
@@ -52,8 +56,12 @@ def check_scores(params: SamplingParams, *, sees_media: bool) -> None:
         )
     for name in _UNSCORED:
         if (value := getattr(params, name)) != type(params).model_fields[name].default:
+            if own is None or name in own:
+                whose, cure = "", "leave it out"
+            else:
+                whose, cure = " of the run", "leave it out there, or rank labels in another run"
             raise InvalidRequestError(
-                f"{name}={value!r}: changes no score of a given label; leave it out"
+                f"{name}={value!r}{whose}: changes no score of a given label; {cure}"
             )
 
 

@@ -15,7 +15,7 @@ _MOST = 300
 """Characters of what is said."""
 _DUMP = re.compile(r"\s*(?:<state>|<non-verbose/>|<grammar>|; following special tokens)")
 _PLACE = re.compile(r"(?:at )?(\d+)\((\d+)\): ")
-_LOOKS = re.compile(r"lookarounds not supported.* in regex (.+)")
+_LOOKS = re.compile(r"lookarounds not supported.* in regex /(.+)/$", re.MULTILINE)
 _EXPRESSION = re.compile(r"regex parse error:\n {4}(.*)\n[\s\S]*\nerror: (.+)")
 _NO_START = (
     "as GBNF it has no rule `root ::= …`, and as Lark no rule `start: …`: one of them is where "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from math import isfinite
 from typing import Any, ClassVar, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -102,3 +103,23 @@ def half_text(value: Any, where: str, skipped: tuple[str, ...] = ()) -> str | No
         return None
     found = (half_text(each, place, skipped) for place, each in inner)
     return next(filter(None, found), None)
+
+
+def odd_number(value: Any, where: str) -> str | None:
+    """Return what is said of the first number that JSON or 64 bits can't hold; None without one.
+
+    Args:
+        value: a number, or values that hold some.
+        where: its name.
+    """
+    if isinstance(value, Mapping):
+        inner = [(f"{where}.{key}", each) for key, each in value.items()]
+    elif isinstance(value, list | tuple):
+        inner = [(f"{where}[{at}]", each) for at, each in enumerate(value)]
+    elif isinstance(value, float) and not isfinite(value):
+        return f"{where}={value}: is no number in JSON; leave it out"
+    elif isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return f"{where}={shown(value)}: has more than 64 bits; give a smaller number"
+    else:
+        return None
+    return next(filter(None, (odd_number(each, place) for place, each in inner)), None)

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from vllm_mlx.endless_schemas import require_ends, target_of
 from vllm_mlx.parameters import whole
+from vllm_mlx.repetitions import MOST, require_few, too_many
 
 _SCHEMA = frozenset(
     {
@@ -72,7 +74,7 @@ _REMARKS = frozenset(
         "default",
         "deprecated",
         "description",
-        "discriminator",  # OpenAPI's hint beside `oneOf`, as pydantic writes it
+        "discriminator",  # OpenAPI's, where it is a hint
         "examples",
         "readOnly",
         "title",
@@ -84,21 +86,71 @@ KEYWORDS = _SCHEMA | _NAMED | _LISTS | _VALUES | _REMARKS
 _SIZES = frozenset(
     f"{bound}{each}" for bound in ("min", "max") for each in ("Items", "Length", "Properties")
 )
+_NUMBERS = _SIZES | {
+    *("exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum", "multipleOf"),
+}
 _MEANT = {"nullable": 'a type of null, as in {"type": ["string", "null"]}', "example": "examples"}
 
 
 def require_keywords(schema: Mapping[str, Any]) -> None:
-    """Make sure that every keyword of a schema is one of the standard's.
+    """Make sure that every keyword of a schema is one of the standard's, and acts.
 
     Raises:
         ValueError: naming the first one that is not, and where it stands.
     """
-    for path, keyword in _unknown(schema, "$"):
-        close = get_close_matches(keyword, KEYWORDS, n=1, cutoff=0.7)
-        by_case = [each for each in KEYWORDS if each.lower() == keyword.lower()]
-        meant = _MEANT.get(keyword) or next(iter([*by_case, *close]), None)
-        hint = f"did you mean {meant}?" if meant else "leave it out"
-        raise ValueError(f"{path}.{keyword}: unknown keyword of a JSON schema; {hint}")
+    for path, each in subschemas(schema, "$"):
+        for keyword, value in each.items():
+            if keyword not in KEYWORDS:
+                raise ValueError(f"{path}.{keyword}: {_unknown(keyword)}")
+            if keyword in _NUMBERS and isinstance(value, bool):
+                raise ValueError(f"{path}.{keyword}={value}: should be a number, the bound itself")
+            if keyword == "pattern" and isinstance(value, str):
+                require_few(value, f"{path}.{keyword}")
+            if keyword == "patternProperties" and isinstance(value, Mapping):
+                for pattern in value:
+                    require_few(pattern, f"{path}.patternProperties")
+        least = each.get("minLength", 0)
+        if "pattern" in each and isinstance(least, int | float) and least > MOST:
+            raise ValueError(f"{path}.minLength={least}: {too_many(least)}")
+        if "discriminator" in each and not _is_hint(schema, each):
+            raise ValueError(
+                f"{path}.discriminator: bounds nothing by itself; leave it out, or have each "
+                "schema beside it require the property as a const of its own"
+            )
+    require_ends(schema, subschemas(schema, "$"))
+
+
+def _unknown(keyword: str) -> str:
+    close = get_close_matches(keyword, KEYWORDS, n=1, cutoff=0.7)
+    by_case = [each for each in KEYWORDS if each.lower() == keyword.lower()]
+    meant = _MEANT.get(keyword) or next(iter([*by_case, *close]), None)
+    hint = f"did you mean {meant}?" if meant else "leave it out"
+    return f"unknown keyword of a JSON schema; {hint}"
+
+
+def _is_hint(root: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
+    """Whether what a `discriminator` says holds without it, as in what pydantic writes."""
+    given = schema["discriminator"]
+    if not isinstance(given, Mapping) or not given.keys() <= {"propertyName", "mapping"}:
+        return False
+    name, mapping = given.get("propertyName"), given.get("mapping", {})
+    either = schema.get("oneOf") or schema.get("anyOf")
+    if not isinstance(mapping, Mapping) or not isinstance(either, list):
+        return False
+
+    def says(each: Any) -> list[Any]:
+        """Return the values that the property has in a schema."""
+        found = target_of(root, each["$ref"]) if "$ref" in each else each
+        if name not in found.get("required", ()):
+            return []
+        said = found["properties"][name]
+        return [said["const"]] if "const" in said else list(said.get("enum", ()))
+
+    try:
+        mapped = [(value, says({"$ref": reference})) for value, reference in mapping.items()]
+        return all(map(says, either)) and all(value in said for value, said in mapped)
+    except (AttributeError, KeyError, TypeError):  # it is no such schema
+        return False
 
 
 def with_whole_sizes(schema: Any) -> Any:
@@ -163,18 +215,18 @@ def _adds_up(schema: Any) -> bool:
     return any(map(_adds_up, schema.values()))
 
 
-def _unknown(schema: Any, path: str) -> Iterator[tuple[str, str]]:
+def subschemas(schema: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield a schema and all within it, each with where it stands."""
     if not isinstance(schema, Mapping):
         return  # true, false, or what the compiler refuses
+    yield path, schema
     for key, value in schema.items():
         here = f"{path}.{key}"
-        if key not in KEYWORDS:
-            yield path, key
-        elif key in _NAMED and isinstance(value, Mapping):
+        if key in _NAMED and isinstance(value, Mapping):
             for name, each in value.items():
-                yield from _unknown(each, f"{here}.{name}")
+                yield from subschemas(each, f"{here}.{name}")
         elif (key in _LISTS or key in _SCHEMA) and isinstance(value, list):
             for at, each in enumerate(value):
-                yield from _unknown(each, f"{here}[{at}]")
+                yield from subschemas(each, f"{here}[{at}]")
         elif key in _SCHEMA:
-            yield from _unknown(value, here)
+            yield from subschemas(value, here)

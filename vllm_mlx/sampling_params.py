@@ -7,6 +7,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from vllm_mlx.errors import InvalidRequestError
+from vllm_mlx.forced_calls import forced_outputs
 from vllm_mlx.foreign import without_foreign
 from vllm_mlx.parameters import Parameters, plain_scalar, whole
 from vllm_mlx.sampling_types import Biases, LogprobCount, StopStrings, TokenIds
@@ -17,7 +18,6 @@ from vllm_mlx.tools import (
     ToolChoiceField,
     ToolsField,
     check_tools,
-    forced_outputs,
     is_forced,
 )
 
@@ -167,6 +167,11 @@ class SamplingParams(Parameters):
                     f"{clashes[0]}={getattr(self, clashes[0])!r}: an answer ends where {name} "
                     "says; leave one of them out"
                 )
+        if self.score_choices and self.max_tokens == 0:
+            raise InvalidRequestError(
+                "max_tokens=0: a label to rank has a token or more, and max_tokens is the most "
+                "that one may have; leave it out"
+            )
         return self
 
     @property

@@ -15,8 +15,9 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 from vllm_mlx.errors import shown
 from vllm_mlx.grammar_errors import in_words
-from vllm_mlx.json_record import half_text
+from vllm_mlx.json_record import half_text, odd_number
 from vllm_mlx.json_schema import closed, require_keywords, with_whole_sizes
+from vllm_mlx.repetitions import MOST, least_of_lark, require_few, too_many
 
 Kind = Literal["json", "regex", "choice", "grammar", "json_object", "text"]
 KINDS: tuple[Kind, ...] = ("json", "regex", "choice", "grammar", "json_object")
@@ -166,11 +167,17 @@ def _schema(value: Any) -> str:
         _require_text(schema, "$")
         require_keywords(schema)
         schema = with_whole_sizes(schema)
+        _require_numbers(schema)
         return json.dumps(schema, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except RecursionError:
         raise ValueError("json: the schema is nested too deeply") from None
     except (TypeError, ValueError) as error:
         raise ValueError(f"json: {error}") from None
+
+
+def _require_numbers(value: Any) -> None:
+    if refusal := odd_number(value, "$"):
+        raise ValueError(refusal)
 
 
 def _require_text(value: Any, where: str) -> None:
@@ -197,7 +204,24 @@ def _text(kind: str, value: Any) -> str:
     _require_text(value, kind)
     if kind == "grammar" and "x-guidance" in value:
         raise ValueError("grammar: x-guidance: not supported; leave it out")
+    if kind == "regex":
+        require_few(value, kind)
+    else:
+        _require_held_schemas(value)
     return value
+
+
+def _require_held_schemas(grammar: str) -> None:
+    """Refuse what a schema within a grammar of Lark's may not say."""
+    for found in re.finditer(r"%json\s*(?=\{)", grammar):
+        try:
+            schema, _ = json.JSONDecoder().raw_decode(grammar, found.end())
+        except (ValueError, RecursionError):
+            continue  # the compiler says why
+        try:
+            require_keywords(schema)
+        except ValueError as error:
+            raise ValueError(f"grammar: %json: {error}") from None
 
 
 def _nothing(value: Any) -> str:
@@ -248,7 +272,10 @@ def _escaped(label: str) -> str:
 def _refusal(found: StructuredOutputs) -> str | None:
     """Return why no answer could be held to it, or None."""
     try:
-        error = LLMatcher.validate_grammar(found.grammar, None, limits=LIMITS)
+        grammar = found.grammar
+        if found.kind == "grammar" and (least := least_of_lark(grammar)) > MOST:
+            return too_many(least)
+        error = LLMatcher.validate_grammar(grammar, None, limits=LIMITS)
     except (TypeError, ValueError, RecursionError) as raised:
         error = str(raised)
     return None if not error or error.startswith("WARNING") else in_words(error)

@@ -23,7 +23,6 @@ from typing_extensions import TypedDict
 
 from vllm_mlx.errors import InvalidRequestError, shown
 from vllm_mlx.json_record import half_text
-from vllm_mlx.structured_outputs import StructuredOutputs
 
 MAX_TOOLS = 128
 """OpenAI's own bound."""
@@ -188,64 +187,3 @@ def as_shown(tools: tuple[Tool, ...] | None, choice: ToolChoice | None) -> list[
         }
         for tool in tools
     ]
-
-
-def forced_outputs(
-    tools: tuple[Tool, ...], choice: ToolChoice | None, most: int | None
-) -> StructuredOutputs:
-    """Return what an answer is that makes a forced call: a list of calls in JSON.
-
-    Args:
-        most: calls in one answer; a function that is chosen by name is called once.
-
-    Raises:
-        InvalidRequestError: the schema of a function's parameters can't be held.
-    """
-    name = chosen_name(choice)
-    functions = [tool["function"] for tool in tools if name in (None, tool["function"]["name"])]
-    parameters = {f"tool{at}": each.get("parameters") or {} for at, each in enumerate(functions)}
-    calls = [_call(each["name"], where) for each, where in zip(functions, parameters, strict=True)]
-    schema: dict[str, Any] = {
-        "type": "array",
-        "items": calls[0] if len(calls) == 1 else {"anyOf": calls},
-        "minItems": 1,
-        "$defs": {
-            where: _moved(_arguments(each), f"#/$defs/{where}")
-            for where, each in parameters.items()
-        },
-    }
-    if most or name is not None:
-        schema["maxItems"] = 1
-    try:
-        return StructuredOutputs.of({"json": schema})
-    except ValueError as error:
-        raise InvalidRequestError(f"tool_choice={choice!r}: parameters: {error}") from None
-
-
-def _call(name: str, where: str) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": {"name": {"const": name}, "arguments": {"$ref": f"#/$defs/{where}"}},
-        "required": ["name", "arguments"],
-        "additionalProperties": False,
-    }
-
-
-def _arguments(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema of arguments, of those that are declared unless it says otherwise."""
-    composed = parameters.keys() & {"$ref", "anyOf", "oneOf", "allOf", "patternProperties"}
-    closed = {} if composed else {"additionalProperties": False}
-    return {"type": "object", **closed, **parameters}
-
-
-def _moved(schema: Any, root: str) -> Any:
-    """Return a schema that stands at `root` of another, where its references lead as before."""
-    if isinstance(schema, list):
-        return [_moved(each, root) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    moved = {key: _moved(each, root) for key, each in schema.items()}
-    target = schema.get("$ref")
-    if isinstance(target, str) and target.startswith("#"):
-        moved["$ref"] = root + target[1:]
-    return moved

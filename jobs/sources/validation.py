@@ -80,7 +80,7 @@ def _check_prompt(request: GenerationRequest, params: SamplingParams, chat: bool
 
 def _samples(request: GenerationRequest, params: SamplingParams, n: int) -> int:
     samples = request.samples(n)
-    check_scores(params, sees_media=bool(request.media))
+    check_scores(params, sees_media=bool(request.media), own=request.model_fields_set)
     if samples > 1 and params.greedy:
         raise InvalidRequestError(
             f"n={samples}: with temperature=0, max_tokens=0 or score_choices every sample is the "

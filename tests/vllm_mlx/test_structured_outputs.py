@@ -79,12 +79,16 @@ def test_response_formats(given: Any, same: Any) -> None:
         ({"json": {"x-guidance": {"lenient": True}}}, "x-guidance: unknown keyword"),
         ({"json": {"type": "array", "uniqueItems": True}}, "not supported: uniqueItems; leave it"),
         ({"json": {"not": {"type": "null"}}}, "not supported: .*not"),
-        ({"json": {"type": "string", "format": "colour"}}, "Unknown format: colour"),
+        ({"json": {"type": "string", "format": "colour"}}, "Unknown format: colour; .*a pattern"),
+        ({"json": {"type": "integer", "exclusiveMinimum": True}}, "exclusiveMinimum=True: .*bound"),
+        ({"json": {"maximum": 10**23}}, r"\$.maximum=1000.*more than 64 bits; give a smaller"),
+        ({"json": {"maxLength": 1e23}}, r"\$.maxLength=999.*more than 64 bits"),
+        ({"json": {"type": "string", "pattern": "(a"}}, r"'\(a' is no expression .*unclosed group"),
         ({"json": {"$ref": "https://example.org/a.json"}}, "example.org"),
         ({"json": {"type": "integer", "minimum": 3, "maximum": 2}}, "Unsatisfiable"),
         ({"json": False}, "json=False: should be a JSON schema"),
         ({"json": {"oneOf": [{}, {"minimum": 1}]}}, "oneOf: not supported where .*anyOf"),
-        ({"json": {"default": float("nan")}}, "json: "),
+        ({"json": {"default": float("nan")}}, r"json: \$.default=nan: is no number in JSON"),
         ({"json": {"properties": {}, "required": [["a"]]}}, "json: "),
         ({"regex": "(a"}, "regex: .*unclosed group"),
         ({"regex": "(?=a)b"}, "look-around"),
@@ -99,7 +103,17 @@ def test_response_formats(given: Any, same: Any) -> None:
         ({"grammar": 'start: "\ud800"'}, "grammar=.* half a surrogate pair"),
         ({"json": '{"enum": ["\\ud800"]}'}, r"json: \$.enum\[0\]=.* half a surrogate pair"),
         ({"json": {"properties": {"\ud800": {}}}}, r"a name in \$.properties=.* half a surrogate"),
-        ({"grammar": "start: ("}, "grammar: "),
+        ({"regex": r"a\b"}, "word boundary, which is not supported"),
+        ({"regex": "(a{1000}){1000}"}, "stands for 1,000,000 characters .*allowed are 10,000"),
+        ({"json": {"pattern": "^(ab{99}){101}$"}}, r"\$.pattern=.*10,102 characters"),
+        ({"json": {"patternProperties": {"a{9999}bc": {}}}}, "patternProperties=.*10,001"),
+        ({"json": {"pattern": "a*", "minLength": 10001}}, r"\$.minLength=10001: .*10,001"),
+        ({"grammar": 'start: b{1000}\nb: "a"{1000}'}, "1,000,000 characters"),
+        ({"grammar": "start: a\na: b\nb: a"}, "a rule leads to itself without an end"),
+        ({"grammar": 'begin: "a"'}, "no rule `root ::= …`, and as Lark no rule `start: …`"),
+        ({"grammar": "root ::= b"}, "grammar: as GBNF: Rule 'b' not found"),
+        ({"grammar": "start: (b"}, "grammar: line 1, column 10: "),
+        ({"grammar": 'start: %json {"maxlength": 3}'}, r"%json: \$.maxlength: .*maxLength"),
         ({"grammar": 'start: %json {"x-guidance": {"lenient": true}}'}, "x-guidance"),
         ({"json_object": "yes"}, "should be true"),
     ],
@@ -151,7 +165,7 @@ def test_a_schema_nested_without_end_is_refused() -> None:
 
 
 def test_keywords_of_the_standard_are_known() -> None:
-    for keyword in KEYWORDS:
+    for keyword in KEYWORDS - {"discriminator"}:
         require_keywords({"properties": {"a": {keyword: 1}}})
 
 
@@ -229,3 +243,76 @@ def test_labels_stand_for_themselves(label: str) -> None:
 def test_digits_and_letters_are_asciis(regex: str, ascii: str) -> None:
     same = StructuredOutputs.of({"regex": regex}).grammar
     assert same == LLMatcher.grammar_from_regex(ascii)
+
+
+CAT, DOG = (
+    {"type": "object", "properties": {"is": {"const": name}}, "required": ["is"]}
+    for name in ("cat", "dog")
+)
+NODE = "#/$defs/n"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#"},
+        {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+        {
+            "$defs": {"n": {"type": "array", "items": {"$ref": NODE}, "minItems": 1}},
+            "$ref": NODE,
+        },
+        {"properties": {"a~b": {"allOf": [{"$ref": "#/properties/a~0b"}]}}},
+        {
+            "$defs": {
+                "a": {"anyOf": [{"$ref": "#/$defs/b"}]},
+                "b": {
+                    "type": "object",
+                    "additionalProperties": {"$ref": "#/$defs/a"},
+                    "minProperties": 1,
+                },
+            },
+            "$ref": "#/$defs/a",
+        },
+    ],
+)
+def test_a_schema_that_leads_to_itself_without_an_end_is_refused(schema: Any) -> None:
+    with pytest.raises(ValueError, match=r"leads to itself without an end, .* be null"):
+        StructuredOutputs.of({"json": schema})
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"a": {"$ref": "#"}}},
+        {"$defs": {"n": {"type": "array", "items": {"$ref": NODE}}}, "$ref": NODE},
+        {
+            "type": "object",
+            "properties": {"a": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}},
+            "required": ["a"],
+        },
+        {"type": "string", "minLength": 100_000},
+        {"type": "string", "pattern": "^[a-z]{0,10000}$"},
+    ],
+)
+def test_what_has_an_end_is_taken(schema: Any) -> None:
+    assert StructuredOutputs.of({"json": schema})
+
+
+def test_a_discriminator_is_taken_where_it_adds_nothing() -> None:
+    both, named = {"oneOf": [CAT, DOG]}, {"propertyName": "is"}
+    refs = {"oneOf": [{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/dog"}]}
+    mapping = {"cat": "#/$defs/cat", "dog": "#/$defs/dog"}
+    defined = {"$defs": {"cat": CAT, "dog": DOG}, **refs}
+    assert StructuredOutputs.of({"json": {**both, "discriminator": named}})
+    assert StructuredOutputs.of(
+        {"json": {**defined, "discriminator": {**named, "mapping": mapping}}}
+    )
+    for odd in (
+        {"type": "object", "discriminator": named},
+        {**both, "discriminator": {"propertyName": "kind"}},
+        {**both, "discriminator": "is"},
+        {"oneOf": [CAT, {"type": "string"}], "discriminator": named},
+        {**defined, "discriminator": {**named, "mapping": {"cow": "#/$defs/cat"}}},
+    ):
+        with pytest.raises(ValueError, match=r"\$.discriminator: bounds nothing by itself"):
+            StructuredOutputs.of({"json": odd})

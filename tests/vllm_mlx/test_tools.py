@@ -109,7 +109,7 @@ def test_nothing_is_no_tools() -> None:
         ({"tools": [NOW], "tool_choice": "required", "stop": "x"}, "ends where tool_choice says"),
         (
             {"tools": [UNHELD], "tool_choice": "required"},
-            "parameters: json: ",
+            "the parameters of 'f': not supported: not; leave it out",
         ),
     ],
 )

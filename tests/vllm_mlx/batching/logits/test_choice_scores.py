@@ -145,7 +145,7 @@ def test_a_passage_is_computed_once_for_all_questions_and_labels(
 
 def _fallback(runner: str, model: Any, vocab: int, bounds: Any) -> Any:
     if runner == "mlx-lm's batches":
-        yield runner, lambda: UpstreamRunner(model, vocab_size=vocab, bounds=bounds)
+        yield runner, lambda: UpstreamRunner(model, vocab_size=vocab, bounds=bounds), None
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
