@@ -37,6 +37,10 @@ _WORDS: tuple[tuple[str, _Words], ...] = (
      "them, or a pattern, or leave it out"),
     (r".*Expected ::= .*", _NO_START),
     (r"Failed to convert the grammar from GBNF to Lark", "as GBNF"),
+    (r"NoExtension(?:Bias)?", "no text goes on from here, as a part of it stands for no text; "
+     "leave that part out"),
+    (r".*(?:TooComplex|[Tt]oo many (?:items|expressions|lexer states)).*", "it is too complex to "
+     "go on; split it, or leave less choice"),
     (r"Parser Error: token .*", "a token is no part of it"),
 )  # fmt: skip
 
