@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import cache
 from typing import Any, TypeAlias
@@ -17,15 +17,16 @@ from jinja2 import (
     TemplateSyntaxError,
     UndefinedError,
 )
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from jobs.column_values import is_bytes
-from jobs.sources.render_bounds import BoundedEnvironment, BoundError, render_bounded
 from vllm_mlx.errors import InvalidRequestError, shown
 
 Render: TypeAlias = Callable[[Mapping[str, Any]], str]
 """Makes the text of a row's columns."""
 
-_WIDEST = 32
+MOST_CHARACTERS = 10_000_000
+"""Of the text that a template makes of a row."""
 ROW = "row"
 """The variable that has all columns, for names that are no names in Jinja: `row["Review text"]`."""
 
@@ -52,7 +53,7 @@ def compiled(text: str, where: str) -> Render:
 
     def render(columns: Mapping[str, Any]) -> str:
         try:
-            return render_bounded(template, {ROW: columns, **columns})
+            return _joined(template.generate({ROW: columns, **columns}))
         except UndefinedError as error:
             told = _OF_A_DICT.sub(r"\1 is undefined", str(error.message))
             raise InvalidRequestError(f"{where}: {told}; {_has(columns)}") from None
@@ -65,13 +66,21 @@ def compiled(text: str, where: str) -> Render:
                 f'{_variable(nulls[0]) if nulls else "x"} or "" }}}} for no text in its place'
             ) from None
         except Exception as error:  # whatever an expression of the user's raises
-            if isinstance(error, BoundError):
-                raise InvalidRequestError(f"{where}: {error}") from None
             kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "
             told = f"{kind}{error}".rstrip(".")
             raise InvalidRequestError(f"{where}: {told}; {_has(columns)}") from None
 
     return render
+
+
+def _joined(pieces: Iterable[str]) -> str:
+    made, length = [], 0
+    for piece in pieces:
+        length += len(piece)
+        if length > MOST_CHARACTERS:
+            raise TemplateRuntimeError(f"it makes more than {MOST_CHARACTERS:,} characters")
+        made.append(piece)
+    return "".join(made)
 
 
 def _advice(error: TemplateSyntaxError) -> str:
@@ -89,10 +98,10 @@ def _names() -> list[str]:
 
 
 @cache
-def _environment() -> BoundedEnvironment:
-    environment = BoundedEnvironment(
-        _printed,
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined,
+        finalize=_printed,
         # As chat templates are read; but a line end at a text's end is the user's.
         trim_blocks=True,
         lstrip_blocks=True,
@@ -116,8 +125,6 @@ def _printed(value: Any) -> Any:
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:
-    if indent is not None and indent > _WIDEST:
-        raise TemplateRuntimeError(f"tojson(indent={indent}): should be {_WIDEST} or less")
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
