@@ -20,7 +20,7 @@ from vllm_mlx.batching.slots.budget import KVBudget, Need
 from vllm_mlx.batching.slots.decode import DecodeStep
 from vllm_mlx.batching.slots.layout import Layout
 from vllm_mlx.batching.slots.memory import Joining, join_all, resize_rows
-from vllm_mlx.batching.slots.openings import Openings
+from vllm_mlx.batching.slots.one_token_rows import OneTokenRows
 from vllm_mlx.batching.slots.prefill import PrefillBatch
 from vllm_mlx.batching.slots.prefill_queue import PrefillQueue
 from vllm_mlx.batching.slots.prefix import PrefixCache
@@ -105,7 +105,7 @@ class SlotRunner(Runner):
         # Prompts that are computed, or on their way, of which there is something to tell.
         self._read: dict[Sequence, tuple[PrefillBatch, int]] = {}
         self._launched: _Launch | None = None
-        self._openings = Openings()
+        self._one_token_rows = OneTokenRows()
         self._is_tight = False
 
     def new_prefixes(self) -> PrefixCache:
@@ -226,7 +226,7 @@ class SlotRunner(Runner):
             rows = Joining([row for row, _ in joining], slots, lengths)
             join_all(self._memories, rows, batch.memories)
         else:
-            self._openings.add(batch, joining)
+            self._one_token_rows.add(batch, joining)
         last = [sequence.prompt_tokens[-1] for _, sequence in joining]
         self._inputs[mx.array(slots)] = mx.array(last, dtype=mx.int32)
         for slot, length, (_, sequence) in zip(slots, lengths, joining, strict=True):
@@ -265,7 +265,7 @@ class SlotRunner(Runner):
         else:
             logits = self._decode(self._inputs, self._rings)
         self._rings.advance(self._running)
-        self._openings.finish(logits, self._memories, self._slot_of)
+        self._one_token_rows.finish(logits, self._memories, self._slot_of)
         sampled = self._sampler(logits)
         shown = sampled.tokens + 0 if is_constrained else None
         mx.async_eval(sampled, self._inputs, shown)

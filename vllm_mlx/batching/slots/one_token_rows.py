@@ -1,4 +1,4 @@
-"""`Openings`: rows whose answer begins with what prefill finds to follow their one token.
+"""`OneTokenRows`: rows whose answer begins with what prefill finds to follow their one token.
 
 Some models that remember a state tell the first token of all from others, by there being none yet.
 A decode step can't tell them: each slot holds a state, if only of zeros. So prefill computes a
@@ -16,7 +16,7 @@ from vllm_mlx.batching.slots.memory import Joining, SlotMemory, join_all
 from vllm_mlx.batching.slots.prefill import PrefillBatch
 
 
-class Openings:
+class OneTokenRows:
     """Those that have a slot, until a step is launched."""
 
     def __init__(self) -> None:
