@@ -222,10 +222,10 @@ async def test_a_folder_is_answered_as_by_mlx_lm_and_the_log_says_how(tmp_path, 
 def test_order_windows_and_states_matter(name):
     """What a fault of a position, a mask or a state would change."""
     model = new_model(name)
-    prompts = [row.prompt for row in ROWS[:32] if 3 <= len(row.prompt) <= 60]
+    prompts = [row.prompt for row in ROWS if 3 <= len(row.prompt) <= 60]
     given = next_tokens(model, prompts)
     assert len(set(given)) > 1
-    swapped = [[*prompt[:-3], prompt[-2], prompt[-3], prompt[-1]] for prompt in prompts]
+    swapped = [[prompt[-2], *prompt[1:-2], prompt[0], prompt[-1]] for prompt in prompts]
     assert next_tokens(model, swapped) != given
     kinds = memory(model)
     if "a window" in kinds:

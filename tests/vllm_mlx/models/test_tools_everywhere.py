@@ -23,6 +23,7 @@ def upstream_only(model: Any, vocab_size: int, bounds: Any, why: Any) -> Iterato
     yield (
         "in mlx-lm's batches",
         partial(UpstreamRunner, model, vocab_size=vocab_size, bounds=bounds),
+        None,
     )
 
 
