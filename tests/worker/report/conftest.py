@@ -9,7 +9,7 @@ import pytest
 from tests.helpers.browser import Browser, require_chromium
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     require_chromium()
     browser = Browser()
