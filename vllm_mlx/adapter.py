@@ -130,7 +130,6 @@ def _check_whole(weights: Path) -> None:
     Raises:
         ValueError: it is damaged, or none.
     """
-    damaged = f"{WEIGHTS} is damaged"
     size = weights.stat().st_size
     with weights.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -141,11 +140,13 @@ def _check_whole(weights: Path) -> None:
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name[:2] != "__"]
             whole = 8 + length + max(ends)
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
-            raise ValueError(
-                f"{WEIGHTS} is damaged: its header is not whole; copy it again"
-            ) from None
+            raise ValueError(_damaged("its header is not whole")) from None
     if whole != size:
-        raise ValueError(f"{damaged}: it has {size} bytes, and should have {whole}; copy it again")
+        raise ValueError(_damaged(f"it has {size} bytes, and should have {whole}"))
+
+
+def _damaged(reason: str) -> str:
+    return f"{WEIGHTS} is damaged: {reason}; copy it again"
 
 
 def _refusal(path: str | Path, reason: str) -> str:

@@ -31,6 +31,12 @@ class Foreign(NamedTuple):
     kinds: tuple[type, ...] = ()
     empty_acts: bool = False
 
+    def is_neutral(self, value: Any) -> bool:
+        """Whether a value asks for nothing."""
+        if self.empty_acts and value == {}:
+            return False
+        return asks_for_nothing(value, self.neutral)
+
 
 _BEAMS = "there is no beam search: ask for several samples with n"
 _SHAPE = "use top_p, top_k or min_p"
@@ -197,10 +203,8 @@ In plain rows the latter are columns of one's own.
 """
 
 
-def asks_for_nothing(value: Any, neutral: Iterable[Any] = (), *, empty_acts: bool = False) -> bool:
+def asks_for_nothing(value: Any, neutral: Iterable[Any] = ()) -> bool:
     """Whether a setting's value is null, empty or one of those that change nothing."""
-    if empty_acts and value == {}:
-        return False
     if value is None or (isinstance(value, list | tuple | dict | str) and not value):
         return True
     # To Python 0 is False and 1 is True.
@@ -215,7 +219,7 @@ def refusal_of(name: str, value: Any) -> str | None:
     if foreign is None:
         return None
     meant = _of_text(value) if isinstance(value, str) else value
-    if asks_for_nothing(meant, foreign.neutral, empty_acts=foreign.empty_acts):
+    if foreign.is_neutral(meant):
         return None
     is_number = type(meant) is not bool or bool in foreign.kinds
     if foreign.kinds and not (isinstance(meant, foreign.kinds) and is_number):
@@ -241,10 +245,9 @@ def without_foreign(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_nothing(name: str, value: Any) -> bool:
-    if name not in FOREIGN:
-        return name in OF_OPENAI and asks_for_nothing(value)
-    foreign = FOREIGN[name]
-    return asks_for_nothing(value, foreign.neutral, empty_acts=foreign.empty_acts)
+    if name in FOREIGN:
+        return FOREIGN[name].is_neutral(value)
+    return name in OF_OPENAI and asks_for_nothing(value)
 
 
 def _of_text(text: str) -> Any:

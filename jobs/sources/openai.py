@@ -87,9 +87,7 @@ def _is_no_op(name: str, value: Any) -> bool:
     neutral = [_NO_OPS[name]] if name in _NO_OPS else []
     if name in FIELDS:  # what of these is empty is for the request to judge
         return value is None or bool(neutral and asks_for_nothing(value, neutral))
-    if (foreign := FOREIGN.get(name)) is not None:
-        return asks_for_nothing(value, foreign.neutral, empty_acts=foreign.empty_acts)
-    return asks_for_nothing(value, neutral)
+    return FOREIGN[name].is_neutral(value) if name in FOREIGN else asks_for_nothing(value, neutral)
 
 
 def _complaint(name: str, value: Any) -> str:
