@@ -79,6 +79,16 @@ def test_what_is_not_clearly_faster_by_columns_stays(
     assert all(one is other for one, other in zip(weights, now, strict=True))
 
 
+def test_whichever_is_faster_here_answers_as_before() -> None:
+    """With a real clock."""
+    model, tokens = Model(True), mx.array([[5, 7]])
+    before = model(tokens)
+    layouts.lay_out(model, model)
+    assert set(turned(model)) <= {"embedding", "layers.0"}
+    for one, other in zip(before, model(tokens), strict=True):
+        assert mx.allclose(one, other, atol=1e-5)
+
+
 @pytest.mark.usefixtures("columns_are_faster")
 def test_a_gpu_tries_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "chooses_layouts", lambda: False)

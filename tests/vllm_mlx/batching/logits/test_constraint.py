@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -237,6 +238,19 @@ def test_where_messages_have_headers_the_text_of_the_answer_is_constrained() -> 
         assert row.finish_reason is None
         row.append(token)
     assert row.finish_reason == "stop"
+
+
+def test_slots_make_masks_on_another_thread(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, makers = masks._allowed, []
+
+    def allowed(constraints: list[Constraint]) -> mx.array:
+        makers.append(threading.current_thread().name)
+        return made(constraints)
+
+    monkeypatch.setattr(masks, "_allowed", allowed)
+    run(slots(model), [constrained("a", [3, 4], 9, structured_outputs={"choice": LABELS})])
+    assert makers
+    assert set(makers) == {"constraints"}
 
 
 def test_rows_keep_their_masks_when_others_join_and_leave(model: Any) -> None:
